@@ -1,0 +1,441 @@
+//! Every way a call can fail, as one enum.
+//!
+//! The names here are the names everywhere: in Rust, in Python, in the CLI's text, in JSON.
+//! [`Failure`] is the envelope that says whose call it was and whether user code can have begun;
+//! [`Reason`] is what happened.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Exit, Phases, WorkerId};
+use crate::wire::{Decode, Encode};
+
+/// A call that failed, and how.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+pub struct Failure {
+    /// The call's id on its connection.
+    pub call: u64,
+    /// The pool it was sent to.
+    pub pool: String,
+    /// `module:qualname`.
+    pub function: String,
+    /// Which attempt failed, from 1; 0 when none began.
+    pub attempt: u32,
+    /// Whether user code can have begun. When false, sending the call again is safe.
+    pub started: bool,
+    /// What the time was spent on.
+    pub phases: Phases,
+    /// What happened.
+    pub reason: Reason,
+}
+
+/// What happened to a call.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "PascalCase")]
+pub enum Reason {
+    /// The function raised an exception.
+    Raised(Box<Exception>),
+    /// The deadline passed.
+    TimedOut {
+        /// The deadline, in milliseconds from the call's arrival.
+        timeout_ms: u64,
+    },
+    /// The caller, or the caller's going away, cancelled it.
+    Cancelled,
+    /// The worker died while it had the call.
+    WorkerDied(Box<Certificate>),
+    /// The pool's queue is full.
+    QueueFull {
+        /// How many calls may wait.
+        limit: u32,
+    },
+    /// The pool's workers die as fast as they start, or cannot be started.
+    CrashLoop {
+        /// How many starts in a row failed.
+        failures: u32,
+        /// The last death.
+        last: Box<Certificate>,
+    },
+    /// The pool's `allow` list does not name the function.
+    NotAllowed,
+    /// There is no such pool, module or function.
+    NotFound(Box<Missing>),
+    /// The arguments do not fit the function, or cannot be decoded.
+    BadArguments {
+        /// Python's own words.
+        message: String,
+    },
+    /// The result cannot be encoded for this caller.
+    Unserializable {
+        /// Where in the result: `result[3].lock`.
+        path: String,
+        /// The type found there: `_thread.lock`.
+        type_name: String,
+        /// What to do about it.
+        message: String,
+    },
+    /// Arguments or result are longer than allowed.
+    TooLarge {
+        /// Which of the two.
+        what: Payload,
+        /// How long it is, in bytes.
+        bytes: u64,
+        /// How long it may be, in bytes.
+        limit: u64,
+    },
+    /// The daemon is stopping.
+    ShuttingDown,
+    /// The connection to the daemon was lost.
+    Disconnected {
+        /// Why, as far as it is known.
+        detail: String,
+    },
+    /// The daemon or the worker broke the protocol, or says that we did.
+    Protocol {
+        /// What was wrong.
+        detail: String,
+    },
+}
+
+/// Which payload of a call.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// What the caller sent.
+    Arguments,
+    /// What the function returned.
+    Result,
+}
+
+/// What a worker sends when a call fails in it. The daemon adds the rest of the [`Failure`].
+#[derive(Clone, Debug, Decode, Encode, PartialEq)]
+pub enum WorkerFailure {
+    /// The function raised.
+    Raised(Exception),
+    /// Module or function are not there.
+    NotFound(Missing),
+    /// The arguments do not fit.
+    BadArguments {
+        /// Python's own words.
+        message: String,
+    },
+    /// The result cannot be encoded.
+    Unserializable {
+        /// Where in the result.
+        path: String,
+        /// The type found there.
+        type_name: String,
+        /// What to do about it.
+        message: String,
+    },
+    /// The result is too long.
+    TooLarge {
+        /// How long it is, in bytes.
+        bytes: u64,
+        /// How long it may be, in bytes.
+        limit: u64,
+    },
+    /// The call was interrupted, and its `finally` blocks have run.
+    Cancelled,
+}
+
+/// What could not be found.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+pub struct Missing {
+    /// Which of them.
+    pub what: MissingWhat,
+    /// One sentence: `module 'mth' has no attribute 'sqrt'`, and what was meant perhaps.
+    pub message: String,
+    /// Python's import error with its traceback, where there is one; else empty.
+    pub traceback: String,
+}
+
+/// Which part of a name could not be found.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingWhat {
+    /// The pool.
+    Pool,
+    /// The module, or something it imports.
+    Module,
+    /// An attribute of the module.
+    Function,
+    /// It is there, but it cannot be called.
+    NotCallable,
+    /// The name is not `module:qualname`.
+    Name,
+}
+
+/// A Python exception as data: nothing of it is code, and reading it runs none.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+pub struct Exception {
+    /// The type with its module, as Python prints it: `ValueError`, `mytasks.Rejected`.
+    pub type_name: String,
+    /// `str(exception)`, cut at the limit.
+    pub message: String,
+    /// What `add_note` added.
+    pub notes: Vec<String>,
+    /// The traceback's frames in user code, outermost first.
+    pub frames: Vec<TraceFrame>,
+    /// The traceback as Python prints it, causes included, cut at the limit.
+    pub traceback: String,
+    /// What led to it, nearest first.
+    pub chain: Vec<Link>,
+}
+
+/// One frame of a traceback.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+pub struct TraceFrame {
+    /// The file as Python names it.
+    pub file: String,
+    /// The line, from 1; 0 when unknown.
+    pub line: u32,
+    /// The function's name.
+    pub function: String,
+    /// The source line, stripped; empty when it cannot be read.
+    pub source: String,
+}
+
+/// One link of an exception's chain.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// How it is tied to the link before it.
+    pub relation: Relation,
+    /// The type with its module.
+    pub type_name: String,
+    /// `str(exception)`, cut at the limit.
+    pub message: String,
+}
+
+/// How one exception led to another.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relation {
+    /// `raise ... from cause`.
+    Cause,
+    /// Raised while the other was being handled.
+    Context,
+}
+
+/// All that is known about a worker's death.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+pub struct Certificate {
+    /// The pool it belonged to.
+    pub pool: String,
+    /// Which worker.
+    pub worker: WorkerId,
+    /// Its process id; 0 when it never had one.
+    pub pid: u32,
+    /// Why it died, in a word.
+    pub cause: Cause,
+    /// How the process ended; none when that could not be learnt.
+    pub exit: Option<Exit>,
+    /// The signal's or code's usual name: `SIGKILL`, `exit code 3`.
+    pub exit_name: String,
+    /// The most memory it ever held, in bytes.
+    pub peak_rss_bytes: u64,
+    /// How long it lived, in milliseconds.
+    pub uptime_ms: u64,
+    /// How many calls it had answered.
+    pub calls_served: u64,
+    /// The function it was running, if any.
+    pub function: Option<String>,
+    /// The last lines of its standard error.
+    pub stderr_tail: String,
+    /// What else is known: the traceback of a failed start, the protocol fault.
+    pub detail: String,
+}
+
+/// Why a worker died.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It ended by itself, with a code.
+    Exited,
+    /// A signal nobody here sent ended it.
+    Signalled,
+    /// It could not be started.
+    StartFailed,
+    /// Its start took longer than allowed.
+    StartTimedOut,
+    /// It would not give up a call that was cancelled or timed out.
+    Interrupted,
+    /// It broke the protocol.
+    Protocol,
+    /// Its sockets were closed while it lived.
+    ChannelLost,
+    /// Its guardian died.
+    GuardianLost,
+    /// The pool or the daemon stopped it.
+    Stopped,
+}
+
+impl Reason {
+    /// The name of the variant: the same word in Rust, Python, CLI and JSON.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Reason::Raised(_) => "Raised",
+            Reason::TimedOut { .. } => "TimedOut",
+            Reason::Cancelled => "Cancelled",
+            Reason::WorkerDied(_) => "WorkerDied",
+            Reason::QueueFull { .. } => "QueueFull",
+            Reason::CrashLoop { .. } => "CrashLoop",
+            Reason::NotAllowed => "NotAllowed",
+            Reason::NotFound(_) => "NotFound",
+            Reason::BadArguments { .. } => "BadArguments",
+            Reason::Unserializable { .. } => "Unserializable",
+            Reason::TooLarge { .. } => "TooLarge",
+            Reason::ShuttingDown => "ShuttingDown",
+            Reason::Disconnected { .. } => "Disconnected",
+            Reason::Protocol { .. } => "Protocol",
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure {
+            pool,
+            function,
+            phases,
+            ..
+        } = self;
+        match &self.reason {
+            Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
+            Reason::TimedOut { timeout_ms } => write!(
+                f,
+                "{function} timed out after {} ({phases}); pass a longer timeout, or raise \
+                 call_timeout of pool '{pool}'",
+                Span(timeout_ms * 1000)
+            ),
+            Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
+            Reason::WorkerDied(certificate) => {
+                let again = if self.started {
+                    "it may have run in part"
+                } else {
+                    "it had not begun"
+                };
+                write!(
+                    f,
+                    "the worker running {function} died: {certificate}; {again}"
+                )
+            }
+            Reason::QueueFull { limit } => write!(
+                f,
+                "the queue of pool '{pool}' is full ({limit} calls wait); call slower, or raise limits.queue"
+            ),
+            Reason::CrashLoop { failures, last } => write!(
+                f,
+                "pool '{pool}' is in a crash loop ({failures} starts in a row failed); the last: {last}"
+            ),
+            Reason::NotAllowed => {
+                write!(
+                    f,
+                    "pool '{pool}' does not allow {function}; add it to the pool's allow list"
+                )
+            }
+            Reason::NotFound(missing) => f.write_str(&missing.message),
+            Reason::BadArguments { message } => {
+                write!(f, "bad arguments for {function}: {message}")
+            }
+            Reason::Unserializable {
+                path,
+                type_name,
+                message,
+            } => {
+                write!(
+                    f,
+                    "{function} returned something that cannot be sent: {path}: {type_name} ({message})"
+                )
+            }
+            Reason::TooLarge { what, bytes, limit } => write!(
+                f,
+                "the {} of {function} have {bytes} bytes, at most {limit} are allowed (limits.payload)",
+                match what {
+                    Payload::Arguments => "arguments",
+                    Payload::Result => "result's bytes",
+                }
+            ),
+            Reason::ShuttingDown => f.write_str("the daemon is shutting down"),
+            Reason::Disconnected { detail } => {
+                write!(f, "the connection to the daemon was lost: {detail}")
+            }
+            Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
+        }
+    }
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message.as_str() {
+            "" => f.write_str(&self.type_name),
+            message => write!(f, "{}: {message}", self.type_name),
+        }
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Certificate {
+            pool,
+            worker,
+            pid,
+            exit_name,
+            calls_served,
+            ..
+        } = self;
+        write!(
+            f,
+            "worker {pool}/{}.{} (pid {pid}) ",
+            worker.slot, worker.generation
+        )?;
+        match self.cause {
+            Cause::Exited => write!(f, "ended with {exit_name}")?,
+            Cause::Signalled => write!(f, "was ended by {exit_name}")?,
+            Cause::StartFailed => f.write_str("could not be started")?,
+            Cause::StartTimedOut => f.write_str("took too long to start and was killed")?,
+            Cause::Interrupted => f.write_str("would not give up a call and was killed")?,
+            Cause::Protocol => f.write_str("broke the protocol and was killed")?,
+            Cause::ChannelLost => f.write_str("closed its sockets and was killed")?,
+            Cause::GuardianLost => f.write_str("lost its guardian and was killed")?,
+            Cause::Stopped => f.write_str("was stopped")?,
+        }
+        write!(
+            f,
+            " after {} and {calls_served} calls",
+            Span(self.uptime_ms * 1000)
+        )?;
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Phases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "queue {}, run {}",
+            Span(self.queue_us),
+            Span(self.run_us)
+        )
+    }
+}
+
+/// A time span in microseconds, shown with the unit a reader expects.
+struct Span(u64);
+
+impl fmt::Display for Span {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            us @ ..1_000 => write!(f, "{us} us"),
+            us @ ..1_000_000 => write!(f, "{:.1} ms", us as f64 / 1e3),
+            us => write!(f, "{:.1} s", us as f64 / 1e6),
+        }
+    }
+}

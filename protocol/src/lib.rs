@@ -1,0 +1,39 @@
+//! What may be said between a client, the daemon, a worker and its guardian.
+//!
+//! This crate is pure: no sockets, no files, no clock, no async. It turns bytes into meaning and
+//! back, and says no to bytes that have none. `docs/PROTOCOL.md` is the same contract in prose.
+//!
+//! ```text
+//!   client ── Hello, Call, Cancel ──► daemon ── Setup, Run, Interrupt ──► worker
+//!   client ◄── Welcome, Result, Error ── daemon ◄── Ready, Result, Failed ── worker
+//!                                       daemon ── Spawn, Signal ──► guardian (shim)
+//!                                       daemon ◄── Spawned, Exited, Swept ── guardian
+//! ```
+//!
+//! Suggested reading order:
+//!
+//! - [`limits`]: every bound on the wire, with its reason.
+//! - [`frame`]: the fixed header and the decoder; bytes only, no meaning.
+//! - [`wire`]: how a meta struct becomes bytes; the only file that names the serializer.
+//! - [`message`]: the meta struct of each kind of frame.
+//! - [`failure`]: every way a call can fail, as one enum.
+//! - [`name`]: the grammar of function and pool names.
+//! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`status`]: what `clutch status --json` prints.
+
+pub mod limits;
+
+pub mod frame;
+
+pub mod wire;
+
+pub mod message;
+
+pub mod failure;
+
+pub mod name;
+
+pub mod status;
+
+pub use failure::{Failure, Reason};
+pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};

@@ -1,0 +1,60 @@
+//! Every bound on the wire, in one place, each with its reason.
+//!
+//! These are *protocol constants*: both ends must agree on them. What an operator may change
+//! (queue lengths, timeouts) is in the configuration, and can only be stricter.
+
+/// Bytes of the fixed frame header.
+pub const HEADER_BYTES: usize = 32;
+
+/// The longest meta of any frame. A meta is a small struct; the largest are a failure with its
+/// traceback and a worker's environment, and Linux caps a single environment string at 128 KiB.
+pub const META_BYTES_MAX: u32 = 1 << 20;
+
+/// The longest meta plus payload accepted before the peer has said hello: a stranger must not be
+/// able to make the daemon hold more than this.
+pub const HELLO_BYTES_MAX: u32 = 4 << 10;
+
+/// The longest payload of one frame, whatever the configuration says. Larger data does not belong
+/// in a stream of frames.
+pub const PAYLOAD_BYTES_MAX: u32 = 1 << 30;
+
+/// The default for the longest payload. Measured: a frame of this size crosses a local socket in
+/// tens of milliseconds, so it delays another call on the same connection by no more than that.
+pub const PAYLOAD_BYTES_DEFAULT: u32 = 64 << 20;
+
+/// The longest function name (`module:qualname`), in bytes. Python's own longest in the standard
+/// library is under 100.
+pub const FUNCTION_NAME_BYTES_MAX: usize = 512;
+
+/// The longest pool name, in bytes.
+pub const POOL_NAME_BYTES_MAX: usize = 64;
+
+/// The longest program or version text in a hello, in bytes.
+pub const PROGRAM_BYTES_MAX: usize = 256;
+
+/// The longest text (message, formatted traceback) that travels in a failure, in bytes. A worker
+/// cuts longer text and says so; the daemon refuses a worker that does not.
+pub const FAILURE_TEXT_BYTES_MAX: usize = 64 << 10;
+
+/// How many links of an exception's cause chain travel.
+pub const CHAIN_LINKS_MAX: usize = 16;
+
+/// How many frames of one traceback travel: the outermost and innermost halves of it.
+pub const TRACEBACK_FRAMES_MAX: usize = 64;
+
+/// How deep a value may nest. serde_json's limit too, and far below what overflows a stack.
+pub const DEPTH_MAX: usize = 128;
+
+/// How many nodes one value may have after its shared parts have been expanded. A payload of the
+/// default size with one-byte nodes stays below it; an exponential "billion laughs" does not.
+pub const NODES_MAX: usize = 64 << 20;
+
+/// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
+pub const DESCRIPTORS_MAX: u8 = 4;
+
+const _: () = assert!(HELLO_BYTES_MAX < META_BYTES_MAX);
+const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
+// Meta and payload together must fit the header's 32-bit length.
+const _: () = assert!((PAYLOAD_BYTES_MAX as u64) + (META_BYTES_MAX as u64) < u32::MAX as u64);
+// A failure holds at most a traceback, a message and a stderr tail: they must fit a meta.
+const _: () = assert!(FAILURE_TEXT_BYTES_MAX * 8 <= META_BYTES_MAX as usize);

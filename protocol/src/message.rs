@@ -1,0 +1,330 @@
+//! The meta struct of each kind of frame.
+//!
+//! A field's order is its place on the wire. Fields and variants are only ever added at the end,
+//! together with a new protocol version; `docs/PROTOCOL.md` has the table of who sends what when.
+
+use crate::wire::{Decode, Encode};
+
+/// Names of protocol versions, each by what it brought.
+pub mod version {
+    /// Calls, items, output, status.
+    pub const FIRST: u16 = 1;
+    /// The oldest version this code still speaks.
+    pub const MIN: u16 = FIRST;
+    /// The newest version this code speaks.
+    pub const MAX: u16 = FIRST;
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Role {
+    /// Someone who wants functions called. The only role a socket with a name accepts: workers and
+    /// guardians are given their sockets at birth.
+    Client,
+    /// A python that runs functions.
+    Worker,
+    /// The process between the daemon and one python.
+    Guardian,
+}
+
+/// The first frame of a client. Later versions may append fields; a reader ignores what it does
+/// not know, and this struct alone is read that way.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Hello {
+    /// The oldest protocol version the sender speaks.
+    pub version_min: u16,
+    /// The newest protocol version the sender speaks.
+    pub version_max: u16,
+    /// What the sender wants to be.
+    pub role: Role,
+    /// The sender's program and version, for logs: `clutch-client 0.1.0`.
+    pub program: String,
+}
+
+/// The daemon's answer to a hello it accepts.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Welcome {
+    /// The protocol version of everything that follows.
+    pub version: u16,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// The daemon's program and version.
+    pub program: String,
+    /// The longest payload the daemon takes, in bytes.
+    pub payload_bytes_max: u32,
+    /// How many calls may be unanswered on one connection before the daemon stops reading it.
+    pub in_flight_max: u32,
+}
+
+/// Why a connection is refused or closed.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Refusal {
+    /// No protocol version in common.
+    Version,
+    /// The role may not be taken on this socket.
+    Role,
+    /// The peer broke the protocol.
+    Protocol,
+    /// Too many connections.
+    Overloaded,
+    /// The peer was silent, too slow, or did not read its answers.
+    TooSlow,
+    /// The peer's user may not use this daemon.
+    User,
+    /// The daemon is stopping.
+    ShuttingDown,
+}
+
+/// The last frame before the daemon closes a connection.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Refused {
+    /// Why, for programs.
+    pub refusal: Refusal,
+    /// Why and what to do, for people.
+    pub sentence: String,
+}
+
+/// A client's request to call a function.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Call {
+    /// The pool that is to run it.
+    pub pool: String,
+    /// `module:qualname`.
+    pub function: String,
+    /// How long the caller waits in all, in milliseconds; 0 takes the pool's default.
+    pub timeout_ms: u64,
+}
+
+/// How long the phases of a call took, in microseconds.
+#[derive(
+    Clone, Copy, Debug, Decode, Default, Encode, PartialEq, Eq, serde::Deserialize, serde::Serialize,
+)]
+pub struct Phases {
+    /// Waiting for a free worker.
+    pub queue_us: u64,
+    /// With a worker, from the moment it was handed over.
+    pub run_us: u64,
+}
+
+/// Which worker process: a place in the pool, and how many had that place before.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Decode,
+    Encode,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Deserialize,
+    serde::Serialize,
+)]
+pub struct WorkerId {
+    /// The place, from 0; it survives the process.
+    pub slot: u32,
+    /// Which process in that place, from 1.
+    pub generation: u32,
+}
+
+/// The meta of a result on its way to a client.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Answer {
+    /// How long it took.
+    pub phases: Phases,
+    /// Who ran it.
+    pub worker: WorkerId,
+}
+
+/// Which stream a line was printed to.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// The meta of a piece of output on its way to a client; the payload is the bytes (`raw`).
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Output {
+    /// Where it was printed to.
+    pub stream: Stream,
+    /// Bytes that were left out before this piece, because the caller read too slowly.
+    pub dropped_bytes: u64,
+}
+
+/// How the daemon is to stop.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Stop {
+    /// Refuse new calls, let running ones finish within the grace.
+    Graceful,
+    /// Kill what runs.
+    Now,
+}
+
+/// The first frame a worker reads: how to become one.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Setup {
+    /// The protocol version.
+    pub version: u16,
+    /// The pool's name.
+    pub pool: String,
+    /// Which worker this is.
+    pub worker: WorkerId,
+    /// What `sys.argv` shall be.
+    pub argv: Vec<String>,
+    /// The script that becomes `__main__`, absolute; empty for none.
+    pub main: String,
+    /// Directories that go behind `sys.path[0]`, absolute, in order.
+    pub path: Vec<String>,
+    /// Modules to import before the first call.
+    pub preload: Vec<String>,
+    /// The longest result payload, in bytes.
+    pub payload_bytes_max: u32,
+    /// After how many milliseconds of start the stacks of all threads go to standard error.
+    pub start_stack_ms: u64,
+}
+
+/// A worker is ready for calls.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Ready {
+    /// The protocol version the worker speaks.
+    pub version: u16,
+    /// Its process id, in its own pid namespace.
+    pub pid: u32,
+    /// `3.12.1`.
+    pub python: String,
+    /// `sys.executable`.
+    pub executable: String,
+}
+
+/// The meta of a call on its way to a worker.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Run {
+    /// Milliseconds until the caller stops waiting; 0 for never. First, so that the rest of the
+    /// meta is the same bytes for every call of a function, and a worker can look them up.
+    pub timeout_ms: u64,
+    /// `module:qualname`.
+    pub function: String,
+}
+
+/// What a guardian is to run. Two descriptors travel with it: the call socket and the control
+/// socket of the worker. Its standard output and error are already the worker's.
+///
+/// Arguments and environment are bytes, since a Unix one need not be text.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Spawn {
+    /// The interpreter, absolute.
+    pub program: Vec<u8>,
+    /// Its arguments, the zeroth included. `{call}` and `{control}` in an argument are replaced by
+    /// the numbers of the descriptors.
+    pub argv: Vec<Vec<u8>>,
+    /// Its whole environment, as `NAME=value`.
+    pub environment: Vec<Vec<u8>>,
+    /// Its working directory, absolute.
+    pub directory: Vec<u8>,
+    /// How long a terminated python may take before its tree is killed, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// Python was started.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Spawned {
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// What a guardian was doing when it failed to start python.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum SpawnStage {
+    /// Preparing descriptors, session and death signal.
+    Prepare,
+    /// Entering the working directory.
+    Directory,
+    /// Executing the interpreter.
+    Execute,
+}
+
+/// Python could not be started.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct SpawnFailed {
+    /// What failed.
+    pub stage: SpawnStage,
+    /// The system's error number.
+    pub errno: i32,
+}
+
+/// What the daemon wants done to a worker's processes.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM and SIGCONT to python's process group; the tree is killed when the grace is over.
+    Terminate,
+    /// SIGKILL to the whole tree.
+    Kill,
+}
+
+/// How a process ended.
+#[derive(
+    Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// Python ended and was reaped.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Exited {
+    /// Its process id.
+    pub pid: u32,
+    /// How it ended.
+    pub exit: Exit,
+    /// Processor time it spent in user code, in microseconds.
+    pub user_us: u64,
+    /// Processor time the system spent for it, in microseconds.
+    pub system_us: u64,
+    /// The most memory it ever held, in bytes.
+    pub peak_rss_bytes: u64,
+}
+
+/// No process of the tree is left; the guardian ends.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Swept {
+    /// How many descendants were still alive when python ended.
+    pub killed: u32,
+    /// How many would not die within the guardian's bound (uninterruptible sleep).
+    pub survivors: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn a_newer_hello_is_still_understood_f080() {
+        let hello = Hello {
+            version_min: 1,
+            version_max: 9,
+            role: Role::Client,
+            program: "new 9".into(),
+        };
+        let mut bytes = wire::encode(&hello).unwrap();
+        let used = bytes.len();
+        bytes.extend_from_slice(b"fields of the future");
+        assert_eq!((hello, used), wire::decode_prefix(&bytes).unwrap());
+        assert!(wire::decode::<Hello>(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_length_inside_a_meta_allocates_nothing() {
+        let mut bytes = wire::encode(&(1u16, 1u16, Role::Client)).unwrap();
+        bytes.extend_from_slice(&(1u64 << 40).to_le_bytes());
+        assert!(wire::decode_prefix::<Hello>(&bytes).is_err());
+    }
+}
