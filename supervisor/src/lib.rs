@@ -1,1 +1,60 @@
-//! Placeholder.
+//! The Clutch daemon as a library: pools of real Python processes, supervised, with calls balanced
+//! over them.
+//!
+//! ```text
+//!   client ──► session ──► dispatcher ──► worker link ──► python
+//!                              │  ▲
+//!                              ▼  │ events, effects
+//!                             pool (pure policy)
+//! ```
+//!
+//! Everything on the way of a call runs on one thread, and nothing on it waits for anything but the
+//! sockets. Suggested reading order:
+//!
+//! - [`config`]: what an operator may say, checked.
+//! - [`limits`]: what nobody may exceed.
+//! - [`pool`]: the policy: pure, without clock or I/O.
+//! - [`dispatch`]: carries the policy's effects out, and tells it what happened.
+//! - [`worker`]: a guardian, a python, and the sockets to them.
+//! - [`session`]: a client's connection.
+//! - [`net`], [`sys`]: sockets as the data plane uses them.
+//! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
+//! - [`engine`]: the data plane on its thread.
+//! - [`socket`], [`serve`](mod@serve), [`local`]: the daemon, and the private supervisor.
+
+pub mod config;
+
+pub mod limits;
+
+pub mod pool;
+
+pub mod dispatch;
+
+pub mod worker;
+
+pub mod session;
+
+pub mod net;
+
+pub mod sys;
+
+pub mod interpreter;
+
+pub mod environment;
+
+pub mod package;
+
+pub mod prepare;
+
+pub mod engine;
+
+pub mod socket;
+
+pub mod serve;
+
+pub mod local;
+
+pub use local::Local;
+pub use prepare::{ServeError, ServeExit};
+pub use serve::{ServeOptions, ServeReady, serve};
+pub use worker::spawner::Guardian;

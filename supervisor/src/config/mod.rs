@@ -1,0 +1,41 @@
+//! From a TOML file to a configuration that is right, or to errors a person can act on.
+//!
+//! ```text
+//!   file ──read──► text ──toml──► raw keys ──check──► Config
+//!    │              │                │           │
+//!    └─ FileError   └─ syntax,       └─ types    └─ names, ranges, paths, contradictions
+//!                      unknown keys
+//! ```
+//!
+//! Suggested reading order:
+//!
+//! - `model`: the checked types that the rest of the daemon reads.
+//! - `raw`: the keys as they are written, and the JSON schema made from them.
+//! - `load`: reading a file, and the order of the checks.
+//! - `shape`: unknown keys and wrong types, found by walking along the schema.
+//! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
+//! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
+//! - `local`: the configuration of `--local`.
+//! - `error`, `reason`: what can be wrong, where, and what to write instead.
+
+mod allow;
+mod bounds;
+mod check;
+mod checker;
+mod error;
+mod flags;
+mod load;
+mod local;
+mod model;
+mod raw;
+mod reason;
+mod shape;
+mod units;
+
+pub use allow::{Allow, AllowError};
+pub use error::{ConfigError, FileReason, Key, Problem};
+pub use load::{default_text, load, parse};
+pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
+pub use raw::schema;
+pub use reason::{Found, Reason};
+pub use units::{DurationError, SizeError, duration};

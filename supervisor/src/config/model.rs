@@ -1,0 +1,174 @@
+//! The checked configuration: what every other part of the daemon reads.
+//!
+//! A value of these types is already right: names are valid, paths are absolute, limits agree with
+//! one another. How a file becomes one is the business of `raw.rs` and `check.rs`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::allow::Allow;
+
+/// The whole configuration of a daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it was read from; none for `--local` and for text from elsewhere.
+    pub source: Option<PathBuf>,
+    /// What concerns the daemon as a whole.
+    pub daemon: Daemon,
+    /// The pools by name; there is at least one.
+    pub pools: BTreeMap<String, Pool>,
+}
+
+/// What concerns the daemon as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Connections it serves at once.
+    pub connections: u32,
+    /// Calls one connection may have in flight.
+    pub in_flight: u32,
+    /// The longest payload it accepts, in bytes.
+    pub payload: u32,
+    /// How many bytes of requests it holds in all.
+    pub memory: u64,
+    /// How long a graceful stop waits for running calls.
+    pub stop_grace: Duration,
+    /// Where it listens; none means the per-user default.
+    pub socket: Option<PathBuf>,
+}
+
+/// One pool of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name, as in the file.
+    pub name: String,
+    /// Which interpreter its workers run.
+    pub python: Python,
+    /// How many workers it has.
+    pub workers: u32,
+    /// What is added to `sys.path`; absolute directories (or zip files).
+    pub path: Vec<PathBuf>,
+    /// The script that is `__main__` in every worker.
+    pub main: Option<Main>,
+    /// What follows the script in `sys.argv`.
+    pub args: Vec<String>,
+    /// Options of the interpreter itself, before the script.
+    pub flags: Vec<String>,
+    /// What may be called; none means everything.
+    pub allow: Option<Allow>,
+    /// Where workers start; an absolute directory.
+    pub cwd: PathBuf,
+    /// Modules imported before the first call.
+    pub preload: Vec<String>,
+    /// How the environment of workers is made.
+    pub env: Env,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// Which interpreter a pool runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Python {
+    /// A name to look for on `PATH`; `3.12` stands for `python3.12`.
+    Named(String),
+    /// An interpreter's own absolute path.
+    File(PathBuf),
+    /// The absolute path of a virtual environment's directory.
+    Venv(PathBuf),
+}
+
+/// The script that is `__main__` in every worker of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Main {
+    /// How a person in the pool's directory would type it: `sys.argv[0]`.
+    pub argv0: String,
+    /// Its absolute path.
+    pub file: PathBuf,
+}
+
+/// How the environment of a pool's workers is made: inherit, then unset, then set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Env {
+    /// What is taken from the daemon's environment.
+    pub inherit: Inherit,
+    /// What is set, whatever was inherited.
+    pub set: BTreeMap<String, String>,
+    /// What is removed from what was inherited.
+    pub unset: Vec<String>,
+}
+
+/// What workers inherit from the daemon's environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Inherit {
+    /// Everything but what bends an interpreter or a loader.
+    #[default]
+    All,
+    /// `PATH`, `HOME`, `USER`, `LANG`, `LC_*`, `TZ`, `TMPDIR`.
+    Minimal,
+    /// These names and no others.
+    List(Vec<String>),
+}
+
+/// The limits of one pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls that may wait for a worker.
+    pub queue: u32,
+    /// How long a call may take when its caller does not say.
+    pub call_timeout: Duration,
+    /// The longest time a caller may ask for.
+    pub call_timeout_max: Duration,
+    /// How long a worker may take to become ready.
+    pub start_timeout: Duration,
+    /// The time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// How long a cancelled call may take to end before its worker is replaced.
+    pub interrupt: Duration,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            connections: 2048,
+            in_flight: 8192,
+            payload: clutch_protocol::limits::PAYLOAD_BYTES_DEFAULT,
+            memory: 1 << 30,
+            stop_grace: Duration::from_secs(30),
+            socket: None,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue: 4096,
+            call_timeout: Duration::from_secs(30),
+            call_timeout_max: Duration::from_secs(24 * 3600),
+            start_timeout: Duration::from_secs(60),
+            grace: Duration::from_secs(5),
+            interrupt: Duration::from_millis(100),
+        }
+    }
+}
+
+impl Default for Python {
+    fn default() -> Self {
+        Self::Named("python3".to_owned())
+    }
+}
+
+/// What `--local` was told on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct LocalOptions {
+    /// The interpreter, by the rules of the key `python`; `python3` without.
+    pub python: Option<String>,
+    /// How many workers; one without.
+    pub workers: Option<u32>,
+    /// What is added to `sys.path`, relative to `cwd`.
+    pub path: Vec<PathBuf>,
+    /// Where the worker starts; absolute.
+    pub cwd: PathBuf,
+    /// The script that is `__main__`, relative to `cwd`.
+    pub main: Option<PathBuf>,
+}

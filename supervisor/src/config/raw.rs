@@ -1,0 +1,197 @@
+//! The keys as they are written in the file, and the JSON schema made from them.
+//!
+//! Nothing is judged here: durations are still text, numbers may be negative, paths relative. The
+//! doc comments are the schema's descriptions, so they speak to the person who writes the file;
+//! the schema's defaults are what a wrong type is told to write instead, and a test compares them
+//! with the checked types' own.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The configuration of a clutch daemon.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "clutch.toml")]
+pub(super) struct RawConfig {
+    /// What concerns the daemon as a whole.
+    pub(super) daemon: RawDaemon,
+    /// The pools of workers by name. A call names its pool, or goes to the one named `default`.
+    pub(super) pools: BTreeMap<String, RawPool>,
+}
+
+/// What concerns the daemon as a whole.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawDaemon {
+    /// Where the daemon listens. Without, the default of the user who starts it.
+    #[schemars(example = "/run/clutch/clutch.sock")]
+    pub(super) socket: Option<String>,
+    /// How many connections are served at once.
+    #[schemars(extend("default" = 2048))]
+    pub(super) connections: Option<i64>,
+    /// How many calls one connection may have in flight.
+    #[schemars(extend("default" = 8192))]
+    pub(super) in_flight: Option<i64>,
+    /// The longest payload of one call or result; at most 1GiB.
+    #[schemars(extend("default" = "64MiB"))]
+    pub(super) payload: Option<String>,
+    /// How many bytes of requests the daemon holds in all, waiting or running.
+    #[schemars(extend("default" = "1GiB"))]
+    pub(super) memory: Option<String>,
+    /// How long a graceful stop waits for running calls.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) stop_grace: Option<String>,
+}
+
+/// One pool of workers.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPool {
+    /// The interpreter: a name on PATH ("python3.11"), a version ("3.12" is python3.12 on PATH), or
+    /// a path. Not together with `venv`.
+    #[schemars(extend("default" = "python3"))]
+    pub(super) python: Option<String>,
+    /// The directory of a virtual environment whose interpreter is used. Not together with
+    /// `python`.
+    #[schemars(example = ".venv")]
+    pub(super) venv: Option<String>,
+    /// How many workers run; "auto" is one for each CPU.
+    #[schemars(schema_with = "workers_schema")]
+    pub(super) workers: Option<RawWorkers>,
+    /// Directories added to `sys.path`.
+    #[schemars(extend("default" = []))]
+    pub(super) path: Option<Vec<String>>,
+    /// A script that is `__main__` in every worker.
+    #[schemars(example = "main.py")]
+    pub(super) main: Option<String>,
+    /// What follows the script in `sys.argv`. Only with `main`.
+    #[schemars(extend("default" = []))]
+    pub(super) args: Option<Vec<String>>,
+    /// Options of the interpreter itself, such as "-X", "dev".
+    #[schemars(extend("default" = []))]
+    pub(super) flags: Option<Vec<String>>,
+    /// Which functions may be called, as patterns over MODULE:QUALNAME. Without, every function.
+    #[schemars(example = ["mytasks:*"])]
+    pub(super) allow: Option<Vec<String>>,
+    /// The directory that workers start in.
+    #[schemars(extend("default" = "."))]
+    pub(super) cwd: Option<String>,
+    /// Modules imported before the first call.
+    #[schemars(extend("default" = []))]
+    pub(super) preload: Option<Vec<String>>,
+    /// How the environment of workers is made: inherit, then unset, then set.
+    pub(super) env: RawEnv,
+    /// The pool's limits.
+    pub(super) limits: RawLimits,
+}
+
+/// A number of workers, or "auto".
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawWorkers {
+    /// So many.
+    Number(i64),
+    /// "auto", or a mistake.
+    Text(String),
+}
+
+/// How the environment of workers is made.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawEnv {
+    /// What is taken from the daemon's environment: "all" (but what bends an interpreter, such as
+    /// PYTHONHOME), "minimal" (PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR), or a list of names.
+    #[schemars(schema_with = "inherit_schema")]
+    pub(super) inherit: Option<RawInherit>,
+    /// What is set, whatever was inherited.
+    #[schemars(extend("default" = {}))]
+    pub(super) set: BTreeMap<String, String>,
+    /// What is removed from what was inherited.
+    #[schemars(extend("default" = []))]
+    pub(super) unset: Option<Vec<String>>,
+}
+
+/// What is inherited.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawInherit {
+    /// "all", "minimal", or a mistake.
+    Text(String),
+    /// These names.
+    List(Vec<String>),
+}
+
+/// The limits of a pool.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLimits {
+    /// How many calls may wait for a worker.
+    #[schemars(extend("default" = 4096))]
+    pub(super) queue: Option<i64>,
+    /// How long a call may take, waiting included, when its caller does not say.
+    #[schemars(extend("default" = "30s"))]
+    pub(super) call_timeout: Option<String>,
+    /// The longest time a caller may ask for.
+    #[schemars(extend("default" = "1d"))]
+    pub(super) call_timeout_max: Option<String>,
+    /// How long a worker may take to become ready.
+    #[schemars(extend("default" = "60s"))]
+    pub(super) start_timeout: Option<String>,
+    /// The time between SIGTERM and SIGKILL; "0s" kills at once.
+    #[schemars(extend("default" = "5s"))]
+    pub(super) grace: Option<String>,
+    /// How long a cancelled call may take to end before its worker is replaced.
+    #[schemars(extend("default" = "100ms"))]
+    pub(super) interrupt: Option<String>,
+}
+
+/// The JSON schema (draft 2020-12) of the file.
+#[must_use]
+pub fn schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        // One tree without references: small, and easy to walk.
+        settings.inline_subschemas = true;
+    });
+    let schema = settings
+        .into_generator()
+        .into_root_schema_for::<RawConfig>();
+    let mut value = schema.to_value();
+    tidy(&mut value);
+    value
+}
+
+/// TOML has no null, so no key may be one; and a 64-bit format says nothing to a person.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::Array(types)) = object.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [only] = types.as_mut_slice() {
+                    let only = only.take();
+                    object.insert("type".to_owned(), only);
+                }
+            }
+            if object.get("format") == Some(&Value::from("int64")) {
+                object.remove("format");
+            }
+            object.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        _ => {}
+    }
+}
+
+fn workers_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["integer", "string"], "default": "auto" })
+}
+
+fn inherit_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["string", "array"],
+        "items": { "type": "string" },
+        "default": "all"
+    })
+}

@@ -1,0 +1,417 @@
+//! A call on its way: from its client's frame to a worker, and from its answer to the client.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
+use clutch_protocol::message::{self, Answer, Output, Phases, Stream, WorkerId};
+use clutch_protocol::wire::{self, MetaError};
+use clutch_protocol::{Codec, Flags, Frame, Header, Kind, name};
+use thiserror::Error;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::counters::answered;
+use super::dispatcher::{Core, Dispatcher};
+use crate::pool::{CallKey, Event, PoolState, Verdict};
+use crate::session::Peer;
+use crate::worker::link::frame_head;
+use crate::worker::spawner::PoolIndex;
+
+/// A call that is owed an answer.
+#[derive(Debug)]
+pub struct Call {
+    peer: Rc<Peer>,
+    /// The id its client gave it.
+    id: u64,
+    pool: PoolIndex,
+    function: String,
+    flags: Flags,
+    codec: Codec,
+    payload: Bytes,
+    timeout: Duration,
+    arrived: Instant,
+    assigned: Option<(Instant, WorkerId)>,
+    /// Output bytes its client has missed because it read too slowly.
+    output_dropped: u64,
+    /// The bytes it holds of the daemon's memory budget.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl Call {
+    /// The function it calls.
+    pub fn function(&self) -> &str {
+        &self.function
+    }
+
+    /// When it came in.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// Whether the caller wants to see what it prints.
+    pub fn wants_output(&self) -> bool {
+        self.flags.has(Flags::OUTPUT)
+    }
+
+    fn phases(&self, now: Instant) -> Phases {
+        let started = self.assigned.map_or(now, |(at, _)| at);
+        Phases {
+            queue_us: micros(started.saturating_duration_since(self.arrived)),
+            run_us: micros(now.saturating_duration_since(started)),
+        }
+    }
+}
+
+/// Why a call's frame breaks the protocol; its connection ends with this sentence.
+#[derive(Debug, Error)]
+pub enum CallFault {
+    /// Its meta is no call's.
+    #[error("{0}")]
+    Meta(#[from] MetaError),
+    /// The client uses an id twice at the same time.
+    #[error("call id {0} is in use; give every unanswered call its own id, from 1")]
+    Id(u64),
+    /// Without a codec nobody can read the arguments.
+    #[error("a call needs arguments and a codec; an empty list is a list, too")]
+    NoCodec,
+}
+
+impl Core {
+    /// Takes a call in.
+    ///
+    /// # Errors
+    ///
+    /// When the frame breaks the protocol. Everything else that is wrong with a call is answered.
+    pub fn call(
+        &self,
+        now: Instant,
+        peer: &Rc<Peer>,
+        frame: Frame,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), CallFault> {
+        let meta: message::Call = wire::decode(&frame.meta)?;
+        let id = frame.header.id;
+        if id == 0 || peer.calls.borrow().contains_key(&id) {
+            return Err(CallFault::Id(id));
+        }
+        if frame.header.codec == Codec::None {
+            return Err(CallFault::NoCodec);
+        }
+        let taken = self.with(|dispatcher| dispatcher.take_in(now, peer, frame, meta, memory));
+        if let Some((pool, event)) = taken {
+            self.tell_at(now, pool, event);
+        }
+        Ok(())
+    }
+
+    /// A client does not want a call any more. False when there is no such call (any more).
+    pub fn cancel(&self, peer: &Peer, id: u64) -> bool {
+        let Some(key) = peer.calls.borrow().get(&id).copied() else { return false };
+        let pool = self.with(|dispatcher| dispatcher.calls.get(&key).map(|call| call.pool));
+        if let Some(pool) = pool {
+            self.tell(pool, Event::CallCancelled { call: key });
+        }
+        true
+    }
+
+    /// A client is gone: nobody waits for its calls.
+    pub fn abandon_calls(&self, peer: &Peer) {
+        let mut ids: Vec<_> = peer.calls.borrow().keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.cancel(peer, id);
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Judges a call by what no pool's state is needed for, and keeps it. What is to be told to
+    /// which pool, unless it was answered.
+    fn take_in(
+        &mut self,
+        now: Instant,
+        peer: &Rc<Peer>,
+        frame: Frame,
+        meta: message::Call,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Option<(PoolIndex, Event)> {
+        let message::Call { pool: pool_name, function, timeout_ms } = meta;
+        let id = frame.header.id;
+        let Some(pool) = self.by_name.get(&pool_name).copied() else {
+            let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
+            self.counters.one("calls_without_pool");
+            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            return None;
+        };
+        let state = &mut self.pools[pool.0];
+        state.counters.one("accepted");
+        state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
+        if let Some(reason) = refusal(&state.config, &function, &frame.header) {
+            state.counters.one(answered(&reason));
+            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            return None;
+        }
+        let limits = &state.config.limits;
+        let timeout = match timeout_ms {
+            0 => limits.call_timeout,
+            ms => Duration::from_millis(ms).min(limits.call_timeout_max),
+        };
+        self.last_call += 1;
+        let key = CallKey(self.last_call);
+        peer.calls.borrow_mut().insert(id, key);
+        self.calls.insert(key, Call {
+            peer: peer.clone(),
+            id,
+            pool,
+            function,
+            flags: frame.header.flags,
+            codec: frame.header.codec,
+            payload: frame.payload,
+            timeout,
+            arrived: now,
+            assigned: None,
+            output_dropped: 0,
+            _memory: memory,
+        });
+        Some((pool, Event::CallArrived { call: key, deadline: now + timeout }))
+    }
+
+    fn no_such_pool(&self, name: &str) -> Missing {
+        let known: Vec<_> = self.pools.iter().map(|pool| pool.config.name.as_str()).collect();
+        let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
+        let message = format!("there is no pool '{name}'; the pools are: {}", known.join(", "));
+        Missing { what: MissingWhat::Pool, message, traceback: String::new() }
+    }
+
+    /// Hands a call to a free worker.
+    pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
+        let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
+        call.assigned = Some((now, worker));
+        let left = (call.arrived + call.timeout).saturating_duration_since(now);
+        let payload = call.payload.clone();
+        // The meta's layout is `message::Run`; written out here since this is the call path, and
+        // pinned to the struct by a test.
+        let head = &mut self.head;
+        head.clear();
+        let meta_bytes = 16 + call.function.len();
+        head.extend_from_slice(
+            &Header {
+                flags: call.flags,
+                codec: call.codec,
+                meta_bytes: u32::try_from(meta_bytes).expect("a function's name is short"),
+                payload_bytes: u32::try_from(payload.len()).expect("it came in one frame"),
+                ..Header::new(Kind::Run, key.0)
+            }
+            .encode(),
+        );
+        push_run(head, left, &call.function);
+        let state = &mut self.pools[pool.0];
+        let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
+        entry.last_call = Some(key);
+        let link = entry.link.as_ref().expect("a ready worker has a link");
+        if link.call.send(head, &payload).is_err() {
+            self.follow_up(pool, Event::Undelivered { worker, call: key });
+        }
+    }
+
+    /// Passes a worker's result on to its caller. False when nobody waits for it any more.
+    pub(super) fn answer(&mut self, now: Instant, worker: WorkerId, frame: &Frame) -> bool {
+        let Some(call) = self.forget(CallKey(frame.header.id)) else { return false };
+        let state = &mut self.pools[call.pool.0];
+        state.counters.one("answered.ok");
+        state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
+        let meta = Answer { phases: call.phases(now), worker };
+        let head = &mut self.head;
+        head.clear();
+        head.extend_from_slice(
+            &Header {
+                flags: frame.header.flags,
+                codec: frame.header.codec,
+                meta_bytes: 24,
+                payload_bytes: frame.header.payload_bytes,
+                ..Header::new(Kind::Result, call.id)
+            }
+            .encode(),
+        );
+        push_answer(head, &meta);
+        call.peer.send(head, &frame.payload);
+        true
+    }
+
+    /// Tells a caller that its call failed. False when nobody waits for it any more.
+    pub(super) fn fail(&mut self, now: Instant, key: CallKey, reason: Reason) -> bool {
+        let Some(call) = self.forget(key) else { return false };
+        let state = &mut self.pools[call.pool.0];
+        state.counters.one(answered(&reason));
+        let failure = Failure {
+            call: call.id,
+            pool: state.config.name.clone(),
+            function: call.function.clone(),
+            attempt: u32::from(call.assigned.is_some()),
+            started: call.assigned.is_some() && may_have_begun(&reason),
+            phases: call.phases(now),
+            reason,
+        };
+        send_failure(&call.peer, &failure);
+        true
+    }
+
+    /// Carries a pool's own verdict on a call out.
+    pub(super) fn settle(
+        &mut self,
+        now: Instant,
+        pool: PoolIndex,
+        key: CallKey,
+        verdict: Verdict,
+    ) {
+        let state = &self.pools[pool.0];
+        let reason = match verdict {
+            Verdict::TimedOut => {
+                let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.timeout);
+                Reason::TimedOut { timeout_ms: micros(timeout) / 1000 }
+            }
+            Verdict::Cancelled => Reason::Cancelled,
+            Verdict::QueueFull => Reason::QueueFull { limit: state.config.limits.queue },
+            Verdict::ShuttingDown => Reason::ShuttingDown,
+            Verdict::WorkerDied { .. } => Reason::WorkerDied(Box::new(state.newest_death())),
+            Verdict::CrashLoop => Reason::CrashLoop {
+                failures: match state.policy.state() {
+                    PoolState::CrashLoop { failures } => failures,
+                    _ => 0,
+                },
+                last: Box::new(state.newest_death()),
+            },
+        };
+        self.fail(now, key, reason);
+    }
+
+    /// Sends what a call prints to its caller, as far as the caller reads it.
+    pub(super) fn pass_output_on(&mut self, key: CallKey, stream: Stream, bytes: &[u8]) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.wants_output()) else { return };
+        let payload_bytes = u32::try_from(bytes.len()).expect("a pipe holds less");
+        // Output may not push a result out of the outbox: it only takes what room is plentiful.
+        if call.peer.outbox.waiting_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_HIGH {
+            call.output_dropped += u64::from(payload_bytes);
+            return;
+        }
+        let dropped_bytes = std::mem::take(&mut call.output_dropped);
+        let meta = wire::encode(&Output { stream, dropped_bytes }).expect("it has a fixed size");
+        let header = Header {
+            codec: Codec::Raw,
+            meta_bytes: u32::try_from(meta.len()).expect("it has a fixed size"),
+            payload_bytes,
+            ..Header::new(Kind::Output, call.id)
+        };
+        let head = [&header.encode()[..], &meta].concat();
+        call.peer.send(&head, &Bytes::copy_from_slice(bytes));
+    }
+
+    /// Takes a call out of the books. It is owed no answer after this.
+    fn forget(&mut self, key: CallKey) -> Option<Call> {
+        let call = self.calls.remove(&key)?;
+        let had = call.peer.calls.borrow_mut().remove(&call.id);
+        assert_eq!(Some(key), had, "both books have the same calls");
+        call.peer.changed.notify_one();
+        Some(call)
+    }
+}
+
+/// What is wrong with a call whatever its pool is doing.
+fn refusal(config: &crate::config::Pool, function: &str, header: &Header) -> Option<Reason> {
+    let (module, qualname) = match name::check_function(function) {
+        Ok(halves) => halves,
+        Err(error) => {
+            let missing = Missing {
+                what: MissingWhat::Name,
+                message: format!("this is no function's name: {error}"),
+                traceback: String::new(),
+            };
+            return Some(Reason::NotFound(Box::new(missing)));
+        }
+    };
+    if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
+        return Some(Reason::NotAllowed);
+    }
+    if header.codec == Codec::Raw && header.flags.has(Flags::KEYWORDS) {
+        let message = "raw bytes have no keyword arguments; use another codec".to_owned();
+        return Some(Reason::BadArguments { message });
+    }
+    let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
+    let bytes = u64::from(header.payload_bytes);
+    (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })
+}
+
+/// Whether the function can have begun, for a call that was handed to a worker. It has not when the
+/// worker itself found a fault before calling it.
+const fn may_have_begun(reason: &Reason) -> bool {
+    !matches!(reason, Reason::NotFound(_) | Reason::BadArguments { .. })
+}
+
+/// A failure of a call that no pool has seen.
+fn early_failure(call: u64, pool: String, function: String, reason: Reason) -> Failure {
+    let phases = Phases::default();
+    // Both came from outside and are shown to people; a name is cut where no good one ends.
+    let cut = |text: String| text.chars().take(256).flat_map(char::escape_default).collect();
+    Failure {
+        call,
+        pool: cut(pool),
+        function: cut(function),
+        attempt: 0,
+        started: false,
+        phases,
+        reason,
+    }
+}
+
+fn send_failure(peer: &Peer, failure: &Failure) {
+    let head = if wire::encode(failure).is_ok() {
+        frame_head(Kind::Error, failure.call, failure)
+    } else {
+        let detail = "the failure's description is longer than a frame's meta may be".to_owned();
+        let short = Failure { reason: Reason::Protocol { detail }, ..failure.clone() };
+        frame_head(Kind::Error, failure.call, &short)
+    };
+    peer.send(&head, &Bytes::new());
+}
+
+/// Writes a `message::Run`.
+fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
+    head.extend_from_slice(&(micros(timeout) / 1000).max(1).to_le_bytes());
+    head.extend_from_slice(&(function.len() as u64).to_le_bytes());
+    head.extend_from_slice(function.as_bytes());
+}
+
+/// Writes a `message::Answer`.
+fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
+    head.extend_from_slice(&answer.phases.queue_us.to_le_bytes());
+    head.extend_from_slice(&answer.phases.run_us.to_le_bytes());
+    head.extend_from_slice(&answer.worker.slot.to_le_bytes());
+    head.extend_from_slice(&answer.worker.generation.to_le_bytes());
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metas_of_the_call_path_are_the_structs_bytes() {
+        let mut run = Vec::new();
+        push_run(&mut run, Duration::from_millis(1500), "math:sqrt");
+        let wanted = message::Run { timeout_ms: 1500, function: "math:sqrt".into() };
+        assert_eq!(wire::encode(&wanted).unwrap(), run);
+
+        let answer = Answer {
+            phases: Phases { queue_us: 1, run_us: 2 },
+            worker: WorkerId { slot: 3, generation: 4 },
+        };
+        let mut bytes = Vec::new();
+        push_answer(&mut bytes, &answer);
+        assert_eq!(wire::encode(&answer).unwrap(), bytes);
+        assert_eq!(24, bytes.len());
+    }
+}

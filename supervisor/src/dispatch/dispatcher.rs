@@ -1,0 +1,445 @@
+//! The dispatcher's state, and how effects are carried out. What callers and workers say is in
+//! `call` and `workers`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Instant;
+
+use clutch_protocol::failure::{Cause, Certificate};
+use clutch_protocol::message::{Signal, WorkerId};
+use clutch_protocol::Kind;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::call::Call;
+use super::counters::Counters;
+use crate::config;
+use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::worker::launch::Recipe;
+use crate::worker::link::{Link, frame_head};
+use crate::worker::output::{Allowance, Tail};
+use crate::worker::spawner::{LaunchError, Launched, Order, PoolIndex, Spawner};
+
+/// What a dispatcher is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The daemon's settings.
+    pub daemon: config::Daemon,
+    /// Its pools.
+    pub pools: Vec<PoolParts>,
+    /// Who starts processes.
+    pub spawner: Spawner,
+    /// The socket's path, for `status`; empty for a private supervisor.
+    pub socket: String,
+}
+
+/// What a pool is made of.
+#[derive(Debug)]
+pub struct PoolParts {
+    /// Its configuration.
+    pub config: config::Pool,
+    /// How its workers are started.
+    pub recipe: Recipe,
+    /// Who decides.
+    pub policy: Pool,
+}
+
+/// How a pool's first start went.
+#[derive(Clone, Debug)]
+pub enum FirstStart {
+    /// It is not known yet.
+    Pending,
+    /// A worker is ready; it runs this version of Python.
+    Ready(String),
+    /// No worker was ever ready, and one has died.
+    Failed(Box<Certificate>),
+}
+
+/// A worker process, beside what the policy knows of it.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) link: Option<Rc<Link>>,
+    /// Dropping it ends the link's tasks.
+    pub(super) tasks: JoinSet<()>,
+    pub(super) born: Instant,
+    pub(super) pid: u32,
+    pub(super) python: String,
+    pub(super) served: u64,
+    /// The call it was given last: whose output this is.
+    pub(super) last_call: Option<CallKey>,
+    pub(super) tail: Tail,
+    pub(super) allowance: Allowance,
+    /// What is known about its failure: a traceback, a fault.
+    pub(super) detail: String,
+    pub(super) dead: bool,
+    pub(super) swept: bool,
+}
+
+/// A pool, beside what its policy knows.
+#[derive(Debug)]
+pub(super) struct PoolState {
+    pub(super) config: config::Pool,
+    pub(super) recipe: Recipe,
+    pub(super) policy: Pool,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) counters: Counters,
+    pub(super) first_start: FirstStart,
+    pub(super) last_death: Option<Certificate>,
+    pub(super) drained: bool,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Dispatcher {
+    pub(super) daemon: config::Daemon,
+    pub(super) socket: String,
+    pub(super) started: Instant,
+    pub(super) stopping: bool,
+    pub(super) pools: Vec<PoolState>,
+    pub(super) by_name: HashMap<String, PoolIndex>,
+    pub(super) calls: HashMap<CallKey, Call>,
+    pub(super) last_call: u64,
+    pub(super) counters: Counters,
+    pub(super) clients: u64,
+    pub(super) head: Vec<u8>,
+    spawner: Spawner,
+    effects: Vec<Effect>,
+    pending: VecDeque<(PoolIndex, Event)>,
+}
+
+/// What is shared beside the dispatcher itself.
+#[derive(Debug)]
+struct Shared {
+    dispatcher: RefCell<Dispatcher>,
+    /// When the timer task will wake by itself.
+    armed: Cell<Option<Instant>>,
+    rearm: Notify,
+    /// Told whenever a first start or a drain may have come to its end.
+    progress: Notify,
+}
+
+/// The dispatcher as everybody on the data-plane thread holds it.
+#[derive(Clone, Debug)]
+pub struct Core(Rc<Shared>);
+
+impl Core {
+    /// A dispatcher whose pools have not been started.
+    pub fn new(parts: Parts) -> Core {
+        let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
+        let names = pools.iter().enumerate();
+        let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
+        let dispatcher = Dispatcher {
+            daemon: parts.daemon,
+            socket: parts.socket,
+            started: Instant::now(),
+            stopping: false,
+            pools,
+            by_name,
+            calls: HashMap::new(),
+            last_call: 0,
+            counters: Counters::default(),
+            clients: 0,
+            head: Vec::new(),
+            spawner: parts.spawner,
+            effects: Vec::new(),
+            pending: VecDeque::new(),
+        };
+        Core(Rc::new(Shared {
+            dispatcher: RefCell::new(dispatcher),
+            armed: Cell::new(None),
+            rearm: Notify::new(),
+            progress: Notify::new(),
+        }))
+    }
+
+    /// Looks at the dispatcher, or changes what no pool decides about.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        look(&mut self.0.dispatcher.borrow_mut())
+    }
+
+    /// Tells a pool what happened, and does what follows.
+    pub(crate) fn tell(&self, pool: PoolIndex, event: Event) {
+        self.tell_at(Instant::now(), pool, event);
+    }
+
+    /// As [`Core::tell`], for a caller that knows the time.
+    pub(crate) fn tell_at(&self, now: Instant, pool: PoolIndex, event: Event) {
+        let mut dispatcher = self.0.dispatcher.borrow_mut();
+        dispatcher.apply(self, now, pool, event);
+        let wake = dispatcher.pools[pool.0].policy.next_wake();
+        drop(dispatcher);
+        self.arm(wake);
+    }
+
+    /// Counts something that no pool is concerned with.
+    pub(crate) fn count(&self, name: &'static str) {
+        self.with(|dispatcher| dispatcher.counters.one(name));
+    }
+
+    /// A client has said hello.
+    pub(crate) fn client_came(&self) {
+        self.with(|dispatcher| dispatcher.clients += 1);
+    }
+
+    /// A client that had said hello is gone.
+    pub(crate) fn client_left(&self) {
+        self.with(|dispatcher| dispatcher.clients -= 1);
+    }
+
+    /// Starts every pool.
+    pub fn start(&self) {
+        for pool in self.pools() {
+            self.tell(pool, Event::Start);
+        }
+    }
+
+    /// Lets running calls finish until `until`, and stops everything then.
+    pub fn drain(&self, until: Instant) {
+        self.with(|dispatcher| dispatcher.stopping = true);
+        for pool in self.pools() {
+            self.tell(pool, Event::Drain { until });
+        }
+    }
+
+    /// Stops everything at once.
+    pub fn kill_all(&self) {
+        self.with(|dispatcher| dispatcher.stopping = true);
+        for pool in self.pools() {
+            self.tell(pool, Event::KillAll);
+        }
+    }
+
+    /// Resolves when every pool's first start has succeeded, or one has failed.
+    pub async fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+        loop {
+            let progress = self.0.progress.notified();
+            let starts = self.with(|dispatcher| dispatcher.first_starts());
+            let failed = starts.iter().any(|(_, _, start)| matches!(start, FirstStart::Failed(_)));
+            let pending = starts.iter().any(|(_, _, start)| matches!(start, FirstStart::Pending));
+            if failed || !pending {
+                return starts;
+            }
+            progress.await;
+        }
+    }
+
+    /// Resolves when no worker is left after a drain.
+    pub async fn drained(&self) {
+        loop {
+            let progress = self.0.progress.notified();
+            if self.with(|dispatcher| dispatcher.pools.iter().all(|pool| pool.drained)) {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    /// Wakes pools when their timers are due, for ever.
+    pub async fn run_timers(self) {
+        loop {
+            let rearm = self.0.rearm.notified();
+            match self.0.armed.get() {
+                None => rearm.await,
+                Some(at) => {
+                    let due = tokio::time::sleep_until(at.into());
+                    tokio::select! {
+                        () = rearm => continue,
+                        () = due => {}
+                    }
+                    self.0.armed.set(None);
+                    for pool in self.pools() {
+                        self.tell(pool, Event::Tick);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what the spawner has started, for ever.
+    pub async fn run_launches(self, mut launched: tokio::sync::mpsc::Receiver<Launched>) {
+        while let Some(outcome) = launched.recv().await {
+            self.launched(outcome);
+        }
+    }
+
+    pub(super) fn note_progress(&self) {
+        self.0.progress.notify_waiters();
+    }
+
+    fn pools(&self) -> impl Iterator<Item = PoolIndex> + use<> {
+        (0..self.with(|dispatcher| dispatcher.pools.len())).map(PoolIndex)
+    }
+
+    /// Makes sure the timer task wakes at `wake` at the latest.
+    fn arm(&self, wake: Option<Instant>) {
+        let Some(wake) = wake else { return };
+        if self.0.armed.get().is_none_or(|armed| wake < armed) {
+            self.0.armed.set(Some(wake));
+            self.0.rearm.notify_waiters();
+        }
+    }
+}
+
+impl PoolState {
+    fn new(parts: PoolParts) -> PoolState {
+        PoolState {
+            config: parts.config,
+            recipe: parts.recipe,
+            policy: parts.policy,
+            workers: BTreeMap::new(),
+            counters: Counters::default(),
+            first_start: FirstStart::Pending,
+            last_death: None,
+            drained: false,
+        }
+    }
+}
+
+impl PoolState {
+    /// The newest death that nobody here ordered. A start that is only just being given up has no
+    /// certificate of its own yet, and stands for itself.
+    pub(super) fn newest_death(&self) -> Certificate {
+        self.last_death.clone().unwrap_or_else(|| Certificate {
+            pool: self.config.name.clone(),
+            worker: WorkerId { slot: 0, generation: 1 },
+            pid: 0,
+            cause: Cause::StartTimedOut,
+            exit: None,
+            exit_name: "unknown".to_owned(),
+            peak_rss_bytes: 0,
+            uptime_ms: 0,
+            calls_served: 0,
+            function: None,
+            stderr_tail: String::new(),
+            detail: String::new(),
+        })
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn pool(&mut self, pool: PoolIndex) -> &mut PoolState {
+        &mut self.pools[pool.0]
+    }
+
+    pub(super) fn worker(&mut self, pool: PoolIndex, worker: WorkerId) -> Option<&mut Worker> {
+        self.pools[pool.0].workers.get_mut(&worker)
+    }
+
+    fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+        self.pools
+            .iter()
+            .map(|p| (p.config.name.clone(), p.config.workers, p.first_start.clone()))
+            .collect()
+    }
+
+    /// Tells a pool's policy what happened, and carries out what it decides, and what follows from
+    /// that, until nothing follows any more.
+    fn apply(&mut self, core: &Core, now: Instant, pool: PoolIndex, event: Event) {
+        let mut next = Some((pool, event));
+        while let Some((pool, event)) = next {
+            let mut effects = std::mem::take(&mut self.effects);
+            self.pools[pool.0].policy.handle(now, event, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(core, now, pool, effect);
+            }
+            self.effects = effects;
+            next = self.pending.pop_front();
+        }
+    }
+
+    fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
+        match effect {
+            Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
+            Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
+            Effect::Launch { worker } => self.launch(now, pool, worker),
+            Effect::Interrupt { worker, call } => {
+                self.order(pool, worker, |link| link.interrupt(call.0));
+            }
+            Effect::Retire { worker } => self.order(pool, worker, Link::exit),
+            Effect::Terminate { worker } => {
+                self.order(pool, worker, |link| link.signal(Signal::Terminate));
+            }
+            Effect::Kill { worker } => self.order(pool, worker, |link| link.signal(Signal::Kill)),
+            Effect::Abandon { worker } => {
+                tracing::error!(pool = self.pools[pool.0].config.name, %worker,
+                    "its guardian does not report; killing the guardian");
+                self.order(pool, worker, |link| {
+                    link.abandon();
+                    Ok(())
+                });
+            }
+            Effect::Drained => {
+                self.pool(pool).drained = true;
+                core.note_progress();
+            }
+        }
+    }
+
+    /// Gives a worker's link an order. One that cannot be given goes to a worker whose sockets are
+    /// gone; its guardian's end, which is watched, settles the rest.
+    fn order(
+        &mut self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        order: impl FnOnce(&Link) -> Result<(), crate::net::OutboxError>,
+    ) {
+        let Some(link) = self.worker(pool, worker).and_then(|w| w.link.clone()) else { return };
+        if order(&link).is_err() {
+            self.pool(pool).counters.one("orders_undeliverable");
+        }
+    }
+
+    fn launch(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId) {
+        let state = &mut self.pools[pool.0];
+        state.counters.one("launches");
+        if worker.generation > 1 {
+            state.counters.one("restarts");
+        }
+        let spawn = state.recipe.spawn();
+        state.workers.insert(worker, Worker {
+            link: None,
+            tasks: JoinSet::new(),
+            born: now,
+            pid: 0,
+            python: String::new(),
+            served: 0,
+            last_call: None,
+            tail: Tail::default(),
+            allowance: Allowance::new(now),
+            detail: String::new(),
+            dead: false,
+            swept: false,
+        });
+        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn }) {
+            self.launch_failed(pool, worker, &error);
+        }
+    }
+
+    /// A worker that never had a process: it is dead and gone at once.
+    pub(super) fn launch_failed(&mut self, pool: PoolIndex, worker: WorkerId, error: &LaunchError) {
+        if let Some(entry) = self.worker(pool, worker) {
+            entry.detail = error.to_string();
+        }
+        self.bury(pool, worker, None);
+        self.pending.push_back((pool, Event::Died { worker }));
+        self.pending.push_back((pool, Event::Gone { worker }));
+        self.pool(pool).workers.remove(&worker);
+    }
+
+    /// A follow-up of what is being done now, told to its pool right after it.
+    pub(super) fn follow_up(&mut self, pool: PoolIndex, event: Event) {
+        self.pending.push_back((pool, event));
+    }
+
+    pub(super) fn reap(&mut self, guardian: u32, orphans: bool) {
+        if self.spawner.order(Order::Reap { guardian, orphans }).is_err() {
+            self.counters.one("reaps_postponed");
+        }
+    }
+
+    /// What a worker is told first, as a frame.
+    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Vec<u8> {
+        frame_head(Kind::Setup, 0, &self.pools[pool.0].recipe.setup(worker))
+    }
+}

@@ -1,0 +1,26 @@
+//! The dispatcher: it carries out what the pools decide, and tells them what happened.
+//!
+//! Everything here runs on the one data-plane thread. Sessions and links hold a [`Core`] and call
+//! it as plain functions; a call crosses no channel between its client's socket and its worker's.
+//! Nothing in here waits, and no borrow of the dispatcher outlives the function that took it.
+//!
+//! - [`call`]: a call on its way, from its frame to its last answer.
+//! - [`dispatcher`]: the state, and how effects are carried out.
+//! - [`workers`]: what workers and guardians say.
+//! - [`certificate`]: what is known about a death.
+//! - [`report`]: what `status` says.
+//! - [`counters`]: what is counted.
+
+pub mod call;
+
+pub mod dispatcher;
+
+pub mod workers;
+
+pub mod certificate;
+
+pub mod report;
+
+pub mod counters;
+
+pub use dispatcher::{Core, FirstStart, Parts, PoolParts};

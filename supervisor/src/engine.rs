@@ -1,0 +1,329 @@
+//! The data plane on its thread: dispatcher, timers, launches, and the doorway for clients. Both
+//! the daemon and the private supervisor of `--local` are this, with different doors.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clutch_protocol::message::Stop;
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::config::Config;
+use crate::dispatch::{Core, FirstStart, Parts, PoolParts};
+use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX, STRANGERS_MAX};
+use crate::prepare::ServeError;
+use crate::session::connection::{Connection, Doorway, End};
+use crate::worker::spawner::{Guardian, Spawner};
+
+/// A pool that is up: its name, how many workers it has, and their version of Python.
+pub type PoolUp = (String, u32, String);
+
+/// The data plane. Lives on one thread, inside a [`LocalSet`].
+#[derive(Debug)]
+pub struct Engine {
+    core: Core,
+    doorway: Doorway,
+    stop_orders: mpsc::Receiver<Stop>,
+    connections_max: usize,
+    stop_grace: Duration,
+    /// Ends timers and launches when the engine ends.
+    _tasks: JoinSet<()>,
+    spawner_thread: std::thread::JoinHandle<()>,
+}
+
+/// Runs `work` on a data plane of its own, on this thread, until it is done.
+///
+/// # Errors
+///
+/// When the runtime cannot be made.
+pub fn run_on_this_thread<F: Future>(work: F) -> Result<F::Output, ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System { doing: "start the runtime", source })?;
+    Ok(LocalSet::new().block_on(&runtime, work))
+}
+
+impl Engine {
+    /// Starts the data plane with `pools`; their workers are being started when this returns.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread left.
+    pub fn start(
+        config: &Config,
+        pools: Vec<PoolParts>,
+        guardian: Guardian,
+        socket: String,
+    ) -> Result<Engine, ServeError> {
+        let system = |doing| move |source: io::Error| ServeError::System { doing, source };
+        // A guardian that is killed leaves its tree to this process, which then ends it.
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(|errno| system("adopt orphans")(errno.into()))?;
+        let (launched, outcomes) = mpsc::channel(SPAWNER_ORDERS_MAX);
+        let (spawner, spawner_thread) =
+            Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
+        let core = Core::new(Parts { daemon: config.daemon.clone(), pools, spawner, socket });
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(core.clone().run_timers());
+        tasks.spawn_local(core.clone().run_launches(outcomes));
+        let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
+        let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
+        let (stop, stop_orders) = mpsc::channel(4);
+        let doorway =
+            Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, stop };
+        core.start();
+        Ok(Engine {
+            core,
+            doorway,
+            stop_orders,
+            connections_max: config.daemon.connections as usize,
+            stop_grace: config.daemon.stop_grace,
+            _tasks: tasks,
+            spawner_thread,
+        })
+    }
+
+    /// Waits until every pool has a worker that is ready.
+    ///
+    /// # Errors
+    ///
+    /// When a pool's first worker dies instead. Everything is killed then.
+    pub async fn first_starts(&self) -> Result<Vec<PoolUp>, ServeError> {
+        let starts = self.core.first_starts().await;
+        let mut up = Vec::new();
+        let mut failed = Vec::new();
+        for (name, workers, start) in starts {
+            match start {
+                FirstStart::Ready(python) => up.push((name, workers, python)),
+                FirstStart::Failed(certificate) => failed.push(*certificate),
+                FirstStart::Pending => {}
+            }
+        }
+        if failed.is_empty() { Ok(up) } else { Err(ServeError::FirstStart(failed)) }
+    }
+
+    /// Lets clients in and serves them until `until` says how to stop, or a client does.
+    pub async fn serve(&mut self, door: &mut Door, until: impl Future<Output = Stop>) -> Stop {
+        let doorway = self.doorway.clone();
+        let serving = door.let_in(&doorway, self.connections_max);
+        tokio::select! {
+            never = serving => match never {},
+            stop = until => stop,
+            Some(stop) = self.stop_orders.recv() => stop,
+        }
+    }
+
+    /// Stops every worker: after the grace, or at once, or at once when `hurry` says so. Clients
+    /// are served until their last answer; new ones are told that the daemon is stopping.
+    pub async fn stop(
+        mut self,
+        how: Stop,
+        door: &mut Door,
+        hurry: impl Future<Output = ()>,
+    ) {
+        let now = Instant::now();
+        match how {
+            Stop::Graceful => self.core.drain(now + self.stop_grace),
+            Stop::Now => self.core.kill_all(),
+        }
+        let doorway = self.doorway.clone();
+        let core = self.core.clone();
+        let serving = door.let_in(&doorway, self.connections_max);
+        let second_order = async {
+            while let Some(order) = self.stop_orders.recv().await {
+                if order == Stop::Now {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            never = serving => match never {},
+            () = core.drained() => {}
+            () = async { tokio::select! { () = hurry => {}, () = second_order => {} } } => {
+                core.kill_all();
+                if tokio::time::timeout(KILL_TIMEOUT, core.drained()).await.is_err() {
+                    tracing::error!("some workers would not die; their guardians are left to it");
+                }
+            }
+        }
+        door.finish().await;
+        drop(self.doorway);
+        drop(self._tasks);
+        drop(core);
+        drop(self.core);
+        // The spawner ends when the last handle to it is gone, unless a task of a connection that
+        // is being torn down still holds one; it holds nothing of value then.
+        if self.spawner_thread.is_finished() {
+            let _ = self.spawner_thread.join();
+        }
+    }
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Door {
+    listener: Listener,
+    connections: JoinSet<End>,
+    strangers: Rc<std::cell::Cell<usize>>,
+    last_id: u64,
+}
+
+/// Where connections come from.
+#[derive(Debug)]
+enum Listener {
+    Socket(tokio::net::UnixListener),
+    Handed(mpsc::Receiver<std::os::unix::net::UnixStream>),
+}
+
+impl Door {
+    /// A door at a listening socket.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch it.
+    pub fn at_socket(listener: std::os::unix::net::UnixListener) -> io::Result<Door> {
+        listener.set_nonblocking(true)?;
+        Ok(Door::new(Listener::Socket(tokio::net::UnixListener::from_std(listener)?)))
+    }
+
+    /// A door for connections handed over by this process itself.
+    pub fn handed(streams: mpsc::Receiver<std::os::unix::net::UnixStream>) -> Door {
+        Door::new(Listener::Handed(streams))
+    }
+
+    fn new(listener: Listener) -> Door {
+        Door { listener, connections: JoinSet::new(), strangers: Rc::default(), last_id: 0 }
+    }
+
+    async fn let_in(&mut self, doorway: &Doorway, connections_max: usize) -> std::convert::Infallible {
+        loop {
+            tokio::select! {
+                accepted = accept(&mut self.listener) => match accepted {
+                    Ok(stream) => self.admit(doorway, connections_max, stream),
+                    Err(error) => {
+                        // Out of descriptors, most likely. Waiting keeps the processor free for
+                        // the work that will give some back.
+                        tracing::warn!(%error, "failed to accept a connection");
+                        doorway.core.count("accept_failures");
+                        tokio::time::sleep_until(
+                            tokio::time::Instant::now() + Duration::from_millis(100),
+                        )
+                        .await;
+                    }
+                },
+                Some(ended) = self.connections.join_next() => note_end(doorway, ended),
+            }
+        }
+    }
+
+    fn admit(&mut self, doorway: &Doorway, connections_max: usize, stream: UnixStream) {
+        self.last_id += 1;
+        let id = self.last_id;
+        doorway.core.count("connections");
+        if let Err(error) = check_user(&stream) {
+            tracing::warn!(client = id, %error, "refused a connection of another user");
+            doorway.core.count("refused.User");
+            refuse(&stream, clutch_protocol::message::Refusal::User, &error);
+            return;
+        }
+        let full = self.connections.len() >= connections_max;
+        if full || self.strangers.get() >= STRANGERS_MAX {
+            let sentence = format!(
+                "the daemon serves {} connections already; close some, or raise daemon.connections",
+                self.connections.len()
+            );
+            doorway.core.count("refused.Overloaded");
+            refuse(&stream, clutch_protocol::message::Refusal::Overloaded, &sentence);
+            return;
+        }
+        self.strangers.set(self.strangers.get() + 1);
+        let strangers = StrangerCount(self.strangers.clone());
+        let connection = Connection::new(doorway.clone(), stream, id);
+        self.connections.spawn_local(async move { connection.run(|| drop(strangers)).await });
+    }
+
+    /// Gives clients a moment to take their last answers, then closes.
+    async fn finish(&mut self) {
+        self.connections.abort_all();
+        while self.connections.join_next().await.is_some() {}
+    }
+}
+
+/// Counts a connection among the strangers for as long as it lives.
+struct StrangerCount(Rc<std::cell::Cell<usize>>);
+
+impl Drop for StrangerCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn accept(listener: &mut Listener) -> io::Result<UnixStream> {
+    match listener {
+        Listener::Socket(listener) => listener.accept().await.map(|(stream, _)| stream),
+        Listener::Handed(streams) => match streams.recv().await {
+            Some(stream) => {
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream)
+            }
+            None => std::future::pending().await,
+        },
+    }
+}
+
+/// The kernel says who is at the other end; only this daemon's own user and root may be.
+fn check_user(stream: &UnixStream) -> Result<(), String> {
+    let peer = stream.peer_cred().map_err(|error| format!("its user cannot be told: {error}"))?;
+    let me = nix::unistd::geteuid().as_raw();
+    if peer.uid() == me || peer.uid() == 0 {
+        return Ok(());
+    }
+    Err(format!("user {} may not use this daemon of user {me}", peer.uid()))
+}
+
+/// Tells a newcomer no, as far as its socket takes it at once.
+fn refuse(stream: &UnixStream, refusal: clutch_protocol::message::Refusal, sentence: &str) {
+    let refused =
+        clutch_protocol::message::Refused { refusal, sentence: sentence.to_owned() };
+    let head = crate::worker::link::frame_head(clutch_protocol::Kind::Refused, 0, &refused);
+    // A fresh socket's buffer is empty, so this is sent, or the peer is gone.
+    let _ = stream.try_write(&head);
+}
+
+fn note_end(doorway: &Doorway, ended: Result<End, tokio::task::JoinError>) {
+    let name = match ended {
+        Ok(End::Closed) => "disconnected",
+        Ok(End::Broken) => "broken",
+        Ok(End::Http) => "refused.Http",
+        Ok(End::Refused(refused)) => {
+            tracing::info!(refusal = ?refused.refusal,
+                sentence = crate::worker::output::escape(refused.sentence.as_bytes()),
+                "refused a client");
+            refusal_counter(refused.refusal)
+        }
+        Err(error) if error.is_panic() => {
+            tracing::error!(%error, "a connection's task panicked; its client is cut off");
+            "panics"
+        }
+        Err(_) => "disconnected",
+    };
+    doorway.core.count(name);
+}
+
+const fn refusal_counter(refusal: clutch_protocol::message::Refusal) -> &'static str {
+    use clutch_protocol::message::Refusal;
+    match refusal {
+        Refusal::Version => "refused.Version",
+        Refusal::Role => "refused.Role",
+        Refusal::Protocol => "refused.Protocol",
+        Refusal::Overloaded => "refused.Overloaded",
+        Refusal::TooSlow => "refused.TooSlow",
+        Refusal::User => "refused.User",
+        Refusal::ShuttingDown => "refused.ShuttingDown",
+    }
+}

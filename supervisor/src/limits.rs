@@ -1,0 +1,57 @@
+//! Bounds of the daemon that no configuration changes, each with its reason. Bounds of the wire are
+//! in `clutch_protocol::limits`, bounds an operator may change in `config`.
+
+use std::time::Duration;
+
+/// How long a client may take from connecting to a complete hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a frame may take from its first byte to its last, before the allowance for its length.
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The slowest a long frame may come in. A local socket moves gigabytes a second; even a stopped
+/// and continued client makes this.
+pub const FRAME_BYTES_PER_SEC_MIN: u64 = 1 << 20;
+
+/// How long a client may leave its answers unread before it is dropped.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that have not said hello yet. More than any real burst (1000 clients at once), and
+/// at 4 KiB each far from any memory that matters.
+pub const STRANGERS_MAX: usize = 1024;
+
+/// Bytes that may wait for one client to read them, beyond one frame.
+pub const CLIENT_OUTBOX_BYTES_MAX: usize = 64 << 20;
+
+/// When this many bytes wait for a client, nothing new is read from it until it has read them.
+pub const CLIENT_OUTBOX_BYTES_HIGH: usize = 1 << 20;
+
+/// Frames at least this long take their bytes from the daemon's memory budget before they are
+/// received. Shorter ones are bounded by the queue's length.
+pub const BUDGETED_BYTES_MIN: u32 = 64 << 10;
+
+/// Bytes that may wait for a guardian or a control socket: a few tiny frames.
+pub const SIDE_OUTBOX_BYTES_MAX: usize = 4 << 20;
+
+/// The longest line of a worker's output that is kept as one; longer ones are cut into pieces.
+pub const OUTPUT_LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Lines of a worker's output that are logged in a burst, and per second after it. What exceeds
+/// this is counted and left out, so that a chatty function cannot fill a disk or slow the daemon.
+pub const OUTPUT_LINES_BURST: u32 = 1_000;
+
+/// Lines per second after the burst.
+pub const OUTPUT_LINES_PER_SEC: u32 = 200;
+
+/// Bytes of a worker's last standard error that go into its death certificate.
+pub const STDERR_TAIL_BYTES_MAX: usize = 8 << 10;
+
+/// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.
+pub const SPAWNER_ORDERS_MAX: usize = 4_096;
+
+/// How long the whole daemon may take to kill everything after a second signal or a failed start.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pings and status requests do not queue, so they need no bound of their own; a client's calls in
+/// flight are bounded by `daemon.in_flight`, whatever it asks for.
+pub const IN_FLIGHT_MAX: u32 = 1 << 20;

@@ -1,0 +1,121 @@
+//! A private supervisor inside this process: the same data plane as the daemon's, on a thread of
+//! its own, with no socket file and nothing left behind. This is what `--local` uses.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc as sync_mpsc;
+use std::thread::JoinHandle;
+
+use clutch_protocol::message::Stop;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::engine::{Door, Engine, run_on_this_thread};
+use crate::package;
+use crate::prepare::{self, ServeError};
+use crate::worker::spawner::Guardian;
+
+/// Connections that may wait to be taken over; they are made by this process alone.
+const HANDED_MAX: usize = 64;
+
+/// A running private supervisor. Dropping it stops it at once and waits for its end.
+#[derive(Debug)]
+pub struct Local {
+    streams: mpsc::Sender<UnixStream>,
+    stop: Option<oneshot::Sender<Stop>>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Local {
+    /// Starts a private supervisor. Its workers' files are in a temporary directory that goes with
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When an interpreter cannot be used or a first worker does not become ready.
+    pub fn start(config: Config, guardian: Guardian) -> Result<Local, ServeError> {
+        let (streams, handed) = mpsc::channel(HANDED_MAX);
+        let (stop, stopped) = oneshot::channel();
+        let (up, is_up) = sync_mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("clutch-local".into())
+            .spawn(move || run(&config, guardian, handed, stopped, &up))
+            .map_err(|source| ServeError::System { doing: "start a thread", source })?;
+        let mut local = Local { streams, stop: Some(stop), thread: Some(thread) };
+        match is_up.recv() {
+            Ok(()) => Ok(local),
+            // The sender went with its thread, whose result says why.
+            Err(_) => match local.join() {
+                Err(error) => Err(error),
+                Ok(()) => Err(ServeError::Interrupted),
+            },
+        }
+    }
+
+    /// A new connection to it.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no sockets left, or the supervisor has ended.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.streams
+            .try_send(theirs)
+            .map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        Ok(ours)
+    }
+
+    /// Stops it, and waits until no process of it is left: with `now`, running calls are killed;
+    /// without, they may finish within the grace.
+    pub fn stop(mut self, now: bool) {
+        self.finish(if now { Stop::Now } else { Stop::Graceful });
+    }
+
+    fn finish(&mut self, how: Stop) {
+        if let Some(stop) = self.stop.take() {
+            // It may have ended by itself, which is as good.
+            let _ = stop.send(how);
+        }
+        if let Err(error) = self.join() {
+            tracing::error!(%error, "the private supervisor failed");
+        }
+    }
+
+    fn join(&mut self) -> Result<(), ServeError> {
+        match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or(Ok(())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.finish(Stop::Now);
+    }
+}
+
+fn run(
+    config: &Config,
+    guardian: Guardian,
+    handed: mpsc::Receiver<UnixStream>,
+    stopped: oneshot::Receiver<Stop>,
+    up: &sync_mpsc::SyncSender<()>,
+) -> Result<(), ServeError> {
+    let (package, _directory) = package::unpack_temporary()?;
+    let pools = prepare::pools(config, &package.boot)?;
+    run_on_this_thread(async move {
+        let mut engine = Engine::start(config, pools, guardian, String::new())?;
+        let mut door = Door::handed(handed);
+        if let Err(error) = engine.first_starts().await {
+            engine.stop(Stop::Now, &mut door, std::future::pending()).await;
+            return Err(error);
+        }
+        let _ = up.send(());
+        // A dropped sender means that the owner is gone.
+        let until = async { stopped.await.unwrap_or(Stop::Now) };
+        let how = engine.serve(&mut door, until).await;
+        engine.stop(how, &mut door, std::future::pending()).await;
+        Ok(())
+    })?
+}

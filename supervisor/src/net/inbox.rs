@@ -1,0 +1,186 @@
+//! The way in of a connection: receives what is there and cuts frames out of it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use clutch_protocol::frame::{Decoder, Step};
+use clutch_protocol::{Frame, FrameError, Header};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::sys;
+
+/// Room for one receive. A local socket's own buffer is 208 KiB by default, so a few receives empty
+/// it; small frames share one buffer.
+const RECEIVE_BYTES: usize = 64 << 10;
+
+/// How much is taken in one turn before others get theirs.
+const TURN_BYTES: usize = 512 << 10;
+
+/// Why nothing more comes in.
+#[derive(Debug, Error)]
+pub enum InboxError {
+    /// The bytes are no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Descriptors came where none may.
+    #[error("file descriptors were sent, and this version takes none")]
+    Descriptors,
+    /// The socket failed.
+    #[error("the socket failed: {0}")]
+    Socket(io::Error),
+}
+
+/// What a turn of receiving ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pumped {
+    /// Nothing more is there now.
+    Empty,
+    /// The turn is over, but there may be more.
+    More,
+    /// The peer will send nothing more.
+    End,
+}
+
+/// The way in of one connection.
+#[derive(Debug)]
+pub struct Inbox {
+    stream: Rc<UnixStream>,
+    buffer: BytesMut,
+    decoder: Decoder,
+}
+
+impl Inbox {
+    /// An inbox that judges frames by `decoder`.
+    pub fn new(stream: Rc<UnixStream>, decoder: Decoder) -> Inbox {
+        Inbox { stream, buffer: BytesMut::new(), decoder }
+    }
+
+    /// Judges the frames that follow by another decoder. Only between frames.
+    pub fn set_decoder(&mut self, decoder: Decoder) {
+        assert!(self.decoder.pending().is_none(), "a frame is judged by one decoder");
+        self.decoder = decoder;
+    }
+
+    /// The header of a frame that has come in part.
+    pub fn pending(&self) -> Option<&Header> {
+        self.decoder.pending()
+    }
+
+    /// Bytes of a frame that has come in part.
+    pub fn partial_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The next frame that has been received whole.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are no frame.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, InboxError> {
+        if self.buffer.is_empty() {
+            return Ok(None);
+        }
+        match self.decoder.step(&mut self.buffer)? {
+            Step::Frame(frame) => Ok(Some(frame)),
+            Step::Need(_) => Ok(None),
+        }
+    }
+
+    /// Receives once, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When the socket fails or brings descriptors.
+    pub fn receive(&mut self) -> Result<Pumped, InboxError> {
+        self.make_room();
+        let (stream, buffer) = (&self.stream, &mut self.buffer);
+        let room = buffer.capacity() - buffer.len();
+        let mut outcome = Ok(Pumped::Empty);
+        // The closure says "would block" after a short read as well: a stream socket that gave less
+        // than there was room for is empty, and saying so saves the call that would find out.
+        let _ = stream.try_io(Interest::READABLE, || match sys::receive(stream.as_fd(), buffer) {
+            Ok(got) if got.descriptors => {
+                outcome = Err(InboxError::Descriptors);
+                Ok(())
+            }
+            Ok(got) if got.bytes == 0 => {
+                outcome = Ok(Pumped::End);
+                Ok(())
+            }
+            Ok(got) => {
+                outcome = Ok(Pumped::More);
+                if got.bytes < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                outcome = Ok(Pumped::More);
+                Ok(())
+            }
+            Err(error) => {
+                outcome = Err(InboxError::Socket(error));
+                Ok(())
+            }
+        });
+        outcome
+    }
+
+    /// Receives until nothing is there or the turn is over, handing every frame to `take`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::receive`] and [`Inbox::next_frame`]; the frames before the fault were handed on.
+    pub fn pump(&mut self, mut take: impl FnMut(Frame)) -> Result<Pumped, InboxError> {
+        let mut turn = 0;
+        loop {
+            while let Some(frame) = self.next_frame()? {
+                take(frame);
+            }
+            if turn >= TURN_BYTES {
+                return Ok(Pumped::More);
+            }
+            let before = self.buffer.len();
+            match self.receive()? {
+                Pumped::More => turn += (self.buffer.len() - before).max(1),
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// Takes everything that has been sent, without regard for turns or for what the runtime knows:
+    /// the last words of a peer that is dead already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inbox::pump`].
+    pub fn drain(&mut self, mut take: impl FnMut(Frame)) -> Result<(), InboxError> {
+        loop {
+            while let Some(frame) = self.next_frame()? {
+                take(frame);
+            }
+            self.make_room();
+            match sys::receive(self.stream.as_fd(), &mut self.buffer) {
+                Ok(got) if got.descriptors => return Err(InboxError::Descriptors),
+                Ok(got) if got.bytes == 0 => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(InboxError::Socket(error)),
+            }
+        }
+    }
+
+    /// Room for what the pending frame still needs, but never much more than has been received: a
+    /// length that was only claimed must not cost memory.
+    fn make_room(&mut self) {
+        let missing = self.decoder.pending().map_or(0, |h| h.frame_bytes() - self.buffer.len());
+        let grown = self.buffer.len().max(RECEIVE_BYTES);
+        let wanted = missing.clamp(RECEIVE_BYTES, grown);
+        if self.buffer.capacity() - self.buffer.len() < RECEIVE_BYTES / 2 {
+            self.buffer.reserve(wanted);
+        }
+    }
+}

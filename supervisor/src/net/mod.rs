@@ -1,0 +1,16 @@
+//! Connections as the data plane uses them: a way out that never waits, a way in that never copies.
+//!
+//! Both ends of a connection live on one thread, so both are plain cells. A write is tried at once
+//! by whoever has something to say; only what a full socket leaves over goes to the connection's
+//! flusher task. A read takes what is there, cuts frames out of it, and hands them on by a plain
+//! function call.
+//!
+//! - [`outbox`]: the way out.
+//! - [`inbox`]: the way in.
+
+pub mod outbox;
+
+pub mod inbox;
+
+pub use inbox::{Inbox, InboxError, Pumped};
+pub use outbox::{Outbox, OutboxError};

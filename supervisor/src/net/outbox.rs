@@ -1,0 +1,206 @@
+//! The way out of a connection: written at once if the socket takes it, queued within a limit if
+//! not. Never waits; leaves closing to whoever owns the connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes};
+use nix::sys::socket::{MsgFlags, sendmsg};
+use thiserror::Error;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::Notify;
+
+/// Parts handed to the kernel in one call: two per frame, so this many is half as many frames.
+const PARTS_MAX: usize = 64;
+
+/// Why something could not be sent.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum OutboxError {
+    /// The peer does not read, and what waits for it has reached the limit.
+    #[error("{waiting} bytes wait for a peer that does not read, at most {limit} may")]
+    Full {
+        /// Bytes that wait.
+        waiting: usize,
+        /// Bytes that may wait.
+        limit: usize,
+    },
+    /// The connection is gone.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+/// The way out of one connection.
+#[derive(Debug)]
+pub struct Outbox {
+    stream: Rc<UnixStream>,
+    waiting: RefCell<VecDeque<Bytes>>,
+    waiting_bytes: Cell<usize>,
+    limit_bytes: usize,
+    closed: Cell<bool>,
+    /// Bytes that have left since the beginning: how a stall is told from slowness.
+    sent_bytes: Cell<u64>,
+    blocked: Notify,
+    drained: Notify,
+}
+
+impl Outbox {
+    /// An outbox that lets `limit_bytes` wait.
+    pub fn new(stream: Rc<UnixStream>, limit_bytes: usize) -> Outbox {
+        Outbox {
+            stream,
+            waiting: RefCell::default(),
+            waiting_bytes: Cell::new(0),
+            limit_bytes,
+            closed: Cell::new(false),
+            sent_bytes: Cell::new(0),
+            blocked: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
+    /// Bytes that wait for the peer to read.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.get()
+    }
+
+    /// Bytes the peer's socket has taken so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+
+    /// Room left before [`OutboxError::Full`].
+    pub fn room(&self) -> usize {
+        self.limit_bytes.saturating_sub(self.waiting_bytes.get())
+    }
+
+    /// Sends a frame: header and meta in `head`, then `payload`. One frame always fits an empty
+    /// outbox, however long it is.
+    ///
+    /// # Errors
+    ///
+    /// When the peer is gone or reads too slowly; nothing of the frame is sent then.
+    pub fn send(&self, head: &[u8], payload: &Bytes) -> Result<(), OutboxError> {
+        if self.closed.get() {
+            return Err(OutboxError::Closed);
+        }
+        let total = head.len() + payload.len();
+        let waiting = self.waiting_bytes.get();
+        if waiting > 0 {
+            if waiting + total > self.limit_bytes {
+                return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
+            }
+            self.keep(Bytes::copy_from_slice(head));
+            self.keep(payload.clone());
+            return Ok(());
+        }
+        let sent = match self.write(&[IoSlice::new(head), IoSlice::new(payload)]) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.close();
+                return Err(OutboxError::Closed);
+            }
+        };
+        if sent < total {
+            if let Some(rest) = head.get(sent..) {
+                self.keep(Bytes::copy_from_slice(rest));
+            }
+            self.keep(payload.slice(sent.saturating_sub(head.len())..));
+            self.blocked.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether nothing can be sent any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Drops what waits and refuses everything from now on.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.waiting.borrow_mut().clear();
+        self.waiting_bytes.set(0);
+        self.blocked.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// Resolves when nothing waits any more; at once if nothing does.
+    pub async fn drained(&self) {
+        loop {
+            let notified = self.drained.notified();
+            if self.waiting_bytes.get() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Sends what a full socket left over, for as long as the connection lives. The connection's
+    /// owner runs this as a task and ends it.
+    pub async fn flush_forever(&self) {
+        while !self.closed.get() {
+            if self.waiting_bytes.get() == 0 {
+                self.blocked.notified().await;
+                continue;
+            }
+            if self.stream.async_io(Interest::WRITABLE, || self.write_waiting()).await.is_err() {
+                self.close();
+            }
+            if self.waiting_bytes.get() == 0 {
+                self.drained.notify_waiters();
+            }
+        }
+    }
+
+    fn keep(&self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.waiting_bytes.set(self.waiting_bytes.get() + bytes.len());
+            self.waiting.borrow_mut().push_back(bytes);
+        }
+    }
+
+    fn write_waiting(&self) -> io::Result<()> {
+        let sent = {
+            let waiting = self.waiting.borrow();
+            let parts: Vec<_> = waiting.iter().take(PARTS_MAX).map(|b| IoSlice::new(b)).collect();
+            if parts.is_empty() {
+                return Ok(());
+            }
+            self.write(&parts)?
+        };
+        self.waiting_bytes.set(self.waiting_bytes.get() - sent);
+        let mut left = sent;
+        let mut waiting = self.waiting.borrow_mut();
+        while left > 0 {
+            let front = waiting.front_mut().expect("what was sent was waiting");
+            if front.len() > left {
+                front.advance(left);
+                return Ok(());
+            }
+            left -= front.len();
+            waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// One system call, past the runtime's own idea of readiness: a socket is nearly always
+    /// writable, and asking it is cheaper than asking about it.
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.stream.as_raw_fd(), parts, &[], flags, None) {
+                Ok(sent) => {
+                    self.sent_bytes.set(self.sent_bytes.get() + sent as u64);
+                    return Ok(sent);
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,780 @@
+//! The Python side of a worker: carried in the binary, unpacked to where Python can import it.
+//!
+//! The folder's name holds the version and a hash of the contents, so versions live side by side
+//! and an upgrade never changes the files of a running worker. What is found there is not trusted:
+//! each file is compared, and a folder that is incomplete or changed is replaced as a whole. A
+//! folder that somebody else owns, or could exchange, is refused, since its code would be run.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+use thiserror::Error;
+
+/// The script that a worker starts with, relative to the folder.
+const BOOT: &str = "boot.py";
+
+/// Names one file of the package twice: where it goes, and its contents.
+macro_rules! files {
+    ($($path:literal),+ $(,)?) => {
+        &[$(($path, include_str!(concat!("../../py-worker/src/", $path)))),+]
+    };
+}
+
+/// Every file of the package, sorted. A test compares the list with the folder.
+const FILES: &[(&str, &str)] = files![
+    "boot.py",
+    "clutch/__init__.py",
+    "clutch/_call.py",
+    "clutch/_control.py",
+    "clutch/_convert.py",
+    "clutch/_errors.py",
+    "clutch/_frames.py",
+    "clutch/_json_codec.py",
+    "clutch/_limits.py",
+    "clutch/_missing.py",
+    "clutch/_nesting.py",
+    "clutch/_plain.py",
+    "clutch/_pristine.py",
+    "clutch/_receive.py",
+    "clutch/_stdio.py",
+];
+
+/// What a folder is called while it is written or thrown away.
+const SCRATCH_PREFIX: &str = ".unpack-";
+
+/// Scratch folders older than this were left by a daemon that was killed.
+const SCRATCH_AGE_MAX: Duration = Duration::from_secs(3600);
+
+/// Daemons that start at once may get in one another's way; each round, at least one is done.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// The mode of folders, and of files.
+const FOLDER_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Permission bits that let somebody else write.
+const OTHERS_WRITE: u32 = 0o022;
+const WORLD_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// Where Python compiles to; it may come and go.
+const CACHE: &str = "__pycache__";
+
+/// The unpacked package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// The folder that holds the package.
+    pub directory: PathBuf,
+    /// The script that a worker starts with.
+    pub boot: PathBuf,
+}
+
+/// Why the package cannot be unpacked; each says what to do.
+#[derive(Debug, Error)]
+pub enum PackageError {
+    /// There is no home to keep it in.
+    #[error(
+        "there is nowhere to keep the worker's files: set HOME or XDG_STATE_HOME to an \
+             absolute path"
+    )]
+    NoHome,
+    /// The state directory is not absolute.
+    #[error("the state directory {} is not absolute: write it in full", .0.display())]
+    Relative(PathBuf),
+    /// It is a link, which could lead anywhere.
+    #[error("{} is a symbolic link and not followed: remove it, or name its target directly",
+            .0.display())]
+    Link(PathBuf),
+    /// It is no directory.
+    #[error("{} is not a directory: remove it", .0.display())]
+    NotDirectory(PathBuf),
+    /// Somebody else owns it.
+    #[error("{} belongs to the user with id {owner}, not to {user}, and could be changed by \
+             them: remove it, or set XDG_STATE_HOME to a directory of your own", path.display())]
+    ForeignOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who runs this.
+        user: u32,
+    },
+    /// Others may write to it.
+    #[error("others may write to {} (mode {mode:03o}): run `chmod go-w` on it, or set \
+             XDG_STATE_HOME to a directory of your own", path.display())]
+    WritableByOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Others kept replacing it.
+    #[error("{} keeps being changed by somebody else: stop other daemons, and try again",
+            .0.display())]
+    Contended(PathBuf),
+}
+
+/// Where the daemon keeps what outlives it: `$XDG_STATE_HOME/clutch`, else `~/.local/state/clutch`,
+/// else (for root without a home) `/var/lib/clutch`.
+///
+/// # Errors
+///
+/// When there is no home.
+pub fn state_dir() -> Result<PathBuf, PackageError> {
+    let variable = |name| std::env::var_os(name);
+    state_dir_from(
+        variable("XDG_STATE_HOME"),
+        variable("HOME"),
+        geteuid().is_root(),
+    )
+}
+
+/// Unpacks the package below the state directory, unless it is there already, whole and unchanged.
+///
+/// # Errors
+///
+/// When the state directory cannot be trusted or written to.
+pub fn unpack_to_state(state_dir: &Path) -> Result<Package, PackageError> {
+    secure_state_dir(state_dir)?;
+    sweep(state_dir);
+    let directory = state_dir.join(folder_name());
+    for _ in 0..ATTEMPTS_MAX {
+        match inspect(&directory)? {
+            Finding::Good => return Ok(Package::at(directory)),
+            Finding::Missing => install(state_dir, &directory)?,
+            Finding::Bad => discard(state_dir, &directory)?,
+        }
+    }
+    Err(PackageError::Contended(directory))
+}
+
+/// Unpacks the package to a temporary directory, which is removed when it is dropped.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn unpack_temporary() -> Result<(Package, TempDir), PackageError> {
+    let parent = std::env::temp_dir();
+    let directory = scratch(&parent, "clutch-")?;
+    write_files(directory.path())?;
+    Ok((Package::at(directory.path().to_owned()), directory))
+}
+
+impl Package {
+    fn at(directory: PathBuf) -> Self {
+        let boot = directory.join(BOOT);
+        Self { directory, boot }
+    }
+}
+
+/// `py-0.1.0-` and a hash of all names and contents.
+fn folder_name() -> String {
+    // FNV-1a, 64 bits. It only tells versions apart: what is found is compared byte by byte.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for (path, text) in FILES {
+        // Lengths keep names and contents from running into one another.
+        for part in [path.as_bytes(), text.as_bytes()] {
+            for byte in (part.len() as u64).to_le_bytes().iter().chain(part) {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+    }
+    format!("py-{}-{hash:016x}", env!("CARGO_PKG_VERSION"))
+}
+
+fn state_dir_from(
+    state_home: Option<OsString>,
+    home: Option<OsString>,
+    root: bool,
+) -> Result<PathBuf, PackageError> {
+    // The XDG specification: a relative path is to be ignored.
+    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|p| p.is_absolute());
+    if let Some(state_home) = absolute(state_home) {
+        return Ok(state_home.join("clutch"));
+    }
+    match absolute(home) {
+        Some(home) => Ok(home.join(".local/state/clutch")),
+        None if root => Ok("/var/lib/clutch".into()),
+        None => Err(PackageError::NoHome),
+    }
+}
+
+/// Makes the state directory if there is none, and refuses one that somebody else could change.
+/// After this, nobody but this user (and root) can put anything below it.
+fn secure_state_dir(path: &Path) -> Result<(), PackageError> {
+    if !path.is_absolute() {
+        return Err(PackageError::Relative(path.to_owned()));
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(FOLDER_MODE)
+        .create(path)
+        .or_else(|error| match fs::symlink_metadata(path) {
+            // Something is there that is no directory: it is named below.
+            Ok(_) => Ok(()),
+            Err(_) => Err(error),
+        })
+        .map_err(failed("make", path))?;
+    let metadata = open_folder(path)?
+        .metadata()
+        .map_err(failed("look at", path))?;
+    check_owner(path, metadata.uid())?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS_WRITE != 0 {
+        let path = path.to_owned();
+        return Err(PackageError::WritableByOthers { path, mode });
+    }
+    for parent in path.ancestors().skip(1) {
+        // Whoever may write to a parent may exchange the directory, unless it is like /tmp.
+        let mode = fs::metadata(parent)
+            .map_err(failed("look at", parent))?
+            .mode()
+            & 0o7777;
+        if mode & WORLD_WRITE != 0 && mode & STICKY == 0 {
+            let path = parent.to_owned();
+            return Err(PackageError::WritableByOthers { path, mode });
+        }
+    }
+    Ok(())
+}
+
+/// Opens a directory, but no link to one.
+fn open_folder(path: &Path) -> Result<File, PackageError> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    opened.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
+        // With both flags Linux says ENOTDIR of a link as well.
+        Some(Errno::ELOOP | Errno::ENOTDIR) if path.is_symlink() => {
+            PackageError::Link(path.to_owned())
+        }
+        Some(Errno::ENOTDIR) => PackageError::NotDirectory(path.to_owned()),
+        _ => failed("open", path)(source),
+    })
+}
+
+fn check_owner(path: &Path, owner: u32) -> Result<(), PackageError> {
+    let user = geteuid().as_raw();
+    if owner == user {
+        return Ok(());
+    }
+    Err(PackageError::ForeignOwner {
+        path: path.to_owned(),
+        owner,
+        user,
+    })
+}
+
+/// What is where the package belongs.
+enum Finding {
+    Good,
+    Missing,
+    /// Half-written, changed, or not as private as it was made.
+    Bad,
+}
+
+fn inspect(directory: &Path) -> Result<Finding, PackageError> {
+    let folder = match open_folder(directory) {
+        Ok(folder) => folder,
+        Err(PackageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(Finding::Missing);
+        }
+        Err(error) => return Err(error),
+    };
+    let metadata = folder.metadata().map_err(failed("look at", directory))?;
+    check_owner(directory, metadata.uid())?;
+    if metadata.mode() & 0o7777 != FOLDER_MODE {
+        return Ok(Finding::Bad);
+    }
+    let whole = FILES
+        .iter()
+        .all(|(path, text)| is_same(&directory.join(path), text));
+    Ok(if whole && has_no_more(directory) {
+        Finding::Good
+    } else {
+        Finding::Bad
+    })
+}
+
+/// Whether a file is ours alone and has just these contents.
+fn is_same(path: &Path, text: &str) -> bool {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let Ok(file) = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+    else {
+        return false;
+    };
+    let Ok(metadata) = file.metadata() else {
+        return false;
+    };
+    if !metadata.is_file() || !is_private(&metadata) || metadata.len() != text.len() as u64 {
+        return false;
+    }
+    let mut found = Vec::with_capacity(text.len());
+    file.take(text.len() as u64 + 1)
+        .read_to_end(&mut found)
+        .is_ok()
+        && found == text.as_bytes()
+}
+
+fn is_private(metadata: &fs::Metadata) -> bool {
+    metadata.uid() == geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0
+}
+
+/// Whether there is nothing but the package and what Python has compiled of it. A file that was
+/// planted beside the package could be imported in place of another.
+fn has_no_more(directory: &Path) -> bool {
+    folders().iter().all(|folder| {
+        let at = directory.join(folder);
+        let private = |path: &Path| {
+            fs::symlink_metadata(path).is_ok_and(|metadata| {
+                is_private(&metadata) && (metadata.is_dir() || metadata.is_file())
+            })
+        };
+        let expected = |name: &OsStr| {
+            let path = Path::new(folder).join(name);
+            path.to_str().is_some_and(|path| {
+                folders().contains(path) || FILES.iter().any(|(file, _)| *file == path)
+            })
+        };
+        private(&at)
+            && entries(&at).is_some_and(|names| {
+                names.iter().all(|name| {
+                    let path = at.join(name);
+                    let cache = name == CACHE && private(&path);
+                    expected(name)
+                        || (cache
+                            && entries(&path).is_some_and(|compiled| {
+                                compiled.iter().all(|name| private(&path.join(name)))
+                            }))
+                })
+            })
+    })
+}
+
+fn entries(folder: &Path) -> Option<Vec<OsString>> {
+    fs::read_dir(folder)
+        .ok()?
+        .map(|entry| Some(entry.ok()?.file_name()))
+        .collect()
+}
+
+/// The folders of the package, the outermost (an empty path) first.
+fn folders() -> BTreeSet<&'static str> {
+    let parents = |(path, _): &(&'static str, &str)| Path::new(*path).ancestors().skip(1);
+    FILES
+        .iter()
+        .flat_map(parents)
+        .filter_map(Path::to_str)
+        .collect()
+}
+
+/// Writes the package beside its place and moves it there, so that it is whole or not there. If
+/// another daemon was faster, the next look will tell.
+fn install(state_dir: &Path, directory: &Path) -> Result<(), PackageError> {
+    let fresh = scratch(state_dir, SCRATCH_PREFIX)?;
+    write_files(fresh.path())?;
+    match fs::rename(fresh.path(), directory) {
+        Ok(()) => {
+            // It is not there any more, so there is nothing to remove.
+            let _: PathBuf = fresh.keep();
+            Ok(())
+        }
+        Err(error) if is_occupied(&error) => Ok(()),
+        Err(error) => Err(failed("move the worker's files to", directory)(error)),
+    }
+}
+
+/// Moves what is there out of the way, and removes it as far as that is possible.
+fn discard(state_dir: &Path, directory: &Path) -> Result<(), PackageError> {
+    let away = scratch(state_dir, SCRATCH_PREFIX)?;
+    match fs::rename(directory, away.path().join("old")) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("move away the changed", directory)(error)),
+    }
+}
+
+fn is_occupied(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::DirectoryNotEmpty
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory
+    )
+}
+
+fn scratch(parent: &Path, prefix: &str) -> Result<TempDir, PackageError> {
+    tempfile::Builder::new()
+        .prefix(prefix)
+        .permissions(Permissions::from_mode(FOLDER_MODE))
+        .tempdir_in(parent)
+        .map_err(failed("make a directory in", parent))
+}
+
+/// Writes every file into a folder that is new and ours.
+fn write_files(into: &Path) -> Result<(), PackageError> {
+    for folder in folders() {
+        let path = into.join(folder);
+        if !folder.is_empty() {
+            DirBuilder::new()
+                .mode(FOLDER_MODE)
+                .create(&path)
+                .map_err(failed("make", &path))?;
+        }
+        // Whatever the umask took away.
+        fs::set_permissions(&path, Permissions::from_mode(FOLDER_MODE))
+            .map_err(failed("set the mode of", &path))?;
+    }
+    for (name, text) in FILES {
+        let path = into.join(name);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)
+            .map_err(failed("make", &path))?;
+        file.set_permissions(Permissions::from_mode(FILE_MODE))
+            .map_err(failed("set the mode of", &path))?;
+        file.write_all(text.as_bytes())
+            .map_err(failed("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Removes what killed daemons left. A failure is none of this start's business.
+fn sweep(state_dir: &Path) {
+    for name in entries(state_dir).unwrap_or_default() {
+        let path = state_dir.join(&name);
+        let scratch = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(SCRATCH_PREFIX));
+        if scratch && is_old(&path) {
+            let _: io::Result<()> = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    let age = modified
+        .ok()
+        .and_then(|then| SystemTime::now().duration_since(then).ok());
+    age.is_some_and(|age| age > SCRATCH_AGE_MAX)
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PackageError {
+    let path = path.to_owned();
+    move |source| PackageError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use super::*;
+
+    /// A directory that is only ours, whatever the umask.
+    fn state() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let state = directory.path().join("clutch");
+        (directory, state)
+    }
+
+    fn unpacked(state: &Path) -> Package {
+        let package = unpack_to_state(state).expect("a package");
+        let good = matches!(inspect(&package.directory), Ok(Finding::Good));
+        assert!(good, "{package:?}");
+        assert_eq!(
+            vec![OsString::from(folder_name())],
+            entries(state).expect("entries")
+        );
+        package
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).expect("it is there").mode() & 0o7777
+    }
+
+    #[test]
+    fn the_list_is_the_folder() {
+        fn walk(at: &Path, root: &Path, found: &mut Vec<String>) {
+            for name in entries(at).expect("the folder") {
+                let path = at.join(name);
+                if path.is_dir() {
+                    walk(&path, root, found);
+                } else if path.extension() == Some(OsStr::new("py")) {
+                    let relative = path.strip_prefix(root).expect("below the root");
+                    found.push(relative.to_str().expect("UTF-8").to_owned());
+                }
+            }
+        }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../py-worker/src");
+        let mut found = Vec::new();
+        walk(&root, &root, &mut found);
+        found.sort();
+        let listed: Vec<&str> = FILES.iter().map(|(path, _)| *path).collect();
+        assert_eq!(found, listed);
+        assert!(listed.contains(&BOOT));
+    }
+
+    #[test]
+    fn it_is_unpacked_once_and_only_for_us_f162() {
+        let (_guard, state) = state();
+        let package = unpacked(&state);
+        assert_eq!(FOLDER_MODE, mode(&state));
+        assert_eq!(FOLDER_MODE, mode(&package.directory));
+        assert_eq!(FILE_MODE, mode(&package.boot));
+        let before = fs::metadata(&package.boot).expect("its metadata");
+        assert_eq!(package, unpacked(&state));
+        let after = fs::metadata(&package.boot).expect("its metadata");
+        assert_eq!(before.ino(), after.ino(), "it is not written again");
+    }
+
+    #[test]
+    fn what_python_compiles_does_not_count_as_a_change() {
+        let (_guard, state) = state();
+        let package = unpacked(&state);
+        let before = fs::metadata(&package.boot).expect("its metadata").ino();
+        let cache = package.directory.join("clutch").join(CACHE);
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .create(&cache)
+            .expect("a cache");
+        fs::write(cache.join("x.cpython-312.pyc"), "x").expect("a compiled file");
+        fs::set_permissions(
+            cache.join("x.cpython-312.pyc"),
+            Permissions::from_mode(FILE_MODE),
+        )
+        .expect("its mode");
+        unpacked(&state);
+        assert_eq!(
+            before,
+            fs::metadata(&package.boot).expect("its metadata").ino()
+        );
+    }
+
+    #[test]
+    fn what_was_changed_or_half_written_is_replaced() {
+        let changes: [(&str, fn(&Package)); 9] = [
+            ("changed", |package| {
+                fs::write(&package.boot, "import evil").expect("written")
+            }),
+            ("shortened", |package| {
+                fs::write(&package.boot, "").expect("written")
+            }),
+            ("removed", |package| {
+                fs::remove_file(&package.boot).expect("removed")
+            }),
+            ("emptied", |package| {
+                fs::remove_dir_all(package.directory.join("clutch")).expect("removed");
+            }),
+            ("planted", |package| {
+                fs::write(package.directory.join("socket.py"), "").expect("written");
+            }),
+            ("open folder", |package| {
+                let open = Permissions::from_mode(0o777);
+                fs::set_permissions(&package.directory, open).expect("its mode");
+            }),
+            ("open file", |package| {
+                let open = Permissions::from_mode(0o666);
+                fs::set_permissions(&package.boot, open).expect("its mode");
+            }),
+            ("linked file", |package| {
+                let elsewhere = package
+                    .directory
+                    .parent()
+                    .expect("a parent")
+                    .join("../elsewhere");
+                fs::copy(&package.boot, &elsewhere).expect("copied");
+                fs::remove_file(&package.boot).expect("removed");
+                symlink(&elsewhere, &package.boot).expect("a link");
+            }),
+            ("linked cache", |package| {
+                symlink("/tmp", package.directory.join(CACHE)).expect("a link");
+            }),
+        ];
+        for (what, change) in changes {
+            let (_guard, state) = state();
+            let package = unpacked(&state);
+            change(&package);
+            let bad = matches!(inspect(&package.directory), Ok(Finding::Bad));
+            assert!(bad, "{what}");
+            assert_eq!(package, unpacked(&state), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_could_change_is_refused_f162() {
+        let (guard, state) = state();
+        fs::create_dir(&state).expect("a directory");
+        fs::set_permissions(&state, Permissions::from_mode(0o777)).expect("its mode");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(
+            matches!(error, PackageError::WritableByOthers { mode: 0o777, .. }),
+            "{error}"
+        );
+        fs::set_permissions(&state, Permissions::from_mode(0o700)).expect("its mode");
+        fs::set_permissions(guard.path(), Permissions::from_mode(0o777)).expect("its mode");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(error.to_string().contains("others may write to"), "{error}");
+        assert_eq!(
+            Some(0),
+            entries(&state).map(|names| names.len()),
+            "nothing was written"
+        );
+        fs::set_permissions(guard.path(), Permissions::from_mode(0o1777)).expect("its mode");
+        unpacked(&state);
+    }
+
+    #[test]
+    fn links_are_not_followed_and_their_targets_untouched_f162_f163() {
+        let (guard, state) = state();
+        let target = guard.path().join("target");
+        fs::create_dir(&target).expect("a directory");
+        symlink(&target, &state).expect("a link");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(matches!(error, PackageError::Link(_)), "{error}");
+
+        fs::remove_file(&state).expect("removed");
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .create(&state)
+            .expect("a directory");
+        symlink(&target, state.join(folder_name())).expect("a link");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(matches!(error, PackageError::Link(_)), "{error}");
+        assert_eq!(Some(0), entries(&target).map(|names| names.len()));
+
+        fs::remove_file(state.join(folder_name())).expect("removed");
+        fs::write(state.join(folder_name()), "").expect("a file");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(matches!(error, PackageError::NotDirectory(_)), "{error}");
+        fs::remove_dir_all(&state).expect("removed");
+        fs::write(&state, "").expect("a file");
+        let error = unpack_to_state(&state).unwrap_err();
+        assert!(matches!(error, PackageError::NotDirectory(_)), "{error}");
+        let error = unpack_to_state(Path::new("relative")).unwrap_err();
+        assert!(matches!(error, PackageError::Relative(_)), "{error}");
+    }
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a test that skips says so")]
+    fn what_somebody_else_owns_is_refused_f162() {
+        let (_guard, state) = state();
+        let package = unpacked(&state);
+        for path in [&package.directory, &state] {
+            if chown(path, Some(12_345), None).is_err() {
+                eprintln!("skipped: only root can give a directory away");
+                return;
+            }
+            let error = unpack_to_state(&state).unwrap_err();
+            let foreign = matches!(error, PackageError::ForeignOwner { owner: 12_345, .. });
+            assert!(foreign, "{error}");
+            chown(path, Some(geteuid().as_raw()), None).expect("taken back");
+        }
+        unpacked(&state);
+    }
+
+    #[test]
+    fn many_at_once_all_get_a_whole_one() {
+        let (_guard, state) = state();
+        DirBuilder::new()
+            .mode(FOLDER_MODE)
+            .create(&state)
+            .expect("a directory");
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| unpack_to_state(&state)))
+                .collect();
+            for start in starts {
+                start.join().expect("no panic").expect("a package");
+            }
+        });
+        unpacked(&state);
+    }
+
+    #[test]
+    fn leftovers_of_killed_daemons_are_swept() {
+        let (_guard, state) = state();
+        unpacked(&state);
+        let old = scratch(&state, SCRATCH_PREFIX).expect("a directory").keep();
+        let long_ago = SystemTime::now() - SCRATCH_AGE_MAX * 2;
+        File::open(&old)
+            .and_then(|folder| folder.set_modified(long_ago))
+            .expect("its time");
+        unpacked(&state);
+        let fresh = scratch(&state, SCRATCH_PREFIX).expect("a directory");
+        unpack_to_state(&state).expect("a package");
+        assert!(fresh.path().exists(), "another daemon may be writing it");
+    }
+
+    #[test]
+    fn a_temporary_one_is_whole_and_goes_away() {
+        let (package, directory) = unpack_temporary().expect("a package");
+        assert!(matches!(inspect(&package.directory), Ok(Finding::Good)));
+        assert!(package.boot.starts_with(&package.directory));
+        drop(directory);
+        assert!(!package.directory.exists());
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_environment() {
+        let from = |state_home: Option<&str>, home: Option<&str>, root| {
+            state_dir_from(state_home.map(Into::into), home.map(Into::into), root).ok()
+        };
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(path("/s/clutch"), from(Some("/s"), Some("/h"), false));
+        assert_eq!(
+            path("/h/.local/state/clutch"),
+            from(Some("rel"), Some("/h"), true)
+        );
+        assert_eq!(
+            path("/h/.local/state/clutch"),
+            from(None, Some("/h"), false)
+        );
+        assert_eq!(path("/var/lib/clutch"), from(None, Some(""), true));
+        assert_eq!(None, from(None, None, false));
+    }
+
+    #[test]
+    fn the_name_tells_versions_apart() {
+        let name = folder_name();
+        let hash = name.rsplit('-').next().expect("a hash");
+        assert!(
+            name.starts_with(concat!("py-", env!("CARGO_PKG_VERSION"), "-")),
+            "{name}"
+        );
+        assert!(
+            hash.len() == 16 && hash.bytes().all(|c| c.is_ascii_hexdigit()),
+            "{name}"
+        );
+    }
+}

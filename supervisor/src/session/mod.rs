@@ -1,0 +1,19 @@
+//! A client's connection, from its hello to its end.
+//!
+//! ```text
+//!   accept ─► Stranger ──Hello──► Welcome ──► Client ──EOF──► Leaving ──all answered──► closed
+//!                │ silent, wrong                 │ breaks the protocol, too slow
+//!                └──────────► Refused ◄──────────┘
+//! ```
+//!
+//! - [`peer`]: a client as the dispatcher sees it.
+//! - [`connection`]: the connection's task.
+//! - [`hello`]: who may come in.
+
+pub mod peer;
+
+pub mod connection;
+
+pub mod hello;
+
+pub use peer::Peer;

@@ -1,0 +1,57 @@
+//! A client as the dispatcher sees it: a way to answer, and the calls it is owed.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use tokio::sync::Notify;
+
+use crate::net::{Outbox, OutboxError};
+use crate::pool::CallKey;
+
+/// A connected client.
+#[derive(Debug)]
+pub struct Peer {
+    /// The connection's number, for logs.
+    pub id: u64,
+    /// Where answers go.
+    pub outbox: Outbox,
+    /// The calls it waits for, by its own ids.
+    pub calls: RefCell<HashMap<u64, CallKey>>,
+    /// Tells the session that something it waits for may have changed.
+    pub changed: Notify,
+    lost: Cell<Option<OutboxError>>,
+}
+
+impl Peer {
+    /// A client without calls.
+    pub fn new(id: u64, outbox: Outbox) -> Peer {
+        Peer {
+            id,
+            outbox,
+            calls: RefCell::default(),
+            changed: Notify::new(),
+            lost: Cell::new(None),
+        }
+    }
+
+    /// How many calls it waits for.
+    pub fn in_flight(&self) -> usize {
+        self.calls.borrow().len()
+    }
+
+    /// Sends it a frame. A client that cannot be written to any more is lost; its session sees to
+    /// the rest, so the caller has nothing to do about it.
+    pub fn send(&self, head: &[u8], payload: &bytes::Bytes) {
+        if let Err(error) = self.outbox.send(head, payload)
+            && self.lost.get().is_none()
+        {
+            self.lost.set(Some(error));
+            self.changed.notify_one();
+        }
+    }
+
+    /// Why it cannot be written to any more.
+    pub fn lost(&self) -> Option<OutboxError> {
+        self.lost.get()
+    }
+}

@@ -1,0 +1,88 @@
+//! The raw system calls of this crate, and all of its `unsafe`.
+//!
+//! nix and rustix cover nearly everything; what is left is a receive into memory that has not been
+//! written yet, together with ancillary data, and taking ownership of descriptors the kernel made.
+
+#![expect(unsafe_code, reason = "the one file of this crate that may")]
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use bytes::{BufMut, BytesMut};
+use nix::libc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Room for this many descriptors in one receive. More than any frame may carry, so that a peer
+/// that sends more is found out instead of truncated away.
+const DESCRIPTOR_ROOM: usize = 8;
+
+/// Bytes of ancillary data for them, as `CMSG_SPACE` would say, in words for their alignment.
+const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()).div_ceil(8) + 2;
+
+/// What one receive brought.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Bytes appended to the buffer; 0 is the end of the stream.
+    pub bytes: usize,
+    /// Whether descriptors came along. They are closed already: no peer of this daemon may send
+    /// any in this version of the protocol.
+    pub descriptors: bool,
+}
+
+/// Watches a descriptor that nothing but this program's own kind of end can make readable.
+///
+/// # Errors
+///
+/// When the runtime cannot watch it.
+pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open, stays the same descriptor, and is closed by nobody else, for as
+    // long as the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+        .map_err(|error| error.into_parts().1)
+}
+
+/// Receives into the spare room of `buffer` without waiting. Every connection is read with this
+/// and nothing else: a plain `read` would drop descriptors without anybody being told.
+///
+/// # Errors
+///
+/// What `recvmsg` says; `WouldBlock` when there is nothing.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
+    let spare = buffer.chunk_mut();
+    assert!(spare.len() > 0, "a receive needs room, or its zero would mean the end");
+    let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
+    let mut control = [MaybeUninit::<u64>::uninit(); CONTROL_WORDS];
+    // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the message points at memory that outlives the call, with its true lengths; the
+    // kernel writes at most that much of it.
+    let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let Ok(bytes) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: the kernel has written `bytes` bytes at the start of the spare room.
+    unsafe { buffer.advance_mut(bytes) };
+    let mut descriptors = message.msg_flags & libc::MSG_CTRUNC != 0;
+    // SAFETY: the header was filled in by the kernel, and is walked with the kernel's own macros.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                descriptors = true;
+                let bytes = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
+                let first = libc::CMSG_DATA(header).cast::<RawFd>();
+                for index in 0..bytes / size_of::<RawFd>() {
+                    // Owned for a moment, so that it is closed at once.
+                    drop(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok(Received { bytes, descriptors })
+}

@@ -1,0 +1,77 @@
+//! What a pool's workers are started with: worked out once per pool, before its first start.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use clutch_protocol::message::{Setup, Spawn, WorkerId, version};
+
+use crate::config;
+use crate::interpreter::Interpreter;
+
+/// The recipe for every worker of a pool.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    spawn: Spawn,
+    setup: Setup,
+}
+
+impl Recipe {
+    /// Works out the recipe of `pool`, run by `interpreter`, with the worker package's `boot`
+    /// script and the finished `environment`.
+    pub fn new(
+        pool: &config::Pool,
+        interpreter: &Interpreter,
+        boot: &Path,
+        environment: Vec<(OsString, OsString)>,
+        payload_bytes_max: u32,
+    ) -> Recipe {
+        let program = interpreter.executable.as_os_str();
+        let mut argv = vec![bytes(program)];
+        argv.extend(pool.flags.iter().map(|flag| flag.clone().into_bytes()));
+        argv.extend([bytes(boot.as_os_str()), b"{call}".to_vec(), b"{control}".to_vec()]);
+        let spawn = Spawn {
+            program: bytes(program),
+            argv,
+            environment: environment
+                .into_iter()
+                .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
+                .collect(),
+            directory: bytes(pool.cwd.as_os_str()),
+            grace_ms: millis(pool.limits.grace),
+        };
+        let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
+        let args = pool.args.iter().cloned();
+        let setup = Setup {
+            version: version::MAX,
+            pool: pool.name.clone(),
+            worker: WorkerId { slot: 0, generation: 0 },
+            argv: std::iter::once(argv0).chain(args).map(String::into_bytes).collect(),
+            main: pool.main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
+            path: pool.path.iter().map(|path| bytes(path.as_os_str())).collect(),
+            preload: pool.preload.clone(),
+            payload_bytes_max,
+            // Early enough that the stacks are written before the start is given up.
+            start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
+        };
+        Recipe { spawn, setup }
+    }
+
+    /// What the guardian of a worker is told.
+    pub fn spawn(&self) -> Spawn {
+        self.spawn.clone()
+    }
+
+    /// What a worker is told first.
+    pub fn setup(&self, worker: WorkerId) -> Setup {
+        Setup { worker, ..self.setup.clone() }
+    }
+}
+
+fn bytes(text: &OsStr) -> Vec<u8> {
+    text.as_bytes().to_vec()
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,239 @@
+//! A running worker's sockets and pipes, and the tasks that listen to them. What is heard goes to
+//! the dispatcher by plain function calls; nothing is decided here.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use clutch_protocol::frame::Decoder;
+use clutch_protocol::message::{Signal, Stream, WorkerId};
+use clutch_protocol::wire::{self, Encode};
+use clutch_protocol::{Frame, Header, Kind};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::dispatch::Core;
+use crate::limits::SIDE_OUTBOX_BYTES_MAX;
+use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped};
+use crate::worker::output::Pipe;
+use crate::worker::spawner::{Channels, PoolIndex};
+
+/// How long a guardian's report may come after the end of a worker's sockets.
+const REPORT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A running worker, as the data plane holds it.
+#[derive(Debug)]
+pub struct Link {
+    /// For which pool.
+    pub pool: PoolIndex,
+    /// Which worker.
+    pub worker: WorkerId,
+    /// The guardian's process id.
+    pub guardian: u32,
+    call_stream: Rc<UnixStream>,
+    control_stream: Rc<UnixStream>,
+    report_stream: Rc<UnixStream>,
+    /// Setup, calls and exit go out here.
+    pub call: Outbox,
+    control: Outbox,
+    report: Outbox,
+    call_in: RefCell<Inbox>,
+    stdout: RefCell<Pipe>,
+    stderr: RefCell<Pipe>,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Link {
+    /// Takes a new worker's channels over.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch them.
+    pub fn new(
+        pool: PoolIndex,
+        worker: WorkerId,
+        channels: Channels,
+        payload_bytes_max: u32,
+    ) -> io::Result<Link> {
+        let watch = |stream: std::os::unix::net::UnixStream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream).map(Rc::new)
+        };
+        let (call, control, report) =
+            (watch(channels.call)?, watch(channels.control)?, watch(channels.report)?);
+        // A call's frame is sent only to a free worker, so this waits for one call at most.
+        let one_call = payload_bytes_max as usize + SIDE_OUTBOX_BYTES_MAX;
+        Ok(Link {
+            pool,
+            worker,
+            guardian: channels.guardian,
+            call: Outbox::new(call.clone(), one_call),
+            control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX),
+            report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX),
+            call_in: RefCell::new(Inbox::new(
+                call.clone(),
+                Decoder::with_payload_max(payload_bytes_max),
+            )),
+            stdout: RefCell::new(Pipe::new(channels.stdout)?),
+            stderr: RefCell::new(Pipe::new(channels.stderr)?),
+            pidfd: crate::sys::watch(channels.pidfd)?,
+            call_stream: call,
+            control_stream: control,
+            report_stream: report,
+        })
+    }
+
+    /// Starts listening. The tasks end with `tasks`, which the worker's owner holds.
+    pub fn listen(self: &Rc<Link>, core: &Core, tasks: &mut JoinSet<()>) {
+        tasks.spawn_local(self.clone().listen_to_worker(core.clone()));
+        tasks.spawn_local(self.clone().listen_to_control(core.clone()));
+        tasks.spawn_local(self.clone().listen_to_guardian(core.clone()));
+        tasks.spawn_local(self.clone().await_guardian(core.clone()));
+        tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stdout));
+        tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stderr));
+        let link = self.clone();
+        tasks.spawn_local(async move {
+            tokio::join!(
+                link.call.flush_forever(),
+                link.control.flush_forever(),
+                link.report.flush_forever()
+            );
+        });
+    }
+
+    /// Tells the worker to interrupt a call.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn interrupt(&self, call: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Interrupt, call).encode(), &Default::default())
+    }
+
+    /// Tells the worker to exit by itself.
+    ///
+    /// # Errors
+    ///
+    /// When its call socket is gone or full.
+    pub fn exit(&self) -> Result<(), OutboxError> {
+        self.call.send(&Header::new(Kind::Exit, 0).encode(), &Default::default())
+    }
+
+    /// Tells the guardian what to do to its tree.
+    ///
+    /// # Errors
+    ///
+    /// When the guardian is gone.
+    pub fn signal(&self, signal: Signal) -> Result<(), OutboxError> {
+        self.report.send(&frame_head(Kind::Signal, 0, &signal), &Default::default())
+    }
+
+    /// Kills a guardian that does not obey.
+    pub fn abandon(&self) {
+        // It may have ended by itself just now, which is as good.
+        let _ = rustix::process::pidfd_send_signal(
+            self.pidfd.get_ref().as_fd(),
+            rustix::process::Signal::KILL,
+        );
+    }
+
+    /// Everything the worker has sent and nobody has read yet. A fault in it is the last of a dead
+    /// worker's, so it is left at what came before.
+    pub fn last_words(&self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let _ = self.call_in.borrow_mut().drain(|frame| frames.push(frame));
+        frames
+    }
+
+    /// One of the pipes.
+    pub fn pipe(&self, stream: Stream) -> &RefCell<Pipe> {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+
+    async fn listen_to_worker(self: Rc<Link>, core: Core) {
+        let take = |frame| core.worker_frame(&self, &frame);
+        let end = listen(&self.call_stream, &self.call_in, take).await;
+        self.channel_ended(&core, end).await;
+    }
+
+    /// The control socket brings nothing but pongs; its end means the worker closed it.
+    async fn listen_to_control(self: Rc<Link>, core: Core) {
+        let inbox = RefCell::new(Inbox::new(
+            self.control_stream.clone(),
+            Decoder::with_payload_max(0),
+        ));
+        let end = listen(&self.control_stream, &inbox, |frame| core.control_frame(&self, &frame));
+        let end = end.await;
+        self.channel_ended(&core, end).await;
+    }
+
+    /// The end of a socket is nearly always that of the process, and then the guardian's report is
+    /// on its way and says more. Only a process that lives on has closed its sockets.
+    async fn channel_ended(&self, core: &Core, end: Result<(), InboxError>) {
+        if matches!(end, Ok(()) | Err(InboxError::Socket(_))) {
+            tokio::time::sleep_until(tokio::time::Instant::now() + REPORT_TIMEOUT).await;
+        }
+        core.worker_channel_ended(self, end);
+    }
+
+    async fn listen_to_guardian(self: Rc<Link>, core: Core) {
+        let inbox = RefCell::new(Inbox::new(
+            self.report_stream.clone(),
+            Decoder::with_payload_max(0),
+        ));
+        // Its end needs no answer: the guardian's own end is told by its pidfd.
+        let _ = listen(&self.report_stream, &inbox, |frame| {
+            core.guardian_frame(&self, &frame);
+        })
+        .await;
+    }
+
+    async fn await_guardian(self: Rc<Link>, core: Core) {
+        // The error case cannot be told from the end, and the end is what both come to.
+        let _ = self.pidfd.readable().await;
+        core.guardian_ended(&self);
+    }
+
+    async fn listen_to_pipe(self: Rc<Link>, core: Core, stream: Stream) {
+        let source = self.pipe(stream).borrow().source();
+        while source.readable().await.is_ok() {
+            core.worker_output(&self, stream);
+            if !self.pipe(stream).borrow().is_open() {
+                return;
+            }
+            // A worker that prints without end must not keep others from their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Hands every frame that comes in to `take`, until the peer ends or faults.
+async fn listen(
+    stream: &UnixStream,
+    inbox: &RefCell<Inbox>,
+    mut take: impl FnMut(Frame),
+) -> Result<(), InboxError> {
+    loop {
+        stream.readable().await.map_err(InboxError::Socket)?;
+        let pumped = inbox.borrow_mut().pump(&mut take)?;
+        match pumped {
+            Pumped::Empty => {}
+            Pumped::More => tokio::task::yield_now().await,
+            Pumped::End => return Ok(()),
+        }
+    }
+}
+
+/// A frame without payload: its header and `meta`.
+pub fn frame_head<T: Encode>(kind: Kind, id: u64, meta: &T) -> Vec<u8> {
+    let meta = wire::encode(meta).expect("a meta made here is within its limit");
+    let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
+    let header = Header { meta_bytes, ..Header::new(kind, id) };
+    [&header.encode()[..], &meta].concat()
+}

@@ -1,0 +1,24 @@
+//! One worker: a guardian, a python, and the sockets and pipes between them and the daemon.
+//!
+//! ```text
+//!                      Order::Launch           fork, exec               fork, exec
+//!   data-plane thread ───────────────► spawner ──────────► guardian ───────────────► python
+//!          │  ▲   ▲                                          │   ▲                    │  ▲
+//!          │  │   └── Spawned, Exited, Swept ─── report ─────┘   │ Spawn, Signal      │  │
+//!          │  └────── Ready, Result, Failed ──── call socket ────┼────────────────────┘  │
+//!          └───────── Setup, Run, Exit ───────── call socket ────┼───────────────────────┤
+//!                     Interrupt ──────────────── control socket ─┼───────────────────────┘
+//! ```
+//!
+//! - [`spawner`]: the one thread that starts and reaps guardians.
+//! - [`link`]: a running worker's sockets, pipes and tasks.
+//! - [`output`]: what a worker prints, cut into lines and bounded.
+//! - [`launch`]: what a pool's workers are started with.
+
+pub mod spawner;
+
+pub mod link;
+
+pub mod output;
+
+pub mod launch;

@@ -1,0 +1,273 @@
+//! The one thread that starts guardians, and reaps them.
+//!
+//! It is a thread of its own for two reasons. A guardian's death signal follows the *thread* that
+//! started it, so that thread must live as long as the daemon. And a fork and exec takes about a
+//! millisecond, which the data plane would feel.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{self, IoSlice, PipeReader, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use clutch_protocol::message::{Spawn, WorkerId};
+use clutch_protocol::{Header, Kind, wire};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use thiserror::Error;
+
+use crate::limits::SPAWNER_ORDERS_MAX;
+
+/// How long a guardian may take to read what it is to start. It reads first thing.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long orphans of a lost guardian are chased.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The program that becomes a guardian: the daemon's own binary with a hidden verb.
+#[derive(Clone, Debug)]
+pub struct Guardian {
+    /// The binary.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+}
+
+/// Which pool of the daemon, by place in its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PoolIndex(pub usize);
+
+/// What the spawner is asked to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Start a guardian and tell it what to run.
+    Launch {
+        /// For which pool.
+        pool: PoolIndex,
+        /// As which worker.
+        worker: WorkerId,
+        /// What to run.
+        spawn: Spawn,
+    },
+    /// A guardian has ended: reap it.
+    Reap {
+        /// Its process id.
+        guardian: u32,
+        /// Whether it left its tree behind, so that orphans have to be looked for.
+        orphans: bool,
+    },
+}
+
+/// The daemon's ends of a new worker's sockets and pipes.
+#[derive(Debug)]
+pub struct Channels {
+    /// Calls and answers.
+    pub call: UnixStream,
+    /// Interrupts.
+    pub control: UnixStream,
+    /// To and from the guardian.
+    pub report: UnixStream,
+    /// What python prints.
+    pub stdout: PipeReader,
+    /// What python complains about.
+    pub stderr: PipeReader,
+    /// The guardian's process id, until it is reaped.
+    pub guardian: u32,
+    /// The guardian itself, beyond doubt.
+    pub pidfd: OwnedFd,
+}
+
+/// The outcome of [`Order::Launch`].
+#[derive(Debug)]
+pub struct Launched {
+    /// For which pool.
+    pub pool: PoolIndex,
+    /// As which worker.
+    pub worker: WorkerId,
+    /// The way to it, or why there is none.
+    pub channels: Result<Channels, LaunchError>,
+}
+
+/// Why a guardian could not be started.
+#[derive(Debug, Error)]
+pub enum LaunchError {
+    /// Sockets or pipes could not be made.
+    #[error("failed to make its sockets and pipes: {0} (too many open files? raise `ulimit -n`)")]
+    Channels(io::Error),
+    /// The guardian could not be executed.
+    #[error("failed to start its guardian: {0} (out of memory or processes?)")]
+    Guardian(io::Error),
+    /// The guardian did not take what it is to run.
+    #[error("its guardian did not take over: {0}")]
+    Handover(io::Error),
+    /// Too many starts wait.
+    #[error("too many workers are being started at once")]
+    Busy,
+}
+
+/// The way to the spawner thread. The thread ends when this is dropped.
+#[derive(Clone, Debug)]
+pub struct Spawner {
+    orders: mpsc::SyncSender<Order>,
+}
+
+impl Spawner {
+    /// Starts the thread. Outcomes arrive at `launched`.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread left.
+    pub fn start(
+        guardian: Guardian,
+        launched: tokio::sync::mpsc::Sender<Launched>,
+    ) -> io::Result<(Spawner, std::thread::JoinHandle<()>)> {
+        let (orders, inbox) = mpsc::sync_channel(SPAWNER_ORDERS_MAX);
+        let thread = std::thread::Builder::new().name("clutch-spawner".into()).spawn(move || {
+            let mut nursery = Nursery { guardian, children: HashMap::new() };
+            // Ends when the last `Spawner` is dropped; guardians that are left then see both
+            // their death signal and the end of their report socket.
+            while let Ok(order) = inbox.recv() {
+                if let Some(outcome) = nursery.obey(order)
+                    && launched.blocking_send(outcome).is_err()
+                {
+                    return;
+                }
+            }
+        })?;
+        Ok((Spawner { orders }, thread))
+    }
+
+    /// Gives an order without waiting.
+    ///
+    /// # Errors
+    ///
+    /// When too many wait.
+    pub fn order(&self, order: Order) -> Result<(), LaunchError> {
+        self.orders.try_send(order).map_err(|_| LaunchError::Busy)
+    }
+}
+
+/// The guardians that live. Owned by the spawner thread.
+struct Nursery {
+    guardian: Guardian,
+    children: HashMap<u32, Child>,
+}
+
+impl Nursery {
+    fn obey(&mut self, order: Order) -> Option<Launched> {
+        match order {
+            Order::Launch { pool, worker, spawn } => {
+                let channels = self.launch(&spawn);
+                Some(Launched { pool, worker, channels })
+            }
+            Order::Reap { guardian, orphans } => {
+                if let Some(mut child) = self.children.remove(&guardian) {
+                    // It has ended already, so this does not wait.
+                    let _ = child.wait();
+                }
+                if orphans {
+                    self.sweep_orphans();
+                }
+                None
+            }
+        }
+    }
+
+    fn launch(&mut self, spawn: &Spawn) -> Result<Channels, LaunchError> {
+        let pair = || UnixStream::pair().map_err(LaunchError::Channels);
+        let (call, its_call) = pair()?;
+        let (control, its_control) = pair()?;
+        let (report, its_report) = pair()?;
+        let (stdout, its_stdout) = io::pipe().map_err(LaunchError::Channels)?;
+        let (stderr, its_stderr) = io::pipe().map_err(LaunchError::Channels)?;
+        #[expect(clippy::disallowed_methods, reason = "the one place where guardians are started")]
+        let mut child = Command::new(&self.guardian.program)
+            .args(&self.guardian.args)
+            .stdin(Stdio::from(OwnedFd::from(its_report)))
+            .stdout(its_stdout)
+            .stderr(its_stderr)
+            .spawn()
+            .map_err(LaunchError::Guardian)?;
+        let guardian = child.id();
+        let pid = rustix::process::Pid::from_child(&child);
+        // The child cannot have been reaped yet, so its number is still its own.
+        let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let handed = opened.map_err(io::Error::from).and_then(|pidfd| {
+            hand_over(&report, spawn, &its_call, &its_control)?;
+            Ok(pidfd)
+        });
+        let pidfd = match handed {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(LaunchError::Handover(error));
+            }
+        };
+        self.children.insert(guardian, child);
+        Ok(Channels { call, control, report, stdout, stderr, guardian, pidfd })
+    }
+
+    /// Kills what a lost guardian left behind. The daemon is a subreaper, so such orphans are its
+    /// children; they are told from its own by their session, which a guardian makes anew.
+    fn sweep_orphans(&self) {
+        let own_session = nix::unistd::getsid(None).ok();
+        let deadline = Instant::now() + SWEEP_TIMEOUT;
+        while Instant::now() < deadline {
+            let orphans: Vec<_> = children_of_this_process()
+                .into_iter()
+                .filter(|pid| u32::try_from(pid.as_raw()).is_ok_and(|p| !self.children.contains_key(&p)))
+                .filter(|pid| nix::unistd::getsid(Some(*pid)).ok() != own_session)
+                .collect();
+            if orphans.is_empty() {
+                return;
+            }
+            for pid in orphans {
+                // An unreaped child of ours: its number cannot have been given to a stranger.
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+                std::thread::yield_now();
+            }
+        }
+        tracing::error!("processes of a lost guardian would not die");
+    }
+}
+
+/// Sends the guardian its first frame, with the worker's two sockets.
+fn hand_over(
+    report: &UnixStream,
+    spawn: &Spawn,
+    call: &UnixStream,
+    control: &UnixStream,
+) -> io::Result<()> {
+    let meta = wire::encode(spawn).map_err(io::Error::other)?;
+    let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
+    let header = Header { descriptors: 2, meta_bytes, ..Header::new(Kind::Spawn, 0) };
+    let frame = [&header.encode()[..], &meta].concat();
+    let descriptors = [call.as_fd().as_raw_fd(), control.as_fd().as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    report.set_write_timeout(Some(HANDOVER_TIMEOUT))?;
+    let parts = [IoSlice::new(&frame)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    let sent = sendmsg::<()>(report.as_raw_fd(), &parts, &rights, flags, None)?;
+    let mut rest: &UnixStream = report;
+    rest.write_all(&frame[sent..])
+}
+
+/// Every child of every thread of this process.
+fn children_of_this_process() -> Vec<Pid> {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    tasks
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
