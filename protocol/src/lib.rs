@@ -18,6 +18,7 @@
 //! - [`message`]: the meta struct of each kind of frame.
 //! - [`failure`]: every way a call can fail, as one enum.
 //! - [`name`]: the grammar of function and pool names.
+//! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
 //! - [`status`]: what `clutch status --json` prints.
 
@@ -33,7 +34,16 @@ pub mod failure;
 
 pub mod name;
 
+pub mod path;
+
+pub mod value;
+
+pub mod plain;
+
+pub mod json;
+
 pub mod status;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};
+pub use value::Value;

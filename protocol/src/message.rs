@@ -128,6 +128,12 @@ pub struct WorkerId {
     pub generation: u32,
 }
 
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
 /// The meta of a result on its way to a client.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Answer {
@@ -173,12 +179,13 @@ pub struct Setup {
     pub pool: String,
     /// Which worker this is.
     pub worker: WorkerId,
-    /// What `sys.argv` shall be.
-    pub argv: Vec<String>,
+    /// What `sys.argv` shall be. Bytes, as every path below: Python decodes them with its file
+    /// system encoding (`os.fsdecode`).
+    pub argv: Vec<Vec<u8>>,
     /// The script that becomes `__main__`, absolute; empty for none.
-    pub main: String,
+    pub main: Vec<u8>,
     /// Directories that go behind `sys.path[0]`, absolute, in order.
-    pub path: Vec<String>,
+    pub path: Vec<Vec<u8>>,
     /// Modules to import before the first call.
     pub preload: Vec<String>,
     /// The longest result payload, in bytes.

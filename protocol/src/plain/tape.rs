@@ -1,0 +1,262 @@
+//! A value between its bytes and its Rust type: a flat tape of nodes.
+//!
+//! It holds nothing that the bytes did not pay for: a text is a place in the input, and a part that
+//! occurs twice is one group that two nodes point to. `machine` writes it, `de` reads it. Each group
+//! knows how much it would be with its shared parts copied, so nobody has to copy them to find out.
+//!
+//! ```text
+//!   stack   [1, 2]  ─ APPENDS ─►  items   │Run 2│ 1 │ 2 │      groups  │first, last, totals│
+//!           list#0                            ▲                              │
+//!                                             └──────────────────────────────┘
+//! ```
+
+use super::error::{Error, ErrorKind};
+use super::{Limits, machine};
+use crate::limits::PAYLOAD_BYTES_MAX;
+
+/// A place in the input.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) at: u32,
+    pub(super) len: u32,
+}
+
+/// Which container a group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    List,
+    Tuple,
+    Dict,
+    Set,
+    FrozenSet,
+}
+
+/// One value, or the header of a run of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Node {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    BigInt(Span),
+    Str(Span),
+    Bytes(Span),
+    ByteArray(Span),
+    Group(Shape, u32),
+    /// Heads `len` items of a group; the group's next run is at `next`. Never on the stack.
+    Run {
+        len: u32,
+        next: u32,
+    },
+}
+
+// Two nodes a cache line quarter: a list of a million floats is read at memory speed.
+const _: () = assert!(size_of::<Node>() == 16);
+
+/// No run.
+const NOWHERE: u32 = u32::MAX;
+
+/// One container. Dicts hold their keys and values in turn.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    first: u32,
+    last: u32,
+    len: u32,
+    /// Nodes in it, itself included, after its shared parts were copied.
+    nodes: u32,
+    /// Bytes of text and data in it, after its shared parts were copied.
+    bytes: u32,
+    /// Levels in it: 1 when it holds no container.
+    depth: u16,
+    /// It occurs twice, so it may not change any more. Python's pickler gets here only when a
+    /// container holds itself: it writes a container's items before anyone can refer to it.
+    frozen: bool,
+}
+
+/// A value, flat.
+#[derive(Debug)]
+pub(super) struct Tape<'de> {
+    pub(super) input: &'de [u8],
+    pub(super) arena: Arena,
+    pub(super) root: Node,
+}
+
+impl<'de> Tape<'de> {
+    /// Reads a whole value.
+    pub(super) fn read(input: &'de [u8], limits: Limits) -> Result<Tape<'de>, Error> {
+        machine::run(input, limits)
+    }
+
+    pub(super) fn root(&self) -> Node {
+        self.root
+    }
+
+    pub(super) fn bytes(&self, span: Span) -> &'de [u8] {
+        let at = span.at as usize;
+        &self.input[at..at + span.len as usize]
+    }
+
+    /// The items of a group.
+    pub(super) fn items(&self, group: u32) -> Items<'_> {
+        let Group { first, len, .. } = self.arena.groups[group as usize];
+        Items {
+            items: &self.arena.items,
+            run: [].iter(),
+            next: first,
+            left: len as usize,
+        }
+    }
+}
+
+/// Everything in a value's containers.
+#[derive(Debug, Default)]
+pub(super) struct Arena {
+    items: Vec<Node>,
+    groups: Vec<Group>,
+}
+
+impl Arena {
+    /// A new container, empty.
+    pub(super) fn open(&mut self) -> u32 {
+        let id = index(self.groups.len());
+        self.groups.push(Group {
+            first: NOWHERE,
+            last: NOWHERE,
+            len: 0,
+            nodes: 1,
+            bytes: 0,
+            depth: 1,
+            frozen: false,
+        });
+        id
+    }
+
+    /// Says that a container occurs again.
+    pub(super) fn freeze(&mut self, id: u32) {
+        self.groups[id as usize].frozen = true;
+    }
+
+    pub(super) fn is_frozen(&self, id: u32) -> bool {
+        self.groups[id as usize].frozen
+    }
+
+    /// Puts finished values into a container, unless it would then be too much.
+    pub(super) fn adopt(&mut self, id: u32, values: &[Node], limits: Limits) -> Result<(), Error> {
+        let group = &self.groups[id as usize];
+        let (mut nodes, mut bytes) = (group.nodes as usize, group.bytes as usize);
+        let mut depth = group.depth;
+        for node in values {
+            match *node {
+                Node::Group(_, child) => {
+                    let child = &self.groups[child as usize];
+                    nodes = nodes.saturating_add(child.nodes as usize);
+                    bytes = bytes.saturating_add(child.bytes as usize);
+                    depth = depth.max(child.depth + 1);
+                }
+                Node::Str(span)
+                | Node::Bytes(span)
+                | Node::ByteArray(span)
+                | Node::BigInt(span) => {
+                    nodes += 1;
+                    bytes = bytes.saturating_add(span.len as usize);
+                }
+                _ => nodes += 1,
+            }
+        }
+        let Limits {
+            bytes: bytes_max,
+            nodes: nodes_max,
+            depth: depth_max,
+        } = limits;
+        if nodes > nodes_max {
+            return Err(ErrorKind::TooManyNodes { limit: nodes_max }.into());
+        }
+        if bytes > bytes_max {
+            return Err(ErrorKind::TooLong { limit: bytes_max }.into());
+        }
+        if usize::from(depth) > depth_max {
+            return Err(ErrorKind::TooDeep { limit: depth_max }.into());
+        }
+        let group = &mut self.groups[id as usize];
+        (group.nodes, group.bytes) = (index(nodes), index(bytes));
+        group.depth = depth;
+        self.store(id, values);
+        Ok(())
+    }
+
+    fn store(&mut self, id: u32, values: &[Node]) {
+        let count = index(values.len());
+        if count == 0 {
+            return;
+        }
+        let group = &mut self.groups[id as usize];
+        group.len += count;
+        let end = index(self.items.len());
+        match self.items.get_mut(group.last as usize) {
+            // The last run grows where it is, if nothing was put behind it since.
+            Some(Node::Run { len, .. }) if group.last + 1 + *len == end => *len += count,
+            last => {
+                match last {
+                    Some(Node::Run { next, .. }) => *next = end,
+                    _ => group.first = end,
+                }
+                group.last = end;
+                self.items.push(Node::Run {
+                    len: count,
+                    next: NOWHERE,
+                });
+            }
+        }
+        self.items.extend_from_slice(values);
+    }
+}
+
+/// Goes through the items of a group.
+#[derive(Clone, Debug)]
+pub(super) struct Items<'t> {
+    items: &'t [Node],
+    run: std::slice::Iter<'t, Node>,
+    next: u32,
+    left: usize,
+}
+
+impl Items<'_> {
+    /// How many are left.
+    pub(super) fn left(&self) -> usize {
+        self.left
+    }
+}
+
+impl Iterator for Items<'_> {
+    type Item = Node;
+
+    fn next(&mut self) -> Option<Node> {
+        loop {
+            if let Some(node) = self.run.next() {
+                self.left -= 1;
+                return Some(*node);
+            }
+            if self.next == NOWHERE {
+                return None;
+            }
+            let at = self.next as usize;
+            let Node::Run { len, next } = self.items[at] else {
+                unreachable!("a group's runs start with their header")
+            };
+            self.run = self.items[at + 1..at + 1 + len as usize].iter();
+            self.next = next;
+        }
+    }
+}
+
+/// A place or count as the tape keeps it. There is at most one item and one run for each byte of
+/// input, and the limits on input, nodes and bytes are never above [`PAYLOAD_BYTES_MAX`].
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "proved by the assertion below"
+)]
+pub(super) fn index(count: usize) -> u32 {
+    const { assert!((PAYLOAD_BYTES_MAX as u64) * 2 < NOWHERE as u64) }
+    debug_assert!(count < NOWHERE as usize);
+    count as u32
+}

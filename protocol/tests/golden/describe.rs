@@ -1,0 +1,271 @@
+//! What a meta means, field by field, and its bytes by the layout PROTOCOL.md writes down. Nothing
+//! here asks the serializer, so it is a second opinion on it.
+
+use clutch_protocol::failure::{
+    Cause, Certificate, Exception, Failure, Link, Missing, MissingWhat, Payload, Reason, Relation,
+    TraceFrame, WorkerFailure,
+};
+use clutch_protocol::message::{
+    Answer, Call, Exit, Exited, Hello, Output, Phases, Ready, Refusal, Refused, Role, Run, Setup,
+    Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+};
+use serde_json::{Value as Json, json};
+
+use super::hex;
+
+pub(super) type Fields = Vec<(&'static str, Node)>;
+
+/// One value of a meta.
+pub(super) enum Node {
+    U16(u16),
+    U32(u32),
+    U64(u64),
+    I32(i32),
+    Bool(bool),
+    Str(String),
+    Bytes(Vec<u8>),
+    List(Vec<Node>),
+    Option(Option<Box<Node>>),
+    Struct(&'static str, Fields),
+    Enum(&'static str, &'static str, u32, Fields),
+}
+
+impl Node {
+    pub(super) fn bytes(&self, out: &mut Vec<u8>) {
+        match self {
+            Node::U16(int) => out.extend(int.to_le_bytes()),
+            Node::U32(int) => out.extend(int.to_le_bytes()),
+            Node::U64(int) => out.extend(int.to_le_bytes()),
+            Node::I32(int) => out.extend(int.to_le_bytes()),
+            Node::Bool(bool) => out.push((*bool).into()),
+            Node::Str(text) => {
+                out.extend((text.len() as u64).to_le_bytes());
+                out.extend(text.as_bytes());
+            }
+            Node::Bytes(bytes) => {
+                out.extend((bytes.len() as u64).to_le_bytes());
+                out.extend(bytes);
+            }
+            Node::List(items) => {
+                out.extend((items.len() as u64).to_le_bytes());
+                items.iter().for_each(|item| item.bytes(out));
+            }
+            Node::Option(None) => out.push(0),
+            Node::Option(Some(node)) => {
+                out.push(1);
+                node.bytes(out);
+            }
+            Node::Struct(_, fields) => fields.iter().for_each(|(_, field)| field.bytes(out)),
+            Node::Enum(_, _, index, fields) => {
+                out.extend(index.to_le_bytes());
+                fields.iter().for_each(|(_, field)| field.bytes(out));
+            }
+        }
+    }
+
+    pub(super) fn json(&self) -> Json {
+        let fields = |fields: &Fields| -> Vec<Json> {
+            fields
+                .iter()
+                .map(|(name, field)| json!([name, field.json()]))
+                .collect()
+        };
+        match self {
+            Node::U16(int) => json!({"type": "u16", "value": int}),
+            Node::U32(int) => json!({"type": "u32", "value": int}),
+            Node::U64(int) => json!({"type": "u64", "value": int}),
+            Node::I32(int) => json!({"type": "i32", "value": int}),
+            Node::Bool(bool) => json!({"type": "bool", "value": bool}),
+            Node::Str(text) => json!({"type": "str", "value": text}),
+            Node::Bytes(bytes) => json!({"type": "bytes", "value": hex(bytes)}),
+            Node::List(items) => {
+                json!({"type": "list", "items": items.iter().map(Node::json).collect::<Vec<_>>()})
+            }
+            Node::Option(node) => {
+                json!({"type": "option", "value": node.as_ref().map(|node| node.json())})
+            }
+            Node::Struct(name, inner) => {
+                json!({"type": "struct", "name": name, "fields": fields(inner)})
+            }
+            Node::Enum(name, variant, index, inner) => json!({
+                "type": "enum", "name": name, "variant": variant, "index": index,
+                "fields": fields(inner),
+            }),
+        }
+    }
+
+    /// Notes every enum's variant in it.
+    pub(super) fn variants(&self, seen: &mut dyn FnMut(&'static str, u32)) {
+        match self {
+            Node::List(items) => items.iter().for_each(|item| item.variants(seen)),
+            Node::Option(Some(node)) => node.variants(seen),
+            Node::Struct(_, fields) => fields.iter().for_each(|(_, field)| field.variants(seen)),
+            Node::Enum(name, _, index, fields) => {
+                seen(name, *index);
+                fields.iter().for_each(|(_, field)| field.variants(seen));
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(super) trait Describe {
+    fn describe(&self) -> Node;
+}
+
+macro_rules! plain {
+    ($($type:ty => |$value:ident| $node:expr;)*) => {
+        $(impl Describe for $type {
+            fn describe(&self) -> Node { let $value = self; $node }
+        })*
+    };
+}
+
+plain! {
+    u16 => |int| Node::U16(*int);
+    u32 => |int| Node::U32(*int);
+    u64 => |int| Node::U64(*int);
+    i32 => |int| Node::I32(*int);
+    bool => |bool| Node::Bool(*bool);
+    String => |text| Node::Str(text.clone());
+    Vec<u8> => |bytes| Node::Bytes(bytes.clone());
+}
+
+impl<T: Describe> Describe for Box<T> {
+    fn describe(&self) -> Node {
+        (**self).describe()
+    }
+}
+
+impl<T: Describe> Describe for Option<T> {
+    fn describe(&self) -> Node {
+        Node::Option(self.as_ref().map(|value| Box::new(value.describe())))
+    }
+}
+
+macro_rules! lists {
+    ($($type:ty)*) => {
+        $(impl Describe for Vec<$type> {
+            fn describe(&self) -> Node {
+                Node::List(self.iter().map(Describe::describe).collect())
+            }
+        })*
+    };
+}
+
+lists! { String Vec<u8> TraceFrame Link }
+
+/// The fields of a struct in the order of the wire. One that is left out does not compile.
+macro_rules! structs {
+    ($($name:ident { $($field:ident),* })*) => {
+        $(impl Describe for $name {
+            fn describe(&self) -> Node {
+                let $name { $($field),* } = self;
+                Node::Struct(
+                    stringify!($name),
+                    vec![$((stringify!($field), $field.describe())),*],
+                )
+            }
+        })*
+    };
+}
+
+structs! {
+    Hello { version_min, version_max, role, program }
+    Welcome { version, pid, program, payload_bytes_max, in_flight_max }
+    Refused { refusal, sentence }
+    Call { pool, function, timeout_ms }
+    Phases { queue_us, run_us }
+    WorkerId { slot, generation }
+    Answer { phases, worker }
+    Output { stream, dropped_bytes }
+    Setup {
+        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms
+    }
+    Ready { version, pid, python, executable }
+    Run { timeout_ms, function }
+    Spawn { program, argv, environment, directory, grace_ms }
+    Spawned { pid }
+    SpawnFailed { stage, errno }
+    Exited { pid, exit, user_us, system_us, peak_rss_bytes }
+    Swept { killed, survivors }
+    Failure { call, pool, function, attempt, started, phases, reason }
+    Missing { what, message, traceback }
+    Exception { type_name, message, notes, frames, traceback, chain }
+    TraceFrame { file, line, function, source }
+    Link { relation, type_name, message }
+    Certificate {
+        pool, worker, pid, cause, exit, exit_name, peak_rss_bytes, uptime_ms, calls_served,
+        function, stderr_tail, detail
+    }
+}
+
+/// The variants of an enum with their numbers on the wire. One that is left out does not compile,
+/// and [`ENUMS`] makes the samples show each.
+macro_rules! enums {
+    ($($name:ident {
+        $($index:literal $variant:ident $(($inner:ident))? $({ $($field:ident),* })?),* $(,)?
+    })*) => {
+        $(impl Describe for $name {
+            fn describe(&self) -> Node {
+                match self {
+                    $($name::$variant $(($inner))? $({ $($field),* })? => Node::Enum(
+                        stringify!($name),
+                        stringify!($variant),
+                        $index,
+                        vec![
+                            $(("0", $inner.describe()))?
+                            $($((stringify!($field), $field.describe())),*)?
+                        ],
+                    ),)*
+                }
+            }
+        })*
+
+        /// Every enum of a meta, and the numbers of its variants.
+        pub(super) const ENUMS: &[(&str, &[u32])] = &[$((stringify!($name), &[$($index),*])),*];
+    };
+}
+
+enums! {
+    Role { 0 Client, 1 Worker, 2 Guardian }
+    Refusal {
+        0 Version, 1 Role, 2 Protocol, 3 Overloaded, 4 TooSlow, 5 User, 6 ShuttingDown
+    }
+    Stream { 0 Stdout, 1 Stderr }
+    Stop { 0 Graceful, 1 Now }
+    SpawnStage { 0 Prepare, 1 Directory, 2 Execute }
+    Signal { 0 Terminate, 1 Kill }
+    Exit { 0 Code(code), 1 Signal(signal) }
+    Reason {
+        0 Raised(exception),
+        1 TimedOut { timeout_ms },
+        2 Cancelled,
+        3 WorkerDied(certificate),
+        4 QueueFull { limit },
+        5 CrashLoop { failures, last },
+        6 NotAllowed,
+        7 NotFound(missing),
+        8 BadArguments { message },
+        9 Unserializable { path, type_name, message },
+        10 TooLarge { what, bytes, limit },
+        11 ShuttingDown,
+        12 Disconnected { detail },
+        13 Protocol { detail },
+    }
+    Payload { 0 Arguments, 1 Result }
+    WorkerFailure {
+        0 Raised(exception),
+        1 NotFound(missing),
+        2 BadArguments { message },
+        3 Unserializable { path, type_name, message },
+        4 TooLarge { bytes, limit },
+        5 Cancelled,
+    }
+    MissingWhat { 0 Pool, 1 Module, 2 Function, 3 NotCallable, 4 Name }
+    Relation { 0 Cause, 1 Context }
+    Cause {
+        0 Exited, 1 Signalled, 2 StartFailed, 3 StartTimedOut, 4 Interrupted, 5 Protocol,
+        6 ChannelLost, 7 GuardianLost, 8 Stopped,
+    }
+}

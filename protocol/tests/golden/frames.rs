@@ -1,0 +1,549 @@
+//! A sample of every kind of frame and of every variant in a meta.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use bytes::BytesMut;
+use clutch_protocol::failure::{
+    Cause, Certificate, Exception, Failure, Link, Missing, MissingWhat, Payload, Reason, Relation,
+    TraceFrame, WorkerFailure,
+};
+use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
+use clutch_protocol::message::{
+    Answer, Call, Exit, Exited, Hello, Output, Phases, Ready, Refusal, Refused, Role, Run, Setup,
+    Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+};
+use clutch_protocol::wire::{Decode, Encode};
+use clutch_protocol::{json, plain, wire};
+use serde_json::{Value as Json, json};
+
+use super::describe::{Describe, ENUMS, Node};
+use super::{compare, hex};
+
+#[test]
+fn every_frame_is_the_same_bytes_for_ever() {
+    let mut samples = Samples::default();
+    connection(&mut samples);
+    calls(&mut samples);
+    failures(&mut samples);
+    workers(&mut samples);
+    guardians(&mut samples);
+    samples.check_that_all_is_shown();
+
+    // One frame a line, so that a difference is one line too.
+    let lines = |entries: &[Json]| {
+        let lines: Vec<String> = entries.iter().map(Json::to_string).collect();
+        lines.join(",\n")
+    };
+    let text = format!(
+        "{{\"frames\": [\n{}\n],\n\"invalid\": [\n{}\n]}}\n",
+        lines(&samples.frames),
+        lines(&invalid())
+    );
+    compare("frames.json", &text);
+}
+
+#[derive(Default)]
+struct Samples {
+    frames: Vec<Json>,
+    kinds: Vec<Kind>,
+    variants: BTreeSet<(&'static str, u32)>,
+}
+
+/// What a frame has besides its kind, its meta and its id.
+#[derive(Clone, Copy, Default)]
+struct Rest<'a> {
+    flags: Flags,
+    payload: Option<(Codec, &'a [u8])>,
+    descriptors: u8,
+}
+
+impl Samples {
+    fn bare(&mut self, name: &str, kind: Kind, id: u64, rest: Rest<'_>) {
+        self.push(name, kind, id, None, rest);
+    }
+
+    fn meta<T>(&mut self, name: &str, kind: Kind, id: u64, meta: &T, rest: Rest<'_>)
+    where
+        T: Describe + Encode + Decode<()> + PartialEq + Debug,
+    {
+        let node = meta.describe();
+        let mut bytes = Vec::new();
+        node.bytes(&mut bytes);
+        assert_eq!(bytes, wire::encode(meta).unwrap(), "{name}: the layout");
+        assert_eq!(*meta, wire::decode(&bytes).unwrap(), "{name}: the way back");
+        self.push(name, kind, id, Some((node, bytes)), rest);
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        id: u64,
+        meta: Option<(Node, Vec<u8>)>,
+        rest: Rest<'_>,
+    ) {
+        let (node, meta) = meta.unzip();
+        let meta = meta.unwrap_or_default();
+        let (codec, payload) = rest.payload.unwrap_or((Codec::None, &[]));
+        let header = Header {
+            kind,
+            flags: rest.flags,
+            codec,
+            descriptors: rest.descriptors,
+            id,
+            meta_bytes: meta.len().try_into().unwrap(),
+            payload_bytes: payload.len().try_into().unwrap(),
+        };
+        let bytes = [&header.encode()[..], &meta, payload].concat();
+        let Ok(Step::Frame(frame)) =
+            Decoder::with_payload_max(1024).step(&mut BytesMut::from(&bytes[..]))
+        else {
+            panic!("{name}: no frame")
+        };
+        assert_eq!(
+            (header, &meta[..], payload),
+            (frame.header, &frame.meta[..], &frame.payload[..])
+        );
+        self.kinds.push(kind);
+        if let Some(node) = &node {
+            node.variants(&mut |name, index| {
+                self.variants.insert((name, index));
+            });
+        }
+        self.frames.push(json!({
+            "name": name,
+            "kind": format!("{kind:?}"),
+            "header": {
+                "kind": kind as u8, "flags": header.flags.byte(), "codec": codec as u8,
+                "descriptors": header.descriptors, "id": id,
+                "meta_bytes": header.meta_bytes, "payload_bytes": header.payload_bytes,
+            },
+            "meta": node.map(|node| node.json()),
+            "payload": hex(payload),
+            "frame": hex(&bytes),
+        }));
+    }
+
+    fn check_that_all_is_shown(&self) {
+        for kind in Kind::ALL {
+            assert!(self.kinds.contains(kind), "no sample of {kind:?}");
+        }
+        for (name, indexes) in ENUMS {
+            for index in *indexes {
+                assert!(
+                    self.variants.contains(&(name, *index)),
+                    "no sample of {name}, variant {index}"
+                );
+            }
+        }
+    }
+}
+
+const NONE: Rest<'_> = Rest {
+    flags: Flags::NONE,
+    payload: None,
+    descriptors: 0,
+};
+
+const WORKER: WorkerId = WorkerId {
+    slot: 3,
+    generation: 2,
+};
+
+const PHASES: Phases = Phases {
+    queue_us: 12,
+    run_us: 345_678,
+};
+
+fn connection(samples: &mut Samples) {
+    for (name, role) in [
+        ("hello-client", Role::Client),
+        ("hello-worker", Role::Worker),
+        ("hello-guardian", Role::Guardian),
+    ] {
+        let hello = Hello {
+            version_min: 1,
+            version_max: 258,
+            role,
+            program: "clutch-client 0.1.0".into(),
+        };
+        samples.meta(name, Kind::Hello, 0, &hello, NONE);
+    }
+    let welcome = Welcome {
+        version: 1,
+        pid: 4_000_000_000,
+        program: "clutch 0.1.0".into(),
+        payload_bytes_max: 64 << 20,
+        in_flight_max: 1024,
+    };
+    samples.meta("welcome", Kind::Welcome, 0, &welcome, NONE);
+    for refusal in [
+        Refusal::Version,
+        Refusal::Role,
+        Refusal::Protocol,
+        Refusal::Overloaded,
+        Refusal::TooSlow,
+        Refusal::User,
+        Refusal::ShuttingDown,
+    ] {
+        let refused = Refused {
+            refusal,
+            sentence: format!("no: {refusal:?} (größer ☃)"),
+        };
+        let name = format!("refused-{refusal:?}");
+        samples.meta(&name, Kind::Refused, 0, &refused, NONE);
+    }
+    samples.bare("ping", Kind::Ping, u64::MAX, NONE);
+    samples.bare("pong", Kind::Pong, u64::MAX, NONE);
+    samples.bare("status", Kind::Status, 5, NONE);
+    let report = Rest {
+        payload: Some((Codec::Json, br#"{"pools":[]}"#)),
+        ..NONE
+    };
+    samples.bare("status-report", Kind::StatusReport, 5, report);
+    samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
+    samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
+    samples.bare("stopping", Kind::Stopping, 6, NONE);
+}
+
+fn calls(samples: &mut Samples) {
+    let call = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+    };
+    let run = Run {
+        timeout_ms: 30_000,
+        function: "math:sqrt".into(),
+    };
+    let answer = Answer {
+        phases: PHASES,
+        worker: WORKER,
+    };
+    let arguments = plain::to_vec(&(2,)).unwrap();
+    let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
+    let items = plain::to_vec(&[1, 2, 3]).unwrap();
+    let with = |codec, payload, flags| Rest {
+        flags,
+        payload: Some((codec, payload)),
+        ..NONE
+    };
+    let variants = [
+        ("plain", with(Codec::Plain, &arguments, Flags::NONE)),
+        (
+            "json-keywords",
+            with(Codec::Json, &keywords, Flags::KEYWORDS.with(Flags::OUTPUT)),
+        ),
+        ("items", with(Codec::Plain, &items, Flags::ITEMS)),
+        ("raw", with(Codec::Raw, b"\0\xff bytes", Flags::NONE)),
+    ];
+    for (name, rest) in variants {
+        samples.meta(&format!("call-{name}"), Kind::Call, 7, &call, rest);
+        samples.meta(&format!("run-{name}"), Kind::Run, 7, &run, rest);
+    }
+    samples.bare("cancel", Kind::Cancel, 7, NONE);
+    let value = plain::to_vec(&2f64.sqrt()).unwrap();
+    let value = with(Codec::Plain, &value, Flags::NONE);
+    samples.meta("result-to-client", Kind::Result, 7, &answer, value);
+    samples.bare("result-from-worker", Kind::Result, 7, value);
+    for (name, stream, dropped_bytes) in [
+        ("output-stdout", Stream::Stdout, 0),
+        ("output-stderr", Stream::Stderr, 1 << 33),
+    ] {
+        let output = Output {
+            stream,
+            dropped_bytes,
+        };
+        let text = with(Codec::Raw, b"half a line, ", Flags::NONE);
+        samples.meta(name, Kind::Output, 7, &output, text);
+    }
+}
+
+fn exception() -> Exception {
+    Exception {
+        type_name: "mytasks.Rejected".into(),
+        message: "größe 3 > 2".into(),
+        notes: vec!["row 17".into(), String::new()],
+        frames: vec![TraceFrame {
+            file: "/home/me/mytasks.py".into(),
+            line: 12,
+            function: "check".into(),
+            source: "raise Rejected(size) from error".into(),
+        }],
+        traceback: "Traceback (most recent call last):\n  ...\nmytasks.Rejected: größe 3 > 2\n"
+            .into(),
+        chain: vec![
+            Link {
+                relation: Relation::Cause,
+                type_name: "ValueError".into(),
+                message: "3".into(),
+            },
+            Link {
+                relation: Relation::Context,
+                type_name: "KeyError".into(),
+                message: "'size'".into(),
+            },
+        ],
+    }
+}
+
+fn missing(what: MissingWhat) -> Missing {
+    Missing {
+        what,
+        message: "module 'mth' cannot be imported: No module named 'mth'".into(),
+        traceback: "Traceback (most recent call last):\nModuleNotFoundError: ...\n".into(),
+    }
+}
+
+fn certificate(cause: Cause, exit: Option<Exit>) -> Certificate {
+    Certificate {
+        pool: "default".into(),
+        worker: WORKER,
+        pid: 4711,
+        cause,
+        exit,
+        exit_name: "SIGKILL".into(),
+        peak_rss_bytes: 12 << 20,
+        uptime_ms: 86_400_000,
+        calls_served: 17,
+        function: exit.map(|_| "math:sqrt".into()),
+        stderr_tail: "killed\n".into(),
+        detail: String::new(),
+    }
+}
+
+const CAUSES: [Cause; 9] = [
+    Cause::Exited,
+    Cause::Signalled,
+    Cause::StartFailed,
+    Cause::StartTimedOut,
+    Cause::Interrupted,
+    Cause::Protocol,
+    Cause::ChannelLost,
+    Cause::GuardianLost,
+    Cause::Stopped,
+];
+
+const MISSING: [MissingWhat; 5] = [
+    MissingWhat::Pool,
+    MissingWhat::Module,
+    MissingWhat::Function,
+    MissingWhat::NotCallable,
+    MissingWhat::Name,
+];
+
+fn reasons() -> Vec<(String, Reason)> {
+    let text = || String::from("what was wrong");
+    let mut reasons: Vec<(String, Reason)> = [
+        Reason::Raised(Box::new(exception())),
+        Reason::TimedOut { timeout_ms: 200 },
+        Reason::Cancelled,
+        Reason::QueueFull { limit: 4096 },
+        Reason::CrashLoop {
+            failures: 5,
+            last: Box::new(certificate(Cause::Exited, Some(Exit::Code(-3)))),
+        },
+        Reason::NotAllowed,
+        Reason::BadArguments { message: text() },
+        Reason::Unserializable {
+            path: "result[3].lock".into(),
+            type_name: "_thread.lock".into(),
+            message: text(),
+        },
+        Reason::ShuttingDown,
+        Reason::Disconnected { detail: text() },
+        Reason::Protocol { detail: text() },
+    ]
+    .into_iter()
+    .map(|reason| (reason.name().into(), reason))
+    .collect();
+    for cause in CAUSES {
+        let exit = (cause == Cause::Signalled).then_some(Exit::Signal(9));
+        let reason = Reason::WorkerDied(Box::new(certificate(cause, exit)));
+        reasons.push((format!("WorkerDied-{cause:?}"), reason));
+    }
+    for what in MISSING {
+        let reason = Reason::NotFound(Box::new(missing(what)));
+        reasons.push((format!("NotFound-{what:?}"), reason));
+    }
+    for what in [Payload::Arguments, Payload::Result] {
+        let reason = Reason::TooLarge {
+            what,
+            bytes: 1 << 40,
+            limit: 64 << 20,
+        };
+        reasons.push((format!("TooLarge-{what:?}"), reason));
+    }
+    reasons
+}
+
+fn failures(samples: &mut Samples) {
+    for (index, (name, reason)) in reasons().into_iter().enumerate() {
+        let failure = Failure {
+            call: 7,
+            pool: "default".into(),
+            function: "math:sqrt".into(),
+            attempt: 1,
+            started: index % 2 == 0,
+            phases: PHASES,
+            reason,
+        };
+        samples.meta(&format!("error-{name}"), Kind::Error, 7, &failure, NONE);
+    }
+    let mut worker_failures = vec![
+        ("Raised".into(), WorkerFailure::Raised(exception())),
+        (
+            "BadArguments".into(),
+            WorkerFailure::BadArguments {
+                message: "f() takes 1 positional argument but 2 were given".into(),
+            },
+        ),
+        (
+            "Unserializable".into(),
+            WorkerFailure::Unserializable {
+                path: "result[3].lock".into(),
+                type_name: "_thread.lock".into(),
+                message: "return plain data".into(),
+            },
+        ),
+        (
+            "TooLarge".into(),
+            WorkerFailure::TooLarge {
+                bytes: 1 << 40,
+                limit: 64 << 20,
+            },
+        ),
+        ("Cancelled".into(), WorkerFailure::Cancelled),
+    ];
+    for what in MISSING {
+        let failure = WorkerFailure::NotFound(missing(what));
+        worker_failures.push((format!("NotFound-{what:?}"), failure));
+    }
+    for (name, failure) in worker_failures {
+        samples.meta(&format!("failed-{name}"), Kind::Failed, 7, &failure, NONE);
+    }
+}
+
+fn workers(samples: &mut Samples) {
+    let setup = Setup {
+        version: 1,
+        pool: "default".into(),
+        worker: WORKER,
+        argv: vec!["main.py".into(), "--größe".into(), b"\xff\xfe".into()],
+        main: "/home/me/main.py".into(),
+        path: vec!["/home/me".into()],
+        preload: vec!["numpy".into(), "os.path".into()],
+        payload_bytes_max: 64 << 20,
+        start_stack_ms: 55_000,
+    };
+    samples.meta("setup", Kind::Setup, 0, &setup, NONE);
+    let bare = Setup {
+        argv: Vec::new(),
+        main: Vec::new(),
+        path: Vec::new(),
+        preload: Vec::new(),
+        ..setup
+    };
+    samples.meta("setup-bare", Kind::Setup, 0, &bare, NONE);
+    let ready = Ready {
+        version: 1,
+        pid: 4711,
+        python: "3.12.1".into(),
+        executable: "/usr/bin/python3.12".into(),
+    };
+    samples.meta("ready", Kind::Ready, 0, &ready, NONE);
+    samples.bare("interrupt", Kind::Interrupt, 7, NONE);
+    samples.bare("exit", Kind::Exit, 0, NONE);
+}
+
+fn guardians(samples: &mut Samples) {
+    let spawn = Spawn {
+        program: b"/usr/bin/python3.12".into(),
+        argv: vec![b"python3.12".into(), b"--call={call}".into(), Vec::new()],
+        environment: vec![b"PATH=/usr/bin".into(), b"ODD=\xff\xfe".into()],
+        directory: b"/home/me".into(),
+        grace_ms: 5_000,
+    };
+    let descriptors = Rest {
+        descriptors: 2,
+        ..NONE
+    };
+    samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);
+    samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711 }, NONE);
+    for (name, stage) in [
+        ("spawn-failed-prepare", SpawnStage::Prepare),
+        ("spawn-failed-directory", SpawnStage::Directory),
+        ("spawn-failed-execute", SpawnStage::Execute),
+    ] {
+        let failed = SpawnFailed { stage, errno: 2 };
+        samples.meta(name, Kind::SpawnFailed, 0, &failed, NONE);
+    }
+    samples.meta(
+        "signal-terminate",
+        Kind::Signal,
+        0,
+        &Signal::Terminate,
+        NONE,
+    );
+    samples.meta("signal-kill", Kind::Signal, 0, &Signal::Kill, NONE);
+    for (name, exit) in [
+        ("exited-code", Exit::Code(3)),
+        ("exited-signal", Exit::Signal(9)),
+    ] {
+        let exited = Exited {
+            pid: 4711,
+            exit,
+            user_us: 1_000_001,
+            system_us: 2,
+            peak_rss_bytes: 12 << 20,
+        };
+        samples.meta(name, Kind::Exited, 0, &exited, NONE);
+    }
+    let swept = Swept {
+        killed: 2,
+        survivors: 1,
+    };
+    samples.meta("swept", Kind::Swept, 0, &swept, NONE);
+}
+
+/// Bytes that are no frame, and why.
+fn invalid() -> Vec<Json> {
+    let good = Header {
+        meta_bytes: 3,
+        payload_bytes: 5,
+        codec: Codec::Plain,
+        ..Header::new(Kind::Call, 7)
+    };
+    let edited = |at: usize, bytes: &[u8]| {
+        let mut header = good.encode();
+        header[at..at + bytes.len()].copy_from_slice(bytes);
+        let crc = crc32fast::hash(&header[..28]);
+        header[28..].copy_from_slice(&crc.to_le_bytes());
+        header.to_vec()
+    };
+    let mut damaged = good.encode().to_vec();
+    damaged[8] ^= 1;
+    [
+        ("http", "Magic", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("one-wrong-byte", "Magic", b"X".to_vec()),
+        ("flipped-bit", "Checksum", damaged),
+        ("unknown-kind", "Kind", edited(20, &[200])),
+        ("unknown-flags", "Flags", edited(21, &[0x80])),
+        ("unknown-codec", "Codec", edited(22, &[9])),
+        ("reserved", "Reserved", edited(24, &[1])),
+        ("descriptors", "Descriptors", edited(23, &[253])),
+        ("four-gigabytes", "TooLong", edited(4, &[0xff; 4])),
+        ("meta-beyond-frame", "Meta", edited(16, &[9])),
+    ]
+    .into_iter()
+    .map(|(name, error, bytes)| {
+        let refusal = Decoder::with_payload_max(1024)
+            .step(&mut BytesMut::from(&bytes[..]))
+            .expect_err(name);
+        let found = format!("{refusal:?}");
+        assert!(found.starts_with(error), "{name}: {found}");
+        json!({"name": name, "error": error, "bytes": hex(&bytes)})
+    })
+    .collect()
+}
