@@ -1,0 +1,152 @@
+//! From a `Spawn` to a running python.
+//!
+//! Leaves to others: the fork itself (`sys`), and what to do when python ends (`guardian`).
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use clutch_protocol::message::{Spawn, SpawnFailed, SpawnStage};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2, read};
+
+use crate::sys::{self, Image};
+
+/// A python that was forked and has not been reaped.
+pub(crate) struct Python {
+    /// Its process id.
+    pub(crate) pid: Pid,
+    /// How its exec went.
+    pub(crate) launch: Launch,
+}
+
+/// What is known about the exec of a forked child.
+pub(crate) enum Launch {
+    /// Nothing yet. The pipe ends at the exec, or carries why there was none.
+    Pending(OwnedFd),
+    /// It runs.
+    Done,
+    /// It ends without ever having been python.
+    Failed,
+}
+
+/// Forks, without waiting for the exec: a working directory on a dead file server can hold that up
+/// for ever, and the guardian must hear the daemon meanwhile.
+pub(crate) fn launch(spawn: Spawn, sockets: &[OwnedFd; 2]) -> Result<Python, SpawnFailed> {
+    let refused = |errno: Errno| SpawnFailed {
+        stage: SpawnStage::Prepare,
+        errno: errno as i32,
+    };
+    let image = image(spawn, sockets).map_err(refused)?;
+    // Only this end may stay open here, or the pipe would not end at the exec.
+    let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
+    let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
+    Ok(Python {
+        pid,
+        launch: Launch::Pending(told),
+    })
+}
+
+impl Python {
+    /// What to wait for while the launch is pending.
+    pub(crate) fn pending(&self) -> Option<BorrowedFd<'_>> {
+        match &self.launch {
+            Launch::Pending(pipe) => Some(pipe.as_fd()),
+            Launch::Done | Launch::Failed => None,
+        }
+    }
+
+    /// How the launch went, once, if it is known by now.
+    pub(crate) fn launched(&mut self) -> Option<Result<Pid, SpawnFailed>> {
+        let Launch::Pending(pipe) = &self.launch else {
+            return None;
+        };
+        let mut told = [0; 8];
+        // What a child writes is shorter than what a pipe keeps in one piece.
+        let count = match read(pipe, &mut told) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => return None,
+            Err(errno) => {
+                // The pipe is broken, and python may well run: say so, and let its end tell more.
+                assert_ne!(errno, Errno::EBADF, "the pipe is ours");
+                0
+            }
+        };
+        if let Some((stage, errno)) = sys::spawn_error(&told[..count]) {
+            self.launch = Launch::Failed;
+            return Some(Err(SpawnFailed { stage, errno }));
+        }
+        self.launch = Launch::Done;
+        Some(Ok(self.pid))
+    }
+}
+
+fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {
+    let [call, control] = sockets;
+    let inherited = [
+        sys::duplicate_high(call.as_fd())?,
+        sys::duplicate_high(control.as_fd())?,
+    ];
+    let numbers = [&inherited[0], &inherited[1]].map(|fd| fd.as_raw_fd().to_string());
+    let argument = |bytes: Vec<u8>| {
+        let bytes = replace(&bytes, b"{call}", numbers[0].as_bytes());
+        replace(&bytes, b"{control}", numbers[1].as_bytes())
+    };
+    if spawn.argv.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Image {
+        program: text(spawn.program)?,
+        argv: spawn
+            .argv
+            .into_iter()
+            .map(argument)
+            .map(text)
+            .collect::<Result<_, _>>()?,
+        environment: spawn
+            .environment
+            .into_iter()
+            .map(text)
+            .collect::<Result<_, _>>()?,
+        directory: text(spawn.directory)?,
+        inherited,
+    })
+}
+
+/// A string without a zero in it, since the system would read one as its end.
+fn text(bytes: Vec<u8>) -> nix::Result<CString> {
+    CString::new(bytes).map_err(|_| Errno::EINVAL)
+}
+
+/// `bytes` with every `from` replaced by `to`.
+fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut result = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((first, behind)) = rest.split_first() {
+        if let Some(behind) = rest.strip_prefix(from) {
+            result.extend_from_slice(to);
+            rest = behind;
+        } else {
+            result.push(*first);
+            rest = behind;
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_are_replaced_wherever_they_stand() {
+        let replaced = |bytes: &[u8]| replace(bytes, b"{call}", b"101");
+        assert_eq!(
+            b"--call=101,101".to_vec(),
+            replaced(b"--call={call},{call}")
+        );
+        assert_eq!(b"{cal{101}".to_vec(), replaced(b"{cal{{call}}"));
+        assert_eq!(b"\xff{calx}".to_vec(), replaced(b"\xff{calx}"));
+        assert_eq!(b"".to_vec(), replaced(b""));
+    }
+}

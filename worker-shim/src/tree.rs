@@ -1,0 +1,148 @@
+//! Who the guardian's children are, and how they are killed.
+//!
+//! Only direct children are ever signalled. The guardian alone reaps them, so the number of one
+//! that is still listed cannot have been given to a stranger. A grandchild whose parent was killed
+//! becomes a direct child, since the guardian is the subreaper: killing and reaping until none is
+//! left reaches every descendant.
+//!
+//! Leaves to others: reaping (`sys`), and how long to try (`guardian`).
+
+use std::fs;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpid};
+
+/// Sends SIGKILL to python's group and to every child. `python` must not have been reaped.
+///
+/// The group first: it goes down at once, forks in flight included, where one kill after another
+/// would have to outrun what forks.
+pub(crate) fn kill_all(python: Option<Pid>) {
+    if let Some(python) = python {
+        kill_group(python);
+        let _ = kill(python, Signal::SIGKILL);
+    }
+    for child in children() {
+        // It may be a zombie by now, or another user's; the sweep counts who stays.
+        let _ = kill(child, Signal::SIGKILL);
+    }
+}
+
+/// Sends SIGKILL to python's group. `python` must not have been reaped: until then neither its
+/// number nor its group's is given to anyone else.
+pub(crate) fn kill_group(python: Pid) {
+    // The group is empty if python left it.
+    let _ = killpg(python, Signal::SIGKILL);
+}
+
+/// Asks python's group to end, and wakes it if it was stopped. `python` must not have been reaped.
+pub(crate) fn terminate_group(python: Pid) {
+    for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+        if killpg(python, signal).is_err() {
+            let _ = kill(python, signal);
+        }
+    }
+}
+
+/// The children that have not been reaped; none if the system does not say.
+pub(crate) fn children() -> Vec<Pid> {
+    let me = getpid();
+    if !fs::read_to_string("/proc/self/status").is_ok_and(|status| is_own_namespace(&status, me)) {
+        return Vec::new();
+    }
+    // The one thread of this process has its number.
+    match fs::read_to_string(format!("/proc/self/task/{me}/children")) {
+        Ok(list) => parse_list(&list),
+        Err(_) => scan(me),
+    }
+}
+
+/// Whether `/proc` is that of our pid namespace: that of an outer one would name us, and then our
+/// children, by numbers that are strangers' here. It lists one number per namespace, outermost
+/// first, and starts with its own.
+fn is_own_namespace(status: &str, me: Pid) -> bool {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.trim() == me.to_string())
+}
+
+fn parse_list(list: &str) -> Vec<Pid> {
+    list.split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The same for kernels that were built without the list: reads every process's parent.
+fn scan(parent: Pid) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let parent_of = |pid: i32| parse_parent(&fs::read(format!("/proc/{pid}/stat")).ok()?);
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// The parent in a `/proc/<pid>/stat`. The name in front of it may hold any byte but the last `)`.
+fn parse_parent(stat: &[u8]) -> Option<Pid> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    rest.split_ascii_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+        .map(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_cannot_lie_about_its_parent() {
+        assert_eq!(
+            Some(Pid::from_raw(7)),
+            parse_parent(b"12 (a) S 1 (b) R 7 0 0")
+        );
+        assert_eq!(Some(Pid::from_raw(7)), parse_parent(b"12 (\xff\n) R 7 0 0"));
+        assert_eq!(None, parse_parent(b"12"));
+        assert_eq!(None, parse_parent(b"12 (a) R"));
+    }
+
+    #[test]
+    fn numbers_of_another_namespace_are_not_ours_f029() {
+        let me = Pid::from_raw(7);
+        assert!(is_own_namespace("Name:\tx\nNSpid:\t7\nNSpgid:\t1", me));
+        assert!(!is_own_namespace("Name:\tx\nNSpid:\t7\t7\nNSpgid:\t1", me));
+        assert!(!is_own_namespace("Name:\tx\nNSpid:\t4711\t7\n", me));
+        assert!(!is_own_namespace("Name:\tx\n", me));
+    }
+
+    #[test]
+    fn a_list_is_read_whole() {
+        assert_eq!(
+            vec![Pid::from_raw(3), Pid::from_raw(40)],
+            parse_list("3 40 ")
+        );
+        assert!(parse_list("").is_empty());
+    }
+
+    #[test]
+    fn a_scan_finds_a_child_and_no_one_else() {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this test needs one child of its own"
+        )]
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let found = scan(getpid());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found.contains(&pid));
+        assert!(!found.contains(&getpid()));
+    }
+}
