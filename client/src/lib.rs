@@ -1,1 +1,78 @@
-//! Placeholder.
+//! The Rust client of Clutch: functions of supervised Python workers, called like functions of
+//! your own.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = clutch_client::Client::connect_default().await?;
+//! let mean: f64 = client.call("statistics:fmean", (vec![1.0, 2.0, 3.5],)).await?;
+//! let roots: Vec<f64> = client.map("math:sqrt", 1..=1000).collect().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Arguments are a tuple of anything serde can serialize, results anything it can deserialize. A
+//! program without an async runtime uses [`blocking::Client`], with the same verbs.
+//! `examples/tour.rs` shows everything once.
+//!
+//! A call that fails says how: a [`Failure`] holds a [`Reason`], which for a Python exception is
+//! the exception with its traceback, for a dead worker its death certificate; and `started`, which
+//! is false when sending the call again is safe. What this side notices itself uses the same
+//! reasons: `BadArguments` when arguments cannot be encoded, `TooLarge` before they are sent,
+//! `Unserializable` when a result does not fit the type asked for, `Disconnected` and `Protocol`
+//! when the connection is gone, `TimedOut` when the daemon overstays a deadline.
+//!
+//! Suggested reading order:
+//!
+//! - [`Client`] and [`ConnectError`]: connecting, and the verbs.
+//! - [`Request`]: one call with everything that can be said about it.
+//! - [`Map`]: one function over many items.
+//! - [`blocking`]: the same without a runtime.
+//!
+//! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
+//! `pending` (who waits for what), `inbox` and `outbound` (bytes), `transport` (connecting),
+//! `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
+
+mod limits;
+
+mod error;
+
+mod transport;
+
+mod exchange;
+
+mod codec;
+
+mod pending;
+
+mod inbox;
+
+mod outbound;
+
+mod owner;
+
+mod connection;
+
+mod client;
+
+mod request;
+
+mod map;
+
+pub mod blocking;
+
+pub use client::Client;
+pub use clutch_protocol::message::{
+    Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
+};
+pub use clutch_protocol::status::Status;
+pub use clutch_protocol::value::Value;
+pub use clutch_protocol::{Codec, Failure, Flags, Reason};
+pub use codec::NoArguments;
+pub use error::{ConnectError, HandshakeError};
+pub use exchange::{DEFAULT_POOL, Reply};
+pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
+pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use pending::OutputChunk;
+pub use request::Request;
+pub use serde_json::value::RawValue;
+pub use transport::{ConnectOptions, default_socket};

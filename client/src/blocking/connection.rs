@@ -1,0 +1,477 @@
+//! One connection of a blocking client, shared by any number of threads. No thread of its own, no
+//! runtime: whoever waits for an answer reads.
+//!
+//! ```text
+//!   thread A ──writes──► socket ◄──reads── thread A, the leader: it holds the inbox
+//!   thread B ──writes──► socket               │ B's answer: into B's mailbox, B wakes
+//!   thread B  waits on its mailbox ◄──────────┘ A's own: A leaves, the inbox passes to a follower
+//! ```
+//!
+//! So a lone thread writes, reads and is done, in two system calls; and of many threads exactly one
+//! is in `recv`. One thread at a time writes, and while the socket is full it reads if nobody else
+//! does: were everybody writing, the daemon could not get rid of its answers and would stop reading
+//! too.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use clutch_protocol::message::Welcome;
+use clutch_protocol::{Frame, Kind};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::MsgFlags;
+
+use crate::connection::is_hang_up;
+use crate::error::{ConnectError, HandshakeError};
+use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::inbox::{Filled, Inbox};
+use crate::limits::{HANG_UP_WAIT, WRITE_LOOK};
+use crate::outbound::write_now;
+use crate::owner::Owner;
+use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
+use crate::transport::{self, Backoff, ConnectOptions};
+
+/// What the threads share.
+pub(super) struct Connection {
+    socket: UnixStream,
+    owner: Owner,
+    welcome: Welcome,
+    ids: Ids,
+    /// Held while a frame is written, so that frames never interleave.
+    writing: Mutex<()>,
+    desk: Mutex<Desk>,
+}
+
+/// Guarded by one lock, which is never held during a system call that can wait.
+struct Desk {
+    pending: Pending<Arc<Mailbox>>,
+    /// The right to read. A thread that takes it is the leader until it puts it back.
+    inbox: Option<Inbox>,
+}
+
+/// Where one caller finds its answers: one for a call, several for a map.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    /// Waited on with the desk's lock.
+    arrived: Condvar,
+    letters: Mutex<Letters>,
+}
+
+#[derive(Default)]
+struct Letters {
+    outcomes: VecDeque<(u64, Outcome)>,
+    /// Whether its owner waits on `arrived`, and so can become the leader.
+    waiting: bool,
+}
+
+impl Mailbox {
+    fn letters(&self) -> MutexGuard<'_, Letters> {
+        lock(&self.letters)
+    }
+
+    fn deliver(&self, id: u64, outcome: Outcome) {
+        self.letters().outcomes.push_back((id, outcome));
+        self.arrived.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks panics half-way; a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Connects and says hello.
+pub(super) fn open(options: &ConnectOptions) -> Result<Connection, ConnectError> {
+    transport::check_path(&options.path)?;
+    let deadline = options.deadline();
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(socket) = transport::connect_now(&options.path)? {
+            return greet(socket, options, deadline);
+        }
+        if Instant::now() >= deadline {
+            return Err(options.timed_out());
+        }
+        // Parking may end early, which only means that the next try comes sooner.
+        std::thread::park_timeout(backoff.next().expect("it never ends"));
+    }
+}
+
+/// Says hello on a socket that is already connected.
+pub(super) fn adopt(socket: UnixStream) -> Result<Connection, ConnectError> {
+    let options = ConnectOptions::new(PathBuf::from("(an inherited socket)"));
+    greet(socket, &options, options.deadline())
+}
+
+fn greet(
+    socket: UnixStream,
+    options: &ConnectOptions,
+    deadline: Instant,
+) -> Result<Connection, ConnectError> {
+    let path: &Path = &options.path;
+    let io_fault = |source| match source {
+        source if is_hang_up(&source) => {
+            ConnectError::Protocol { path: path.into(), source: HandshakeError::Closed }
+        }
+        source => ConnectError::Io { path: path.into(), source },
+    };
+    socket.set_nonblocking(false).map_err(io_fault)?;
+    let hello = transport::hello(&options.program);
+    let mut sent = 0;
+    while sent < hello.len() {
+        match write_now(&socket, &[IoSlice::new(&hello[sent..])]) {
+            Ok(0) => {
+                if !wait_for(&socket, PollFlags::POLLOUT, Some(deadline)).map_err(io_fault)? {
+                    return Err(options.timed_out());
+                }
+            }
+            Ok(count) => sent += count,
+            // A refusal may be waiting to be read even when the daemon takes no hello any more.
+            Err(error) if is_hang_up(&error) => break,
+            Err(error) => return Err(io_fault(error)),
+        }
+    }
+    let mut inbox = Inbox::before_hello();
+    let frame = loop {
+        let frame = inbox.next().map_err(|error| ConnectError::Protocol {
+            path: path.into(),
+            source: error.into(),
+        })?;
+        if let Some(frame) = frame {
+            break frame;
+        }
+        if !wait_for(&socket, PollFlags::POLLIN, Some(deadline)).map_err(io_fault)? {
+            return Err(options.timed_out());
+        }
+        if inbox.fill(&socket, MsgFlags::empty()).map_err(io_fault)? == Filled::End {
+            return Err(io_fault(io::ErrorKind::UnexpectedEof.into()));
+        }
+    };
+    let welcome = transport::read_welcome(&frame, path)?;
+    inbox.welcome(welcome.payload_bytes_max);
+    Ok(Connection {
+        socket,
+        owner: Owner::current(),
+        welcome,
+        ids: Ids::default(),
+        writing: Mutex::new(()),
+        desk: Mutex::new(Desk { pending: Pending::default(), inbox: Some(inbox) }),
+    })
+}
+
+/// Waits until the socket is ready or has ended; false when the deadline comes first.
+fn wait_for(
+    socket: impl AsFd,
+    events: PollFlags,
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
+    loop {
+        let rest = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        // Rounded up, or the last millisecond would be spent polling without waiting.
+        let timeout = rest.map_or(PollTimeout::NONE, |rest| {
+            let ms = rest.as_micros().div_ceil(1000);
+            PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(socket.as_fd(), events)], timeout) {
+            Ok(0) if rest.is_some_and(|rest| rest.is_zero()) => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.owner.check().is_err() || lock(&self.desk).pending.closed().is_some()
+    }
+
+    pub(super) fn late_replies(&self) -> u64 {
+        lock(&self.desk).pending.late()
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(super) fn exchange(
+        &self,
+        letter: &Letter,
+        output: Option<OutputSink>,
+        deadline: Deadline,
+    ) -> Result<Frame, Trouble> {
+        let mailbox = Arc::new(Mailbox::default());
+        let id = self.post(letter, &mailbox, output, deadline)?;
+        match self.collect(&mailbox, deadline.net()) {
+            Some((_, outcome)) => read(id, outcome),
+            None => {
+                self.cancel(id, letter.kind);
+                Err(Trouble::sent(id, deadline.passed()))
+            }
+        }
+    }
+
+    /// Sends a request whose answer shall come to `mailbox`.
+    pub(super) fn post(
+        &self,
+        letter: &Letter,
+        mailbox: &Arc<Mailbox>,
+        output: Option<OutputSink>,
+        deadline: Deadline,
+    ) -> Result<u64, Trouble> {
+        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        let id = self.ids.next();
+        lock(&self.desk)
+            .pending
+            .insert(id, Arc::clone(mailbox), output)
+            .map_err(|closing| Trouble::unsent(id, &closing))?;
+        match self.write(id, letter, deadline) {
+            Ok(()) => Ok(id),
+            Err(reason) => {
+                lock(&self.desk).pending.forget(id);
+                // The connection may have been closed meanwhile, and told the mailbox so.
+                mailbox.letters().outcomes.retain(|(other, _)| *other != id);
+                Err(Trouble::unsent(id, reason))
+            }
+        }
+    }
+
+    /// Gives up on a request, and tells the daemon if it was a call.
+    pub(super) fn cancel(&self, id: u64, kind: Kind) {
+        if self.owner.check().is_err() || !lock(&self.desk).pending.forget(id) {
+            return;
+        }
+        if kind == Kind::Call {
+            self.remark(id, Kind::Cancel);
+        }
+    }
+
+    /// Sends a frame without meta that nobody waits for, if the socket takes it now.
+    fn remark(&self, id: u64, kind: Kind) {
+        if let Ok(_turn) = self.writing.try_lock() {
+            let header = Letter::bare(kind).header(id).encode();
+            let written = write_now(&self.socket, &[IoSlice::new(&header)]);
+            // A full socket takes nothing of so short a frame, or all of it.
+            if written.is_ok_and(|written| written != 0 && written != header.len()) {
+                self.close(&Closing::Lost("a frame was cut in two".into()));
+            }
+        }
+    }
+
+    /// Writes a whole frame, or nothing, or closes the connection.
+    fn write(
+        &self,
+        id: u64,
+        letter: &Letter,
+        deadline: Deadline,
+    ) -> Result<(), clutch_protocol::Reason> {
+        let header = letter.header(id).encode();
+        let mut pieces =
+            [IoSlice::new(&header), IoSlice::new(&letter.meta), IoSlice::new(&letter.payload)];
+        let mut pieces = &mut pieces[..];
+        let mut begun = false;
+        let _turn = lock(&self.writing);
+        while !pieces.is_empty() {
+            if let Some(closing) = lock(&self.desk).pending.closed() {
+                return Err(closing.into());
+            }
+            match write_now(&self.socket, pieces) {
+                Ok(0) => {
+                    // A frame that has begun must be finished, or nothing else can be sent.
+                    let until = if begun { deadline.net() } else { deadline.at() };
+                    if until.is_some_and(|at| at <= Instant::now()) {
+                        if begun {
+                            let detail = "the daemon stopped reading in the middle of a frame";
+                            self.close(&Closing::Lost(detail.into()));
+                        }
+                        return Err(deadline.passed());
+                    }
+                    self.make_room(until);
+                }
+                Ok(count) => {
+                    begun = true;
+                    IoSlice::advance_slices(&mut pieces, count);
+                }
+                Err(error) => return Err((&self.hung_up(&error)).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits a while for a full socket to take bytes, reading if nobody else does.
+    fn make_room(&self, until: Option<Instant>) {
+        let look = Instant::now() + WRITE_LOOK;
+        let look = until.map_or(look, |until| until.min(look));
+        // An error or the end shows in the next write or read.
+        match self.lead() {
+            Some(mut inbox) => {
+                let both = PollFlags::POLLIN | PollFlags::POLLOUT;
+                let _ready = wait_for(&self.socket, both, Some(look));
+                self.read(&mut inbox, MsgFlags::MSG_DONTWAIT);
+                self.hand_over(inbox);
+            }
+            None => {
+                let _ready = wait_for(&self.socket, PollFlags::POLLOUT, Some(look));
+            }
+        }
+    }
+
+    /// The daemon takes nothing more. It may have said why before it hung up: read that first.
+    fn hung_up(&self, error: &io::Error) -> Closing {
+        let until = Instant::now() + HANG_UP_WAIT;
+        while let Some(mut inbox) = self.lead() {
+            let ready = wait_for(&self.socket, PollFlags::POLLIN, Some(until));
+            if matches!(ready, Ok(true)) {
+                self.read(&mut inbox, MsgFlags::MSG_DONTWAIT);
+            }
+            self.hand_over(inbox);
+            let closed = lock(&self.desk).pending.closed().cloned();
+            if let Some(closing) = closed {
+                return closing;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        let closing = Closing::Lost(format!("cannot send to the daemon: {error}").into());
+        self.close(&closing);
+        lock(&self.desk).pending.closed().cloned().unwrap_or(closing)
+    }
+
+    /// Takes the right to read, if nobody has it.
+    fn lead(&self) -> Option<Inbox> {
+        lock(&self.desk).inbox.take()
+    }
+
+    /// Gives the right to read back, and wakes one who waits for it.
+    fn hand_over(&self, inbox: Inbox) {
+        let mut desk = lock(&self.desk);
+        desk.inbox = Some(inbox);
+        desk.promote();
+    }
+
+    /// Waits for the next answer in `mailbox`; `None` when the deadline comes first.
+    pub(super) fn collect(
+        &self,
+        mailbox: &Mailbox,
+        deadline: Option<Instant>,
+    ) -> Option<(u64, Outcome)> {
+        let mut desk = lock(&self.desk);
+        loop {
+            let letter = mailbox.letters().outcomes.pop_front();
+            if letter.is_some() {
+                // The leader may have chosen this thread to follow it, which now goes instead.
+                desk.promote();
+                return letter;
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|at| at <= now) {
+                desk.promote();
+                return None;
+            }
+            desk = match desk.inbox.take() {
+                Some(mut inbox) => {
+                    drop(desk);
+                    self.lead_once(&mut inbox, deadline);
+                    let mut desk = lock(&self.desk);
+                    desk.inbox = Some(inbox);
+                    desk
+                }
+                None => {
+                    mailbox.letters().waiting = true;
+                    let rest = deadline.map_or(Duration::MAX, |at| at - now);
+                    let (desk, _) = mailbox
+                        .arrived
+                        .wait_timeout(desk, rest)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    mailbox.letters().waiting = false;
+                    desk
+                }
+            };
+        }
+    }
+
+    /// Reads what comes next for anyone.
+    fn lead_once(&self, inbox: &mut Inbox, deadline: Option<Instant>) {
+        // With a deadline two system calls, without only one.
+        let flags = match deadline {
+            None => MsgFlags::empty(),
+            Some(_) => {
+                if matches!(wait_for(&self.socket, PollFlags::POLLIN, deadline), Ok(false)) {
+                    return;
+                }
+                MsgFlags::MSG_DONTWAIT
+            }
+        };
+        self.read(inbox, flags);
+    }
+
+    fn read(&self, inbox: &mut Inbox, flags: MsgFlags) {
+        let closing = match inbox.fill(&self.socket, flags) {
+            Ok(Filled::End) => Some(Closing::Lost("the daemon closed it".into())),
+            Ok(_) => self.receive(inbox).err(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(Closing::Lost(error.to_string().into())),
+        };
+        if let Some(closing) = closing {
+            self.close(&closing);
+        }
+    }
+
+    fn receive(&self, inbox: &mut Inbox) -> Result<(), Closing> {
+        while let Some(frame) = inbox.next().map_err(|error| garbage(&error))? {
+            match sort(frame) {
+                Incoming::Answer(frame) => {
+                    let id = frame.header.id;
+                    let mut desk = lock(&self.desk);
+                    if let Some(mailbox) = desk.pending.take(id) {
+                        mailbox.deliver(id, Outcome::Reply(frame));
+                    }
+                }
+                Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
+                Incoming::Ping(id) => self.remark(id, Kind::Pong),
+                Incoming::Close(closing) => return Err(closing),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the connection and tells everyone who waits. The first reason stays. A request that is
+    /// in the table and not being written was written: its writer looks again itself.
+    fn close(&self, closing: &Closing) {
+        let mut desk = lock(&self.desk);
+        for (id, mailbox) in desk.pending.close(closing.clone()) {
+            mailbox.deliver(id, Outcome::Lost { closing: closing.clone(), sent: true });
+        }
+        drop(desk);
+        // Wakes a leader; an error only says that the peer was faster.
+        let _gone = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Desk {
+    /// Wakes a thread to become the leader, unless there is one.
+    fn promote(&self) {
+        if self.inbox.is_some()
+            && let Some(mailbox) = self.pending.waiters().find(|mailbox| mailbox.letters().waiting)
+        {
+            mailbox.arrived.notify_one();
+        }
+    }
+}
+
+/// Reads what a mailbox brought.
+pub(super) fn read(id: u64, outcome: Outcome) -> Result<Frame, Trouble> {
+    match outcome {
+        Outcome::Reply(frame) => Ok(frame),
+        Outcome::Lost { closing, sent } => {
+            Err(Trouble { id, started: sent, reason: (&closing).into() })
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The client without an async runtime: the same verbs, which block the calling thread. Any number
+//! of threads may share one client; there is no thread behind it.
+//!
+//! - `connection`: how threads share one socket.
+//! - `map`: the driver of a blocking map.
+
+mod connection;
+mod map;
+
+use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clutch_protocol::message::{Stop, Welcome};
+use clutch_protocol::status::Status;
+use clutch_protocol::{Failure, Frame, Kind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use map::{Ordered, Unordered};
+
+use crate::client::{answer_to, read_status, stop_meta};
+use crate::error::ConnectError;
+use crate::exchange::{Deadline, Letter, Reply, Target, open, open_reply};
+use crate::limits::CONTROL_TIMEOUT;
+use crate::map::Map;
+use crate::request::{Ready, Request, value};
+use crate::transport::ConnectOptions;
+use connection::Connection;
+
+/// A connection to a daemon, for programs without an async runtime. Clones share it; the last one
+/// dropped closes it.
+///
+/// A process forked from the one that connected cannot use it: each call fails with
+/// [`Disconnected`](crate::Reason::Disconnected). A lost connection stays lost, and says so at once
+/// to every call: connect again to go on.
+#[derive(Clone)]
+pub struct Client {
+    connection: Arc<Connection>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("welcome", self.welcome()).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Connects to the daemon at `path`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
+        Client::connect_with(&ConnectOptions::new(path.as_ref()))
+    }
+
+    /// Connects to the daemon at [`default_socket`](crate::default_socket).
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect_default() -> Result<Client, ConnectError> {
+        Client::connect_with(&ConnectOptions::from_default()?)
+    }
+
+    /// Connects as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn connect_with(options: &ConnectOptions) -> Result<Client, ConnectError> {
+        connection::open(options).map(Client::new)
+    }
+
+    /// Says hello on a socket that is connected to a daemon already: one end of a socket pair.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub fn from_stream(stream: UnixStream) -> Result<Client, ConnectError> {
+        connection::adopt(stream).map(Client::new)
+    }
+
+    fn new(connection: Connection) -> Client {
+        Client { connection: Arc::new(connection) }
+    }
+
+    /// Calls `function` (`module:qualname`) of the default pool with a tuple of arguments.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`](crate::Reason).
+    pub fn call<R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> Result<R, Failure> {
+        self.request(function).args(args).send()
+    }
+
+    /// A call with a pool, a timeout, keywords or output of its own.
+    pub fn request(&self, function: impl Into<String>) -> Request<Client> {
+        Request::new(self.clone(), function)
+    }
+
+    /// Calls `function` once for each item, its only argument, over all workers of the pool. Items
+    /// are pulled from the iterator as they are needed, so it may be endless.
+    pub fn map<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, I::IntoIter, R> {
+        Map::new(self.clone(), function, items.into_iter())
+    }
+
+    /// What the daemon, its pools and their workers are doing now.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub fn status(&self) -> Result<Status, Failure> {
+        read_status(&self.control("status", Kind::Status, Vec::new())?)
+    }
+
+    /// The same as the daemon wrote it, in JSON: a newer daemon may say more than [`Status`] holds.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub fn status_json(&self) -> Result<Bytes, Failure> {
+        Ok(self.control("status", Kind::Status, Vec::new())?.payload)
+    }
+
+    /// How long it takes the daemon to answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub fn ping(&self) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        self.control("ping", Kind::Ping, Vec::new())?;
+        Ok(start.elapsed())
+    }
+
+    /// Stops the daemon. Returns when it has begun to stop.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub fn stop(&self, how: Stop) -> Result<(), Failure> {
+        self.control("stop", Kind::Stop, stop_meta(how)).map(drop)
+    }
+
+    fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+        let target = Target::control(verb);
+        let letter = Letter { meta, ..Letter::bare(kind) };
+        let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
+        let frame = self.connection.exchange(&letter, None, deadline);
+        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+    }
+
+    /// What the daemon said when it accepted this client.
+    pub fn welcome(&self) -> &Welcome {
+        self.connection.welcome()
+    }
+
+    /// Whether the connection is known to have ended. A blocking client notices an end while it
+    /// waits for an answer, not before.
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// How many answers came for calls nobody waited for any more. They were dropped.
+    pub fn late_replies(&self) -> u64 {
+        self.connection.late_replies()
+    }
+}
+
+impl<A: Serialize, K: Serialize> Request<Client, A, K> {
+    /// Calls the function and decodes its result.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`](crate::Reason).
+    pub fn send<R: DeserializeOwned>(self) -> Result<R, Failure> {
+        let mut ready = self.ready()?;
+        let reply = ready.send()?;
+        value(&reply, &ready.target)
+    }
+
+    /// Calls the function and leaves its result encoded.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`](crate::Reason).
+    pub fn send_reply(self) -> Result<Reply, Failure> {
+        self.ready()?.send()
+    }
+}
+
+impl Ready<Client> {
+    fn send(&mut self) -> Result<Reply, Failure> {
+        let output = self.output.take();
+        let connection = &self.client.connection;
+        let frame = match self.letter(connection.welcome()) {
+            Ok(letter) => connection.exchange(&letter, output, self.deadline),
+            Err(trouble) => Err(trouble),
+        };
+        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_can_be_shared_by_threads() {
+        fn shared<T: Send + Sync + Clone>() {}
+        shared::<Client>();
+        shared::<crate::Client>();
+    }
+}

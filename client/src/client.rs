@@ -1,0 +1,235 @@
+//! The async client: a handle on one connection. Its verbs are here; what a connection does is in
+//! `connection`.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clutch_protocol::message::{Stop, Welcome};
+use clutch_protocol::status::Status;
+use clutch_protocol::{Codec, Failure, Frame, Kind, Reason, wire};
+use futures_core::Stream;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::{self, Connection};
+use crate::error::ConnectError;
+use crate::exchange::{Deadline, Letter, Target, Trouble, open};
+use crate::limits::CONTROL_TIMEOUT;
+use crate::map::{Items, Map};
+use crate::pending::Closing;
+use crate::request::Request;
+use crate::transport::ConnectOptions;
+
+/// A connection to a daemon. Clones share it; the last one dropped closes it.
+///
+/// Needs a tokio runtime, of either kind, with I/O and time enabled: the one it connects on reads
+/// for it, any other may call. A lost connection stays lost, and says so at once to every call:
+/// connect again to go on.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    connection: Arc<Connection>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle")
+            .field("welcome", self.connection.welcome())
+            .field("closed", &self.connection.is_closed())
+            .finish()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.connection.close(Closing::Lost("the client was dropped".into()));
+    }
+}
+
+impl Client {
+    /// Connects to the daemon at `path`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
+        Client::connect_with(ConnectOptions::new(path.as_ref())).await
+    }
+
+    /// Connects to the daemon at [`default_socket`](crate::default_socket).
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub async fn connect_default() -> Result<Client, ConnectError> {
+        Client::connect_with(ConnectOptions::from_default()?).await
+    }
+
+    /// Connects as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub async fn connect_with(options: ConnectOptions) -> Result<Client, ConnectError> {
+        connection::open(&options).await.map(Client::new)
+    }
+
+    /// Says hello on a socket that is connected to a daemon already: one end of a socket pair.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`].
+    pub async fn from_stream(stream: UnixStream) -> Result<Client, ConnectError> {
+        connection::adopt(stream).await.map(Client::new)
+    }
+
+    fn new(connection: Arc<Connection>) -> Client {
+        Client { handle: Arc::new(Handle { connection }) }
+    }
+
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.handle.connection
+    }
+
+    /// Calls `function` (`module:qualname`) of the default pool with a tuple of arguments.
+    /// Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`].
+    pub async fn call<R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> Result<R, Failure> {
+        self.request(function).args(args).send().await
+    }
+
+    /// A call with a pool, a timeout, keywords or output of its own.
+    pub fn request(&self, function: impl Into<String>) -> Request<Client> {
+        Request::new(self.clone(), function)
+    }
+
+    /// Calls `function` once for each item, its only argument, over all workers of the pool. Items
+    /// are pulled from the iterator as they are needed, so it may be endless; pulling must not
+    /// block. [`Map`] says how items travel together and what happens when one fails.
+    pub fn map<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, Items<I::IntoIter>, R> {
+        Map::new(self.clone(), function, Items(items.into_iter()))
+    }
+
+    /// The same for items that come as a stream. What has come is sent; a chunk never waits for
+    /// items that are still to come.
+    pub fn map_stream<S: Stream, R>(
+        &self,
+        function: impl Into<String>,
+        items: S,
+    ) -> Map<Client, S, R> {
+        Map::new(self.clone(), function, items)
+    }
+
+    /// What the daemon, its pools and their workers are doing now.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        let frame = self.control("status", Kind::Status, Vec::new()).await?;
+        read_status(&frame)
+    }
+
+    /// The same as the daemon wrote it, in JSON: a newer daemon may say more than [`Status`] holds.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub async fn status_json(&self) -> Result<Bytes, Failure> {
+        Ok(self.control("status", Kind::Status, Vec::new()).await?.payload)
+    }
+
+    /// How long it takes the daemon to answer.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub async fn ping(&self) -> Result<Duration, Failure> {
+        let start = Instant::now();
+        self.control("ping", Kind::Ping, Vec::new()).await?;
+        Ok(start.elapsed())
+    }
+
+    /// Stops the daemon. Returns when it has begun to stop; [`closed`](Client::closed) returns when
+    /// it is done with this connection.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub async fn stop(&self, how: Stop) -> Result<(), Failure> {
+        self.control("stop", Kind::Stop, stop_meta(how)).await.map(drop)
+    }
+
+    async fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+        let target = Target::control(verb);
+        let letter = Letter { meta, ..Letter::bare(kind) };
+        let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
+        let frame = self.connection().exchange(&letter, None, deadline).await;
+        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+    }
+
+    /// What the daemon said when it accepted this client.
+    pub fn welcome(&self) -> &Welcome {
+        self.connection().welcome()
+    }
+
+    /// Whether the connection has ended. It will not come back; connect again.
+    pub fn is_closed(&self) -> bool {
+        self.connection().is_closed()
+    }
+
+    /// Returns when the connection has ended.
+    pub async fn closed(&self) {
+        self.connection().closed().await;
+    }
+
+    /// How many answers came for calls nobody waited for any more. They were dropped.
+    pub fn late_replies(&self) -> u64 {
+        self.connection().late_replies()
+    }
+}
+
+/// The meta of a stop.
+pub(crate) fn stop_meta(how: Stop) -> Vec<u8> {
+    wire::encode(&how).expect("a stop is far below a meta's limit")
+}
+
+/// The kind of frame that answers a request without a function.
+pub(crate) fn answer_to(kind: Kind) -> Kind {
+    match kind {
+        Kind::Ping => Kind::Pong,
+        Kind::Status => Kind::StatusReport,
+        Kind::Stop => Kind::Stopping,
+        other => unreachable!("{other:?} is not a request for the daemon itself"),
+    }
+}
+
+/// Reads a status.
+pub(crate) fn read_status(frame: &Frame) -> Result<Status, Failure> {
+    let fault = |detail| {
+        let trouble = Trouble::sent(frame.header.id, Reason::Protocol { detail });
+        Target::control("status").failure(trouble)
+    };
+    if frame.header.codec != Codec::Json {
+        return Err(fault(format!("the status came as {:?}, not as JSON", frame.header.codec)));
+    }
+    serde_json::from_slice(&frame.payload)
+        .map_err(|error| fault(format!("the status cannot be read: {error}")))
+}

@@ -1,0 +1,270 @@
+//! Values to payloads and back, with faults turned into reasons a caller can act on.
+
+use bytes::Bytes;
+use clutch_protocol::failure::Exception;
+use clutch_protocol::value::Value;
+use clutch_protocol::{Codec, Flags, Reason, json, plain};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
+use serde::ser::{Serialize, SerializeTuple as _, Serializer};
+use serde_json::value::RawValue;
+
+/// No arguments, which is an empty tuple and not `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoArguments;
+
+impl Serialize for NoArguments {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_tuple(0)?.end()
+    }
+}
+
+/// Encodes the arguments of a call.
+pub(crate) fn encode_arguments<A: Serialize, K: Serialize>(
+    codec: Codec,
+    flags: Flags,
+    args: &A,
+    kwargs: &K,
+) -> Result<Bytes, Reason> {
+    let keywords = flags.has(Flags::KEYWORDS);
+    // Rust's `()` is what people write for no arguments; serde calls it a unit, which is `None`.
+    let bytes = match (keywords, is_unit(args)) {
+        (false, false) => encode(codec, args),
+        (false, true) => encode(codec, &NoArguments),
+        (true, false) => encode(codec, &(args, kwargs)),
+        (true, true) => encode(codec, &(NoArguments, kwargs)),
+    };
+    bytes.map(Bytes::from)
+}
+
+fn is_unit<A: Serialize>(args: &A) -> bool {
+    // Whatever has a size is not a unit, so no argument is encoded twice.
+    size_of::<A>() == 0 && serde_json::to_vec(args).is_ok_and(|text| text == b"null")
+}
+
+/// Encodes a value.
+pub(crate) fn encode<T: Serialize>(codec: Codec, value: &T) -> Result<Vec<u8>, Reason> {
+    let bad = |message: String| Reason::BadArguments { message };
+    match codec {
+        Codec::Plain => plain::to_vec(value).map_err(|error| bad(error.to_string())),
+        Codec::Json => json::to_vec(value).map_err(|error| bad(error.to_string())),
+        Codec::None | Codec::Raw => Err(bad(format!(
+            "the codec {codec:?} cannot encode values; use Plain or Json, or hand over bytes with \
+             `encoded`"
+        ))),
+    }
+}
+
+/// Decodes a result.
+pub(crate) fn decode<T: DeserializeOwned>(codec: Codec, payload: &[u8]) -> Result<T, Reason> {
+    match codec {
+        Codec::Plain => plain::from_slice(payload, plain::Limits::default())
+            .map_err(|error| unfit::<T>(error.path().to_string(), error.kind())),
+        Codec::Json => json::from_slice(payload).map_err(|error| unfit::<T>(String::new(), &error)),
+        Codec::Raw => {
+            let bytes: serde::de::value::BytesDeserializer<'_, serde::de::value::Error> =
+                payload.into_deserializer();
+            T::deserialize(bytes).map_err(|error| unfit::<T>(String::new(), &error))
+        }
+        Codec::None => {
+            Err(Reason::Protocol { detail: "the daemon sent a result without a codec".into() })
+        }
+    }
+}
+
+/// The result is not what the caller's type can hold.
+fn unfit<T>(path: String, error: &dyn std::fmt::Display) -> Reason {
+    Reason::Unserializable {
+        path: format!("result{path}"),
+        type_name: std::any::type_name::<T>().into(),
+        message: format!("it does not fit the caller's Rust type: {error}"),
+    }
+}
+
+/// The answer to a chunk. Two shapes, because the common one should cost nothing per item.
+#[derive(Debug)]
+pub(crate) enum Results<R> {
+    /// Every item has a result.
+    All(Vec<R>),
+    /// Some have failed.
+    Mixed(Vec<Result<R, Box<Reason>>>),
+}
+
+/// Decodes the answer to a chunk of `items` items: one result or exception for each. An item that
+/// does not fit the caller's type fails alone.
+pub(crate) fn decode_items<R: DeserializeOwned>(
+    codec: Codec,
+    flags: Flags,
+    payload: &[u8],
+    items: usize,
+) -> Result<Results<R>, Reason> {
+    let fault = |detail| Err(Reason::Protocol { detail });
+    let miscounted =
+        |found| fault(format!("a chunk of {items} items was answered with {found} results"));
+    let (mut results, failures) = if flags.has(Flags::ITEMS) {
+        // Where an item failed stands `None`, which the caller's type need not be able to hold.
+        decode_apart(codec, payload)?
+    } else {
+        match decode::<Vec<R>>(codec, payload) {
+            Ok(results) if results.len() == items => return Ok(Results::All(results)),
+            Ok(results) => return miscounted(results.len()),
+            Err(_) => (decode_list(codec, payload)?, Vec::new()),
+        }
+    };
+    if results.len() != items {
+        return miscounted(results.len());
+    }
+    for (index, exception) in failures {
+        match usize::try_from(index).ok().and_then(|index| results.get_mut(index)) {
+            Some(result) => *result = Err(Box::new(Reason::Raised(Box::new(exception)))),
+            None => return fault(format!("item {index} of a chunk of {items} failed")),
+        }
+    }
+    Ok(Results::Mixed(results))
+}
+
+type Failures = Vec<(u64, Exception)>;
+type Mixed<R> = Vec<Result<R, Box<Reason>>>;
+
+/// The slow way, item by item, for chunks in which something is wrong.
+fn decode_apart<R: DeserializeOwned>(
+    codec: Codec,
+    payload: &[u8],
+) -> Result<(Mixed<R>, Failures), Reason> {
+    if codec == Codec::Json {
+        let (items, failures): (Vec<Box<RawValue>>, Failures) = decode(codec, payload)?;
+        Ok((items.iter().map(|item| decode_text(item)).collect(), failures))
+    } else {
+        let (items, failures): (Vec<Value>, Failures) = decode(codec, payload)?;
+        Ok((items.iter().map(decode_value).collect(), failures))
+    }
+}
+
+fn decode_list<R: DeserializeOwned>(codec: Codec, payload: &[u8]) -> Result<Mixed<R>, Reason> {
+    if codec == Codec::Json {
+        let items: Vec<Box<RawValue>> = decode(codec, payload)?;
+        Ok(items.iter().map(|item| decode_text(item)).collect())
+    } else {
+        let items: Vec<Value> = decode(codec, payload)?;
+        Ok(items.iter().map(decode_value).collect())
+    }
+}
+
+fn decode_text<R: DeserializeOwned>(item: &RawValue) -> Result<R, Box<Reason>> {
+    decode(Codec::Json, item.get().as_bytes()).map_err(Box::new)
+}
+
+fn decode_value<R: DeserializeOwned>(item: &Value) -> Result<R, Box<Reason>> {
+    let bytes = plain::to_vec(item).map_err(|error| unfit::<R>(String::new(), &error))?;
+    decode(Codec::Plain, &bytes).map_err(Box::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments<A: Serialize, K: Serialize>(flags: Flags, args: A, kwargs: K) -> String {
+        let bytes = encode_arguments(Codec::Json, flags, &args, &kwargs).unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn arguments_are_always_a_sequence() {
+        let no = Flags::NONE;
+        assert_eq!("[]", arguments(no, (), ()));
+        assert_eq!("[]", arguments(no, NoArguments, ()));
+        assert_eq!("[null]", arguments(no, ((),), ()));
+        assert_eq!("[1,\"a\"]", arguments(no, (1, "a"), ()));
+        let keywords = std::collections::BTreeMap::from([("k", 1)]);
+        assert_eq!("[[],{\"k\":1}]", arguments(Flags::KEYWORDS, (), keywords));
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_is_the_callers_fault() {
+        let bad = std::collections::BTreeMap::from([(vec![1], 1)]);
+        let reason = encode(Codec::Json, &bad).unwrap_err();
+        assert_eq!("BadArguments", reason.name());
+        assert_eq!("BadArguments", encode(Codec::Raw, &1).unwrap_err().name());
+    }
+
+    #[test]
+    fn a_result_of_another_type_says_where_and_what() {
+        let payload = plain::to_vec(&vec![1.5, 2.5]).unwrap();
+        let Err(Reason::Unserializable { path, type_name, message }) =
+            decode::<Vec<u8>>(Codec::Plain, &payload)
+        else {
+            panic!("half a byte was decoded");
+        };
+        assert_eq!(("result[0]", "alloc::vec::Vec<u8>"), (path.as_str(), type_name.as_str()));
+        assert!(message.contains("1.5"), "{message}");
+    }
+
+    fn exception() -> Exception {
+        Exception {
+            type_name: "ValueError".into(),
+            message: "no".into(),
+            notes: vec![],
+            frames: vec![],
+            traceback: String::new(),
+            chain: vec![],
+        }
+    }
+
+    fn items<R: DeserializeOwned>(
+        codec: Codec,
+        flags: Flags,
+        payload: &[u8],
+        items: usize,
+    ) -> Vec<Result<R, Reason>> {
+        match decode_items(codec, flags, payload, items).unwrap() {
+            Results::All(results) => results.into_iter().map(Ok).collect(),
+            Results::Mixed(results) => {
+                results.into_iter().map(|result| result.map_err(|reason| *reason)).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn items_that_failed_keep_their_places() {
+        let value = (vec![Some(1), None, Some(3)], vec![(1, exception())]);
+        for codec in [Codec::Plain, Codec::Json] {
+            let payload = encode(codec, &value).unwrap();
+            let items = items::<i64>(codec, Flags::ITEMS, &payload, 3);
+            assert!(matches!(items[..], [Ok(1), Err(Reason::Raised(_)), Ok(3)]), "{items:?}");
+            let items = items::<Option<i64>>(codec, Flags::ITEMS, &payload, 3);
+            assert!(matches!(items[..], [Ok(Some(1)), Err(_), Ok(Some(3))]), "{items:?}");
+            let error = decode_items::<i64>(codec, Flags::ITEMS, &payload, 2).unwrap_err();
+            assert_eq!("Protocol", error.name());
+        }
+    }
+
+    #[test]
+    fn a_none_that_did_not_fail_fits_only_types_that_can_be_none() {
+        let value = (vec![Some(1), None], vec![(0, exception())]);
+        for codec in [Codec::Plain, Codec::Json] {
+            let payload = encode(codec, &value).unwrap();
+            let items = items::<i64>(codec, Flags::ITEMS, &payload, 2);
+            assert!(matches!(items[..], [Err(_), Err(Reason::Unserializable { .. })]));
+            let items = items::<Option<i64>>(codec, Flags::ITEMS, &payload, 2);
+            assert!(matches!(items[..], [Err(_), Ok(None)]), "{items:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_that_does_not_fit_fails_alone() {
+        for codec in [Codec::Plain, Codec::Json] {
+            let payload = encode(codec, &(1, "two", 3)).unwrap();
+            let items = items::<i64>(codec, Flags::NONE, &payload, 3);
+            assert!(matches!(items[..], [Ok(1), Err(Reason::Unserializable { .. }), Ok(3)]));
+            let none = decode_items::<i64>(codec, Flags::NONE, &encode(codec, &7).unwrap(), 1);
+            assert_eq!("Unserializable", none.unwrap_err().name());
+        }
+    }
+
+    #[test]
+    fn json_text_passes_through_untouched() {
+        let payload = br#"[1.10, {"a" : null}]"#;
+        let items = items::<Box<RawValue>>(Codec::Json, Flags::NONE, payload, 2);
+        let texts: Vec<_> = items.iter().map(|item| item.as_ref().unwrap().get()).collect();
+        assert_eq!(vec!["1.10", r#"{"a" : null}"#], texts);
+    }
+}

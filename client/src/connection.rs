@@ -1,0 +1,460 @@
+//! One connection of an async client.
+//!
+//! ```text
+//!   caller ──► pending: id, channel      caller ──► outbound ──► socket       (at once, one call)
+//!                                                     └─ full ─► writer task ─► socket
+//!   caller ◄── channel ◄── pending ◄── reader task ◄── socket
+//! ```
+//!
+//! The caller writes its own frame, so a call wakes no task before the daemon has it. What the
+//! socket does not take is left to the writer task; callers wait for room before they add to it.
+//! No lock is held across a wait, and no two locks at once.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use clutch_protocol::message::Welcome;
+use clutch_protocol::{Frame, Kind};
+use nix::sys::socket::MsgFlags;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
+use tokio::time::timeout_at;
+
+use crate::error::{ConnectError, HandshakeError};
+use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::inbox::{Filled, Inbox};
+use crate::limits::HANG_UP_WAIT;
+use crate::outbound::{Outbound, Outgoing, Sent};
+use crate::owner::Owner;
+use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
+use crate::transport::{self, Backoff, ConnectOptions};
+
+/// What callers and the two tasks share.
+pub(crate) struct Connection {
+    socket: UnixStream,
+    owner: Owner,
+    welcome: Welcome,
+    ids: Ids,
+    pending: Mutex<Pending<oneshot::Sender<Outcome>>>,
+    outbound: Mutex<Outbound>,
+    /// Wakes the writer task.
+    flush: Notify,
+    /// Wakes callers that wait for room in `outbound`.
+    room: Notify,
+    /// One permit for each call the daemon is willing to leave unanswered. Beyond them it would
+    /// stop reading, and cancels would not reach it.
+    slots: Semaphore,
+    closed: watch::Sender<bool>,
+}
+
+/// Connects and says hello.
+pub(crate) async fn open(options: &ConnectOptions) -> Result<Arc<Connection>, ConnectError> {
+    transport::check_path(&options.path)?;
+    let deadline = tokio::time::Instant::from_std(options.deadline());
+    let opening = async {
+        let mut backoff = Backoff::new();
+        loop {
+            if let Some(socket) = transport::connect_now(&options.path)? {
+                return greet(socket, &options.path, &options.program).await;
+            }
+            let pause = backoff.next().expect("it never ends");
+            tokio::time::sleep_until(tokio::time::Instant::now() + pause).await;
+        }
+    };
+    timeout_at(deadline, opening).await.unwrap_or_else(|_| Err(options.timed_out()))
+}
+
+/// Says hello on a socket that is already connected.
+pub(crate) async fn adopt(socket: StdStream) -> Result<Arc<Connection>, ConnectError> {
+    let path = PathBuf::from("(an inherited socket)");
+    let options = ConnectOptions::new(path);
+    let deadline = tokio::time::Instant::from_std(options.deadline());
+    let greeting = greet(socket, &options.path, &options.program);
+    timeout_at(deadline, greeting).await.unwrap_or_else(|_| Err(options.timed_out()))
+}
+
+async fn greet(
+    socket: StdStream,
+    path: &Path,
+    program: &str,
+) -> Result<Arc<Connection>, ConnectError> {
+    let io_fault = |source| match source {
+        // It hung up, before or after our hello.
+        source if is_hang_up(&source) => {
+            ConnectError::Protocol { path: path.into(), source: HandshakeError::Closed }
+        }
+        source => ConnectError::Io { path: path.into(), source },
+    };
+    socket.set_nonblocking(true).map_err(io_fault)?;
+    let socket = UnixStream::from_std(socket).map_err(io_fault)?;
+    let hello = transport::hello(program);
+    let mut sent = 0;
+    // A refusal may be waiting to be read even when the daemon takes no hello any more.
+    while sent < hello.len() {
+        socket.writable().await.map_err(io_fault)?;
+        match socket.try_write(&hello[sent..]) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if is_hang_up(&error) => break,
+            Err(error) => return Err(io_fault(error)),
+        }
+    }
+    let mut inbox = Inbox::before_hello();
+    let frame = loop {
+        let frame = inbox.next().map_err(|error| ConnectError::Protocol {
+            path: path.into(),
+            source: error.into(),
+        })?;
+        if let Some(frame) = frame {
+            break frame;
+        }
+        if fill(&socket, &mut inbox).await.map_err(io_fault)? == Filled::End {
+            return Err(io_fault(io::ErrorKind::UnexpectedEof.into()));
+        }
+    };
+    let welcome = transport::read_welcome(&frame, path)?;
+    inbox.welcome(welcome.payload_bytes_max);
+    Ok(Connection::start(socket, welcome, inbox))
+}
+
+pub(crate) fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// Reads once, waiting for something to read.
+async fn fill(socket: &UnixStream, inbox: &mut Inbox) -> io::Result<Filled> {
+    loop {
+        socket.readable().await?;
+        let mut filled = None;
+        let read = socket.try_io(Interest::READABLE, || {
+            match inbox.fill(socket, MsgFlags::MSG_DONTWAIT)? {
+                // Having read all there was, a further read would only learn that. Saying so now
+                // makes tokio wait for the next bytes; ones that came since then are not missed,
+                // since tokio notes the moment before this closure runs.
+                Filled::All => {
+                    filled = Some(Filled::All);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                other => Ok(other),
+            }
+        });
+        match read {
+            Ok(other) => return Ok(other),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Some(filled) = filled {
+                    return Ok(filled);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks panics half-way; a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    fn start(socket: UnixStream, welcome: Welcome, inbox: Inbox) -> Arc<Connection> {
+        let slots = usize::try_from(welcome.in_flight_max).unwrap_or(usize::MAX);
+        let connection = Arc::new(Connection {
+            socket,
+            owner: Owner::current(),
+            welcome,
+            ids: Ids::default(),
+            pending: Mutex::default(),
+            outbound: Mutex::default(),
+            flush: Notify::new(),
+            room: Notify::new(),
+            slots: Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)),
+            closed: watch::Sender::new(false),
+        });
+        tokio::spawn(Arc::clone(&connection).read(inbox));
+        tokio::spawn(Arc::clone(&connection).write());
+        connection
+    }
+
+    pub(crate) fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    pub(crate) fn late_replies(&self) -> u64 {
+        lock(&self.pending).late()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    /// Returns when the connection has ended.
+    pub(crate) async fn closed(&self) {
+        let ended = self.closed.subscribe().wait_for(|closed| *closed).await.is_ok();
+        assert!(ended, "its sender is in the struct we hold");
+    }
+
+    /// Sends a request and waits for its answer. Dropping the future cancels the request.
+    pub(crate) async fn exchange(
+        self: &Arc<Self>,
+        letter: &Letter,
+        output: Option<OutputSink>,
+        deadline: Deadline,
+    ) -> Result<Frame, Trouble> {
+        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        let _slot = match letter.kind {
+            Kind::Call => Some(self.slot(deadline).await?),
+            _ => None,
+        };
+        let id = self.ids.next();
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.pending)
+            .insert(id, sender, output)
+            .map_err(|closing| Trouble::unsent(id, &closing))?;
+        let mut ticket = Ticket { connection: self, id, left: Left::Unsent };
+        self.send(id, letter, deadline).await?;
+        ticket.left = if letter.kind == Kind::Call { Left::Call } else { Left::Unsent };
+        let outcome = match deadline.net() {
+            None => receiver.await,
+            Some(net) => match timeout_at(net.into(), receiver).await {
+                Ok(outcome) => outcome,
+                Err(_) => return Err(Trouble::sent(id, deadline.passed())),
+            },
+        };
+        ticket.left = Left::Nothing;
+        match outcome.expect("whoever takes a waiter out of the table tells it") {
+            Outcome::Reply(frame) => Ok(frame),
+            Outcome::Lost { closing, sent } => {
+                Err(Trouble { id, started: sent, reason: (&closing).into() })
+            }
+        }
+    }
+
+    /// Waits until the daemon can take another call.
+    async fn slot(&self, deadline: Deadline) -> Result<SemaphorePermit<'_>, Trouble> {
+        match self.slots.try_acquire() {
+            Ok(permit) => return Ok(permit),
+            Err(TryAcquireError::Closed) => return Err(self.lost(0)),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        match before(deadline, self.slots.acquire()).await {
+            Some(permit) => permit.map_err(|_| self.lost(0)),
+            None => Err(Trouble::unsent(0, deadline.passed())),
+        }
+    }
+
+    /// Hands a frame to the socket or, when that is full, to the writer task.
+    async fn send(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Trouble> {
+        loop {
+            let mut room = pin!(self.room.notified());
+            // Enlisting before looking: room that is made after the look is not missed.
+            room.as_mut().enable();
+            match self.try_send(id, letter) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(error)) => {
+                    self.hung_up(&error).await;
+                    return Err(self.lost(id));
+                }
+                None => {}
+            }
+            if before(deadline, room).await.is_none() {
+                return Err(Trouble::unsent(id, deadline.passed()));
+            }
+        }
+    }
+
+    /// Sends a frame, if there is room.
+    fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
+        let header = letter.header(id).encode();
+        let frame =
+            Outgoing { id, header: &header, meta: &letter.meta, payload: &letter.payload };
+        let sent = {
+            let mut outbound = lock(&self.outbound);
+            if !outbound.has_room() {
+                return None;
+            }
+            outbound.send(&self.socket, &frame)
+        };
+        Some(sent.map(|sent| {
+            if sent == Sent::Queued {
+                self.flush.notify_one();
+            }
+        }))
+    }
+
+    /// The daemon takes nothing more. It may have said why before it hung up, and the reader may
+    /// not have read that yet, so the reader closes the connection if it does so soon.
+    async fn hung_up(&self, error: &io::Error) {
+        lock(&self.outbound).close();
+        let soon = tokio::time::Instant::now() + HANG_UP_WAIT;
+        if timeout_at(soon, self.closed()).await.is_err() {
+            self.close(Closing::Lost(format!("cannot send to the daemon: {error}").into()));
+        }
+    }
+
+    /// Tells the daemon that nobody waits for call `id`. Never waits: a frame that has not left is
+    /// taken back instead, and when too much waits to be sent the daemon is left to its deadline.
+    fn cancel(&self, id: u64) {
+        if !lock(&self.outbound).withdraw(id) {
+            self.remark(id, Kind::Cancel);
+        }
+    }
+
+    /// Sends a frame without meta that nobody waits for, if there is room.
+    fn remark(&self, id: u64, kind: Kind) {
+        // Lost when there is no room: whoever sends a remark has no use for its failure.
+        let _lost = self.try_send(id, &Letter::bare(kind));
+    }
+
+    /// Ends the connection and tells everyone who waits. The first reason stays.
+    pub(crate) fn close(&self, closing: Closing) {
+        if self.owner.check().is_err() {
+            // A shutdown would hang up for the process this one was forked from.
+            return;
+        }
+        let unsent = lock(&self.outbound).close().to_vec();
+        let waiters = lock(&self.pending).close(closing.clone());
+        for (id, waiter) in waiters {
+            let outcome = Outcome::Lost { closing: closing.clone(), sent: !unsent.contains(&id) };
+            // Its receiver is gone when the caller is.
+            let _gone = waiter.send(outcome);
+        }
+        self.slots.close();
+        self.closed.send_replace(true);
+        self.flush.notify_one();
+        self.room.notify_waiters();
+        // Wakes both tasks; an error only says that the peer was faster.
+        let _gone = nix::sys::socket::shutdown(
+            std::os::fd::AsRawFd::as_raw_fd(&self.socket),
+            nix::sys::socket::Shutdown::Both,
+        );
+    }
+
+    fn closing(&self) -> Closing {
+        let closed = lock(&self.pending).closed().cloned();
+        closed.unwrap_or_else(|| Closing::Lost("it is being closed".into()))
+    }
+
+    fn lost(&self, id: u64) -> Trouble {
+        Trouble::unsent(id, &self.closing())
+    }
+
+    /// The reader task.
+    async fn read(self: Arc<Self>, mut inbox: Inbox) {
+        // When the runtime ends before the client does, nobody would read any more.
+        let guard = CloseOnDrop(&self);
+        let closing = loop {
+            match inbox.next() {
+                Ok(Some(frame)) => {
+                    if let Err(closing) = self.receive(frame) {
+                        break closing;
+                    }
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => break garbage(&error),
+            }
+            match fill(&self.socket, &mut inbox).await {
+                Ok(Filled::End) => break Closing::Lost("the daemon closed it".into()),
+                Ok(_) => tokio::task::coop::consume_budget().await,
+                Err(error) => break Closing::Lost(error.to_string().into()),
+            }
+        };
+        self.close(closing);
+        drop(guard);
+    }
+
+    fn receive(&self, frame: Frame) -> Result<(), Closing> {
+        match sort(frame) {
+            Incoming::Answer(frame) => {
+                let waiter = lock(&self.pending).take(frame.header.id);
+                if let Some(waiter) = waiter {
+                    // Its receiver is gone when the caller is; it has cancelled then.
+                    let _gone = waiter.send(Outcome::Reply(frame));
+                }
+            }
+            Incoming::Output(id, chunk) => lock(&self.pending).output(id, chunk),
+            Incoming::Ping(id) => self.remark(id, Kind::Pong),
+            Incoming::Close(closing) => return Err(closing),
+        }
+        Ok(())
+    }
+
+    /// The writer task: sleeps until a socket was full.
+    async fn write(self: Arc<Self>) {
+        loop {
+            self.flush.notified().await;
+            if lock(&self.outbound).is_closed() {
+                return;
+            }
+            let flushed = self
+                .socket
+                .async_io(Interest::WRITABLE, || {
+                    let (result, has_room) = {
+                        let mut outbound = lock(&self.outbound);
+                        (outbound.flush(&self.socket), outbound.has_room())
+                    };
+                    if has_room {
+                        self.room.notify_waiters();
+                    }
+                    result
+                })
+                .await;
+            if let Err(error) = flushed {
+                return self.hung_up(&error).await;
+            }
+        }
+    }
+}
+
+/// Waits for `future` until the deadline.
+async fn before<F: Future>(deadline: Deadline, future: F) -> Option<F::Output> {
+    match deadline.at() {
+        None => Some(future.await),
+        Some(at) => timeout_at(Instant::into(at), future).await.ok(),
+    }
+}
+
+/// A request that is under way. Dropped before its answer came, it cleans up behind itself.
+struct Ticket<'a> {
+    connection: &'a Connection,
+    id: u64,
+    left: Left,
+}
+
+/// What a request that is dropped leaves behind.
+enum Left {
+    /// An entry in the table.
+    Unsent,
+    /// That, and a call the daemon may be running.
+    Call,
+    /// Nothing: it was answered.
+    Nothing,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let Ticket { connection, id, left } = self;
+        if matches!(left, Left::Nothing) || connection.owner.check().is_err() {
+            return;
+        }
+        let waiting = lock(&connection.pending).forget(*id);
+        if waiting && matches!(left, Left::Call) {
+            connection.cancel(*id);
+        }
+    }
+}
+
+struct CloseOnDrop<'a>(&'a Connection);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        let reason = "the runtime that read for this client has ended";
+        self.0.close(Closing::Lost(reason.into()));
+    }
+}

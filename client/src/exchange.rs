@@ -1,0 +1,328 @@
+//! What both clients do with a request before it is sent and with its answer afterwards: names are
+//! checked, deadlines become numbers, frames become replies or failures. No waiting here.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clutch_protocol::failure::{Missing, MissingWhat, Payload};
+use clutch_protocol::message::{Answer, Output, Phases, Refused, Welcome};
+use clutch_protocol::wire::Decode;
+use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
+
+use crate::limits::TIMEOUT_GRACE;
+use crate::pending::{Closing, OutputChunk};
+
+/// The pool a call goes to unless it names another.
+pub const DEFAULT_POOL: &str = "default";
+
+/// What a function answered, still encoded.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The call's id on its connection.
+    pub id: u64,
+    /// How the payload is encoded.
+    pub codec: Codec,
+    /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
+    pub flags: Flags,
+    /// The value.
+    pub payload: Bytes,
+    /// Who answered, and how long it took.
+    pub answer: Answer,
+}
+
+/// Which function of which pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) pool: String,
+    pub(crate) function: String,
+}
+
+impl Target {
+    pub(crate) fn new(function: impl Into<String>) -> Target {
+        Target { pool: DEFAULT_POOL.into(), function: function.into() }
+    }
+
+    /// For `ping`, `status` and `stop`, which no pool answers.
+    pub(crate) fn control(verb: &str) -> Target {
+        Target { pool: String::new(), function: verb.into() }
+    }
+
+    /// What no daemon would look up need not be sent.
+    pub(crate) fn check(&self) -> Result<(), Reason> {
+        let missing = |what, error: name::NameError| {
+            let message = match what {
+                MissingWhat::Pool => format!("no pool can be named {:?}: {error}", self.pool),
+                _ => format!("no function can be named {:?}: {error}", self.function),
+            };
+            Reason::NotFound(Box::new(Missing { what, message, traceback: String::new() }))
+        };
+        name::check_pool(&self.pool).map_err(|error| missing(MissingWhat::Pool, error))?;
+        match name::check_function(&self.function) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(missing(MissingWhat::Name, error)),
+        }
+    }
+
+    /// A failure that this side noticed, or read out of an answer.
+    #[cold]
+    pub(crate) fn failure(&self, trouble: Trouble) -> Failure {
+        Failure {
+            call: trouble.id,
+            pool: self.pool.clone(),
+            function: self.function.clone(),
+            attempt: u32::from(trouble.started),
+            started: trouble.started,
+            phases: Phases::default(),
+            reason: trouble.reason,
+        }
+    }
+}
+
+/// What this side noticed about a request.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    /// The request's id; 0 before it had one.
+    pub(crate) id: u64,
+    /// Whether user code can have begun.
+    pub(crate) started: bool,
+    /// What happened.
+    pub(crate) reason: Reason,
+}
+
+impl Trouble {
+    /// For a request that was never sent.
+    pub(crate) fn unsent(id: u64, reason: impl Into<Reason>) -> Trouble {
+        Trouble { id, started: false, reason: reason.into() }
+    }
+
+    /// For a request the daemon may have.
+    pub(crate) fn sent(id: u64, reason: impl Into<Reason>) -> Trouble {
+        Trouble { id, started: true, reason: reason.into() }
+    }
+}
+
+/// When a request is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// What the caller asked for; none leaves it to the daemon.
+    pub(crate) timeout: Option<Duration>,
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    pub(crate) fn new(timeout: Option<Duration>) -> Deadline {
+        // A timeout beyond the end of the clock is none.
+        let at = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        Deadline { timeout, at }
+    }
+
+    /// Until when a request may wait to be sent.
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Until when the daemon's answer is waited for. It comes at the deadline; the grace is for the
+    /// daemon that does not keep its word.
+    pub(crate) fn net(&self) -> Option<Instant> {
+        self.at.and_then(|at| at.checked_add(TIMEOUT_GRACE))
+    }
+
+    /// What is left, as it travels: 0 means the pool's default, so a rest is never less than 1.
+    pub(crate) fn rest_ms(&self) -> u64 {
+        match self.at {
+            None => 0,
+            Some(at) => {
+                let rest = at.saturating_duration_since(Instant::now());
+                u64::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+            }
+        }
+    }
+
+    /// What to say when it has passed.
+    pub(crate) fn passed(&self) -> Reason {
+        let timeout_ms = self.timeout.unwrap_or_default().as_millis();
+        Reason::TimedOut { timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX) }
+    }
+}
+
+/// A request without its id, ready to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Letter {
+    pub(crate) kind: Kind,
+    pub(crate) flags: Flags,
+    pub(crate) codec: Codec,
+    pub(crate) meta: Vec<u8>,
+    pub(crate) payload: Bytes,
+}
+
+impl Letter {
+    /// A frame with nothing behind its header.
+    pub(crate) const fn bare(kind: Kind) -> Letter {
+        let (flags, codec) = (Flags::NONE, Codec::None);
+        Letter { kind, flags, codec, meta: Vec::new(), payload: Bytes::new() }
+    }
+
+    /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
+    pub(crate) fn call(
+        target: &Target,
+        deadline: Deadline,
+        (codec, flags, payload): (Codec, Flags, Bytes),
+        welcome: &Welcome,
+    ) -> Result<Letter, Reason> {
+        target.check()?;
+        let limit = welcome.payload_bytes_max;
+        if payload.len() as u64 > u64::from(limit) {
+            return Err(Reason::TooLarge {
+                what: Payload::Arguments,
+                bytes: payload.len() as u64,
+                limit: u64::from(limit),
+            });
+        }
+        let meta = (target.pool.as_str(), target.function.as_str(), deadline.rest_ms());
+        let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
+        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload })
+    }
+
+    /// Its header.
+    pub(crate) fn header(&self, id: u64) -> Header {
+        let bytes = |length: usize| u32::try_from(length).expect("both lengths were checked");
+        Header {
+            kind: self.kind,
+            flags: self.flags,
+            codec: self.codec,
+            descriptors: 0,
+            id,
+            meta_bytes: bytes(self.meta.len()),
+            payload_bytes: bytes(self.payload.len()),
+        }
+    }
+}
+
+/// Reads a meta of the daemon's, or says what was wrong with it.
+fn meta_of<T: Decode<()>>(frame: &Frame) -> Result<T, Reason> {
+    wire::decode(&frame.meta).map_err(|error| Reason::Protocol {
+        detail: format!("the daemon sent a {:?} that cannot be read: {error}", frame.header.kind),
+    })
+}
+
+/// Reads the answer to a request that wanted a frame of kind `wanted`.
+pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame, Failure> {
+    let id = frame.header.id;
+    if frame.header.kind == wanted {
+        return Ok(frame);
+    }
+    let reason = match frame.header.kind {
+        Kind::Error => match meta_of::<Failure>(&frame) {
+            Ok(failure) => return Err(failure),
+            Err(reason) => reason,
+        },
+        kind => Reason::Protocol { detail: format!("the daemon answered with {kind:?}") },
+    };
+    Err(target.failure(Trouble::sent(id, reason)))
+}
+
+/// Reads the answer to a call.
+pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure> {
+    let frame = open(frame, Kind::Result, target)?;
+    let id = frame.header.id;
+    let answer = meta_of::<Answer>(&frame);
+    let answer = answer.map_err(|reason| target.failure(Trouble::sent(id, reason)))?;
+    let Header { codec, flags, .. } = frame.header;
+    Ok(Reply { id, codec, flags, payload: frame.payload, answer })
+}
+
+/// What a frame from the daemon is to a client.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// The answer to a request.
+    Answer(Frame),
+    /// Something call `.0` printed.
+    Output(u64, OutputChunk),
+    /// The daemon asks whether we are there.
+    Ping(u64),
+    /// The connection is over.
+    Close(Closing),
+}
+
+/// Sorts a frame.
+pub(crate) fn sort(frame: Frame) -> Incoming {
+    match frame.header.kind {
+        Kind::Result | Kind::Error | Kind::Pong | Kind::StatusReport | Kind::Stopping => {
+            Incoming::Answer(frame)
+        }
+        Kind::Ping => Incoming::Ping(frame.header.id),
+        Kind::Output => match wire::decode::<Output>(&frame.meta) {
+            Ok(Output { stream, dropped_bytes }) => {
+                let chunk = OutputChunk { stream, dropped_bytes, bytes: frame.payload };
+                Incoming::Output(frame.header.id, chunk)
+            }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::Refused => Incoming::Close(match wire::decode::<Refused>(&frame.meta) {
+            Ok(Refused { refusal, sentence }) => match refusal {
+                clutch_protocol::message::Refusal::Protocol => Closing::Protocol(sentence.into()),
+                _ => Closing::Lost(sentence.into()),
+            },
+            Err(error) => garbage(&error),
+        }),
+        kind => Incoming::Close(Closing::Protocol(
+            format!("the daemon sent {kind:?}, which is not for clients").into(),
+        )),
+    }
+}
+
+/// What to say when the daemon's bytes have no meaning.
+pub(crate) fn garbage(error: &dyn std::error::Error) -> Closing {
+    Closing::Protocol(format!("the daemon sent something unreadable: {error}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::message;
+
+    use super::*;
+
+    fn welcome() -> Welcome {
+        Welcome {
+            version: 1,
+            pid: 1,
+            program: String::new(),
+            payload_bytes_max: 10,
+            in_flight_max: 1,
+        }
+    }
+
+    fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
+        let payload = Bytes::from(vec![0; bytes]);
+        let payload = (Codec::Plain, Flags::NONE, payload);
+        Letter::call(target, Deadline::new(timeout), payload, &welcome())
+    }
+
+    #[test]
+    fn a_calls_meta_is_the_protocols() {
+        let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
+        let meta: message::Call = wire::decode(&letter.meta).unwrap();
+        let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
+        assert_eq!(message::Call { pool, function, timeout_ms: 0 }, meta);
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_not_sent_f083() {
+        let refused = |target, bytes| call(&target, None, bytes).unwrap_err();
+        let target = Target::new("math:sqrt");
+        assert_eq!("TooLarge", refused(target.clone(), 11).name());
+        assert_eq!("NotFound", refused(Target::new("math"), 1).name());
+        assert_eq!("NotFound", refused(Target::new("m:f".repeat(999_999)), 1).name());
+        assert_eq!("NotFound", refused(Target { pool: "a b".into(), ..target }, 1).name());
+    }
+
+    #[test]
+    fn a_timeout_never_travels_as_no_timeout() {
+        assert_eq!(1, Deadline::new(Some(Duration::ZERO)).rest_ms());
+        assert_eq!(0, Deadline::new(None).rest_ms());
+        let second = Deadline::new(Some(Duration::from_secs(1))).rest_ms();
+        assert!((900..=1000).contains(&second), "{second}");
+        let forever = Deadline::new(Some(Duration::MAX));
+        assert_eq!((0, None), (forever.rest_ms(), forever.net()));
+    }
+}

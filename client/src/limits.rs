@@ -1,0 +1,67 @@
+//! Every bound of this crate that is not the protocol's, in one place, each with its reason.
+
+use std::time::Duration;
+
+/// How long connecting may take, the daemon's welcome included, unless the caller says otherwise.
+/// A daemon that is alive answers within a millisecond; one that is stopped never does.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest path the system takes for a socket: `sun_path` has 108 bytes, one of them the NUL.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The shortest and longest wait before connecting again to a daemon whose backlog is full.
+pub(crate) const BACKLOG_WAIT: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+
+/// How long after a call's own deadline the client gives up on the daemon. The daemon answers at
+/// the deadline; this is only for one that does not.
+pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+
+/// How long `status`, `ping` and `stop` wait for their answer.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that may wait for a full socket before callers wait too. One frame may overshoot it, since
+/// a frame is never cut in two by its sender.
+pub(crate) const OUTBOUND_BYTES_MAX: usize = 4 << 20;
+
+/// Pieces handed to the system in one write: enough for five frames of header, meta and payload.
+pub(crate) const WRITE_PIECES_MAX: usize = 16;
+
+/// Bytes asked of the socket at once. It holds about 200 KiB; a small answer has under 200 bytes.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+/// How long a writer that found the daemon gone waits for the reader to learn why.
+pub(crate) const HANG_UP_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a blocked writer of a blocking client waits before it looks whether somebody still
+/// reads. See `blocking::connection`.
+pub(crate) const WRITE_LOOK: Duration = Duration::from_millis(10);
+
+/// How long one chunk of a map should run: long enough to make the cost of a call (under 0.1 ms)
+/// invisible, short enough that workers end together.
+pub(crate) const CHUNK_RUN_US: u64 = 5_000;
+
+/// How much larger the next chunk may be than the largest measured one.
+pub(crate) const CHUNK_GROWTH: u32 = 4;
+
+/// Items in one chunk, at most.
+pub(crate) const CHUNK_ITEMS_MAX: u32 = 8_192;
+
+/// Bytes of one chunk's arguments that automatic chunks aim to stay below.
+pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
+
+/// Chunks of one map that may be unanswered: enough to keep as many workers busy, few enough that
+/// 64 maps still fit a default queue.
+pub(crate) const CHUNKS_IN_FLIGHT: u32 = 64;
+
+/// Items of one map that may be pulled and not yet yielded, unless the caller says otherwise.
+pub(crate) const WINDOW_ITEMS: u32 = 32_768;
+
+/// How often one chunk that never started is sent again.
+pub(crate) const RESENDS_MAX: u32 = 24;
+
+/// The shortest and longest wait before a chunk is sent again to a queue that others fill. With
+/// [`RESENDS_MAX`], a map gives up on a full queue after about five seconds.
+pub(crate) const RESEND_WAIT: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+
+const _: () = assert!(CHUNK_ITEMS_MAX * 4 <= WINDOW_ITEMS);
+const _: () = assert!(CONNECT_TIMEOUT.as_millis() > BACKLOG_WAIT[1].as_millis());

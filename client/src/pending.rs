@@ -1,0 +1,240 @@
+//! Who waits for what on one connection: a table from request id to waiter. Pure; the waiter is a
+//! channel for the async client and a mailbox for the blocking one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use clutch_protocol::message::Stream;
+use clutch_protocol::{Frame, Reason};
+use tokio::sync::mpsc;
+
+/// Ids of requests: unique on their connection, never 0, never used again.
+#[derive(Debug)]
+pub(crate) struct Ids(AtomicU64);
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids(AtomicU64::new(1))
+    }
+}
+
+impl Ids {
+    /// The next id. At a million calls a second they last for half a million years.
+    pub(crate) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Why a connection carries nothing any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// It was lost, or this side let it go.
+    Lost(Arc<str>),
+    /// One side says that the other broke the protocol.
+    Protocol(Arc<str>),
+}
+
+impl From<&Closing> for Reason {
+    fn from(closing: &Closing) -> Reason {
+        match closing {
+            Closing::Lost(detail) => Reason::Disconnected { detail: detail.to_string() },
+            Closing::Protocol(detail) => Reason::Protocol { detail: detail.to_string() },
+        }
+    }
+}
+
+/// What a waiter gets, exactly once.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The daemon's answer.
+    Reply(Frame),
+    /// There will be none.
+    Lost {
+        /// Why.
+        closing: Closing,
+        /// Whether the daemon can have got the request.
+        sent: bool,
+    },
+}
+
+/// A piece of what a call printed.
+#[derive(Clone, Debug)]
+pub struct OutputChunk {
+    /// Where it was printed to.
+    pub stream: Stream,
+    /// Bytes that were left out before this piece, by the daemon or by this client, because the
+    /// receiver took too long.
+    pub dropped_bytes: u64,
+    /// What was printed. Pieces end anywhere, even inside a character.
+    pub bytes: Bytes,
+}
+
+/// Where a call's output goes. It never waits for its receiver: a reader that did would hold up
+/// every other call of the connection.
+#[derive(Debug)]
+pub(crate) struct OutputSink {
+    sender: mpsc::Sender<OutputChunk>,
+    dropped_bytes: u64,
+}
+
+impl OutputSink {
+    pub(crate) fn new(sender: mpsc::Sender<OutputChunk>) -> OutputSink {
+        OutputSink { sender, dropped_bytes: 0 }
+    }
+
+    fn push(&mut self, mut chunk: OutputChunk) {
+        chunk.dropped_bytes += self.dropped_bytes;
+        self.dropped_bytes = match self.sender.try_send(chunk) {
+            Err(mpsc::error::TrySendError::Full(chunk)) => {
+                chunk.dropped_bytes + chunk.bytes.len() as u64
+            }
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => 0,
+        };
+    }
+}
+
+/// The requests that have no answer yet.
+#[derive(Debug)]
+pub(crate) struct Pending<W> {
+    entries: BTreeMap<u64, (W, Option<OutputSink>)>,
+    closed: Option<Closing>,
+    late: u64,
+}
+
+impl<W> Default for Pending<W> {
+    fn default() -> Pending<W> {
+        Pending { entries: BTreeMap::new(), closed: None, late: 0 }
+    }
+}
+
+impl<W> Pending<W> {
+    /// Notes that `waiter` waits for request `id`; not on a closed connection.
+    pub(crate) fn insert(
+        &mut self,
+        id: u64,
+        waiter: W,
+        output: Option<OutputSink>,
+    ) -> Result<(), Closing> {
+        if let Some(closing) = &self.closed {
+            return Err(closing.clone());
+        }
+        let before = self.entries.insert(id, (waiter, output));
+        assert!(before.is_none(), "request ids are never used again");
+        Ok(())
+    }
+
+    /// Whose answer this is. An answer nobody waits for is counted and otherwise ignored: its
+    /// caller has gone, or it came twice.
+    pub(crate) fn take(&mut self, id: u64) -> Option<W> {
+        match self.entries.remove(&id) {
+            Some((waiter, _)) => Some(waiter),
+            None => {
+                self.late += 1;
+                None
+            }
+        }
+    }
+
+    /// Forgets a request whose caller has gone; false if it had been answered.
+    pub(crate) fn forget(&mut self, id: u64) -> bool {
+        self.entries.remove(&id).is_some()
+    }
+
+    /// Hands output to its call. Output of a call that is over is dropped.
+    pub(crate) fn output(&mut self, id: u64, chunk: OutputChunk) {
+        if let Some((_, Some(sink))) = self.entries.get_mut(&id) {
+            sink.push(chunk);
+        }
+    }
+
+    /// The waiters, oldest request first.
+    pub(crate) fn waiters(&self) -> impl Iterator<Item = &W> {
+        self.entries.values().map(|(waiter, _)| waiter)
+    }
+
+    /// Closes the table for good and gives back who is to be told. The first reason stays.
+    pub(crate) fn close(&mut self, closing: Closing) -> Vec<(u64, W)> {
+        self.closed.get_or_insert(closing);
+        let entries = std::mem::take(&mut self.entries);
+        entries.into_iter().map(|(id, (waiter, _))| (id, waiter)).collect()
+    }
+
+    /// Why the table is closed, if it is.
+    pub(crate) fn closed(&self) -> Option<&Closing> {
+        self.closed.as_ref()
+    }
+
+    /// How many answers came for nobody.
+    pub(crate) fn late(&self) -> u64 {
+        self.late
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost(detail: &str) -> Closing {
+        Closing::Lost(detail.into())
+    }
+
+    #[test]
+    fn every_waiter_is_given_out_once() {
+        let mut pending = Pending::default();
+        pending.insert(1, 'a', None).unwrap();
+        pending.insert(2, 'b', None).unwrap();
+        assert_eq!((Some('a'), None, 1), (pending.take(1), pending.take(1), pending.late()));
+        assert!(pending.forget(2) && !pending.forget(2));
+        assert_eq!((None, 2), (pending.take(2), pending.late()));
+    }
+
+    #[test]
+    fn a_closed_table_tells_all_and_takes_none() {
+        let mut pending = Pending::default();
+        pending.insert(1, 'a', None).unwrap();
+        pending.insert(2, 'b', None).unwrap();
+        assert_eq!(vec![(1, 'a'), (2, 'b')], pending.close(lost("first")));
+        assert!(pending.close(lost("second")).is_empty());
+        assert_eq!(Err(lost("first")), pending.insert(3, 'c', None));
+    }
+
+    #[test]
+    fn ids_start_at_one_and_never_repeat_across_threads() {
+        let ids = Ids::default();
+        let mut all: Vec<u64> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..1000).map(|_| ids.next()).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        all.sort_unstable();
+        assert!(all.into_iter().eq(1..=4000));
+    }
+
+    #[test]
+    fn a_slow_receiver_of_output_learns_how_much_it_missed() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut pending = Pending::default();
+        pending.insert(1, (), Some(OutputSink::new(sender))).unwrap();
+        let chunk = |text: &'static str| OutputChunk {
+            stream: Stream::Stdout,
+            dropped_bytes: 0,
+            bytes: Bytes::from_static(text.as_bytes()),
+        };
+        for text in ["one", "two", "three"] {
+            pending.output(1, chunk(text));
+        }
+        pending.output(9, chunk("of nobody"));
+        assert_eq!((0, &b"one"[..]), received(&mut receiver));
+        pending.output(1, chunk("four"));
+        assert_eq!((8, &b"four"[..]), received(&mut receiver));
+    }
+
+    fn received(receiver: &mut mpsc::Receiver<OutputChunk>) -> (u64, &'static [u8]) {
+        let chunk = receiver.try_recv().unwrap();
+        let bytes = [&b"one"[..], b"four"].into_iter().find(|bytes| *bytes == chunk.bytes).unwrap();
+        (chunk.dropped_bytes, bytes)
+    }
+}

@@ -1,0 +1,201 @@
+//! One call, built piece by piece. The same builder serves both clients: `C` is the client that
+//! will send it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clutch_protocol::message::Welcome;
+use clutch_protocol::{Codec, Failure, Flags, Reason};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::client::Client;
+use crate::codec::{NoArguments, decode, encode_arguments};
+use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open_reply};
+use crate::pending::{OutputChunk, OutputSink};
+
+/// A call that was not sent yet.
+///
+/// ```no_run
+/// # async fn f(client: clutch_client::Client) -> Result<(), clutch_client::Failure> {
+/// let digits: String = client
+///     .request("builtins:format")
+///     .args((std::f64::consts::PI, ".3f"))
+///     .timeout(std::time::Duration::from_secs(1))
+///     .send()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a request does nothing until it is sent"]
+pub struct Request<C, A = NoArguments, K = NoArguments> {
+    pub(crate) client: C,
+    args: A,
+    kwargs: K,
+    parts: Parts,
+}
+
+/// What does not depend on the types of the arguments.
+#[derive(Clone, Debug)]
+struct Parts {
+    target: Target,
+    timeout: Option<Duration>,
+    codec: Codec,
+    flags: Flags,
+    encoded: Option<Bytes>,
+    output: Option<mpsc::Sender<OutputChunk>>,
+}
+
+/// A request that is ready to be sent.
+pub(crate) struct Ready<C> {
+    pub(crate) client: C,
+    pub(crate) target: Target,
+    pub(crate) deadline: Deadline,
+    pub(crate) output: Option<OutputSink>,
+    payload: (Codec, Flags, Bytes),
+}
+
+impl<C> Request<C> {
+    pub(crate) fn new(client: C, function: impl Into<String>) -> Request<C> {
+        let parts = Parts {
+            target: Target::new(function),
+            timeout: None,
+            codec: Codec::Plain,
+            flags: Flags::NONE,
+            encoded: None,
+            output: None,
+        };
+        Request { client, args: NoArguments, kwargs: NoArguments, parts }
+    }
+}
+
+impl<C, A, K> Request<C, A, K> {
+    /// Sends the call to this pool instead of [`DEFAULT_POOL`](crate::DEFAULT_POOL).
+    pub fn pool(mut self, pool: impl Into<String>) -> Self {
+        self.parts.target.pool = pool.into();
+        self
+    }
+
+    /// Gives up after this long, queueing included. Without it the pool's own limit holds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.parts.timeout = Some(timeout);
+        self
+    }
+
+    /// Encodes the arguments with this codec: [`Codec::Plain`] unless said otherwise, or
+    /// [`Codec::Json`]. The result comes in the same one.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.parts.codec = codec;
+        self
+    }
+
+    /// The positional arguments: a tuple, or a sequence of values of one type.
+    pub fn args<B: Serialize>(self, args: B) -> Request<C, B, K> {
+        Request { client: self.client, args, kwargs: self.kwargs, parts: self.parts }
+    }
+
+    /// The keyword arguments: a struct, or a map with text keys.
+    pub fn kwargs<L: Serialize>(mut self, kwargs: L) -> Request<C, A, L> {
+        self.parts.flags = self.parts.flags.with(Flags::KEYWORDS);
+        Request { client: self.client, args: self.args, kwargs, parts: self.parts }
+    }
+
+    /// A payload that is encoded already, instead of arguments. With [`Flags::KEYWORDS`] it is
+    /// `(args, kwargs)`, without it `args`.
+    pub fn encoded(mut self, codec: Codec, flags: Flags, payload: impl Into<Bytes>) -> Self {
+        (self.parts.codec, self.parts.flags) = (codec, flags);
+        self.parts.encoded = Some(payload.into());
+        self
+    }
+
+    /// Has what the call prints sent here. When the channel is full, output is dropped and counted
+    /// in the next [`OutputChunk`]: a slow receiver never delays an answer.
+    pub fn output(mut self, sender: mpsc::Sender<OutputChunk>) -> Self {
+        self.parts.output = Some(sender);
+        self
+    }
+
+    /// Encodes the arguments and starts the clock.
+    pub(crate) fn ready(self) -> Result<Ready<C>, Failure>
+    where
+        A: Serialize,
+        K: Serialize,
+    {
+        let Parts { target, timeout, codec, mut flags, encoded, output } = self.parts;
+        let deadline = Deadline::new(timeout);
+        let payload = match encoded {
+            Some(payload) => payload,
+            None => encode_arguments(codec, flags, &self.args, &self.kwargs)
+                .map_err(|reason| target.failure(Trouble::unsent(0, reason)))?,
+        };
+        if output.is_some() {
+            flags = flags.with(Flags::OUTPUT);
+        }
+        let output = output.map(OutputSink::new);
+        let payload = (codec, flags, payload);
+        Ok(Ready { client: self.client, target, deadline, output, payload })
+    }
+}
+
+impl<C> Ready<C> {
+    /// A call whose payload is ready: a chunk of a map.
+    pub(crate) fn encoded(
+        client: C,
+        target: Target,
+        timeout: Option<Duration>,
+        payload: (Codec, Flags, Bytes),
+    ) -> Ready<C> {
+        Ready { client, target, deadline: Deadline::new(timeout), output: None, payload }
+    }
+
+    /// The frame to be sent.
+    pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
+        // Cloning a payload shares it.
+        Letter::call(&self.target, self.deadline, self.payload.clone(), welcome)
+            .map_err(|reason| Trouble::unsent(0, reason))
+    }
+}
+
+/// Decodes the value of a reply.
+pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
+    decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
+        phases: reply.answer.phases,
+        ..target.failure(Trouble::sent(reply.id, reason))
+    })
+}
+
+impl<A: Serialize, K: Serialize> Request<Client, A, K> {
+    /// Calls the function and decodes its result. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`].
+    pub async fn send<R: DeserializeOwned>(self) -> Result<R, Failure> {
+        let mut ready = self.ready()?;
+        let reply = ready.send().await?;
+        value(&reply, &ready.target)
+    }
+
+    /// Calls the function and leaves its result encoded. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`].
+    pub async fn send_reply(self) -> Result<Reply, Failure> {
+        self.ready()?.send().await
+    }
+}
+
+impl Ready<Client> {
+    pub(crate) async fn send(&mut self) -> Result<Reply, Failure> {
+        let output = self.output.take();
+        let connection = self.client.connection();
+        let frame = match self.letter(connection.welcome()) {
+            Ok(letter) => connection.exchange(&letter, output, self.deadline).await,
+            Err(trouble) => Err(trouble),
+        };
+        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+    }
+}

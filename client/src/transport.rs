@@ -1,0 +1,259 @@
+//! From a path to a connected socket that has been welcomed. `interprocess` names and connects; the
+//! system's own socket is unwrapped from it at once, since its stream has no vectored writes.
+//!
+//! Connecting a local socket never takes time: it succeeds, fails, or finds the daemon's backlog
+//! full. So both clients connect without waiting, and each waits in its own way before the next
+//! try.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clutch_protocol::message::{Hello, Refused, Role, Welcome, version};
+use clutch_protocol::{Frame, Header, Kind, wire};
+use interprocess::ConnectWaitMode;
+use interprocess::local_socket::{
+    ConnectOptions as Options, GenericFilePath, Stream, ToFsName as _,
+};
+
+use crate::error::{ConnectError, HandshakeError};
+use crate::limits::{BACKLOG_WAIT, CONNECT_TIMEOUT, SOCKET_PATH_BYTES_MAX};
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// The daemon's socket.
+    pub path: PathBuf,
+    /// How long connecting may take, the daemon's welcome included.
+    pub timeout: Duration,
+    /// The program's name and version, for the daemon's log.
+    pub program: String,
+}
+
+impl ConnectOptions {
+    /// Connects to `path` within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
+    pub fn new(path: impl Into<PathBuf>) -> ConnectOptions {
+        ConnectOptions { path: path.into(), timeout: CONNECT_TIMEOUT, program: PROGRAM.into() }
+    }
+
+    /// Connects to [`default_socket`].
+    ///
+    /// # Errors
+    ///
+    /// When there is no default.
+    pub fn from_default() -> Result<ConnectOptions, ConnectError> {
+        default_socket().map(ConnectOptions::new)
+    }
+
+    /// Allows connecting this long.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> ConnectOptions {
+        ConnectOptions { timeout, ..self }
+    }
+
+    /// Names the program in the daemon's log.
+    #[must_use]
+    pub fn program(self, program: impl Into<String>) -> ConnectOptions {
+        ConnectOptions { program: program.into(), ..self }
+    }
+
+    /// When connecting is given up.
+    pub(crate) fn deadline(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.timeout).unwrap_or(now + CONNECT_TIMEOUT)
+    }
+
+    /// The error for a deadline that passed.
+    pub(crate) fn timed_out(&self) -> ConnectError {
+        ConnectError::TimedOut { path: self.path.clone(), timeout: self.timeout }
+    }
+}
+
+/// What the daemon's log says when the program does not say more.
+pub(crate) const PROGRAM: &str = concat!("clutch-client ", env!("CARGO_PKG_VERSION"));
+
+/// The socket of this user's daemon: `CLUTCH_SOCKET`; else `clutch/clutch.sock` in
+/// `XDG_RUNTIME_DIR`, in `/run/user/UID`, or for root in `/run`.
+///
+/// # Errors
+///
+/// When there is none of these.
+pub fn default_socket() -> Result<PathBuf, ConnectError> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let uid = nix::unistd::getuid();
+    let user = Path::new("/run/user").join(uid.to_string());
+    choose_socket(
+        set("CLUTCH_SOCKET"),
+        set("XDG_RUNTIME_DIR"),
+        user.is_dir().then_some(user),
+        uid.is_root().then(|| "/run".into()),
+    )
+}
+
+fn choose_socket(
+    named: Option<PathBuf>,
+    runtime: Option<PathBuf>,
+    user: Option<PathBuf>,
+    root: Option<PathBuf>,
+) -> Result<PathBuf, ConnectError> {
+    if let Some(path) = named {
+        return Ok(path);
+    }
+    // The specification wants a relative XDG_RUNTIME_DIR ignored.
+    let base = runtime.filter(|path| path.is_absolute()).or(user).or(root);
+    Ok(base.ok_or(ConnectError::NoPath)?.join("clutch/clutch.sock"))
+}
+
+/// Refuses what no socket can be named.
+pub(crate) fn check_path(path: &Path) -> Result<(), ConnectError> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.starts_with(b"@") || bytes.starts_with(b"\0") {
+        return Err(ConnectError::AbstractName { name: path.into() });
+    }
+    if bytes.len() > SOCKET_PATH_BYTES_MAX {
+        return Err(ConnectError::PathTooLong { path: path.into(), bytes: bytes.len() });
+    }
+    Ok(())
+}
+
+/// Connects if the daemon can take a connection right now; `None` when its backlog is full. The
+/// socket blocks.
+pub(crate) fn connect_now(path: &Path) -> Result<Option<UnixStream>, ConnectError> {
+    let fault = |source: io::Error| {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ConnectError::NoDaemon { path, source }
+            }
+            io::ErrorKind::PermissionDenied => ConnectError::Permission { path, source },
+            _ => ConnectError::Io { path, source },
+        }
+    };
+    let name = path.to_fs_name::<GenericFilePath>().map_err(fault)?;
+    let options = Options::new().name(name).wait_mode(ConnectWaitMode::Deferred);
+    let Stream::UdSocket(stream) = options.connect_sync().map_err(fault)?;
+    let stream = UnixStream::from(OwnedFd::from(stream));
+    // interprocess takes a full backlog for a connection on its way and returns a socket that will
+    // never be connected. Only a connected one has a peer. (Asking for the peer's credentials, as
+    // its own documentation suggests, would call a daemon in another pid namespace unconnected.)
+    match stream.peer_addr() {
+        Ok(_) => Ok(Some(stream)),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// The pauses between tries at a full backlog: doubling, each with jitter, so that a crowd of
+/// clients does not come back as one.
+pub(crate) struct Backoff {
+    pause: Duration,
+    seed: u64,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Backoff {
+        // A hasher's random key is the only randomness the standard library has.
+        let seed = std::hash::RandomState::new().build_hasher().finish() | 1;
+        Backoff { pause: BACKLOG_WAIT[0], seed }
+    }
+}
+
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    /// Between half of the pause and all of it.
+    fn next(&mut self) -> Option<Duration> {
+        // xorshift64: no randomness worth the name, but no two clients alike.
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        let half = self.pause / 2;
+        let jitter = half * u32::try_from(self.seed % 1024).expect("below 1024") / 1024;
+        self.pause = (self.pause * 2).min(BACKLOG_WAIT[1]);
+        Some(half + jitter)
+    }
+}
+
+/// The first frame of a client.
+pub(crate) fn hello(program: &str) -> Vec<u8> {
+    let mut program = program.to_owned();
+    program.truncate(program.floor_char_boundary(clutch_protocol::limits::PROGRAM_BYTES_MAX));
+    let hello = Hello {
+        version_min: version::MIN,
+        version_max: version::MAX,
+        role: Role::Client,
+        program,
+    };
+    let meta = wire::encode(&hello).expect("a hello is far below a meta's limit");
+    let meta_bytes = u32::try_from(meta.len()).expect("so is its length");
+    let header = Header { meta_bytes, ..Header::new(Kind::Hello, 0) };
+    [&header.encode()[..], &meta].concat()
+}
+
+/// Reads the daemon's answer to it.
+pub(crate) fn read_welcome(frame: &Frame, path: &Path) -> Result<Welcome, ConnectError> {
+    let fault = |source| ConnectError::Protocol { path: path.into(), source };
+    match frame.header.kind {
+        Kind::Welcome => {
+            // Only a prefix: a newer daemon's welcome may be longer, as its hello may.
+            let (welcome, _) = wire::decode_prefix::<Welcome>(&frame.meta)
+                .map_err(|error| fault(error.into()))?;
+            if (version::MIN..=version::MAX).contains(&welcome.version) {
+                Ok(welcome)
+            } else {
+                Err(fault(HandshakeError::Version(welcome.version)))
+            }
+        }
+        Kind::Refused => {
+            let (Refused { refusal, sentence }, _) = wire::decode_prefix(&frame.meta)
+                .map_err(|error| fault(error.into()))?;
+            Err(ConnectError::Refused { refusal, sentence })
+        }
+        kind => Err(fault(HandshakeError::Unexpected(kind))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_socket_is_the_nearest_one_f160() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let choose = |named, runtime, user, root| choose_socket(named, runtime, user, root).ok();
+        let all = choose(path("n.sock"), path("/x"), path("/run/user/7"), path("/run"));
+        assert_eq!(path("n.sock"), all);
+        let runtime = choose(None, path("/x"), path("/run/user/7"), path("/run"));
+        assert_eq!(path("/x/clutch/clutch.sock"), runtime);
+        let relative = choose(None, path("x"), path("/run/user/7"), None);
+        assert_eq!(path("/run/user/7/clutch/clutch.sock"), relative);
+        assert_eq!(path("/run/clutch/clutch.sock"), choose(None, None, None, path("/run")));
+        assert!(matches!(choose_socket(None, None, None, None), Err(ConnectError::NoPath)));
+    }
+
+    #[test]
+    fn names_no_socket_can_have_are_refused() {
+        let long = "/".repeat(SOCKET_PATH_BYTES_MAX + 1);
+        let error = check_path(long.as_ref()).unwrap_err();
+        assert!(matches!(error, ConnectError::PathTooLong { bytes: 108, .. }));
+        assert!(check_path(long[1..].as_ref()).is_ok());
+        let error = check_path("@clutch".as_ref()).unwrap_err();
+        assert!(matches!(error, ConnectError::AbstractName { .. }));
+    }
+
+    #[test]
+    fn pauses_grow_to_their_limit() {
+        let pauses: Vec<_> = Backoff::new().take(40).collect();
+        assert!(pauses.iter().all(|pause| *pause <= BACKLOG_WAIT[1]));
+        assert!(pauses[0] >= BACKLOG_WAIT[0] / 2 && pauses[39] >= BACKLOG_WAIT[1] / 2);
+    }
+
+    #[test]
+    fn a_program_name_of_any_length_makes_a_hello() {
+        assert!(hello(&"ä".repeat(10_000)).len() < 400);
+    }
+}
