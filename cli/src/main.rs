@@ -1,2 +1,99 @@
-//! Placeholder.
-fn main() {}
+//! The program `clutch`: arguments in, calls to the client library, text out.
+//!
+//! Suggested reading order:
+//!
+//! - [`args`]: the command line.
+//! - [`commands`]: the verbs, one file each.
+//! - [`value`], [`items`]: from words and lines to the JSON that is sent.
+//! - [`connect`]: the daemon, or a private one.
+//! - [`report`], [`exit`], [`error`]: failures in words and in exit codes.
+//! - [`output`], [`json`], [`logging`], [`interrupt`],
+//!   [`progress`]: text, log, Ctrl-C, the bar.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+
+mod commands;
+
+mod value;
+
+mod items;
+
+mod connect;
+
+mod report;
+
+mod exit;
+
+mod error;
+
+mod output;
+
+mod json;
+
+mod logging;
+
+mod interrupt;
+
+mod progress;
+
+use args::{Cli, Verb};
+use commands::{call, completions, config, map, ping, serve, status, stop};
+use connect::Socket;
+use error::Error;
+use exit::Exit;
+
+/// The hidden verb that turns this program into the guardian of one worker.
+const GUARDIAN_VERB: &str = "shim";
+
+fn main() -> ExitCode {
+    // Before anything else is set up: a guardian has one thread and next to no memory.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|verb| verb == GUARDIAN_VERB)
+    {
+        return clutch_worker_shim::main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. That nobody reads them is no error.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            }
+            .into();
+        }
+    };
+    output::set_color(cli.global.color);
+    run(cli).unwrap_or_else(|error| error.report()).into()
+}
+
+fn run(cli: Cli) -> Result<Exit, Error> {
+    let Cli { global, verb } = cli;
+    let socket = Socket::of(&global);
+    match verb {
+        Verb::Serve(args) => serve::run(&args, &global),
+        Verb::Call(args) => block_on(call::run(args, &global)),
+        Verb::Map(args) => block_on(map::run(args, &global)),
+        Verb::Status(args) => block_on(status::run(args, &socket)),
+        Verb::Ping(args) => block_on(ping::run(args, &socket)),
+        Verb::Stop(args) => block_on(stop::run(args, &socket)),
+        Verb::Config(args) => config::run(&args),
+        Verb::Completions(args) => completions::run(args),
+    }
+}
+
+/// Runs a verb that talks to a daemon. One thread is enough for one connection.
+fn block_on(verb: impl Future<Output = Result<Exit, Error>>) -> Result<Exit, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Prepare)?
+        .block_on(verb)
+}

@@ -1,0 +1,214 @@
+//! The command line as clap reads it: the program, the options every verb takes, and the groups of
+//! options that several verbs share. What a verb takes beyond that is in its own file.
+//!
+//! These are raw arguments: each word is right by itself. What must agree between words is checked
+//! by the verbs.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use clutch_protocol::name;
+
+use crate::commands::{call, completions, config, map, ping, serve, status, stop};
+use crate::exit;
+use crate::output::Color;
+
+/// Calls Python functions in supervised pools of real Python processes.
+///
+/// `clutch serve` keeps the pools, the other verbs use them. `clutch call --local` and
+/// `clutch map --local` need no daemon: they start workers for this one command.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clutch",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = after_help()
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Options every verb takes.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The daemon's socket; without it, one for each user
+    #[arg(long, global = true, value_name = "PATH", env = "CLUTCH_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Say more on standard error
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Serve(serve::Args),
+    Call(call::Args),
+    Map(map::Args),
+    Status(status::Args),
+    Ping(ping::Args),
+    Stop(stop::Args),
+    Config(config::Args),
+    Completions(completions::Args),
+}
+
+/// Where a call goes and how long it may take.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TargetArgs {
+    /// The pool that is to run it
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = pool_name)]
+    pub(crate) pool: String,
+    /// How long a call may take in all, like 500ms or 1m30s; without it, what the pool says
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) local: LocalArgs,
+}
+
+/// A private supervisor for one command.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Without a daemon")]
+pub(crate) struct LocalArgs {
+    /// Start workers for this command alone; no daemon is asked
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// The interpreter: 3.12, python3.12 or a path [default: python3]
+    #[arg(
+        long,
+        value_name = "PYTHON",
+        requires = "local",
+        conflicts_with = "config"
+    )]
+    pub(crate) python: Option<String>,
+    /// How many workers
+    #[arg(long, value_name = "N", requires = "local", conflicts_with = "config")]
+    pub(crate) workers: Option<NonZeroU32>,
+    /// A script whose functions are called as __main__:NAME
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "local",
+        conflicts_with = "config"
+    )]
+    pub(crate) main: Option<PathBuf>,
+    /// A directory to import modules from; may be given several times
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "local",
+        conflicts_with = "config"
+    )]
+    pub(crate) path: Vec<PathBuf>,
+    /// Take the pools from this configuration file
+    #[arg(long, value_name = "FILE", requires = "local")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// A function's name, checked.
+pub(crate) fn function_name(word: &str) -> Result<String, name::NameError> {
+    name::check_function(word).map(|_| word.to_owned())
+}
+
+fn pool_name(word: &str) -> Result<String, name::NameError> {
+    name::check_pool(word).map(|()| word.to_owned())
+}
+
+/// A time span with units, 0 included.
+pub(crate) fn duration(word: &str) -> Result<Duration, clutch_supervisor::config::DurationError> {
+    clutch_supervisor::config::duration(word)
+}
+
+fn timeout(word: &str) -> Result<Duration, TimeoutError> {
+    match duration(word)? {
+        Duration::ZERO => Err(TimeoutError::Zero),
+        duration => Ok(duration),
+    }
+}
+
+/// Why a text is no timeout.
+#[derive(Debug, thiserror::Error)]
+enum TimeoutError {
+    #[error(transparent)]
+    Duration(#[from] clutch_supervisor::config::DurationError),
+    #[error("a call cannot take no time at all: write a positive time, like 500ms")]
+    Zero,
+}
+
+fn after_help() -> String {
+    format!(
+        "\
+Examples:
+  clutch call --local math:sqrt 2              one call, no daemon
+  clutch config default > clutch.toml          a configuration to start from
+  clutch serve                                 the daemon, with ./clutch.toml
+  clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
+  clutch map math:factorial 5 6 7              one call for each item
+  clutch status                                what everyone is doing
+
+{}",
+        exit::help()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn negative_numbers_are_arguments_and_unknown_options_are_not() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["clutch"].iter().chain(words));
+        let Verb::Call(call) = parse(&["call", "m:f", "-1", "-1.5e3", "-", "--json"])
+            .unwrap()
+            .verb
+        else {
+            panic!("it is a call")
+        };
+        assert_eq!(["-1", "-1.5e3", "-"], call.arguments.as_slice());
+        assert!(parse(&["call", "m:f", "--x"]).is_err());
+        let Verb::Call(call) = parse(&["call", "m:f", "--", "--x", "-y"]).unwrap().verb else {
+            panic!("it is a call")
+        };
+        assert_eq!(["--x", "-y"], call.arguments.as_slice());
+    }
+
+    #[test]
+    fn names_and_times_are_checked_at_the_door_f167() {
+        let parse = |words: &[&str]| Cli::try_parse_from(["clutch", "call"].iter().chain(words));
+        for bad in ["math", "a:b\n", ";id:x", "$(id)"] {
+            assert!(parse(&["--", bad]).is_err(), "{bad:?}");
+        }
+        for bad in ["--help", "a b", "$(id)", ""] {
+            assert!(
+                parse(&[&format!("--pool={bad}"), "m:f"]).is_err(),
+                "{bad:?}"
+            );
+        }
+        for bad in ["0s", "5", "-1s", "1.5s", "soon"] {
+            assert!(
+                parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(),
+                "{bad:?}"
+            );
+        }
+        assert!(
+            parse(&["--python", "3.12", "m:f"]).is_err(),
+            "needs --local"
+        );
+    }
+}

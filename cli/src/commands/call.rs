@@ -1,0 +1,152 @@
+//! `clutch call`: one call, its result on standard output.
+
+use std::io;
+
+use bytes::Bytes;
+use clutch_client::{Client, Codec, Failure, Flags, OutputChunk, Reply};
+use tokio::sync::mpsc;
+
+use crate::args::{Global, TargetArgs, function_name};
+use crate::connect;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::interrupt::Interrupt;
+use crate::output;
+use crate::report::{self, FailureFormat};
+use crate::value::{self, Arguments};
+
+/// Pieces of output that may wait for the terminal before the daemon is slowed down.
+const OUTPUT_PIECES_MAX: usize = 64;
+
+/// Call one function and print its result as JSON
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+An argument that is JSON is passed as that value, any other word as a string; NAME=VALUE is a
+keyword argument by the same rule, and - is one JSON value from standard input. A string that looks
+like something else is quoted twice: '\"42\"', '\"a=b\"', '\"-\"'. Words that start with a dash,
+other than negative numbers, go behind --.
+
+The result goes to standard output. What the function prints, and why it failed, goes to standard
+error. Ctrl-C cancels the call; a second one does not wait for that.
+
+Examples:
+  clutch call --local math:sqrt 2
+  clutch call statistics:fmean '[1, 2, 3.5]'
+  clutch call --timeout 500ms json:dumps '{\"b\": 1, \"a\": 2}' sort_keys=true
+  clutch call --local --main tasks.py __main__:report 2026-11 title='\"a=b\"'
+  clutch call --pool cpu mytasks:total - < numbers.json
+  clutch call --local builtins:print -- --verbose")]
+pub(crate) struct Args {
+    /// Print a failure as one JSON object, still on standard error
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The function, as MODULE:QUALNAME, like math:sqrt or pkg.mod:Class.method
+    #[arg(value_parser = function_name)]
+    pub(crate) function: String,
+    /// Its arguments: JSON or strings, NAME=VALUE, or - for standard input
+    #[arg(value_name = "ARGUMENT", allow_negative_numbers = true)]
+    pub(crate) arguments: Vec<String>,
+    // Last, since its heading would be given to what follows.
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
+    let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
+    let arguments = value::arguments(&args.arguments, io::stdin())?;
+    let link = connect::open(&args.target.local, global, 1, &mut interrupt).await?;
+    let ended = call(&link.client, &args, arguments, &mut interrupt).await;
+    let shown = show(ended, &args, global);
+    link.close(*shown.as_ref().unwrap_or(&Exit::Ok)).await;
+    shown
+}
+
+/// How a call ended here.
+enum Ended {
+    Answered(Reply),
+    Failed(Failure),
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+async fn call(
+    client: &Client,
+    args: &Args,
+    arguments: Arguments,
+    interrupt: &mut Interrupt,
+) -> Ended {
+    let (flags, text) = match arguments {
+        Arguments::Positional(text) => (Flags::NONE, text),
+        Arguments::WithKeywords(text) => (Flags::KEYWORDS, text),
+    };
+    let (sink, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
+    let mut request = client
+        .request(&args.function)
+        .pool(&args.target.pool)
+        .encoded(Codec::Json, flags, Bytes::from(text))
+        .output(sink);
+    if let Some(timeout) = args.target.timeout {
+        request = request.timeout(timeout);
+    }
+    let reply = {
+        let mut reply = Box::pin(request.send_reply());
+        loop {
+            tokio::select! {
+                biased;
+                () = interrupt.wait() => break None,
+                Some(piece) = pieces.recv() => print(&piece),
+                reply = &mut reply => break Some(reply),
+            }
+        }
+    };
+    while let Ok(piece) = pieces.try_recv() {
+        print(&piece);
+    }
+    match reply {
+        Some(Ok(reply)) => Ended::Answered(reply),
+        Some(Err(failure)) => Ended::Failed(failure),
+        None => {
+            // Dropping the request has cancelled it; the daemon must hear of that before we go.
+            connect::delivered(client).await;
+            Ended::Interrupted
+        }
+    }
+}
+
+fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
+    match ended {
+        Ended::Answered(reply) => {
+            output::result(&reply.payload).map_err(Error::Output)?;
+            if global.verbose {
+                let worker = reply.answer.worker;
+                output::note(&format!(
+                    "answered by worker {}/{}.{}: {}",
+                    args.target.pool, worker.slot, worker.generation, reply.answer.phases
+                ));
+            }
+            Ok(Exit::Ok)
+        }
+        Ended::Failed(failure) => {
+            let format = if args.json {
+                FailureFormat::Json
+            } else {
+                FailureFormat::Text
+            };
+            Ok(report::failure(&failure, format))
+        }
+        Ended::Interrupted => {
+            output::error(&format!("{} was cancelled by Ctrl-C", args.function));
+            Ok(Exit::Cancelled)
+        }
+    }
+}
+
+fn print(piece: &OutputChunk) {
+    if piece.dropped_bytes > 0 {
+        output::note(&format!(
+            "[{} bytes of output were left out here]",
+            piece.dropped_bytes
+        ));
+    }
+    output::passthrough(&piece.bytes);
+}

@@ -1,0 +1,79 @@
+//! `clutch config`: check a configuration file, print the default one, print the schema.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use clutch_supervisor::config::{self, Config, Python};
+
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::output;
+
+/// The file that is read when none is named.
+pub(crate) const FILE: &str = "clutch.toml";
+
+/// Check a configuration file, or print the default one
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  clutch config default > clutch.toml     every key, with its default and what it does
+  clutch config check                     is ./clutch.toml right?
+  clutch config check prod.toml && systemctl restart clutch
+  clutch config schema > schema.json      for editors that check and complete TOML")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Say whether a configuration file is right; if not, where and what to write instead
+    Check {
+        /// The file
+        #[arg(default_value = FILE)]
+        file: PathBuf,
+    },
+    /// Print the default configuration, with every key explained
+    Default,
+    /// Print the JSON schema of configuration files
+    Schema,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Exit, Error> {
+    match &args.verb {
+        Verb::Check { file } => check(file)?,
+        Verb::Default => output::page(config::default_text()).map_err(Error::Output)?,
+        Verb::Schema => {
+            let schema =
+                serde_json::to_string_pretty(&config::schema()).expect("a schema is plain data");
+            output::page(&(schema + "\n")).map_err(Error::Output)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn check(file: &Path) -> Result<(), Error> {
+    let config = config::load(file)?;
+    output::page(&summary(&config)).map_err(Error::Output)
+}
+
+fn summary(config: &Config) -> String {
+    let mut text = String::from("ok\n");
+    for pool in config.pools.values() {
+        let python = match &pool.python {
+            Python::Named(name) => name.clone(),
+            Python::File(path) => path.display().to_string(),
+            Python::Venv(path) => format!("venv {}", path.display()),
+        };
+        let workers = match pool.workers {
+            1 => "1 worker".to_owned(),
+            count => format!("{count} workers"),
+        };
+        let main = match &pool.main {
+            Some(main) => format!(", main {}", main.argv0),
+            None => String::new(),
+        };
+        text += &format!("pool {}: {python}, {workers}{main}\n", pool.name);
+    }
+    output::escape_block(&text).into_owned()
+}

@@ -1,0 +1,122 @@
+//! `clutch serve`: the daemon in the foreground.
+
+use std::path::{Path, PathBuf};
+
+use clutch_supervisor::config::{self, Config};
+use clutch_supervisor::{ServeOptions, ServeReady};
+use serde_json::json;
+
+use crate::args::Global;
+use crate::commands::config::FILE;
+use crate::connect::{self, Socket};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::logging::{self, LogFormat};
+
+/// Run the daemon: keep the configured pools, answer calls
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The daemon stays in the foreground and logs to standard error; CLUTCH_LOG sets what (error, warn,
+info, debug, trace; info without). SIGTERM or Ctrl-C stops it: running calls may finish; a second
+one ends them.
+
+The socket is --socket or CLUTCH_SOCKET, else the one in the configuration, else one for each user.
+
+Examples:
+  clutch config default > clutch.toml
+  clutch serve
+  clutch serve --config prod.toml --log-format json 2>> clutch.log
+  CLUTCH_LOG=debug clutch serve")]
+pub(crate) struct Args {
+    /// The configuration [default: ./clutch.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
+    let config = match &args.config {
+        Some(file) => config::load(file)?,
+        None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
+        None => return Err(Error::NoConfig),
+    };
+    let socket = socket(&Socket::of(global), &config)?;
+    let level = if global.verbose { "debug" } else { "info" };
+    let log = logging::start(args.log_format, level)?;
+    let options = ServeOptions {
+        config,
+        socket,
+        guardian: connect::guardian(),
+    };
+    clutch_supervisor::serve(options, |ready| {
+        let (text, json) = (ready_text(ready), ready_json(ready));
+        log.line(&text, &json);
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn socket(named: &Socket, config: &Config) -> Result<PathBuf, Error> {
+    match (named.named(), &config.daemon.socket) {
+        (Some(path), _) => Ok(path),
+        (None, Some(path)) => Ok(path.clone()),
+        (None, None) => Ok(named.path()?),
+    }
+}
+
+fn ready_text(ready: &ServeReady) -> String {
+    let pools: Vec<String> = ready
+        .pools
+        .iter()
+        .map(|(pool, workers, python)| {
+            let plural = if *workers == 1 { "" } else { "s" };
+            format!("{pool} ({workers} worker{plural}, Python {python})")
+        })
+        .collect();
+    let plural = if pools.len() == 1 { "" } else { "s" };
+    format!(
+        "clutch is ready at {} (pid {}), pool{plural} {}",
+        ready.socket.display(),
+        ready.pid,
+        pools.join(", ")
+    )
+}
+
+fn ready_json(ready: &ServeReady) -> serde_json::Value {
+    let pools: Vec<_> = ready
+        .pools
+        .iter()
+        .map(|(pool, workers, python)| json!({"name": pool, "workers": workers, "python": python}))
+        .collect();
+    json!({
+        "level": "INFO",
+        "message": "ready",
+        "socket": ready.socket.to_string_lossy(),
+        "pid": ready.pid,
+        "pools": pools,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_line_says_where_who_and_what() {
+        let ready = ServeReady {
+            socket: "/run/c.sock".into(),
+            pid: 7,
+            pools: vec![
+                ("cpu".into(), 1, "3.12.1".into()),
+                ("io".into(), 4, "3.8.18".into()),
+            ],
+        };
+        assert_eq!(
+            "clutch is ready at /run/c.sock (pid 7), pools cpu (1 worker, Python 3.12.1), \
+             io (4 workers, Python 3.8.18)",
+            ready_text(&ready)
+        );
+        assert_eq!(4, ready_json(&ready)["pools"][1]["workers"]);
+    }
+}

@@ -1,0 +1,280 @@
+//! `clutch status`: what everyone is doing, as text for people or JSON for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::{connect, json, output};
+
+/// Show the pools, their workers, and what each is doing
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  clutch status
+  clutch status --json | jq '.pools[].workers[].state'")]
+pub(crate) struct Args {
+    /// Print everything there is as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
+    let client = connect::daemon(socket).await?;
+    let text = if args.json {
+        let json = client.status_json().await.map_err(Error::from)?;
+        json::pretty(&String::from_utf8_lossy(&json)) + "\n"
+    } else {
+        let status = client.status().await.map_err(Error::from)?;
+        output::escape_block(&page(&status)).into_owned()
+    };
+    output::page(&text).map_err(Error::Output)?;
+    Ok(Exit::Ok)
+}
+
+fn page(status: &Status) -> String {
+    let mut page = daemon_line(&status.daemon);
+    for pool in &status.pools {
+        page.push('\n');
+        page.push_str(&pool_section(pool));
+    }
+    page
+}
+
+fn daemon_line(daemon: &DaemonStatus) -> String {
+    let mut line = format!(
+        "clutch {} (pid {}) is {}, up {}, {}, {} descriptors",
+        daemon.version,
+        daemon.pid,
+        daemon.state,
+        span(daemon.uptime_ms),
+        count(daemon.clients, "client"),
+        daemon.descriptors,
+    );
+    if !daemon.socket.is_empty() {
+        let _ = write!(line, ", at {}", one_line(&daemon.socket));
+    }
+    line.push('\n');
+    line + &counters("connections", &daemon.counters)
+}
+
+fn pool_section(pool: &PoolStatus) -> String {
+    let mut text = format!(
+        "pool {} ({}) is {}",
+        pool.name,
+        one_line(&pool.python),
+        pool.state
+    );
+    if !pool.reason.is_empty() {
+        let _ = write!(text, ": {}", one_line(&pool.reason));
+    }
+    let _ = write!(
+        text,
+        "\n  {} running, {} of {} queued",
+        pool.running, pool.queued, pool.queue_limit
+    );
+    if pool.queued > 0 {
+        let _ = write!(text, ", the oldest for {}", span(pool.queued_oldest_ms));
+    }
+    let _ = writeln!(
+        text,
+        "; {} wanted",
+        count(pool.workers_wanted.into(), "worker")
+    );
+    for line in worker_table(&pool.workers).lines() {
+        let _ = writeln!(text, "  {}", line.trim_end());
+    }
+    text.push_str(&counters("  counters", &pool.counters));
+    if let Some(death) = &pool.last_death {
+        let first_line = death.to_string();
+        let first_line = first_line.lines().next().unwrap_or_default();
+        let _ = writeln!(text, "  last death: {}", one_line(first_line));
+    }
+    text
+}
+
+fn worker_table(workers: &[WorkerStatus]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "worker", "state", "since", "pid", "python", "served", "function", "reason",
+    ]);
+    for worker in workers {
+        let dash = |text: &str| match text {
+            "" => "-".to_owned(),
+            text => one_line(text),
+        };
+        table.add_row([
+            format!("{}.{}", worker.id.slot, worker.id.generation),
+            worker.state.clone(),
+            span(worker.since_ms),
+            dash(&match worker.pid {
+                0 => String::new(),
+                pid => pid.to_string(),
+            }),
+            dash(&worker.python),
+            worker.calls_served.to_string(),
+            dash(worker.function.as_deref().unwrap_or_default()),
+            one_line(&worker.reason),
+        ]);
+    }
+    for right in [2, 3, 5] {
+        if let Some(column) = table.column_mut(right) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.to_string()
+}
+
+/// The counters that have counted anything, in one line.
+fn counters(title: &str, counters: &BTreeMap<String, u64>) -> String {
+    let counted: Vec<String> = counters
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if counted.is_empty() {
+        return String::new();
+    }
+    format!("{title}: {}\n", counted.join(", "))
+}
+
+fn count(count: u64, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
+/// A time span with the two units that matter.
+fn span(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{s}s"),
+        60..3_600 => format!("{}m{}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{}m", s / 3_600, s / 60 % 60),
+        _ => format!("{}d{}h", s / 86_400, s / 3_600 % 24),
+    }
+}
+
+/// Text from elsewhere, so that it cannot break a table or a line.
+fn one_line(text: &str) -> String {
+    output::escape_line(text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::message::WorkerId;
+
+    use super::*;
+
+    fn worker(slot: u32, state: &str, function: Option<&str>) -> WorkerStatus {
+        WorkerStatus {
+            id: WorkerId {
+                slot,
+                generation: 3,
+            },
+            state: state.into(),
+            reason: String::new(),
+            since_ms: 61_000,
+            pid: if state == "backoff" { 0 } else { 4711 },
+            python: "3.12.1".into(),
+            function: function.map(Into::into),
+            calls_served: 12,
+        }
+    }
+
+    fn status() -> Status {
+        let counters = |pairs: &[(&str, u64)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count));
+            pairs.collect()
+        };
+        Status {
+            daemon: DaemonStatus {
+                version: "0.1.0".into(),
+                pid: 99,
+                uptime_ms: 90_061_000,
+                state: "running".into(),
+                socket: "/run/clutch.sock".into(),
+                clients: 1,
+                descriptors: 17,
+                counters: counters(&[("accepted", 5), ("refused.version", 0)]),
+            },
+            pools: vec![PoolStatus {
+                name: "default".into(),
+                state: "running".into(),
+                reason: String::new(),
+                python: "python3".into(),
+                workers_wanted: 2,
+                workers: vec![
+                    worker(0, "busy", Some("m:f\x1b[2J\nforged")),
+                    worker(1, "backoff", None),
+                ],
+                queued: 4,
+                queued_oldest_ms: 1_500,
+                running: 1,
+                queue_limit: 4096,
+                last_death: None,
+                counters: counters(&[("answered.ok", 12), ("deaths.exited", 0)]),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_page_shows_what_matters_and_nothing_that_is_zero() {
+        let page = page(&status());
+        assert!(
+            page.starts_with("clutch 0.1.0 (pid 99) is running, up 1d1h, 1 client, 17 desc"),
+            "{page}"
+        );
+        for part in [
+            "pool default (python3) is running\n",
+            "  1 running, 4 of 4096 queued, the oldest for 1s; 2 workers wanted\n",
+            "connections: accepted 5\n",
+            "counters: answered.ok 12\n",
+            "0.3",
+            "1m1s",
+        ] {
+            assert!(page.contains(part), "{part:?} in {page}");
+        }
+        assert!(
+            !page.contains("refused.version") && !page.contains("deaths"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_worker_is_one_row_whatever_its_function_is_called_f170() {
+        let page = page(&status());
+        let rows = page.lines().filter(|line| line.contains("3.12.1")).count();
+        assert_eq!(2, rows, "{page}");
+        assert!(
+            page.contains("m:f\\x1b[2J\\nforged") && !page.contains('\x1b'),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        let expected = [
+            (0, "0ms"),
+            (999, "999ms"),
+            (59_999, "59s"),
+            (3_599_000, "59m59s"),
+            (3_600_000, "1h0m"),
+            (90_000_000, "1d1h"),
+        ];
+        for (ms, text) in expected {
+            assert_eq!(text, span(ms));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Everything that can keep a verb from doing its work, with the exit code of each.
+//!
+//! A call that fails is not here when a verb shows it in its own way; see `report`.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clutch_client::{ConnectError, Failure};
+use clutch_supervisor::config::ConfigError;
+use clutch_supervisor::{ServeError, ServeExit};
+use thiserror::Error;
+
+use crate::exit::Exit;
+use crate::items::InputError;
+use crate::logging::LogError;
+use crate::report::{self, FailureFormat};
+use crate::value::ValueError;
+use crate::{commands, output};
+
+/// Why a verb failed.
+#[derive(Debug, Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("{}", connect_sentence(.0))]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Failure(Box<Failure>),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "there is no configuration: name a file with --config, or write ./{} with: \
+         clutch config default > {0}",
+        commands::config::FILE
+    )]
+    NoConfig,
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cancelled by Ctrl-C before anything was called")]
+    Interrupted,
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("failed to find the current directory: {0}")]
+    CurrentDirectory(#[source] io::Error),
+    #[error("failed to write to standard output: {0}")]
+    Output(#[source] io::Error),
+    #[error("failed to prepare: {0}")]
+    Prepare(#[source] io::Error),
+    #[error("the daemon (pid {pid}) at {} is still stopping after {wait:?}; \
+             wait longer with --wait, or end what runs with: clutch stop --now", socket.display())]
+    StillStopping {
+        pid: u32,
+        socket: PathBuf,
+        wait: Duration,
+    },
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Error::Failure(Box::new(failure))
+    }
+}
+
+impl Error {
+    /// Shows the error, and gives the exit code that belongs to it.
+    pub(crate) fn report(&self) -> Exit {
+        match self {
+            // Whoever read our output has seen enough.
+            Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Error::Failure(failure) => {
+                report::failure(failure, FailureFormat::Text);
+            }
+            Error::Config(error @ ConfigError::Invalid { problems, .. }) => {
+                output::rendered(&error.render(output::stderr_has_color()));
+                let plural = if problems.len() == 1 { "" } else { "s" };
+                output::error(&format!(
+                    "the configuration is wrong: {} problem{plural}, shown above",
+                    problems.len()
+                ));
+            }
+            error => output::error_with_details(&error.to_string()),
+        }
+        self.exit()
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Error::Value(_) | Error::Input(_) | Error::Log(_) => Exit::Usage,
+            Error::Connect(_) => Exit::NoDaemon,
+            Error::Failure(failure) => Exit::of(&failure.reason),
+            Error::Config(_) | Error::NoConfig => Exit::Configuration,
+            Error::Serve(error) => match error.exit() {
+                ServeExit::Refused => Exit::Refused,
+                ServeExit::Interrupted => Exit::Cancelled,
+                ServeExit::Configuration | ServeExit::Internal => Exit::Configuration,
+            },
+            Error::Interrupted => Exit::Cancelled,
+            Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
+            Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            Error::Output(_) => Exit::Raised,
+            Error::StillStopping { .. } => Exit::TimedOut,
+        }
+    }
+}
+
+/// What to do about it depends on this program, so the sentence is made here.
+fn connect_sentence(error: &ConnectError) -> String {
+    match error {
+        ConnectError::NoDaemon { path, source } => format!(
+            "no daemon answers at {} ({source}); start one with: clutch serve --socket {}, \
+             or do without one: --local",
+            path.display(),
+            path.display(),
+        ),
+        error => error.to_string(),
+    }
+}

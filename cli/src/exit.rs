@@ -1,0 +1,204 @@
+//! The exit codes: what each means, and which failure ends with which.
+//!
+//! They are a contract with scripts: a code never changes its meaning. The table below is the one
+//! that `clutch --help` prints and the documentation repeats. How a failure is put into words is
+//! in `report`.
+
+use clutch_protocol::Reason;
+use clutch_protocol::failure::Payload;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Ok = 0,
+    Raised = 1,
+    Usage = 2,
+    NoDaemon = 3,
+    TimedOut = 4,
+    Cancelled = 5,
+    WorkerDied = 6,
+    Refused = 7,
+    Configuration = 8,
+}
+
+/// Every code with its meaning, in order.
+const TABLE: [(Exit, &str); 9] = [
+    (
+        Exit::Ok,
+        "success; also when the reader of the output went away",
+    ),
+    (
+        Exit::Raised,
+        "the Python code raised, or its result could not be delivered",
+    ),
+    (
+        Exit::Usage,
+        "wrong usage: options, arguments, input, or a function that is not there",
+    ),
+    (
+        Exit::NoDaemon,
+        "no daemon answers at the socket, or the connection was lost",
+    ),
+    (Exit::TimedOut, "timed out"),
+    (Exit::Cancelled, "cancelled, by Ctrl-C or by the daemon"),
+    (Exit::WorkerDied, "the worker died while it ran the call"),
+    (
+        Exit::Refused,
+        "refused: queue full, not allowed, crash loop, shutting down, socket in use",
+    ),
+    (
+        Exit::Configuration,
+        "the configuration is wrong, or its workers cannot start",
+    ),
+];
+
+impl Exit {
+    /// The exit code of a call that failed for this reason.
+    ///
+    /// The line between 1 and 2 is who can mend it: 2 is for what the caller named or passed, 1 for
+    /// what the function did with it.
+    pub(crate) fn of(reason: &Reason) -> Exit {
+        match reason {
+            Reason::Raised(_) | Reason::Unserializable { .. } => Exit::Raised,
+            Reason::TooLarge { what, .. } => match what {
+                Payload::Arguments => Exit::Usage,
+                Payload::Result => Exit::Raised,
+            },
+            Reason::NotFound(_) | Reason::BadArguments { .. } => Exit::Usage,
+            Reason::Disconnected { .. } | Reason::Protocol { .. } => Exit::NoDaemon,
+            Reason::TimedOut { .. } => Exit::TimedOut,
+            Reason::Cancelled => Exit::Cancelled,
+            Reason::WorkerDied(_) => Exit::WorkerDied,
+            Reason::QueueFull { .. }
+            | Reason::CrashLoop { .. }
+            | Reason::NotAllowed
+            | Reason::ShuttingDown => Exit::Refused,
+        }
+    }
+
+    /// The number.
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// The table as text, for the end of a help page.
+pub(crate) fn help() -> String {
+    TABLE
+        .iter()
+        .fold(String::from("Exit codes:"), |text, (exit, meaning)| {
+            format!("{text}\n  {}  {meaning}", exit.code())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::failure::{
+        Cause, Certificate, Exception, Missing, MissingWhat, Payload, Reason,
+    };
+    use clutch_protocol::message::WorkerId;
+
+    use super::*;
+
+    fn certificate() -> Box<Certificate> {
+        Box::new(Certificate {
+            pool: "default".into(),
+            worker: WorkerId {
+                slot: 0,
+                generation: 1,
+            },
+            pid: 7,
+            cause: Cause::Signalled,
+            exit: None,
+            exit_name: "SIGKILL".into(),
+            peak_rss_bytes: 0,
+            uptime_ms: 0,
+            calls_served: 0,
+            function: None,
+            stderr_tail: String::new(),
+            detail: String::new(),
+        })
+    }
+
+    fn text(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn every_reason_has_one_documented_code() {
+        let exception = Exception {
+            type_name: text("ValueError"),
+            message: String::new(),
+            notes: Vec::new(),
+            frames: Vec::new(),
+            traceback: String::new(),
+            chain: Vec::new(),
+        };
+        let missing = Missing {
+            what: MissingWhat::Pool,
+            message: String::new(),
+            traceback: String::new(),
+        };
+        let too_large = |what| Reason::TooLarge {
+            what,
+            bytes: 2,
+            limit: 1,
+        };
+        let unserializable = Reason::Unserializable {
+            path: text("result"),
+            type_name: text("object"),
+            message: String::new(),
+        };
+        let (message, detail) = (String::new(), String::new());
+        let expected = [
+            (Reason::Raised(Box::new(exception)), 1),
+            (unserializable, 1),
+            (too_large(Payload::Result), 1),
+            (too_large(Payload::Arguments), 2),
+            (Reason::NotFound(Box::new(missing)), 2),
+            (Reason::BadArguments { message }, 2),
+            (
+                Reason::Disconnected {
+                    detail: detail.clone(),
+                },
+                3,
+            ),
+            (Reason::Protocol { detail }, 3),
+            (Reason::TimedOut { timeout_ms: 1 }, 4),
+            (Reason::Cancelled, 5),
+            (Reason::WorkerDied(certificate()), 6),
+            (Reason::QueueFull { limit: 1 }, 7),
+            (Reason::NotAllowed, 7),
+            (Reason::ShuttingDown, 7),
+            (
+                Reason::CrashLoop {
+                    failures: 3,
+                    last: certificate(),
+                },
+                7,
+            ),
+        ];
+        for (reason, code) in expected {
+            assert_eq!(code, Exit::of(&reason).code(), "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn the_table_lists_each_code_once_and_in_order() {
+        for (index, (exit, meaning)) in TABLE.iter().enumerate() {
+            assert_eq!(index, usize::from(exit.code()), "{meaning}");
+        }
+        let help = help();
+        assert!(
+            help.contains("\n  0  success") && help.contains("\n  8  the configuration"),
+            "{help}"
+        );
+    }
+}

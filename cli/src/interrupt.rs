@@ -1,0 +1,61 @@
+//! Ctrl-C: the first asks, the second ends the program at once.
+//!
+//! The signal is waited for on a thread of its own, so the second Ctrl-C works whatever the rest of
+//! the program is stuck in. Until somebody listens with [`Interrupt::wait`], the first one ends the
+//! program too: there is nothing yet that could be cancelled.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::exit::Exit;
+
+/// Knows whether Ctrl-C was pressed.
+pub(crate) struct Interrupt {
+    pressed: watch::Receiver<bool>,
+    armed: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// Takes Ctrl-C over from the system.
+    pub(crate) fn install() -> io::Result<Interrupt> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let signals = {
+            let _context = runtime.enter();
+            signal(SignalKind::interrupt())?
+        };
+        let (sender, pressed) = watch::channel(false);
+        let armed = Arc::new(AtomicBool::new(false));
+        let is_armed = Arc::clone(&armed);
+        std::thread::Builder::new()
+            .name("ctrl-c".into())
+            .spawn(move || runtime.block_on(listen(signals, &sender, &is_armed)))?;
+        Ok(Interrupt { pressed, armed })
+    }
+
+    /// Waits for the first Ctrl-C; from now on it takes two to end the program.
+    pub(crate) async fn wait(&mut self) {
+        self.armed.store(true, Ordering::Release);
+        if self.pressed.wait_for(|pressed| *pressed).await.is_err() {
+            // The listening thread is gone, so there will be no Ctrl-C.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[expect(
+    clippy::exit,
+    reason = "ending at once is what a second Ctrl-C asks for; guardians end what runs locally"
+)]
+async fn listen(mut signals: Signal, sender: &watch::Sender<bool>, armed: &AtomicBool) {
+    while signals.recv().await.is_some() {
+        if !armed.load(Ordering::Acquire) || sender.send_replace(true) {
+            std::process::exit(Exit::Cancelled.code().into());
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Failures in words: what a person reads on standard error when a call fails.
+//!
+//! A failure is always one `error:` line that can stand alone. Above it goes what Python had to
+//! say: the traceback, or the last lines of a worker that died. Its exit code is in `exit`.
+
+use clutch_protocol::failure::{Certificate, Exception};
+use clutch_protocol::{Failure, Reason};
+
+use crate::exit::Exit;
+use crate::output;
+
+/// How failures are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureFormat {
+    /// For people.
+    Text,
+    /// One JSON object in one line.
+    Json,
+}
+
+/// Shows why a call failed, and gives the exit code that belongs to it.
+pub(crate) fn failure(failure: &Failure, format: FailureFormat) -> Exit {
+    match format {
+        FailureFormat::Text => text("", failure),
+        FailureFormat::Json => output::json_note(&json(failure)),
+    }
+    Exit::of(&failure.reason)
+}
+
+/// Shows why an item of a map failed, and gives the exit code that belongs to it.
+pub(crate) fn item(index: u64, failure: &Failure) -> Exit {
+    text(&format!("item {index}: "), failure);
+    Exit::of(&failure.reason)
+}
+
+fn text(prefix: &str, failure: &Failure) {
+    let context = context(failure);
+    if !context.trim().is_empty() {
+        output::block(&context);
+    }
+    output::error(&format!("{prefix}{}", sentence(failure)));
+}
+
+/// The failure as one JSON object.
+pub(crate) fn json(failure: &Failure) -> String {
+    serde_json::to_string(failure).expect("a failure is plain data")
+}
+
+/// The failure as one sentence, without what [`context`] tells.
+pub(crate) fn sentence(failure: &Failure) -> String {
+    let mut short = failure.clone();
+    match &mut short.reason {
+        Reason::WorkerDied(certificate) => shorten(certificate),
+        Reason::CrashLoop { last, .. } => shorten(last),
+        _ => {}
+    }
+    short.to_string()
+}
+
+/// What Python had to say about it, in as many lines as it took; empty when nothing.
+fn context(failure: &Failure) -> String {
+    match &failure.reason {
+        Reason::Raised(exception) => traceback(exception),
+        Reason::NotFound(missing) => missing.traceback.clone(),
+        Reason::WorkerDied(certificate)
+        | Reason::CrashLoop {
+            last: certificate, ..
+        } => last_words(certificate),
+        _ => String::new(),
+    }
+}
+
+fn traceback(exception: &Exception) -> String {
+    if !exception.traceback.is_empty() {
+        return exception.traceback.clone();
+    }
+    // An exception that cannot be formatted still has its notes.
+    exception.notes.join("\n")
+}
+
+/// A detail in several lines is told by [`last_words`] instead.
+fn shorten(certificate: &mut Certificate) {
+    if certificate.detail.trim_end().contains('\n') {
+        certificate.detail.clear();
+    }
+}
+
+fn last_words(certificate: &Certificate) -> String {
+    let mut text = String::new();
+    let stderr = certificate.stderr_tail.trim_end();
+    if !stderr.is_empty() {
+        text.push_str("the last lines of the worker's standard error:\n");
+        for line in stderr.lines() {
+            text.push_str("  ");
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    let detail = certificate.detail.trim_end();
+    if detail.contains('\n') && !stderr.contains(detail) {
+        text.push_str(detail);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::failure::Cause;
+    use clutch_protocol::message::{Exit as ProcessExit, Phases, WorkerId};
+
+    use super::*;
+
+    fn died(stderr_tail: &str, detail: &str) -> Failure {
+        let certificate = Certificate {
+            pool: "default".into(),
+            worker: WorkerId {
+                slot: 0,
+                generation: 2,
+            },
+            pid: 7,
+            cause: Cause::Signalled,
+            exit: Some(ProcessExit::Signal(11)),
+            exit_name: "SIGSEGV".into(),
+            peak_rss_bytes: 1,
+            uptime_ms: 10,
+            calls_served: 3,
+            function: Some("m:f".into()),
+            stderr_tail: stderr_tail.into(),
+            detail: detail.into(),
+        };
+        Failure {
+            call: 1,
+            pool: "default".into(),
+            function: "m:f".into(),
+            attempt: 1,
+            started: true,
+            phases: Phases::default(),
+            reason: Reason::WorkerDied(Box::new(certificate)),
+        }
+    }
+
+    #[test]
+    fn a_death_is_one_sentence_with_the_last_words_above() {
+        let failure = died("Fatal Python error\nCurrent thread\n", "");
+        let sentence = sentence(&failure);
+        assert!(sentence.contains("SIGSEGV"), "{sentence}");
+        assert!(!sentence.contains('\n'), "{sentence}");
+        let context = context(&failure);
+        assert!(context.contains("\n  Fatal Python error\n  Current thread"));
+    }
+
+    #[test]
+    fn a_long_detail_moves_above_and_a_short_one_stays() {
+        let failure = died("", "Traceback\n  line\nImportError: x");
+        assert!(!sentence(&failure).contains("Traceback"));
+        assert!(context(&failure).contains("ImportError: x"));
+        let failure = died("", "no such file");
+        assert!(sentence(&failure).contains("no such file"));
+        assert!(context(&failure).is_empty());
+    }
+
+    #[test]
+    fn as_json_it_is_one_line_with_the_kind() {
+        let json = json(&died("a\nb\x1b[2J", ""));
+        assert!(json.contains(r#""kind":"WorkerDied""#), "{json}");
+        assert!(!json.contains('\n') && !json.contains('\x1b'), "{json}");
+    }
+}
