@@ -29,6 +29,9 @@ const OLDEST: (u8, u8) = (3, 8);
 /// How much of what a failed probe said is shown.
 const WORDS_CHARS_MAX: usize = 300;
 
+/// How many links of a chain are followed; the kernel's own limit.
+const LINKS_MAX: u32 = 40;
+
 /// What an answer starts with, so that other output is never taken for one.
 const MARK: &[u8] = b"clutch-probe ";
 
@@ -179,22 +182,20 @@ fn check_executable(path: &Path) -> Result<(), InterpreterError> {
     }
 }
 
-/// Nothing at all, or a chain of links whose last one leads nowhere: then that one is named.
+/// Nothing at all, or a chain of links whose last one leads nowhere.
 fn missing(path: &Path) -> InterpreterError {
-    let mut at = path.to_owned();
-    let mut dangling = None;
-    // The kernel follows at most 40 links as well.
-    for _ in 0..40 {
-        let Ok(target) = fs::read_link(&at) else {
+    let mut target = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(next) = fs::read_link(&target) else {
             break;
         };
-        let target = at.parent().unwrap_or(Path::new("/")).join(target);
-        dangling = Some((at, target.clone()));
-        at = target;
+        target = target.parent().unwrap_or(Path::new("/")).join(next);
     }
-    match dangling {
-        Some((link, target)) => InterpreterError::Dangling { link, target },
-        None => InterpreterError::Missing(path.to_owned()),
+    let path = path.to_owned();
+    if target == path {
+        InterpreterError::Missing(path)
+    } else {
+        InterpreterError::Dangling { path, target }
     }
 }
 

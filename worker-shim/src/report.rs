@@ -54,7 +54,8 @@ pub(crate) enum Lost {
     Meta(#[from] MetaError),
     /// A frame that nobody sends to a guardian, or with the wrong number of descriptors.
     #[error(
-        "unexpected {kind:?} with {descriptors} descriptors; it must be a `Spawn` with two or a `Signal`"
+        "unexpected {kind:?} with {descriptors} descriptors; send one `Spawn` with two, \
+         then only `Signal`"
     )]
     Unexpected {
         /// What it was.

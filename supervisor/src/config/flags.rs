@@ -82,24 +82,25 @@ mod tests {
 
     #[test]
     fn what_takes_the_scripts_place_is_refused_f167() {
-        for bad in [
-            &["-c"] as &[&str],
-            &["-uc", "import os"],
-            &["-m"],
-            &["-"],
-            &["--"],
-            &["-h"],
-            &["-V"],
-            &["-i"],
-            &["--version"],
-            &["evil.py"],
-            &["-u", "evil.py"],
-            &[""],
-            &["-x"],
-        ] {
-            let (index, reason) = check(bad).expect_err("a bad option");
-            assert_eq!(bad.len() - 1, index.max(bad.len() - 1));
-            assert!(matches!(reason, Reason::Flag { .. }), "{bad:?}");
+        let bad: [(&[&str], usize); 13] = [
+            (&["-c"], 0),
+            (&["-uc", "import os"], 0),
+            (&["-m"], 0),
+            (&["-"], 0),
+            (&["--"], 0),
+            (&["-h"], 0),
+            (&["-V"], 0),
+            (&["-i"], 0),
+            (&["--version"], 0),
+            (&["evil.py"], 0),
+            (&["-u", "evil.py"], 1),
+            (&[""], 0),
+            (&["-X", "dev", "-x"], 2),
+        ];
+        for (flags, expected) in bad {
+            let (index, reason) = check(flags).expect_err("a bad option");
+            assert_eq!(expected, index, "{flags:?}");
+            assert!(matches!(reason, Reason::Flag { .. }), "{flags:?}");
         }
     }
 

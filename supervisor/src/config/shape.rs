@@ -65,12 +65,12 @@ fn check_value(
     let span = value.span();
     let found = Found::from(value.get_ref());
     if !types(schema).any(|kind| found.is(kind)) {
-        let written = key
-            .last()
-            .map_or_else(String::new, |name| match example(schema) {
-                Some(example) => format!("{name} = {example}"),
-                None => format!("[{key}]"),
-            });
+        let written = match (key.last(), example(value.get_ref(), schema)) {
+            // An item of a list has a number for its name.
+            (Some(name), Some(example)) if name.parse::<usize>().is_ok() => example,
+            (Some(name), Some(example)) => format!("{name} = {example}"),
+            _ => format!("[{key}]"),
+        };
         problems.push(Problem {
             reason: Reason::WrongType {
                 expected: types(schema).map(words).collect::<Vec<_>>().join(" or "),
@@ -123,12 +123,23 @@ fn words(kind: &str) -> &str {
     }
 }
 
-/// The default, or else the first example, as TOML. JSON's scalars and lists are TOML as well.
-fn example(schema: &Value) -> Option<String> {
-    let value = schema
-        .get("default")
-        .or_else(|| schema["examples"].get(0))?;
-    Some(value.to_string())
+/// What one would write, as TOML: a number in quotes where it lacks nothing else, else the default
+/// or the first example. JSON's scalars and lists are TOML as well.
+fn example(value: &DeValue<'_>, schema: &Value) -> Option<String> {
+    let known = schema.get("default").or_else(|| schema["examples"].get(0));
+    // A default that starts with a digit is a duration or a size, which also lacks a unit.
+    let has_unit = known
+        .and_then(Value::as_str)
+        .is_some_and(|text| text.starts_with(|c: char| c.is_ascii_digit()));
+    let number = match value {
+        DeValue::Integer(number) => Some(number.as_str()),
+        DeValue::Float(number) => Some(number.as_str()),
+        _ => None,
+    };
+    match number {
+        Some(number) if schema["type"] == "string" && !has_unit => Some(format!("\"{number}\"")),
+        _ => known.map(Value::to_string),
+    }
 }
 
 /// What an unknown key may have been meant to be: a known one spelled nearly so, or one that

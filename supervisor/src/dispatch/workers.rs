@@ -303,8 +303,9 @@ impl Dispatcher {
     fn note_detail(&mut self, link: &Link, detail: &str) {
         if let Some(worker) = self.worker(link.pool, link.worker) {
             worker.detail = detail.lines().map(|line| escape(line.as_bytes()) + "\n").collect();
-            let cut = worker.detail.floor_char_boundary(DETAIL_BYTES_MAX);
-            worker.detail.truncate(cut);
+            let whole = |(at, c): (usize, char)| at + c.len_utf8() <= DETAIL_BYTES_MAX;
+            let cut = worker.detail.char_indices().take_while(|&c| whole(c)).last();
+            worker.detail.truncate(cut.map_or(0, |(at, c)| at + c.len_utf8()));
             worker.detail.truncate(worker.detail.trim_end().len());
         }
     }

@@ -27,11 +27,11 @@ pub enum InterpreterError {
     Missing(PathBuf),
     /// The path is a link to nothing.
     #[error("{} is a link to {}, which does not exist: was that Python removed? Make the link or \
-             its virtual environment anew", link.display(), target.display())]
+             its virtual environment anew", path.display(), target.display())]
     Dangling {
-        /// The link.
-        link: PathBuf,
-        /// Where it points.
+        /// The path.
+        path: PathBuf,
+        /// Where it leads, by one link or several.
         target: PathBuf,
     },
     /// The path cannot be looked at.

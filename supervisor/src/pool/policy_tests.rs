@@ -341,7 +341,7 @@ fn trouble(dice: &mut Dice, model: &mut Model, next: &mut u64, now: Instant) -> 
             Some(Event::Died { worker })
         }
         9 => model.unswept.pop().map(|worker| Event::Gone { worker }),
-        _ if dice.roll() % 2 == 0 => {
+        _ if dice.roll().is_multiple_of(2) => {
             let call = CallKey(1 + dice.roll() % (*next + 1));
             Some(Event::CallCancelled { call })
         }

@@ -1,0 +1,135 @@
+"""The call that is running: what its code may ask about it, and how it is cancelled.
+
+`State` is the one thing the main thread, the control thread and user code share. Every field is
+written by one thread only, except `armed`, which the signal handler also clears: it runs on the
+main thread, between two of its instructions, so there is no race. Who delivers the signal is
+`_control`; who arms and disarms is `_loop`.
+
+```text
+   control thread                        main thread
+   Interrupt(id) ─► interrupted = id     running = id, armed ─► user code ─► disarmed ─► answer
+                    running == id ? ──── signal ──► on_interrupt: armed and interrupted == running ?
+                                                    then disarm, raise Cancelled in user code
+```
+"""
+
+from time import monotonic
+
+__all__ = ["Call", "Cancelled", "State", "current_call", "on_interrupt", "state"]
+
+
+class Cancelled(BaseException):
+    """Raised in a call's main thread when its caller no longer wants it.
+
+    Not an `Exception`, so that `except Exception` does not swallow it. It is raised at most once in
+    a call; whatever the call returns or raises afterwards, its caller is told `Cancelled`.
+    """
+
+
+# As its users import it, and as a traceback shall name it.
+Cancelled.__module__ = "clutch"
+
+
+class State:
+    """What the worker is doing now."""
+
+    __slots__ = (
+        "armed",
+        "call",
+        "generation",
+        "interrupted",
+        "key",
+        "pool",
+        "running",
+        "slot",
+        "started",
+        "timeout_ms",
+    )
+
+    def __init__(self) -> None:
+        # The pool and place of this worker.
+        self.pool = ""
+        self.slot = 0
+        self.generation = 0
+        # The call that runs; 0 for none. Its function (still encoded), start and time allowed.
+        self.running = 0
+        self.key = b""
+        self.started = 0.0
+        self.timeout_ms = 0
+        # Whether user code runs, and may be interrupted.
+        self.armed = False
+        # The last call the daemon wanted interrupted. Ids never return, so it needs no clearing,
+        # and an interrupt that overtakes its call on the other socket is not lost.
+        self.interrupted = 0
+        # What `current_call` made for the running call, if it was asked.
+        self.call: "Call | None" = None
+
+
+state = State()
+
+
+class Call:
+    """The call that runs in this worker. Made by `current_call`."""
+
+    __slots__ = ("_cancelled", "deadline", "function", "generation", "id", "pool", "slot")
+
+    def __init__(self, now: State) -> None:
+        self.id: int = now.running
+        """The daemon's id of the call; 0 when no call is running."""
+        self.function: str = now.key[8:].decode("utf-8", "replace")
+        """`module:qualname`, as the caller named it."""
+        self.pool: str = now.pool
+        """The pool's name."""
+        self.slot: int = now.slot
+        """Which place in the pool this worker has; it survives the process."""
+        self.generation: int = now.generation
+        """How many processes had that place, this one included."""
+        self.deadline: "float | None" = None
+        """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
+        if now.timeout_ms:
+            self.deadline = now.started + now.timeout_ms / 1000
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller no longer wants the call."""
+        if not self._cancelled and self.id:
+            self._cancelled = state.interrupted == self.id
+        return self._cancelled
+
+    def remaining(self) -> "float | None":
+        """Seconds until the caller stops waiting, never below zero; None for ever."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - monotonic())
+
+    def __repr__(self) -> str:
+        return f"<clutch.Call {self.id} {self.function}>"
+
+
+Call.__module__ = "clutch"
+
+
+def current_call() -> Call:
+    """The call that is running in this process, the same object each time.
+
+    Any thread may ask. A thread that outlives its call should keep the object: asked again, it
+    would be told about the next call. Where no call is running (in a `multiprocessing` child, in
+    a test, while `main` is loaded) the answer is a call with id 0, no deadline, never cancelled,
+    so that the same code runs there.
+    """
+    call = state.call
+    if call is None or call.id != state.running:
+        call = Call(state)
+        state.call = call
+    return call
+
+
+def on_interrupt(_signal_number: int, _frame: object) -> None:
+    """The handler of the control thread's signal, run by Python on the main thread.
+
+    A signal may arrive late, when its call is over or the next has begun: then nothing happens.
+    """
+    if state.armed and state.interrupted == state.running:
+        state.armed = False
+        raise Cancelled(f"call {state.running} was cancelled")

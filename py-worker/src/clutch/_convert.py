@@ -1,0 +1,312 @@
+"""The slow pass: makes plain data of a result that is not quite that, or says which part is not.
+
+| what | becomes |
+|---|---|
+| dataclass instance | dict of its fields |
+| named tuple, other subclasses of tuple | tuple |
+| enum member | its value |
+| numpy scalar, array | number, nested lists |
+| `pathlib` path, `UUID`, `Decimal`, `Fraction` | text |
+| `datetime`, `date`, `time` | text in ISO 8601 |
+| `timedelta` | seconds, a float |
+| memoryview, `array.array` | bytes, list |
+| subclasses of dict, list, set, str, int, float, bytes | the plain type |
+| for JSON: set, frozenset | list, sorted where its members can be |
+
+Types are known by their names, so that nothing is imported: numpy least of all.
+"""
+
+from clutch._limits import DEPTH_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, NoReturn, Optional, Tuple
+
+    # Where a part is: the way to its parent, and its own step (`[3]`, `.lock`).
+    Where = Optional[Tuple["Where", str]]
+
+__all__ = ["UnserializableError", "convert", "type_name"]
+
+_ADVICE = (
+    "return None, bool, int, float, str, bytes, list, tuple, dict, set, "
+    "or a dataclass or enum of these"
+)
+_HINTS = {
+    "generator": "a generator cannot be sent; return list(...) of it",
+    "async_generator": "an async generator cannot be sent; collect its items into a list",
+    "coroutine": "a coroutine cannot be sent; await it, and return what it gives",
+    "function": "a function cannot be sent; return what it computes",
+    "complex": "a complex number is no plain data; return [z.real, z.imag]",
+    "range": "return list(...) of it",
+    "dict_keys": "return list(...) of it",
+    "dict_values": "return list(...) of it",
+    "dict_items": "return dict(...) of it",
+    "map": "return list(...) of it",
+    "filter": "return list(...) of it",
+    "zip": "return list(...) of it",
+    "_io.TextIOWrapper": "an open file cannot be sent; return what it holds, or its name",
+    "_io.BufferedReader": "an open file cannot be sent; return what it holds, or its name",
+    "pandas.core.frame.DataFrame": "return frame.to_dict('records')",
+    "pandas.DataFrame": "return frame.to_dict('records')",
+}
+_KEY_CHARACTERS_MAX = 40
+
+
+class UnserializableError(Exception):
+    """A part of a result that no codec rule makes plain: where it is, what it is, what to do."""
+
+    def __init__(self, where: "Where", part_type: type, message: str) -> None:
+        super().__init__(message)
+        steps = []
+        while where is not None:
+            where, step = where
+            steps.append(step)
+        self.path = _short("result" + "".join(reversed(steps)), 1000)
+        self.type_name = type_name(part_type)
+        self.message = message
+
+
+def type_name(cls: type) -> str:
+    """The type's name with its module, as Python's tracebacks print it."""
+    try:
+        module, name = cls.__module__, cls.__qualname__
+        if not isinstance(module, str) or not isinstance(name, str):
+            return type.__name__.__get__(cls)  # type: ignore[attr-defined]
+    except BaseException:  # noqa: BLE001 - a metaclass may do anything.
+        return "<unknown type>"
+    if module in ("builtins", "__main__", "__mp_main__"):
+        return name
+    return f"{module}.{name}"
+
+
+def convert(value: object, *, for_json: bool, depth_max: int = DEPTH_MAX) -> "Any":
+    """Plain data in place of `value`, or `UnserializableError`."""
+    return _Converter(for_json, depth_max).convert(value, None, depth_max)
+
+
+class _Converter:
+    def __init__(self, for_json: bool, depth_max: int) -> None:
+        self._for_json = for_json
+        self._depth_max = depth_max
+        # Containers being converted, to find cycles; and those that were, so that what a value
+        # shares stays shared. Their originals are kept: an id is only theirs while they live.
+        self._open: "set[int]" = set()
+        self._done: "dict[int, tuple[object, object]]" = {}
+        self._handlers: "dict[type, Callable[[Any, Where, int], Any]]" = {}
+
+    def convert(self, value: "Any", where: "Where", levels: int) -> "Any":
+        """Dispatches on the exact type first; `levels` is how many more containers may follow."""
+        kind = type(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            return self._int(value, where)
+        if kind is float:
+            return self._float(value, where)
+        if kind is str:
+            return self._str(value, where)
+        if kind is bytes or kind is bytearray:
+            return self._bytes(value, where)
+        handler = self._handlers.get(kind)
+        if handler is None:
+            handler = self._handlers[kind] = self._handler(kind)
+        if handler == self._simplify:
+            return self._simplify(value, where, levels)
+        known = self._done.get(id(value))
+        if known is not None:
+            return known[1]
+        if id(value) in self._open:
+            raise UnserializableError(where, kind, "it contains itself, and data cannot")
+        if levels <= 0:
+            raise UnserializableError(
+                where, kind, f"the result nests deeper than {self._depth_max} levels; return less"
+            )
+        self._open.add(id(value))
+        converted = handler(value, where, levels - 1)
+        self._open.discard(id(value))
+        self._done[id(value)] = (value, converted)
+        return converted
+
+    def _handler(self, kind: type) -> "Callable[[Any, Where, int], Any]":
+        """What converts the values of this type."""
+        if hasattr(kind, "__dataclass_fields__"):
+            return self._dataclass
+        names = _names(kind)
+        if ("enum", "Enum") in names:
+            return self._simplify
+        if issubclass(kind, dict):
+            return self._dict
+        if issubclass(kind, tuple):
+            return self._tuple
+        if issubclass(kind, list):
+            return self._list
+        if issubclass(kind, (set, frozenset)):
+            return self._set
+        return self._simplify
+
+    def _list(self, value: "list[Any]", where: "Where", levels: int) -> "list[Any]":
+        convert = self.convert
+        return [convert(item, (where, f"[{at}]"), levels) for at, item in enumerate(value)]
+
+    def _tuple(self, value: "tuple[Any, ...]", where: "Where", levels: int) -> "tuple[Any, ...]":
+        fields = getattr(type(value), "_fields", None)
+        if not isinstance(fields, tuple) or len(fields) != len(value):
+            return tuple(self._list(value, where, levels))  # type: ignore[arg-type]
+        return tuple(
+            self.convert(item, (where, f".{name}"), levels) for name, item in zip(fields, value)
+        )
+
+    def _dataclass(self, value: "Any", where: "Where", levels: int) -> "dict[str, Any]":
+        converted = {}
+        for name, field in type(value).__dataclass_fields__.items():
+            # The pseudo-fields for ClassVar and InitVar are no data of the instance.
+            if getattr(getattr(field, "_field_type", None), "name", "") == "_FIELD":
+                step = (where, f".{name}")
+                converted[str(name)] = self.convert(getattr(value, name), step, levels)
+        return converted
+
+    def _dict(self, value: "dict[Any, Any]", where: "Where", levels: int) -> "dict[Any, Any]":
+        converted = {}
+        for key, item in value.items():
+            step = f"[{_short(_repr(key), _KEY_CHARACTERS_MAX)}]"
+            converted[self._key(key, where, step, levels)] = self.convert(
+                item, (where, step), levels
+            )
+        return converted
+
+    def _key(self, key: "Any", where: "Where", step: str, levels: int) -> "Any":
+        if type(key) is str and key.isascii():
+            return key
+        place = (where, f".key{step}")
+        plain = self.convert(key, place, levels)
+        if self._for_json and not (plain is None or isinstance(plain, (str, int, float))):
+            message = "a JSON object's keys are text; make it one, or return pairs"
+            raise UnserializableError(place, type(key), message)
+        try:
+            hash(plain)
+        except TypeError:
+            message = "as plain data it cannot be a dict's key; return pairs"
+            raise UnserializableError(place, type(key), message) from None
+        return plain
+
+    def _set(self, value: "Any", where: "Where", levels: int) -> "Any":
+        members = [self.convert(item, (where, "{...}"), levels) for item in value]
+        if self._for_json:
+            try:
+                return sorted(members)
+            except TypeError:
+                return members
+        try:
+            return frozenset(members) if isinstance(value, frozenset) else set(members)
+        except TypeError:
+            message = "as plain data a member of it is not hashable; return a list"
+            raise UnserializableError(where, type(value), message) from None
+
+    def _int(self, value: int, where: "Where") -> int:
+        if self._for_json and value.bit_length() > 10_000:  # noqa: PLR2004 - 640 digits are free.
+            try:
+                int.__repr__(value)
+            except ValueError as error:
+                raise UnserializableError(where, int, str(error)) from None
+        return value
+
+    def _float(self, value: float, where: "Where") -> float:
+        # NaN minus itself is NaN, infinity minus itself too.
+        if self._for_json and value - value != 0:
+            message = f"JSON has no {value!r}; return None or a text instead"
+            raise UnserializableError(where, float, message)
+        return value
+
+    def _str(self, value: str, where: "Where") -> str:
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                message = (
+                    "the text holds a lone surrogate, which UTF-8 has no bytes for; "
+                    "return os.fsencode(...) of it"
+                )
+                raise UnserializableError(where, str, message) from None
+        return value
+
+    def _bytes(self, value: "bytes | bytearray", where: "Where") -> "bytes | bytearray":
+        if self._for_json:
+            message = "JSON has no bytes; return text (.decode(), .hex(), base64)"
+            raise UnserializableError(where, type(value), message)
+        return value
+
+    def _simplify(self, value: "Any", where: "Where", levels: int) -> "Any":
+        """Replaces what is no container by something simpler, and converts that."""
+        kind = type(value)
+        try:
+            simpler = _simpler(value, kind)
+        except Exception as error:  # noqa: BLE001 - a subclass may do anything.
+            message = f"reading it raised {type_name(type(error))}"
+            raise UnserializableError(where, kind, message) from None
+        if type(simpler) is kind:
+            _refuse(where, kind)
+        return self.convert(simpler, where, levels)
+
+
+def _refuse(where: "Where", kind: type) -> "NoReturn":
+    name = type_name(kind)
+    raise UnserializableError(where, kind, _HINTS.get(name, f"it is no plain data; {_ADVICE}"))
+
+
+def _simpler(value: "Any", kind: type) -> "Any":  # noqa: PLR0911 - one rule a line.
+    """The value one step closer to plain data; the value itself when there is no rule for it."""
+    names = _names(kind)
+    if ("enum", "Enum") in names:
+        return value.value
+    if kind.__module__.partition(".")[0] == "numpy" and hasattr(kind, "tolist"):
+        plain = value.tolist()
+        return float(plain) if type(plain) is kind else plain
+    if issubclass(kind, int):
+        return int.__pos__(value)
+    if issubclass(kind, float):
+        return float.__pos__(value)
+    if issubclass(kind, str):
+        return str.__str__(value)
+    if issubclass(kind, bytes):
+        return bytes(memoryview(value))
+    if issubclass(kind, bytearray):
+        return bytearray(memoryview(value))
+    if kind is memoryview:
+        return value.tobytes()
+    if ("array", "array") in names:
+        return value.tolist()
+    if not names.isdisjoint(_ISO_8601):
+        return value.isoformat()
+    if ("datetime", "timedelta") in names:
+        return value.total_seconds()
+    if not names.isdisjoint(_TEXTS):
+        return str.__str__(str(value))
+    return value
+
+
+_ISO_8601 = frozenset((("datetime", "datetime"), ("datetime", "date"), ("datetime", "time")))
+_TEXTS = frozenset(
+    (
+        ("pathlib", "PurePath"),
+        ("pathlib._local", "PurePath"),
+        ("uuid", "UUID"),
+        ("decimal", "Decimal"),
+        ("fractions", "Fraction"),
+    )
+)
+
+
+def _names(kind: type) -> "set[tuple[str, str]]":
+    """Module and name of the type and of everything it inherits from."""
+    return {(cls.__module__, cls.__qualname__) for cls in kind.__mro__}
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except BaseException:  # noqa: BLE001 - its repr may do anything.
+        return f"<{type_name(type(value))}>"
+
+
+def _short(text: str, characters_max: int) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 3] + "..."

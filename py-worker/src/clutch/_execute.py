@@ -1,0 +1,254 @@
+"""Runs one call: finds its function, decodes its arguments, calls it, encodes what came back.
+
+`Executor.execute` is what every call goes through, and costs microseconds. What a call that fails
+needs is `_failures`; each codec is loaded when it is first used.
+"""
+
+import sys
+from _struct import Struct
+from posix import getpid
+from time import monotonic
+
+from clutch._call import Cancelled, state
+from clutch._frames import (
+    CODEC_JSON,
+    CODEC_NONE,
+    CODEC_PLAIN,
+    CODEC_RAW,
+    FAILED,
+    FLAG_ITEMS,
+    FLAG_KEYWORDS,
+    RESULT,
+    MetaReader,
+    ProtocolError,
+    failed_too_large,
+    header_bytes,
+)
+from clutch._limits import FUNCTION_NAME_BYTES_MAX
+from clutch._pristine import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional, Tuple, Union
+
+    # A module's names and the function's own among them, so that a redefinition is seen.
+    Place = Tuple[Dict[str, Any], str]
+    Answer = Tuple[bytes, Union[bytes, memoryview]]
+    Decode = Callable[[memoryview], Any]
+    Encode = Callable[[Any, int], Optional[Union[bytes, memoryview]]]
+
+__all__ = ["CALLING", "DECODING", "FINDING", "BadNameError", "Executor", "split_name"]
+
+# How far a call had come when something was raised.
+FINDING = 0
+DECODING = 1
+CALLING = 2
+
+# A caller who makes up names must not grow the cache for ever.
+_FUNCTIONS_MAX = 4096
+
+# `async def` sets it in a function's code. Decorated functions are unwrapped to look.
+_CO_COROUTINE = 0x80
+_WRAPPERS_MAX = 16
+
+_u64 = Struct("<Q").unpack_from
+_import = __import__
+_modules = sys.modules
+
+
+class BadNameError(Exception):
+    """A function's name is not `module:qualname`."""
+
+
+async def _nothing() -> None:
+    """Only there for its type."""
+
+
+_coroutine = _nothing()
+_coroutine.close()
+_Coroutine = type(_coroutine)
+
+
+class Executor:
+    """Runs calls, one at a time, on the main thread."""
+
+    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip")
+
+    def __init__(self, package: str, payload_bytes_max: int) -> None:
+        self._payload_bytes_max = payload_bytes_max
+        self._pid = getpid()
+        # Files whose frames are not the user's.
+        self._skip: "tuple[str, ...]" = (package + "/",)
+        self._functions: "dict[bytes, Place]" = {}
+        self._codecs: "dict[int, tuple[Decode, Encode]]" = {}
+
+    def execute(
+        self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
+    ) -> "Answer":
+        """The header and body of the frame that answers a `Run`."""
+        state.key = key = bytes(meta[8:])
+        (state.timeout_ms,) = _u64(meta)
+        state.started = monotonic()
+        state.running = call_id
+        stage = FINDING
+        function = args = kwargs = value = items = encode = error = None
+        try:
+            try:
+                # From here until it is disarmed, the control thread may have Cancelled raised.
+                state.armed = True
+                if state.interrupted == call_id:
+                    raise Cancelled
+                place = self._functions.get(key)
+                function = place[0].get(place[1]) if place else None
+                if function is None:
+                    function = self._find(key)
+                stage = DECODING
+                decode, encode = self._codecs.get(codec) or self._load_codec(codec)
+                args = decode(payload)
+                if flags:
+                    args, kwargs, items = self._unfold(flags, codec, function, args, call_id)
+                elif type(args) is not list and type(args) is not tuple:
+                    raise TypeError("they are no list")
+                stage = CALLING
+                if items is not None:
+                    value = items.run()
+                elif kwargs:
+                    value = function(*args, **kwargs)
+                else:
+                    value = function(*args)
+                if type(value) is _Coroutine:
+                    value = self._await(value)
+                state.armed = False
+            except BaseException as raised:  # noqa: BLE001 - whatever user code raises.
+                state.armed = False
+                error = raised
+        except Cancelled as raised:
+            # It came while another exception was being caught, before the disarming above.
+            error = raised
+        state.running = 0
+        if getpid() != self._pid:
+            load("clutch._failures").leave_child(error, self._skip)
+        if error is not None or state.interrupted == call_id:
+            failures = load("clutch._failures")
+            attempt = (call_id, key, stage, function, args, kwargs)
+            body = failures.failure(error, attempt, self._skip)
+            # The traceback holds this frame, and this frame would hold it.
+            error = None
+            return header_bytes(FAILED, call_id, len(body), 0), body
+        if items is not None:
+            return self._answer(call_id, codec, *items.encode(codec, encode))
+        body = encode(value, 0)
+        if body is None:
+            return self._answer_slowly(call_id, codec, value, encode)
+        if len(body) > self._payload_bytes_max:
+            return self._too_large(call_id, len(body))
+        return header_bytes(RESULT, call_id, 0, len(body), 0, codec), body
+
+    def _answer(
+        self, call_id: int, codec: int, body: "bytes | memoryview", flags: int
+    ) -> "Answer":
+        if len(body) > self._payload_bytes_max:
+            return self._too_large(call_id, len(body))
+        return header_bytes(RESULT, call_id, 0, len(body), flags, codec), body
+
+    def _answer_slowly(
+        self, call_id: int, codec: int, value: object, encode: "Encode"
+    ) -> "Answer":
+        failures = load("clutch._failures")
+        body, failed = failures.encode_slowly(value, codec, encode)
+        if failed:
+            return header_bytes(FAILED, call_id, len(failed), 0), failed
+        return self._answer(call_id, codec, body, 0)
+
+    def _too_large(self, call_id: int, size: int) -> "Answer":
+        body = failed_too_large(size, self._payload_bytes_max)
+        return header_bytes(FAILED, call_id, len(body), 0), body
+
+    def _find(self, key: bytes) -> "Callable[..., Any]":
+        """The function of this name, imported if need be; raises what the import raises."""
+        module_name, qualname = split_name(key)
+        _import(module_name)
+        module = _modules[module_name]
+        names, name = module.__dict__, qualname
+        function: "Any" = module
+        for part in qualname.split("."):
+            function = getattr(function, part)
+        if not callable(function):
+            raise TypeError("not callable")
+        if names.get(name) is not function:
+            # In a class, or made by the module's `__getattr__`.
+            names = {name: function}
+        if len(self._functions) >= _FUNCTIONS_MAX:
+            self._functions.clear()
+        self._functions[key] = names, name
+        return function
+
+    def _load_codec(self, codec: int) -> "tuple[Decode, Encode]":
+        if codec == CODEC_NONE:
+            raise TypeError("a call needs a codec: plain, json or raw")
+        name = {CODEC_PLAIN: "_plain", CODEC_JSON: "_json_codec", CODEC_RAW: "_raw"}[codec]
+        module = load("clutch." + name)
+        self._codecs[codec] = module.decode, module.encode
+        return self._codecs[codec]
+
+    def _unfold(
+        self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
+    ) -> "tuple[Any, Any, Any]":
+        """Arguments, keyword arguments, and what runs the items, as the flags say."""
+        if codec == CODEC_RAW:
+            raise TypeError("raw bytes are one argument; use plain or json for more")
+        if flags & FLAG_ITEMS:
+            if flags & FLAG_KEYWORDS or type(args) not in (list, tuple):
+                raise TypeError("the items are no list")
+            one = function
+            if _is_coroutine_function(function):
+                one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
+            items = load("clutch._items").Items(one, args, call_id, self._skip)
+            return (), {}, items
+        if flags & FLAG_KEYWORDS:
+            args, kwargs = args
+            if type(args) not in (list, tuple) or type(kwargs) is not dict:
+                raise TypeError("they are no pair of a list and a dict")
+            return args, kwargs, None
+        return args, {}, None
+
+    def _await(self, coroutine: "Any") -> "Any":
+        try:
+            module = load("clutch._coroutine")
+        except BaseException:
+            coroutine.close()
+            raise
+        if module.SKIP not in self._skip:
+            self._skip = (*self._skip, module.SKIP)
+        return module.run(coroutine)
+
+
+def split_name(key: bytes) -> "tuple[str, str]":
+    """Module and qualname of an encoded function name."""
+    reader = MetaReader(key)
+    raw = reader.raw()
+    reader.end()
+    try:
+        name = raw.decode()
+    except UnicodeDecodeError:
+        raise ProtocolError("a function's name is not UTF-8") from None
+    module_name, _, qualname = name.partition(":")
+    parts = f"{module_name}.{qualname}".split(".")
+    if len(raw) > FUNCTION_NAME_BYTES_MAX or not all(part.isidentifier() for part in parts):
+        raise BadNameError(name)
+    return module_name, qualname
+
+
+def _is_coroutine_function(function: "Any") -> bool:
+    for _ in range(_WRAPPERS_MAX):
+        code = getattr(function, "__code__", None)
+        if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:
+            return True
+        for name in ("__wrapped__", "__func__", "func"):
+            inner = getattr(function, name, None)
+            if callable(inner):
+                function = inner
+                break
+        else:
+            return False
+    return False

@@ -1,0 +1,122 @@
+"""Runs a function once for each item of a list, in one call: what `map` sends in chunks.
+
+An item that raises costs only itself. An interrupt ends the whole chunk.
+"""
+
+from clutch._call import Cancelled, state
+from clutch._convert import UnserializableError, convert
+from clutch._errors import as_dict, describe
+from clutch._frames import CODEC_JSON, FLAG_ITEMS
+from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Tuple
+
+    from clutch._execute import Encode
+
+    Failures = List[Tuple[int, Dict[str, Any]]]
+
+__all__ = ["Items"]
+
+# Around an item: the list of results, and the pair of results and failures.
+_WRAPPED = 2
+# The first failures are told in full; a chunk in which all fail must still fit a payload.
+_FULL_FAILURES_MAX = 16
+_SHORT_TEXT_BYTES_MAX = 4 << 10
+
+
+class Items:
+    """A list of items, and then their results and failures."""
+
+    def __init__(
+        self,
+        function: "Callable[[Any], Any]",
+        items: "Any",
+        call_id: int,
+        skip: "tuple[str, ...]",
+    ) -> None:
+        self._function = function
+        self._items = items
+        self._call_id = call_id
+        self._skip = skip
+        self._results: "list[Any]" = []
+        self._failures: "Failures" = []
+
+    def run(self) -> None:
+        """Calls the function for each item. What it raises ends the chunk."""
+        results, count = self._results, len(self._items)
+        remaining = iter(self._items)
+        while len(results) < count:
+            try:
+                # At C's speed; what was appended before an item raises stays in the list.
+                results.extend(map(self._function, remaining))
+                if len(results) < count:
+                    # To `map`, StopIteration was the end of the items.
+                    self._failed(StopIteration())
+            except BaseException as error:
+                if state.interrupted == self._call_id:
+                    raise
+                self._failed(error)
+
+    def encode(self, codec: int, encode: "Encode") -> "tuple[bytes, int]":
+        """The payload with the results, and its flags."""
+        if not self._failures:
+            body = encode(self._results, 1)
+            if body is not None:
+                return bytes(body), 0
+        depth_max = DEPTH_MAX - _WRAPPED - (codec == CODEC_JSON)
+        results: "list[Any]" = []
+        for value in self._results:
+            try:
+                results.append(self._plain(value, codec, encode, depth_max))
+            except UnserializableError as error:
+                self._unserializable(len(results), error)
+                results.append(None)
+        if not self._failures:
+            return bytes(encode(results, 1) or b""), 0
+        self._failures.sort(key=_index_of)
+        return bytes(encode((results, self._failures), 0) or b""), FLAG_ITEMS
+
+    def _plain(self, value: object, codec: int, encode: "Encode", depth_max: int) -> "Any":
+        if encode(value, _WRAPPED) is not None:
+            return value
+        try:
+            value = convert(value, for_json=codec == CODEC_JSON, depth_max=depth_max)
+        except UnserializableError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a value's own code ran.
+            message = f"reading it raised {type(error).__name__}"
+            raise UnserializableError(None, type(value), message) from None
+        if encode(value, _WRAPPED) is None:
+            raise UnserializableError(None, type(value), "it cannot be encoded")
+        return value
+
+    def _failed(self, error: BaseException) -> None:
+        # Describing runs the exception's own code and catches what that raises: an interrupt
+        # must not be caught there.
+        state.armed = False
+        is_early = len(self._failures) < _FULL_FAILURES_MAX
+        text_bytes_max = FAILURE_TEXT_BYTES_MAX if is_early else _SHORT_TEXT_BYTES_MAX
+        failure = as_dict(describe(error, self._skip, text_bytes_max))
+        self._failures.append((len(self._results), failure))
+        self._results.append(None)
+        state.armed = True
+        if state.interrupted == self._call_id:
+            state.armed = False
+            raise Cancelled
+
+    def _unserializable(self, index: int, error: UnserializableError) -> None:
+        failure = {
+            "type_name": "clutch.Unserializable",
+            "message": f"{error.path}: {error.type_name} ({error.message})",
+            "notes": [],
+            "frames": [],
+            "traceback": "",
+            "chain": [],
+        }
+        self._failures.append((index, failure))
+
+
+def _index_of(failure: "Tuple[int, Dict[str, Any]]") -> int:
+    return failure[0]

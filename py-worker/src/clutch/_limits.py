@@ -1,0 +1,46 @@
+"""The bounds of the protocol: the Python side of `protocol/src/limits.rs`, which gives the reasons.
+
+What only a worker bounds is at the end. A test compares the first part with the Rust file.
+"""
+
+__all__ = [
+    "CHAIN_LINKS_MAX",
+    "DEPTH_MAX",
+    "FAILURE_TEXT_BYTES_MAX",
+    "FUNCTION_NAME_BYTES_MAX",
+    "HEADER_BYTES",
+    "LINK_TEXT_BYTES_MAX",
+    "META_BYTES_MAX",
+    "NAME_TEXT_BYTES_MAX",
+    "NOTES_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "RECEIVE_BYTES",
+    "SOURCE_TEXT_BYTES_MAX",
+    "TRACEBACK_FRAMES_MAX",
+]
+
+HEADER_BYTES = 32
+META_BYTES_MAX = 1 << 20
+PAYLOAD_BYTES_MAX = 1 << 30
+FUNCTION_NAME_BYTES_MAX = 512
+FAILURE_TEXT_BYTES_MAX = 64 << 10
+CHAIN_LINKS_MAX = 16
+TRACEBACK_FRAMES_MAX = 64
+DEPTH_MAX = 128
+
+# A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
+RECEIVE_BYTES = 64 << 10
+
+# The texts of a failure must fit one meta together: message and traceback (64 KiB each), notes,
+# links, and for each of 64 frames a file, a function and a source line.
+NOTES_MAX = 16
+LINK_TEXT_BYTES_MAX = 4 << 10
+NAME_TEXT_BYTES_MAX = 1 << 10
+SOURCE_TEXT_BYTES_MAX = 1 << 10
+
+assert (
+    2 * FAILURE_TEXT_BYTES_MAX
+    + (NOTES_MAX + CHAIN_LINKS_MAX) * LINK_TEXT_BYTES_MAX
+    + TRACEBACK_FRAMES_MAX * (2 * NAME_TEXT_BYTES_MAX + SOURCE_TEXT_BYTES_MAX)
+    < META_BYTES_MAX // 2
+)

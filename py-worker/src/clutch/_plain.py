@@ -1,0 +1,105 @@
+"""The `plain` codec: pickle protocol 5, restricted to data, at C speed both ways.
+
+Reading: C's unpickler, which may build data but find no class and no function, so that a caller
+who may only call certain functions cannot smuggle in others. Writing: C's pickler, which calls
+`_refuse` for whatever is not data; then `_convert` makes data of it, or says why it cannot.
+"""
+
+import _pickle
+from _io import BytesIO
+from _struct import Struct
+
+from clutch._limits import DEPTH_MAX
+from clutch._nesting import nests_deeper_than
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, NoReturn
+
+__all__ = ["decode", "encode"]
+
+_PROTOCOL = 5
+_dumps = _pickle.dumps
+# Neither contains other values, nor can its pickle hold what Rust cannot read.
+_ATOMS = frozenset((type(None), bool, int, float, bytes))
+
+_FRAME = 0x95
+_framed_head = Struct("<2s1sQ").pack
+# Without a frame, C's unpickler reads a stream opcode by opcode: ten times slower on long lists.
+_UNFRAMED_BYTES_MAX = 40
+
+
+class NotDataError(Exception):
+    """A pickle asked for code, or a value is not data."""
+
+
+class _DataUnpickler(_pickle.Unpickler):
+    def find_class(self, module: str, name: str, /) -> "NoReturn":
+        raise NotDataError(f"plain data cannot name {module}.{name}; send data only")
+
+    def persistent_load(self, pid: object) -> "NoReturn":
+        raise NotDataError("plain data cannot hold persistent ids; send data only")
+
+
+class _DataPickler(_pickle.Pickler):
+    def reducer_override(self, obj: object, /) -> "NoReturn":
+        raise NotDataError
+
+
+def decode(payload: "memoryview | bytes") -> "Any":
+    """The value of a pickle that is data only; any exception means that it is not."""
+    if len(payload) > _UNFRAMED_BYTES_MAX and payload[2] != _FRAME:
+        head = _framed_head(bytes(payload[:2]), b"\x95", len(payload) - 2)
+        return _DataUnpickler(BytesIO(b"".join((head, payload[2:])))).load()
+    return _DataUnpickler(BytesIO(payload)).load()
+
+
+def _make_encode() -> "Callable[[object, int], bytes | None]":
+    """One pickler for all calls: making one costs as much as pickling a small value."""
+    stream = BytesIO()
+    pickler = _DataPickler(stream, _PROTOCOL)
+    dump, clear = pickler.dump, pickler.clear_memo
+    value_of, seek, truncate = stream.getvalue, stream.seek, stream.truncate
+
+    def encode(value: object, wrapped: int = 0) -> "bytes | None":
+        """The pickle of plain data, or None when the value is not (only) that.
+
+        `wrapped` is how many containers the caller may still put around the value.
+        """
+        if type(value) in _ATOMS:
+            return _dumps(value, _PROTOCOL)
+        try:
+            dump(value)
+            payload = value_of()
+        except (NotDataError, RecursionError, OverflowError):
+            return None
+        finally:
+            clear()
+            seek(0)
+            truncate()
+        if _is_suspicious(payload) and (
+            b"\xed" in payload or nests_deeper_than(value, DEPTH_MAX - wrapped)
+        ):
+            # Too deep or cyclic, or perhaps a lone surrogate (ED A0..BF; so begins Hangul too).
+            # `_convert` looks at every part of the value, and finds which.
+            return None
+        return payload
+
+    return encode
+
+
+def _is_suspicious(payload: bytes) -> bool:
+    """Whether the bytes leave open that the value is too deep, cyclic, or not valid text.
+
+    Each container but the empty tuple is followed by MEMOIZE, so few MEMOIZE mean little depth; a
+    cycle needs a BINGET, of the only container when there is one.
+    """
+    memoized = payload.count(b"\x94")
+    if memoized > DEPTH_MAX - 8 or b"\xed" in payload:
+        return True
+    if memoized <= 1:
+        return b"h\x00" in payload
+    return b"h" in payload
+
+
+encode = _make_encode()

@@ -1,0 +1,141 @@
+"""Imports for the worker itself, which no file of a user can shadow.
+
+A pool's folders may hold a `types.py` or a `traceback.py`. A person's own imports find them, and
+so must ours not: neither at the start (`boot.py` sees to that) nor when a module is first needed
+after user code ran. `load` searches only this package and the standard library, for its own
+thread only, so another thread's imports are not disturbed; and it leaves in `sys.modules` only
+what a person's own import would have found there, so theirs are not bent either.
+"""
+
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter
+from _frozen_importlib_external import PathFinder
+from _thread import get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+__all__ = ["configure", "load", "no_imports"]
+
+_import = __import__
+
+
+def configure(path: "list[str]") -> None:
+    """Says where this package and the standard library are. Once, before any `load`."""
+    _importer.path = path
+    _importer.prefixes = tuple(entry + "/" for entry in path)
+
+
+def load(name: str) -> "Any":
+    """The module of this name from the standard library or this package, imported if need be."""
+    module = _loaded.get(name)
+    if module is None:
+        module = _loaded[name] = _importer.load(name)
+    return module
+
+
+class _NoImports:
+    """While it is entered, this thread's imports fail. C code may import what we do not expect."""
+
+    def __init__(self) -> None:
+        self._thread = 0
+
+    def __enter__(self) -> None:
+        self._thread = get_ident()
+        sys.meta_path.insert(0, self)  # pyright: ignore[reportArgumentType]
+
+    def __exit__(self, *_error: object) -> None:
+        self._thread = 0
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)  # pyright: ignore[reportArgumentType]
+
+    def find_spec(
+        self, name: str, path: "list[str] | None" = None, target: object = None
+    ) -> "ModuleSpec | None":
+        """Called by Python's import."""
+        del path, target
+        if get_ident() == self._thread:
+            raise ModuleNotFoundError(f"nothing is imported here, not even {name}")
+        return None
+
+
+class _Importer(_NoImports):
+    """While it is entered, this thread's imports find only our own paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: "list[str]" = []
+        self.prefixes: "tuple[str, ...]" = ()
+
+    def find_spec(
+        self, name: str, path: "list[str] | None" = None, target: object = None
+    ) -> "ModuleSpec | None":
+        """Called by Python's import; submodules are found by their package's own path."""
+        del target
+        if path is not None or get_ident() != self._thread:
+            return None
+        return (
+            BuiltinImporter.find_spec(name)
+            or FrozenImporter.find_spec(name)
+            or PathFinder.find_spec(name, self.path)
+        )
+
+    def load(self, name: str) -> "ModuleType":
+        """Imports a module, whatever users have put into `sys.path` and `sys.modules`."""
+        hidden = self._hide_foreign()
+        before = set(sys.modules)
+        try:
+            with self:
+                _import(name)
+            return sys.modules[name]
+        finally:
+            self._forget_shadowing(set(sys.modules) - before)
+            sys.modules.update(hidden)
+
+    def _hide_foreign(self) -> "dict[str, ModuleType]":
+        """Takes out of `sys.modules` what users loaded under a name of the standard library."""
+        tops = {
+            name
+            for name, module in list(sys.modules.items())
+            if "." not in name and self._is_foreign(module) and self._is_standard(name)
+        }
+        hidden = {
+            name: module
+            for name, module in list(sys.modules.items())
+            if name.partition(".")[0] in tops
+        }
+        for name in hidden:
+            sys.modules.pop(name, None)
+        return hidden
+
+    def _forget_shadowing(self, added: "set[str]") -> None:
+        """Takes out again what a person's own import of the same name would not have found."""
+        for top in {name.partition(".")[0] for name in added}:
+            module = sys.modules.get(top)
+            spec = getattr(module, "__spec__", None)
+            if not getattr(spec, "has_location", False) or top == __package__:
+                continue
+            theirs = PathFinder.find_spec(top, sys.path)
+            if theirs is None or theirs.origin != getattr(spec, "origin", None):
+                for name in added:
+                    if name.partition(".")[0] == top:
+                        sys.modules.pop(name, None)
+
+    def _is_foreign(self, module: object) -> bool:
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str):
+            return False
+        return not file.startswith(self.prefixes) or "-packages/" in file
+
+    def _is_standard(self, name: str) -> bool:
+        return name not in ("__main__", "__mp_main__") and (
+            PathFinder.find_spec(name, self.path) is not None
+        )
+
+
+_loaded: "dict[str, ModuleType]" = {}
+_importer = _Importer()
+no_imports = _NoImports()

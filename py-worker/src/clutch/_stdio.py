@@ -1,0 +1,114 @@
+"""Keeps a call's traces from the next call: standard streams, descriptors 0 to 2, directory.
+
+Undoing is cheaper than looking: three `dup2` and an `fchdir` take a microsecond, after the answer
+was sent. What is put back is what was there when the worker became ready, so what a pool's `main`
+arranged (a tee, another directory) stays arranged.
+"""
+
+import faulthandler
+import sys
+from _io import open as open_stream
+from posix import O_CLOEXEC, O_DIRECTORY, dup, dup2, fchdir
+from posix import open as open_fd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+__all__ = ["PrivateDescriptors", "line_buffered", "make_flush", "make_restore"]
+
+# Linux's number (the module has no name for it): a handle on a folder that may not be readable.
+_O_PATH = 0o10000000
+
+
+class PrivateDescriptors:
+    """Copies of the descriptors 0 to 2 at high numbers, out of the way of user code."""
+
+    def __init__(self, above: int) -> None:
+        self._next = above + 1
+        self.stdio = [self._copy(number) for number in range(3)]
+
+    def _copy(self, number: int) -> int:
+        try:
+            copy = dup2(number, self._next, inheritable=False)
+        except OSError:
+            # Numbers that high are not allowed here.
+            copy = dup(number)
+        self._next += 1
+        return copy
+
+    def report_crashes(self) -> None:
+        """Lets a fatal signal leave a Python stack on standard error, wherever fd 2 points."""
+        faulthandler.enable(file=self.stdio[2])
+
+
+def line_buffered() -> None:
+    """Makes what is printed appear line by line, as it does for a person at a terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def make_flush() -> "Callable[[], None]":
+    """A function that flushes the standard streams, before an answer is sent."""
+    flush_out, flush_error = sys.stdout.flush, sys.stderr.flush
+
+    def flush() -> None:
+        try:
+            flush_out()
+            flush_error()
+        except BaseException:  # noqa: BLE001, S110 - closed, or a user's object: `restore` looks.
+            pass
+
+    return flush
+
+
+def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], None] | None]":
+    """A function that undoes, after each call, what the call did to the streams and folder.
+
+    It gives a new flush function when a stream had to be replaced.
+    """
+    stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
+    saved_in, saved_out, saved_error = descriptors.stdio
+    folder = open_fd(".", O_CLOEXEC | O_DIRECTORY | _O_PATH)
+    modules = sys
+
+    def restore() -> "Callable[[], None] | None":
+        nonlocal stdin, stdout, stderr
+        fchdir(folder)
+        dup2(saved_in, 0)
+        dup2(saved_out, 1)
+        dup2(saved_error, 2)
+        if (
+            modules.stdout is stdout
+            and modules.stderr is stderr
+            and modules.stdin is stdin
+            and not (stdout.closed or stderr.closed or stdin.closed)
+        ):
+            return None
+        for stream in (modules.stdout, modules.stderr):
+            try:
+                stream.flush()
+            except BaseException:  # noqa: BLE001, S110 - a user's object, about to be replaced.
+                pass
+        stdin = modules.stdin = _opened(stdin, 0)
+        stdout = modules.stdout = _opened(stdout, 1)
+        stderr = modules.stderr = _opened(stderr, 2)
+        return make_flush()
+
+    return restore
+
+
+def _opened(stream: "Any", number: int) -> "Any":
+    """The stream, or one like it on the same descriptor when it was closed."""
+    if not stream.closed:
+        return stream
+    mode = "r" if number == 0 else "w"
+    names = ("__stdin__", "__stdout__", "__stderr__")
+    fresh = open_stream(
+        number, mode, 1 if number else -1, stream.encoding, stream.errors, closefd=False
+    )
+    if getattr(sys, names[number]) is stream:
+        setattr(sys, names[number], fresh)
+    return fresh

@@ -1,0 +1,168 @@
+"""A worker's life: become what a person's python is, say so, serve calls, end like any python.
+
+```text
+   daemon                                   worker (this process's main thread)
+     │ ── Setup ─────────────────────────►  sys.argv, sys.path, __main__, preload   (_setup)
+     │ ◄─ Ready, or Failed and exit 1 ────
+     │ ── Run ───────────────────────────►  execute                                 (_execute)
+     │ ◄─ Result or Failed ───────────────
+     │ ── Exit, or end of stream ────────►  atexit handlers, exit 0
+     ┊
+     │ ── Ping, Interrupt ───────────────►  the control thread, on its own socket   (_control)
+     │ ◄─ Pong ───────────────────────────
+```
+"""
+
+import faulthandler
+import sys
+from _socket import AF_UNIX, SO_RCVTIMEO, SOCK_STREAM, SOL_SOCKET, MSG_PEEK, socket
+from _struct import Struct
+from posix import getpid, register_at_fork
+
+from clutch import _pristine
+from clutch._call import state
+from clutch._control import die, install_handler, start_control
+from clutch._execute import Executor
+from clutch._frames import (
+    FAILED,
+    HEADER,
+    READY,
+    SETUP,
+    ProtocolError,
+    Setup,
+    check_header,
+    crc32,
+    decode_setup,
+    encode_ready,
+    header_bytes,
+)
+from clutch._limits import HEADER_BYTES, META_BYTES_MAX
+from clutch._loop import make_send, serve
+from clutch._receive import receive_exactly, receive_frames, shielded
+from clutch._setup import become, load_main
+from clutch._stdio import PrivateDescriptors, line_buffered, make_restore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from clutch._receive import ReceiveInto
+
+__all__ = ["run"]
+
+_EXIT_CODE_START_FAILED = 1
+_import = __import__
+_timeval = Struct("@ll").pack
+# How long a fresh worker may be idle before it loads what its first `plain` call needs.
+_WARM_AFTER_US = 20_000
+
+
+def run(here: str, pristine: "list[str]", inherited: "list[str]") -> int:
+    """Lives. Returns the exit code, for the interpreter's own way to end."""
+    call_fd, control_fd = int(sys.argv[1]), int(sys.argv[2])
+    call = socket(AF_UNIX, SOCK_STREAM, 0, call_fd)
+    control = socket(AF_UNIX, SOCK_STREAM, 0, control_fd)
+    _pristine.configure(pristine)
+    descriptors = PrivateDescriptors(max(call_fd, control_fd))
+    descriptors.report_crashes()
+    line_buffered()
+    receive_into = shielded(call, _report)
+    send = make_send(call)
+    try:
+        setup = _receive_setup(receive_into)
+    except ProtocolError as error:
+        die(f"on the call socket, {error}")
+        raise
+    if setup is None:
+        return 0
+    state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
+    become(setup, here, inherited)
+    install_handler()
+    start_control(control)
+    register_at_fork(after_in_child=_forget_sockets(call, control))
+    package = f"{here}/{__package__}"
+    meta = _load_user_code(setup, (package + "/", here + "/"), descriptors.stdio[2])
+    if meta is not None:
+        send(header_bytes(FAILED, 0, len(meta), 0), meta)
+        return _EXIT_CODE_START_FAILED
+    restore = make_restore(descriptors)
+    python = "%d.%d.%d" % sys.version_info[:3]
+    meta = encode_ready(getpid(), python, sys.executable or "")
+    send(header_bytes(READY, 0, len(meta), 0), meta)
+    _warm(call)
+    frames = receive_frames(receive_into, setup.payload_bytes_max)
+    serve(frames, send, Executor(package, setup.payload_bytes_max), restore)
+    call.close()
+    # The control thread may be reading it until the process ends.
+    control.detach()
+    return 0
+
+
+def _receive_setup(receive_into: "ReceiveInto") -> "Setup | None":
+    head = receive_exactly(receive_into, HEADER_BYTES)
+    if head is None:
+        return None
+    fields = HEADER.unpack(head)
+    check_header(fields, crc32(head[:-4]), META_BYTES_MAX)
+    length, meta_bytes, kind = fields[1], fields[3], fields[4]
+    if kind != SETUP or meta_bytes != length:
+        raise ProtocolError(f"kind {kind} comes where a setup was expected")
+    meta = receive_exactly(receive_into, length)
+    if meta is None:
+        raise ProtocolError("the stream ended inside a frame")
+    return decode_setup(meta)
+
+
+def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stderr_fd: int) -> "bytes | None":
+    """Loads what the pool wants loaded. A failure's meta when that raises."""
+    if setup.start_stack_ms:
+        faulthandler.dump_traceback_later(setup.start_stack_ms / 1000, file=stderr_fd)
+    module = None
+    try:
+        for module in setup.preload:
+            _import(module)
+        module = None
+        if setup.main:
+            load_main(setup)
+    except BaseException as error:  # noqa: BLE001 - SystemExit included: no worker came of it.
+        if module is not None:
+            missing = _pristine.load("clutch._missing")
+            if missing.is_absent(module, error):
+                return missing.bad_preload(module, error, skip)
+        return _pristine.load("clutch._failures").raised(error, skip)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return None
+
+
+def _forget_sockets(call: socket, control: socket) -> "Callable[[], None]":
+    """What a child that user code forks does first: it can then never speak for its parent."""
+
+    def forget() -> None:
+        state.armed = False
+        state.running = 0
+        call.close()
+        control.close()
+
+    return forget
+
+
+def _warm(call: socket) -> None:
+    """Loads the `plain` codec while nobody waits; a first call that comes at once loads its own."""
+    call.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, _WARM_AFTER_US))
+    try:
+        call.recv(1, MSG_PEEK)
+    except BlockingIOError:
+        _pristine.load("clutch._plain")
+    except OSError:
+        # The loop will meet the same error, and tell.
+        pass
+    finally:
+        call.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, 0))
+
+
+def _report(error: BaseException) -> None:
+    """A signal handler of user code raised between two calls."""
+    failures = _pristine.load("clutch._failures")
+    text = failures.format_traceback(error, ())
+    sys.stderr.write(f"clutch worker: a signal handler raised between two calls\n{text}")

@@ -1,0 +1,338 @@
+"""A daemon in miniature: starts `boot.py` over real sockets and speaks the protocol with it.
+
+It has its own small codec, so that a mistake in the worker's is not made twice. Standard library
+only, like the worker; the interpreter under test is the one that runs the tests.
+"""
+
+import binascii
+import fcntl
+import os
+import pickle
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+
+SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src")
+BOOT = os.path.join(SOURCE, "boot.py")
+TESTDATA = os.path.join(
+    os.path.dirname(os.path.dirname(SOURCE)), "protocol", "testdata"
+)
+
+if SOURCE not in sys.path:
+    sys.path.insert(0, SOURCE)
+
+RESULT, PING, PONG, SETUP, READY, RUN, FAILED, INTERRUPT, EXIT = 6, 9, 10, 32, 33, 34, 35, 36, 37
+KEYWORDS, ITEMS = 1, 2
+NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
+PAYLOAD_BYTES_MAX = 1 << 20
+
+HEAD = struct.Struct("<4sIQIBBBBI")
+VARIANTS = ("Raised", "NotFound", "BadArguments", "Unserializable", "TooLarge", "Cancelled")
+WHAT = ("pool", "module", "function", "not_callable", "name")
+
+# How long anything may take before a test says that it hangs. The machine may be busy.
+DEADLINE_S = 60.0
+
+
+def frame(kind, call_id=0, meta=b"", payload=b"", flags=0, codec=0):
+    """A whole frame."""
+    head = HEAD.pack(
+        b"CLU1", len(meta) + len(payload), call_id, len(meta), kind, flags, codec, 0, 0
+    )
+    return head + struct.pack("<I", binascii.crc32(head)) + meta + payload
+
+
+def text(value):
+    """A text inside a meta."""
+    data = value if isinstance(value, bytes) else value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def texts(values):
+    """A list of texts inside a meta."""
+    return struct.pack("<Q", len(values)) + b"".join(map(text, values))
+
+
+class Reader:
+    """Reads a meta field by field."""
+
+    def __init__(self, data):
+        self.data, self.at = bytes(data), 0
+
+    def take(self, form):
+        (value,) = struct.unpack_from("<" + form, self.data, self.at)
+        self.at += struct.calcsize("<" + form)
+        return value
+
+    def text(self):
+        size = self.take("Q")
+        value = self.data[self.at : self.at + size]
+        assert len(value) == size
+        self.at += size
+        return value.decode()
+
+    def many(self, read):
+        return [read() for _ in range(self.take("Q"))]
+
+
+def read_failure(meta):
+    """A `WorkerFailure` as a dict whose `kind` is its variant."""
+    reader = Reader(meta)
+    kind = VARIANTS[reader.take("I")]
+    failure = {"kind": kind}
+    if kind == "Raised":
+        failure.update(type_name=reader.text(), message=reader.text())
+        failure["notes"] = reader.many(reader.text)
+        failure["frames"] = reader.many(
+            lambda: {
+                "file": reader.text(),
+                "line": reader.take("I"),
+                "function": reader.text(),
+                "source": reader.text(),
+            }
+        )
+        failure["traceback"] = reader.text()
+        failure["chain"] = reader.many(
+            lambda: {
+                "relation": ("cause", "context")[reader.take("I")],
+                "type_name": reader.text(),
+                "message": reader.text(),
+            }
+        )
+    elif kind == "NotFound":
+        failure.update(
+            what=WHAT[reader.take("I")], message=reader.text(), traceback=reader.text()
+        )
+    elif kind == "BadArguments":
+        failure["message"] = reader.text()
+    elif kind == "Unserializable":
+        failure.update(path=reader.text(), type_name=reader.text(), message=reader.text())
+    elif kind == "TooLarge":
+        failure.update(bytes=reader.take("Q"), limit=reader.take("Q"))
+    assert reader.at == len(reader.data), "a failure's meta has bytes left over"
+    return failure
+
+
+class Failed(Exception):
+    """A call failed; `failure` says how."""
+
+    def __init__(self, failure):
+        super().__init__(failure)
+        self.failure = failure
+
+
+def read_frame(sock, deadline_s=DEADLINE_S):
+    """The next frame as (kind, flags, codec, id, meta, payload), or None at the end."""
+    head = read_exactly(sock, 32, deadline_s)
+    if head is None:
+        return None
+    magic, length, call_id, meta, kind, flags, codec, descriptors, reserved = HEAD.unpack(head[:28])
+    assert magic == b"CLU1" and descriptors == 0 and reserved == 0
+    assert struct.unpack("<I", head[28:])[0] == binascii.crc32(head[:28])
+    body = read_exactly(sock, length, deadline_s) if length else b""
+    return kind, flags, codec, call_id, body[:meta], body[meta:]
+
+
+def read_exactly(sock, size, deadline_s):
+    sock.settimeout(deadline_s)
+    parts, missing = [], size
+    while missing:
+        part = sock.recv(min(missing, 1 << 20))
+        if not part:
+            assert missing == size, "the worker ended inside a frame"
+            return None
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+class Worker:
+    """A worker process under test. Use as a context manager: it never outlives its block."""
+
+    def __init__(
+        self,
+        folder=None,
+        main=None,
+        argv=(),
+        path=(),
+        preload=(),
+        flags=(),
+        env=None,
+        payload_bytes_max=PAYLOAD_BYTES_MAX,
+        start_stack_ms=0,
+        boot=BOOT,
+        ready=True,
+        executable=sys.executable,
+    ):
+        self.next_id = 0
+        self.call_socket, call = socket.socketpair()
+        self.control_socket, control = socket.socketpair()
+        high = [fcntl.fcntl(end.fileno(), fcntl.F_DUPFD, 100) for end in (call, control)]
+        call.close()
+        control.close()
+        self.output = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()
+        environment = dict(os.environ)
+        environment.pop("PYTHONPATH", None)
+        environment.update(env or {})
+        self.process = subprocess.Popen(
+            [executable, *flags, boot, *map(str, high)],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=self.errors,
+            cwd=folder,
+            env=environment,
+            pass_fds=high,
+        )
+        for number in high:
+            os.close(number)
+        script = os.path.join(folder or os.getcwd(), main) if main else ""
+        meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
+        meta += texts([main or "", *argv] if main else list(argv)) + text(script)
+        meta += texts(list(path)) + texts(list(preload))
+        meta += struct.pack("<IQ", payload_bytes_max, start_stack_ms)
+        self.call_socket.sendall(frame(SETUP, 0, meta))
+        if ready:
+            kind, _, _, call_id, meta, _ = read_frame(self.call_socket)
+            assert call_id == 0
+            if kind == FAILED:
+                self.close()
+                raise Failed(read_failure(meta))
+            assert kind == READY, kind
+            reader = Reader(meta)
+            self.ready = (reader.take("H"), reader.take("I"), reader.text(), reader.text())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.close()
+
+    def close(self):
+        """Kills what is left."""
+        self.call_socket.close()
+        self.control_socket.close()
+        try:
+            self.process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.output.close()
+        self.errors.close()
+
+    def finish(self):
+        """Asks the worker to end as any python does; its exit code."""
+        self.call_socket.sendall(frame(EXIT))
+        return self.process.wait(DEADLINE_S)
+
+    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0):
+        """Sends a call; its id."""
+        self.next_id += 1
+        meta = struct.pack("<Q", timeout_ms) + text(function)
+        self.call_socket.sendall(frame(RUN, self.next_id, meta, payload, flags, codec))
+        return self.next_id
+
+    def answer(self, call_id):
+        """The flags, codec and payload of a result, or raises `Failed`."""
+        received = read_frame(self.call_socket)
+        assert received is not None, "the worker ended: " + self.stderr()
+        kind, flags, codec, answered, meta, payload = received
+        assert answered == call_id, (answered, call_id)
+        if kind == FAILED:
+            raise Failed(read_failure(meta))
+        assert kind == RESULT and not meta
+        return flags, codec, payload
+
+    def call(self, function, *args, **kwargs):
+        """Calls with plain data."""
+        value = (list(args), kwargs) if kwargs else list(args)
+        call_id = self.send(function, pickle.dumps(value, 5), KEYWORDS if kwargs else 0)
+        return pickle.loads(self.answer(call_id)[2])
+
+    def failure(self, function, *args, **kwargs):
+        """The failure of a call that must fail."""
+        try:
+            value = self.call(function, *args, **kwargs)
+        except Failed as failed:
+            return failed.failure
+        raise AssertionError("it did not fail, but returned %r" % (value,))
+
+    def map(self, function, items):
+        """Calls with a chunk of items: results and failures."""
+        call_id = self.send(function, pickle.dumps(list(items), 5), ITEMS)
+        flags, _, payload = self.answer(call_id)
+        value = pickle.loads(payload)
+        return tuple(value) if flags & ITEMS else (value, [])
+
+    def interrupt(self, call_id):
+        """Tells the control thread to interrupt a call."""
+        self.control_socket.sendall(frame(INTERRUPT, call_id))
+
+    def ping(self, ping_id=7):
+        """Seconds until the pong."""
+        started = time.monotonic()
+        self.control_socket.sendall(frame(PING, ping_id))
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == PONG and received[3] == ping_id
+        return time.monotonic() - started
+
+    def stdout(self):
+        """All that was printed so far."""
+        return self._read(self.output)
+
+    def stderr(self):
+        """All that was printed to standard error so far."""
+        return self._read(self.errors)
+
+    @staticmethod
+    def _read(file):
+        # Read by position: the worker writes through the same offset.
+        size = os.fstat(file.fileno()).st_size
+        return os.pread(file.fileno(), size, 0).decode("utf-8", "replace")
+
+    def is_quiet(self, seconds=0.2):
+        """Whether the worker says nothing for so long."""
+        return not select.select([self.call_socket], [], [], seconds)[0]
+
+
+def wait_for(condition, what, deadline_s=DEADLINE_S):
+    """Waits until the condition holds, and fails loudly if it never does."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError("in vain waited for " + what)
+        time.sleep(0.005)
+
+
+class FolderTestCase(unittest.TestCase):
+    """A test with a folder of its own."""
+
+    def setUp(self):
+        self.folder = os.path.realpath(tempfile.mkdtemp(prefix="clutch test "))
+        self.addCleanup(shutil.rmtree, self.folder, True)
+
+    def write(self, name, content):
+        """Writes a file of user code; its path."""
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(textwrap.dedent(content))
+        return path
+
+    def worker(self, code=None, **options):
+        """A worker in the folder, with `code` as module `tasks` and closed after the test."""
+        if code is not None:
+            self.write("tasks.py", code)
+        worker = Worker(self.folder, **options)
+        self.addCleanup(worker.close)
+        return worker
