@@ -1,6 +1,8 @@
 //! The data plane on its thread: dispatcher, timers, launches, and the doorway for clients. Both
 //! the daemon and the private supervisor of `--local` are this, with different doors.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,15 +10,22 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
-use crate::dispatch::{Core, FirstStart, Parts, PoolParts};
+use crate::dispatch::{Core, FirstStart, Parts, PoolParts, Quantity};
+use crate::interpreter::InterpreterError;
 use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX, STRANGERS_MAX};
-use crate::prepare::ServeError;
+use crate::prepare::{ServeError, Unasked};
 use crate::session::connection::{Connection, Doorway, End};
 use crate::worker::spawner::{Guardian, Spawner};
+
+/// How long the other pools may take to say that their first start fails, too.
+const OTHER_STARTS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A start that takes this long makes one ask whether the interpreter is one at all.
+const SLOW_START: Duration = Duration::from_secs(1);
 
 /// A pool that is up: its name, how many workers it has, and their version of Python.
 pub type PoolUp = (String, u32, String);
@@ -29,6 +38,7 @@ pub struct Engine {
     stop_orders: mpsc::Receiver<Stop>,
     connections_max: usize,
     stop_grace: Duration,
+    unasked: Vec<Unasked>,
     /// Ends timers and launches when the engine ends.
     _tasks: JoinSet<()>,
     spawner_thread: std::thread::JoinHandle<()>,
@@ -55,7 +65,7 @@ impl Engine {
     /// When the system has no thread left.
     pub fn start(
         config: &Config,
-        pools: Vec<PoolParts>,
+        (pools, unasked): (Vec<PoolParts>, Vec<Unasked>),
         guardian: Guardian,
         socket: String,
     ) -> Result<Engine, ServeError> {
@@ -82,6 +92,7 @@ impl Engine {
             stop_orders,
             connections_max: config.daemon.connections as usize,
             stop_grace: config.daemon.stop_grace,
+            unasked,
             _tasks: tasks,
             spawner_thread,
         })
@@ -91,19 +102,75 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When a pool's first worker dies instead. Everything is killed then.
+    /// When a pool's first worker dies instead: all such pools, and what is wrong with their
+    /// interpreters, if that is it.
     pub async fn first_starts(&self) -> Result<Vec<PoolUp>, ServeError> {
-        let starts = self.core.first_starts().await;
+        let is_known = |start: &FirstStart| !matches!(start, FirstStart::Pending);
+        let is_failed = |start: &FirstStart| matches!(start, FirstStart::Failed(_));
+        tokio::select! {
+            () = self.core.wait_for_starts(is_known, Quantity::All) => {}
+            () = self.core.wait_for_starts(is_failed, Quantity::Any) => {
+                // Others may be failing, too, and are better named in the same breath.
+                let others = self.core.wait_for_starts(is_known, Quantity::All);
+                let _ = tokio::time::timeout(OTHER_STARTS_TIMEOUT, others).await;
+            }
+            error = self.find_fault_with_slow_starts() => return Err(error),
+        }
         let mut up = Vec::new();
         let mut failed = Vec::new();
-        for (name, workers, start) in starts {
+        for (name, workers, start) in self.core.first_starts() {
             match start {
                 FirstStart::Ready(python) => up.push((name, workers, python)),
                 FirstStart::Failed(certificate) => failed.push(*certificate),
                 FirstStart::Pending => {}
             }
         }
-        if failed.is_empty() { Ok(up) } else { Err(ServeError::FirstStart(failed)) }
+        if failed.is_empty() {
+            return Ok(up);
+        }
+        let pools: Vec<_> = failed.iter().map(|certificate| certificate.pool.clone()).collect();
+        let faults = self.ask_interpreters(&pools).await;
+        Err(if faults.len() == failed.len() {
+            ServeError::Interpreters(faults)
+        } else {
+            failed.retain(|certificate| faults.iter().all(|(pool, _)| *pool != certificate.pool));
+            ServeError::FirstStart(faults, failed)
+        })
+    }
+
+    /// Resolves with what is wrong with the interpreter of a pool that takes its time, and never
+    /// if nothing is.
+    async fn find_fault_with_slow_starts(&self) -> ServeError {
+        tokio::time::sleep_until(tokio::time::Instant::now() + SLOW_START).await;
+        let pending: Vec<_> = self
+            .core
+            .first_starts()
+            .into_iter()
+            .filter(|(_, _, start)| matches!(start, FirstStart::Pending))
+            .map(|(name, _, _)| name)
+            .collect();
+        let faults = self.ask_interpreters(&pending).await;
+        if faults.is_empty() {
+            return std::future::pending().await;
+        }
+        ServeError::Interpreters(faults)
+    }
+
+    /// What is wrong with the interpreters of these pools, if anything.
+    async fn ask_interpreters(&self, pools: &[String]) -> Vec<(String, InterpreterError)> {
+        let mut questions = JoinSet::new();
+        for unasked in self.unasked.iter().filter(|unasked| pools.contains(&unasked.pool)) {
+            let unasked = unasked.clone();
+            questions.spawn_blocking(move || (unasked.pool.clone(), unasked.ask()));
+        }
+        let mut faults = Vec::new();
+        while let Some(answer) = questions.join_next().await {
+            if let Ok((pool, Err(fault))) = answer {
+                faults.push((pool, fault));
+            }
+        }
+        faults.sort_by(|(a, _), (b, _)| a.cmp(b));
+        faults
     }
 
     /// Lets clients in and serves them until `until` says how to stop, or a client does.
@@ -169,7 +236,7 @@ impl Engine {
 pub struct Door {
     listener: Listener,
     connections: JoinSet<End>,
-    strangers: Rc<std::cell::Cell<usize>>,
+    strangers: Strangers,
     last_id: u64,
 }
 
@@ -197,7 +264,7 @@ impl Door {
     }
 
     fn new(listener: Listener) -> Door {
-        Door { listener, connections: JoinSet::new(), strangers: Rc::default(), last_id: 0 }
+        Door { listener, connections: JoinSet::new(), strangers: Strangers::default(), last_id: 0 }
     }
 
     async fn let_in(&mut self, doorway: &Doorway, connections_max: usize) -> std::convert::Infallible {
@@ -231,8 +298,7 @@ impl Door {
             refuse(&stream, clutch_protocol::message::Refusal::User, &error);
             return;
         }
-        let full = self.connections.len() >= connections_max;
-        if full || self.strangers.get() >= STRANGERS_MAX {
+        if self.connections.len() >= connections_max {
             let sentence = format!(
                 "the daemon serves {} connections already; close some, or raise daemon.connections",
                 self.connections.len()
@@ -241,10 +307,10 @@ impl Door {
             refuse(&stream, clutch_protocol::message::Refusal::Overloaded, &sentence);
             return;
         }
-        self.strangers.set(self.strangers.get() + 1);
-        let strangers = StrangerCount(self.strangers.clone());
+        let leave = self.strangers.admit(id);
         let connection = Connection::new(doorway.clone(), stream, id);
-        self.connections.spawn_local(async move { connection.run(|| drop(strangers)).await });
+        let stranger = Stranger { id, strangers: self.strangers.clone() };
+        self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
     }
 
     /// Gives clients a moment to take their last answers, then closes.
@@ -254,12 +320,34 @@ impl Door {
     }
 }
 
-/// Counts a connection among the strangers for as long as it lives.
-struct StrangerCount(Rc<std::cell::Cell<usize>>);
+/// The connections that have not said hello, oldest first, each with a way to make it leave.
+#[derive(Clone, Debug, Default)]
+struct Strangers(Rc<RefCell<BTreeMap<u64, Rc<Notify>>>>);
 
-impl Drop for StrangerCount {
+impl Strangers {
+    /// Takes a stranger in; if they are too many, the one that has been silent longest has to go,
+    /// so that silence keeps nobody out.
+    fn admit(&self, id: u64) -> Rc<Notify> {
+        let mut strangers = self.0.borrow_mut();
+        while strangers.len() >= STRANGERS_MAX {
+            let (_, leave) = strangers.pop_first().expect("there are some");
+            leave.notify_one();
+        }
+        let leave = Rc::new(Notify::new());
+        strangers.insert(id, leave.clone());
+        leave
+    }
+}
+
+/// A connection is a stranger for as long as this lives.
+struct Stranger {
+    id: u64,
+    strangers: Strangers,
+}
+
+impl Drop for Stranger {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.strangers.0.borrow_mut().remove(&self.id);
     }
 }
 

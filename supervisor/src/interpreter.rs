@@ -109,10 +109,12 @@ pub fn probe(
     env: &[(OsString, OsString)],
     timeout: Duration,
 ) -> Result<Interpreter, InterpreterError> {
-    // Not `-I`, which Python 2.7 does not know: `-E -s` is the same here, and the script imports
-    // nothing from the working directory.
-    let args = ["-E", "-s", "-S", "-c", SCRIPT];
-    let answer = run::run(path, &args, cwd, env, timeout)?;
+    // Isolated: since 3.13 even `-c` imports modules, and would take them from the working directory.
+    let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], cwd, env, timeout)?;
+    if parse(&answer.stdout).is_none() && knows_no_isolation(&answer) {
+        // Python 2.7, which is to be named, too.
+        answer = run::run(path, &["-E", "-s", "-S", "-c", SCRIPT], cwd, env, timeout)?;
+    }
     let Some((version, implementation, executable)) = parse(&answer.stdout) else {
         return Err(no_answer(path, &answer));
     };
@@ -136,6 +138,19 @@ pub fn probe(
         version,
         implementation,
     })
+}
+
+/// Whether a program says that it does not know the option `-I`.
+fn knows_no_isolation(answer: &run::Answer) -> bool {
+    let stderr = String::from_utf8_lossy(&answer.stderr);
+    stderr.contains("option") && stderr.contains("-I")
+}
+
+/// Whether a file is a program itself, and no script that may choose another one.
+pub fn is_binary(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\x7fELF"
 }
 
 /// `3.12` stands for `python3.12`, and `3` for `python3`.

@@ -2,7 +2,7 @@
 //! and recipe. This may block, so it runs before the data plane does.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clutch_protocol::failure::Certificate;
@@ -33,9 +33,9 @@ pub enum ServeError {
     /// Pools whose interpreter cannot be used, all of them.
     #[error("{}", list(.0))]
     Interpreters(Vec<(String, InterpreterError)>),
-    /// Pools whose first worker did not become ready.
-    #[error("{}", list_certificates(.0))]
-    FirstStart(Vec<Certificate>),
+    /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
+    #[error("{}", list_both(.0, .1))]
+    FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
     /// A signal came before the daemon was ready.
     #[error("stopped by a signal before every pool was ready")]
     Interrupted,
@@ -72,7 +72,7 @@ impl ServeError {
             ServeError::Socket(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
-            | ServeError::FirstStart(_) => ServeExit::Configuration,
+            | ServeError::FirstStart(..) => ServeExit::Configuration,
         }
     }
 }
@@ -81,6 +81,11 @@ fn list(failures: &[(String, InterpreterError)]) -> String {
     let lines: Vec<_> =
         failures.iter().map(|(pool, error)| format!("pool '{pool}': {error}")).collect();
     lines.join("\n")
+}
+
+fn list_both(failures: &[(String, InterpreterError)], certificates: &[Certificate]) -> String {
+    let parts = [list(failures), list_certificates(certificates)];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 fn list_certificates(certificates: &[Certificate]) -> String {
@@ -96,12 +101,39 @@ fn list_certificates(certificates: &[Certificate]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Works out every pool of `config`. Interpreters are asked side by side.
+/// An interpreter that was taken at its word, since asking it would cost a start of Python, and
+/// what is needed to ask it after all, should its first worker not come up.
+#[derive(Clone, Debug)]
+pub struct Unasked {
+    /// The pool's name.
+    pub pool: String,
+    path: PathBuf,
+    cwd: PathBuf,
+    environment: Environment,
+    timeout: Duration,
+}
+
+impl Unasked {
+    /// Asks it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn ask(&self) -> Result<Interpreter, InterpreterError> {
+        interpreter::probe(&self.path, &self.cwd, &self.environment, self.timeout)
+    }
+}
+
+/// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
+/// side by side; others are asked only when they do not come up.
 ///
 /// # Errors
 ///
 /// Names every pool whose interpreter cannot be used.
-pub fn pools(config: &Config, boot: &Path) -> Result<Vec<PoolParts>, ServeError> {
+pub fn pools(
+    config: &Config,
+    boot: &Path,
+) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
         let threads: Vec<_> = config
             .pools
@@ -115,22 +147,26 @@ pub fn pools(config: &Config, boot: &Path) -> Result<Vec<PoolParts>, ServeError>
     });
     let mut parts = Vec::new();
     let mut failures = Vec::new();
+    let mut unasked = Vec::new();
     for (pool, probed) in probes {
         match probed {
-            Ok((interpreter, environment)) => {
+            Ok((executable, environment, doubt)) => {
+                unasked.extend(doubt);
                 let payload_max = config.daemon.payload;
-                let recipe = Recipe::new(pool, &interpreter, boot, environment, payload_max);
+                let recipe = Recipe::new(pool, &executable, boot, environment, payload_max);
                 parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
             }
             Err(error) => failures.push((pool.name.clone(), error)),
         }
     }
-    if failures.is_empty() { Ok(parts) } else { Err(ServeError::Interpreters(failures)) }
+    if failures.is_empty() { Ok((parts, unasked)) } else { Err(ServeError::Interpreters(failures)) }
 }
 
 type Environment = Vec<(OsString, OsString)>;
 
-fn probe(pool: &config::Pool) -> Result<(Interpreter, Environment), InterpreterError> {
+fn probe(
+    pool: &config::Pool,
+) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
@@ -141,9 +177,17 @@ fn probe(pool: &config::Pool) -> Result<(Interpreter, Environment), InterpreterE
         .find(|(name, _)| name == "PATH")
         .map_or_else(OsString::new, |(_, value)| value.clone());
     let path = interpreter::resolve(&pool.python, &search_path, &pool.cwd)?;
-    let timeout = PROBE_TIMEOUT.min(pool.limits.start_timeout);
-    let interpreter = interpreter::probe(&path, &pool.cwd, &environment, timeout)?;
-    Ok((interpreter, environment))
+    let unasked = Unasked {
+        pool: pool.name.clone(),
+        path: path.clone(),
+        cwd: pool.cwd.clone(),
+        environment: environment.clone(),
+        timeout: PROBE_TIMEOUT.min(pool.limits.start_timeout),
+    };
+    if interpreter::is_binary(&path) {
+        return Ok((path, environment, Some(unasked)));
+    }
+    Ok((unasked.ask()?.executable, environment, None))
 }
 
 fn policy(pool: &config::Pool) -> Pool {

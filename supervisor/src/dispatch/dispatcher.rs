@@ -56,6 +56,15 @@ pub enum FirstStart {
     Failed(Box<Certificate>),
 }
 
+/// How many pools something has to be true of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// Every one.
+    All,
+    /// At least one.
+    Any,
+}
+
 /// A worker process, beside what the policy knows of it.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -210,15 +219,23 @@ impl Core {
         }
     }
 
-    /// Resolves when every pool's first start has succeeded, or one has failed.
-    pub async fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+    /// How every pool's first start went, as far as it is known.
+    pub fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+        self.with(|dispatcher| dispatcher.first_starts())
+    }
+
+    /// Resolves when `enough` is true of the first starts.
+    pub async fn wait_for_starts(&self, enough: impl Fn(&FirstStart) -> bool, all: Quantity) {
         loop {
             let progress = self.0.progress.notified();
-            let starts = self.with(|dispatcher| dispatcher.first_starts());
-            let failed = starts.iter().any(|(_, _, start)| matches!(start, FirstStart::Failed(_)));
-            let pending = starts.iter().any(|(_, _, start)| matches!(start, FirstStart::Pending));
-            if failed || !pending {
-                return starts;
+            let starts = self.first_starts();
+            let mut known = starts.iter().map(|(_, _, start)| enough(start));
+            let reached = match all {
+                Quantity::All => known.all(|is| is),
+                Quantity::Any => known.any(|is| is),
+            };
+            if reached {
+                return;
             }
             progress.await;
         }

@@ -23,4 +23,4 @@ pub mod report;
 
 pub mod counters;
 
-pub use dispatcher::{Core, FirstStart, Parts, PoolParts};
+pub use dispatcher::{Core, FirstStart, Parts, PoolParts, Quantity};

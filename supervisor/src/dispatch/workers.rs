@@ -47,6 +47,9 @@ impl Core {
     pub(crate) fn worker_frame(&self, link: &Link, frame: &Frame) {
         let now = Instant::now();
         let (pool, worker) = (link.pool, link.worker);
+        if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
+            return;
+        }
         let told = match frame.header.kind {
             Kind::Result => self.worker_answered(now, link, frame),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
@@ -61,12 +64,19 @@ impl Core {
         }
     }
 
-    /// A worker sent a frame on its control socket, where only pongs belong.
+    /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
+    /// answer: interrupts take effect on the call socket.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
-        if frame.header.kind != Kind::Pong {
-            let fault = format!("{:?} is no frame for a control socket", frame.header.kind);
-            self.worker_faulted(link.pool, link.worker, StopCause::Protocol, fault);
+        if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
+            return;
         }
+        let fault = format!("nothing asked for a {:?} frame", frame.header.kind);
+        self.worker_faulted(link.pool, link.worker, StopCause::Protocol, fault);
+    }
+
+    /// Whether a worker has broken the protocol, so that nothing it says is heard any more.
+    pub(crate) fn is_outlaw(&self, link: &Link) -> bool {
+        self.with(|dispatcher| dispatcher.is_outlaw(link))
     }
 
     /// One of a worker's sockets ended or broke. Its process may live on, so it is made to end;
@@ -150,6 +160,7 @@ impl Core {
     }
 
     fn worker_ready(&self, link: &Link, frame: &Frame) -> Result<Option<Event>, String> {
+        self.must_be_starting(link)?;
         let ready: Ready = wire::decode(&frame.meta).map_err(|error| error.to_string())?;
         if ready.version != version::MAX {
             return Err(format!(
@@ -158,12 +169,25 @@ impl Core {
                 version::MAX
             ));
         }
+        if !is_supported(&ready.python) {
+            return Err(format!("Python {} is not supported: 3.8 or newer is", ready.python));
+        }
         self.with(|dispatcher| dispatcher.greet(link, &ready));
         self.note_progress();
         Ok(Some(Event::Ready { worker: link.worker }))
     }
 
+    fn must_be_starting(&self, link: &Link) -> Result<(), String> {
+        self.with(|dispatcher| {
+            match dispatcher.pools[link.pool.0].policy.worker_state(link.worker) {
+                Some(WorkerState::Starting | WorkerState::Stopping(..)) => Ok(()),
+                _ => Err("a worker starts only once".to_owned()),
+            }
+        })
+    }
+
     fn start_failed(&self, link: &Link, frame: &Frame) -> Result<Option<Event>, String> {
+        self.must_be_starting(link)?;
         let failure = wire::decode(&frame.meta).map_err(|error| error.to_string())?;
         let detail = match failure {
             WorkerFailure::Raised(exception) => exception.traceback,
@@ -184,7 +208,7 @@ impl Core {
         frame: &Frame,
     ) -> Result<Option<Event>, String> {
         self.with(|dispatcher| {
-            let call = dispatcher.own_call(link, frame.header.id)?;
+            let Some(call) = dispatcher.own_call(link, frame.header.id)? else { return Ok(None) };
             dispatcher.catch_up_with_output(now, link, call);
             if !dispatcher.answer(now, link.worker, frame) {
                 dispatcher.pool(link.pool).counters.one("late_answers_dropped");
@@ -213,7 +237,7 @@ impl Core {
             WorkerFailure::Cancelled => Reason::Cancelled,
         };
         self.with(|dispatcher| {
-            let call = dispatcher.own_call(link, frame.header.id)?;
+            let Some(call) = dispatcher.own_call(link, frame.header.id)? else { return Ok(None) };
             dispatcher.catch_up_with_output(now, link, call);
             if !dispatcher.fail(now, call, reason) {
                 dispatcher.pool(link.pool).counters.one("late_answers_dropped");
@@ -274,13 +298,29 @@ impl Dispatcher {
         }
     }
 
-    /// The call `id`, if it is the one this worker has.
-    fn own_call(&mut self, link: &Link, id: u64) -> Result<CallKey, String> {
+    /// Whether a worker broke the protocol and is going for it.
+    fn is_outlaw(&self, link: &Link) -> bool {
+        matches!(
+            self.pools[link.pool.0].policy.worker_state(link.worker),
+            None | Some(WorkerState::Stopping(StopCause::Protocol, _) | WorkerState::Dead)
+        )
+    }
+
+    /// The call `id`, if it is the one this worker has; none if it had a call that was given up, so
+    /// that this can only be its late answer.
+    fn own_call(&mut self, link: &Link, id: u64) -> Result<Option<CallKey>, String> {
         let call = CallKey(id);
-        match self.pools[link.pool.0].policy.worker_state(link.worker) {
-            Some(WorkerState::Busy(own) | WorkerState::Interrupting(own)) if own == call => Ok(call),
-            // It was given up as hopeless and answers after all: late, but no lie.
-            Some(WorkerState::Stopping(..) | WorkerState::Dead) => Ok(call),
+        let state = self.pools[link.pool.0].policy.worker_state(link.worker);
+        match state {
+            Some(
+                WorkerState::Busy(own)
+                | WorkerState::Interrupting(own)
+                | WorkerState::Stopping(_, Some(own)),
+            ) if own == call => Ok(Some(call)),
+            Some(WorkerState::Stopping(_, None)) => {
+                self.pool(link.pool).counters.one("late_answers_dropped");
+                Ok(None)
+            }
             _ => Err(format!("it answered call {id}, which it does not have")),
         }
     }
@@ -402,6 +442,12 @@ impl Dispatcher {
                 "{}", escape(line));
         }
     }
+}
+
+/// Whether a version of Python can run the worker: 3.8 or newer.
+fn is_supported(version: &str) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    matches!((parts.next(), parts.next()), (Some(Ok(3)), Some(Ok(8..))))
 }
 
 const fn stream_name(stream: Stream) -> &'static str {

@@ -85,6 +85,8 @@ impl Inbox {
             return Ok(None);
         }
         match self.decoder.step(&mut self.buffer)? {
+            // Only a guardian is ever sent descriptors, and it is not read here.
+            Step::Frame(frame) if frame.header.descriptors > 0 => Err(InboxError::Descriptors),
             Step::Frame(frame) => Ok(Some(frame)),
             Step::Need(_) => Ok(None),
         }

@@ -12,7 +12,7 @@ use clutch_protocol::message::{Refusal, Refused, Stop};
 use clutch_protocol::{Codec, Frame, FrameError, Header, Kind, wire};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::hello;
@@ -84,11 +84,22 @@ impl Connection {
 
     /// Serves the client until one of both has had enough. `introduced` is called when it has said
     /// hello and is no stranger any more.
-    pub async fn run(mut self, introduced: impl FnOnce()) -> End {
+    ///
+    /// `leave` is told when a stranger has to make room.
+    pub async fn run(mut self, leave: Rc<Notify>, introduced: impl FnOnce()) -> End {
         let mut flusher = JoinSet::new();
         let peer = self.peer.clone();
         flusher.spawn_local(async move { peer.outbox.flush_forever().await });
-        let end = match self.greet().await {
+        let crowded_out = async {
+            leave.notified().await;
+            let sentence = "too many connections have said no hello; say it first thing";
+            Err(refused(Refusal::Overloaded, sentence.to_owned()))
+        };
+        let greeted = tokio::select! {
+            greeted = self.greet() => greeted,
+            crowded_out = crowded_out => crowded_out,
+        };
+        let end = match greeted {
             Ok(()) => {
                 introduced();
                 self.doorway.core.client_came();
@@ -296,7 +307,9 @@ impl Connection {
         };
         tokio::select! {
             () = peer.changed.notified() => None,
-            () = peer.outbox.drained() => None,
+            // Only when there is something to drain: an empty outbox is drained at once, and a wait
+            // that is over at once is a loop that never gives the thread back.
+            () = peer.outbox.drained(), if unread => None,
             () = wait_until_closed(&stream) => Some(End::Broken),
             () = stalled => (peer.outbox.sent_bytes() == sent).then(|| {
                 let sentence = format!("answers unread for {} s", STALL_TIMEOUT.as_secs());

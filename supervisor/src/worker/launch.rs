@@ -7,7 +7,6 @@ use std::path::Path;
 use clutch_protocol::message::{Setup, Spawn, WorkerId, version};
 
 use crate::config;
-use crate::interpreter::Interpreter;
 
 /// The recipe for every worker of a pool.
 #[derive(Clone, Debug)]
@@ -17,16 +16,16 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Works out the recipe of `pool`, run by `interpreter`, with the worker package's `boot`
+    /// Works out the recipe of `pool`, run by the interpreter `executable`, with the worker package's `boot`
     /// script and the finished `environment`.
     pub fn new(
         pool: &config::Pool,
-        interpreter: &Interpreter,
+        executable: &Path,
         boot: &Path,
         environment: Vec<(OsString, OsString)>,
         payload_bytes_max: u32,
     ) -> Recipe {
-        let program = interpreter.executable.as_os_str();
+        let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
         argv.extend(pool.flags.iter().map(|flag| flag.clone().into_bytes()));
         argv.extend([bytes(boot.as_os_str()), b"{call}".to_vec(), b"{control}".to_vec()]);

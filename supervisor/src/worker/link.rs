@@ -158,18 +158,20 @@ impl Link {
 
     async fn listen_to_worker(self: Rc<Link>, core: Core) {
         let take = |frame| core.worker_frame(&self, &frame);
-        let end = listen(&self.call_stream, &self.call_in, take).await;
+        let deaf = || core.is_outlaw(&self);
+        let end = listen(&self.call_stream, &self.call_in, take, deaf).await;
         self.channel_ended(&core, end).await;
     }
 
-    /// The control socket brings nothing but pongs; its end means the worker closed it.
+    /// The control socket brings nothing; its end means the worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
         let inbox = RefCell::new(Inbox::new(
             self.control_stream.clone(),
             Decoder::with_payload_max(0),
         ));
-        let end = listen(&self.control_stream, &inbox, |frame| core.control_frame(&self, &frame));
-        let end = end.await;
+        let take = |frame| core.control_frame(&self, &frame);
+        let deaf = || core.is_outlaw(&self);
+        let end = listen(&self.control_stream, &inbox, take, deaf).await;
         self.channel_ended(&core, end).await;
     }
 
@@ -188,10 +190,8 @@ impl Link {
             Decoder::with_payload_max(0),
         ));
         // Its end needs no answer: the guardian's own end is told by its pidfd.
-        let _ = listen(&self.report_stream, &inbox, |frame| {
-            core.guardian_frame(&self, &frame);
-        })
-        .await;
+        let take = |frame| core.guardian_frame(&self, &frame);
+        let _ = listen(&self.report_stream, &inbox, take, || false).await;
     }
 
     async fn await_guardian(self: Rc<Link>, core: Core) {
@@ -213,15 +213,21 @@ impl Link {
     }
 }
 
-/// Hands every frame that comes in to `take`, until the peer ends or faults.
+/// Hands every frame that comes in to `take`, until the peer ends or faults, or is not to be heard
+/// any more.
 async fn listen(
     stream: &UnixStream,
     inbox: &RefCell<Inbox>,
     mut take: impl FnMut(Frame),
+    deaf: impl Fn() -> bool,
 ) -> Result<(), InboxError> {
     loop {
         stream.readable().await.map_err(InboxError::Socket)?;
         let pumped = inbox.borrow_mut().pump(&mut take)?;
+        if deaf() {
+            // Unread, what the peer goes on sending fills its own socket and nothing of ours.
+            return Ok(());
+        }
         match pumped {
             Pumped::Empty => {}
             Pumped::More => tokio::task::yield_now().await,
