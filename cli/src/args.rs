@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
@@ -39,7 +40,13 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// The daemon's socket; without it, one for each user
-    #[arg(long, global = true, value_name = "PATH", env = "CLUTCH_SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "CLUTCH_SOCKET",
+        value_parser = OsStringValueParser::new().map(PathBuf::from), // it lets an empty one pass
+    )]
     pub(crate) socket: Option<PathBuf>,
     /// Say more on standard error
     #[arg(short, long, global = true)]

@@ -18,7 +18,7 @@ use crate::logging::{self, Log, LogFormat};
 
 /// How long a daemon may take to answer the first frame. It does so in microseconds unless it is
 /// stopped or swapped out.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long a call that was given up may take to release what it holds, before its private worker
 /// is killed. Longer than a pool's default `interrupt`, shorter than a person's patience.

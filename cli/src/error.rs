@@ -25,7 +25,7 @@ pub(crate) enum Error {
     Value(#[from] ValueError),
     #[error(transparent)]
     Input(#[from] InputError),
-    #[error("{}", connect_sentence(.0))]
+    #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Failure(Box<Failure>),
@@ -71,7 +71,7 @@ impl Error {
             // Whoever read our output has seen enough.
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Error::Failure(failure) => {
-                report::failure(failure, FailureFormat::Text);
+                report::failure(failure, FailureFormat::Text, "");
             }
             Error::Config(error @ ConfigError::Invalid { problems, .. }) => {
                 output::rendered(&error.render(output::stderr_has_color()));
@@ -89,7 +89,7 @@ impl Error {
     fn exit(&self) -> Exit {
         match self {
             Error::Value(_) | Error::Input(_) | Error::Log(_) => Exit::Usage,
-            Error::Connect(_) => Exit::NoDaemon,
+            Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
             Error::Config(_) | Error::NoConfig => Exit::Configuration,
             Error::Serve(error) => match error.exit() {
@@ -103,18 +103,5 @@ impl Error {
             Error::Output(_) => Exit::Raised,
             Error::StillStopping { .. } => Exit::TimedOut,
         }
-    }
-}
-
-/// What to do about it depends on this program, so the sentence is made here.
-fn connect_sentence(error: &ConnectError) -> String {
-    match error {
-        ConnectError::NoDaemon { path, source } => format!(
-            "no daemon answers at {} ({source}); start one with: clutch serve --socket {}, \
-             or do without one: --local",
-            path.display(),
-            path.display(),
-        ),
-        error => error.to_string(),
     }
 }

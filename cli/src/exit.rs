@@ -4,8 +4,10 @@
 //! that `clutch --help` prints and the documentation repeats. How a failure is put into words is
 //! in `report`.
 
+use clutch_client::ConnectError;
 use clutch_protocol::Reason;
 use clutch_protocol::failure::Payload;
+use clutch_protocol::message::Refusal;
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,17 @@ impl Exit {
             | Reason::CrashLoop { .. }
             | Reason::NotAllowed
             | Reason::ShuttingDown => Exit::Refused,
+        }
+    }
+
+    /// The exit code when there is no connection.
+    pub(crate) fn of_connect(error: &ConnectError) -> Exit {
+        match error {
+            ConnectError::Refused {
+                refusal: Refusal::Overloaded | Refusal::User | Refusal::ShuttingDown,
+                ..
+            } => Exit::Refused,
+            _ => Exit::NoDaemon,
         }
     }
 
@@ -188,6 +201,26 @@ mod tests {
         for (reason, code) in expected {
             assert_eq!(code, Exit::of(&reason).code(), "{}", reason.name());
         }
+    }
+
+    #[test]
+    fn a_daemon_that_refuses_is_not_one_that_is_missing() {
+        let refused = |refusal| {
+            let sentence = text("no");
+            Exit::of_connect(&ConnectError::Refused { refusal, sentence }).code()
+        };
+        for refusal in [Refusal::Overloaded, Refusal::User, Refusal::ShuttingDown] {
+            assert_eq!(7, refused(refusal), "{refusal:?}");
+        }
+        for refusal in [
+            Refusal::Version,
+            Refusal::Role,
+            Refusal::Protocol,
+            Refusal::TooSlow,
+        ] {
+            assert_eq!(3, refused(refusal), "{refusal:?}");
+        }
+        assert_eq!(3, Exit::of_connect(&ConnectError::NoPath).code());
     }
 
     #[test]

@@ -1,17 +1,22 @@
-//! Ctrl-C: the first asks, the second ends the program at once.
+//! Ctrl-C: the first asks, the second ends the program.
 //!
 //! The signal is waited for on a thread of its own, so the second Ctrl-C works whatever the rest of
 //! the program is stuck in. Until somebody listens with [`Interrupt::wait`], the first one ends the
-//! program too: there is nothing yet that could be cancelled.
+//! program at once: there is nothing yet that could be cancelled.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::exit::Exit;
+
+/// How long the program may go on after the second Ctrl-C, to remove what it has put into a
+/// temporary directory. It usually needs a tenth of that.
+const END_MAX: Duration = Duration::from_millis(500);
 
 /// Knows whether Ctrl-C was pressed.
 pub(crate) struct Interrupt {
@@ -23,7 +28,7 @@ impl Interrupt {
     /// Takes Ctrl-C over from the system.
     pub(crate) fn install() -> io::Result<Interrupt> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
+            .enable_all()
             .build()?;
         let signals = {
             let _context = runtime.enter();
@@ -50,12 +55,18 @@ impl Interrupt {
 
 #[expect(
     clippy::exit,
-    reason = "ending at once is what a second Ctrl-C asks for; guardians end what runs locally"
+    reason = "the rest of the program had its chance; guardians end what runs locally"
 )]
 async fn listen(mut signals: Signal, sender: &watch::Sender<bool>, armed: &AtomicBool) {
     while signals.recv().await.is_some() {
-        if !armed.load(Ordering::Acquire) || sender.send_replace(true) {
-            std::process::exit(Exit::Cancelled.code().into());
+        let armed = armed.load(Ordering::Acquire);
+        if armed && !sender.send_replace(true) {
+            continue;
         }
+        if armed {
+            // The program is about to end; a third Ctrl-C does not wait for it.
+            let _ = tokio::time::timeout(END_MAX, signals.recv()).await;
+        }
+        std::process::exit(Exit::Cancelled.code().into());
     }
 }

@@ -74,6 +74,11 @@ impl Results {
         self.stdout.write_all(b"\n")
     }
 
+    /// Whether a person reads them.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Hands everything to the reader.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()

@@ -1,14 +1,16 @@
 //! The progress bar of a map, on standard error and only when a person watches it.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::output;
 
 /// Shown when it is known or guessed how many items there are.
-const BAR: &str = "[{bar:32}] {human_pos}/{human_len} {per_sec}, {eta} left";
+const BAR: &str = "[{bar:32}] {human_pos}/{human_len} {rate}, {eta} left";
 
 /// Shown when nothing is known.
-const COUNT: &str = "{spinner} {human_pos} done, {per_sec}";
+const COUNT: &str = "{spinner} {human_pos} done, {rate}";
 
 /// A bar, or nothing.
 pub(crate) struct Progress {
@@ -67,7 +69,15 @@ impl Drop for Progress {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are constants")
+    ProgressStyle::with_template(template)
+        .expect("the templates are constants")
+        .with_key(
+            "rate",
+            |state: &ProgressState, text: &mut dyn fmt::Write| {
+                // What cannot be written to a string is not worth a panic.
+                let _ = write!(text, "{:.1}/s", state.per_sec());
+            },
+        )
 }
 
 #[cfg(test)]

@@ -18,10 +18,11 @@ pub(crate) enum FailureFormat {
     Json,
 }
 
-/// Shows why a call failed, and gives the exit code that belongs to it.
-pub(crate) fn failure(failure: &Failure, format: FailureFormat) -> Exit {
+/// Shows why a call failed, and gives the exit code that belongs to it. `printed` is the end of
+/// what the call has printed to standard error, which was shown already.
+pub(crate) fn failure(failure: &Failure, format: FailureFormat, printed: &str) -> Exit {
     match format {
-        FailureFormat::Text => text("", failure),
+        FailureFormat::Text => text("", failure, printed),
         FailureFormat::Json => output::json_note(&json(failure)),
     }
     Exit::of(&failure.reason)
@@ -29,12 +30,12 @@ pub(crate) fn failure(failure: &Failure, format: FailureFormat) -> Exit {
 
 /// Shows why an item of a map failed, and gives the exit code that belongs to it.
 pub(crate) fn item(index: u64, failure: &Failure) -> Exit {
-    text(&format!("item {index}: "), failure);
+    text(&format!("item {index}: "), failure, "");
     Exit::of(&failure.reason)
 }
 
-fn text(prefix: &str, failure: &Failure) {
-    let context = context(failure);
+fn text(prefix: &str, failure: &Failure, printed: &str) {
+    let context = context(failure, printed);
     if !context.trim().is_empty() {
         output::block(&context);
     }
@@ -58,14 +59,14 @@ pub(crate) fn sentence(failure: &Failure) -> String {
 }
 
 /// What Python had to say about it, in as many lines as it took; empty when nothing.
-fn context(failure: &Failure) -> String {
+fn context(failure: &Failure, printed: &str) -> String {
     match &failure.reason {
         Reason::Raised(exception) => traceback(exception),
         Reason::NotFound(missing) => missing.traceback.clone(),
         Reason::WorkerDied(certificate)
         | Reason::CrashLoop {
             last: certificate, ..
-        } => last_words(certificate),
+        } => last_words(certificate, printed),
         _ => String::new(),
     }
 }
@@ -85,10 +86,10 @@ fn shorten(certificate: &mut Certificate) {
     }
 }
 
-fn last_words(certificate: &Certificate) -> String {
+fn last_words(certificate: &Certificate, printed: &str) -> String {
     let mut text = String::new();
     let stderr = certificate.stderr_tail.trim_end();
-    if !stderr.is_empty() {
+    if !stderr.is_empty() && !printed.trim_end().ends_with(stderr) {
         text.push_str("the last lines of the worker's standard error:\n");
         for line in stderr.lines() {
             text.push_str("  ");
@@ -145,18 +146,25 @@ mod tests {
         let sentence = sentence(&failure);
         assert!(sentence.contains("SIGSEGV"), "{sentence}");
         assert!(!sentence.contains('\n'), "{sentence}");
-        let context = context(&failure);
+        let context = context(&failure, "");
         assert!(context.contains("\n  Fatal Python error\n  Current thread"));
+    }
+
+    #[test]
+    fn last_words_that_were_printed_already_are_not_repeated() {
+        let failure = died("first\nlast\n", "");
+        assert!(context(&failure, "much\nfirst\nlast\n").is_empty());
+        assert!(context(&failure, "much\nlast\n").contains("first"));
     }
 
     #[test]
     fn a_long_detail_moves_above_and_a_short_one_stays() {
         let failure = died("", "Traceback\n  line\nImportError: x");
         assert!(!sentence(&failure).contains("Traceback"));
-        assert!(context(&failure).contains("ImportError: x"));
+        assert!(context(&failure, "").contains("ImportError: x"));
         let failure = died("", "no such file");
         assert!(sentence(&failure).contains("no such file"));
-        assert!(context(&failure).is_empty());
+        assert!(context(&failure, "").is_empty());
     }
 
     #[test]

@@ -14,11 +14,12 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::{self, Connection};
+use crate::connection::Connection;
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Target, Trouble, open};
 use crate::limits::CONTROL_TIMEOUT;
 use crate::map::{Items, Map};
+use crate::opening;
 use crate::pending::Closing;
 use crate::request::Request;
 use crate::transport::ConnectOptions;
@@ -77,7 +78,7 @@ impl Client {
     ///
     /// See [`ConnectError`].
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ConnectError> {
-        connection::open(&options).await.map(Client::new)
+        opening::open(&options).await.map(Client::new)
     }
 
     /// Says hello on a socket that is connected to a daemon already: one end of a socket pair.
@@ -86,7 +87,7 @@ impl Client {
     ///
     /// See [`ConnectError`].
     pub async fn from_stream(stream: UnixStream) -> Result<Client, ConnectError> {
-        connection::adopt(stream).await.map(Client::new)
+        opening::adopt(stream).await.map(Client::new)
     }
 
     fn new(connection: Arc<Connection>) -> Client {

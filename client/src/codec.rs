@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    fn items<R: DeserializeOwned>(
+    fn decoded<R: DeserializeOwned>(
         codec: Codec,
         flags: Flags,
         payload: &[u8],
@@ -228,9 +228,9 @@ mod tests {
         let value = (vec![Some(1), None, Some(3)], vec![(1, exception())]);
         for codec in [Codec::Plain, Codec::Json] {
             let payload = encode(codec, &value).unwrap();
-            let items = items::<i64>(codec, Flags::ITEMS, &payload, 3);
+            let items = decoded::<i64>(codec, Flags::ITEMS, &payload, 3);
             assert!(matches!(items[..], [Ok(1), Err(Reason::Raised(_)), Ok(3)]), "{items:?}");
-            let items = items::<Option<i64>>(codec, Flags::ITEMS, &payload, 3);
+            let items = decoded::<Option<i64>>(codec, Flags::ITEMS, &payload, 3);
             assert!(matches!(items[..], [Ok(Some(1)), Err(_), Ok(Some(3))]), "{items:?}");
             let error = decode_items::<i64>(codec, Flags::ITEMS, &payload, 2).unwrap_err();
             assert_eq!("Protocol", error.name());
@@ -242,9 +242,9 @@ mod tests {
         let value = (vec![Some(1), None], vec![(0, exception())]);
         for codec in [Codec::Plain, Codec::Json] {
             let payload = encode(codec, &value).unwrap();
-            let items = items::<i64>(codec, Flags::ITEMS, &payload, 2);
+            let items = decoded::<i64>(codec, Flags::ITEMS, &payload, 2);
             assert!(matches!(items[..], [Err(_), Err(Reason::Unserializable { .. })]));
-            let items = items::<Option<i64>>(codec, Flags::ITEMS, &payload, 2);
+            let items = decoded::<Option<i64>>(codec, Flags::ITEMS, &payload, 2);
             assert!(matches!(items[..], [Err(_), Ok(None)]), "{items:?}");
         }
     }
@@ -253,7 +253,7 @@ mod tests {
     fn a_result_that_does_not_fit_fails_alone() {
         for codec in [Codec::Plain, Codec::Json] {
             let payload = encode(codec, &(1, "two", 3)).unwrap();
-            let items = items::<i64>(codec, Flags::NONE, &payload, 3);
+            let items = decoded::<i64>(codec, Flags::NONE, &payload, 3);
             assert!(matches!(items[..], [Ok(1), Err(Reason::Unserializable { .. }), Ok(3)]));
             let none = decode_items::<i64>(codec, Flags::NONE, &encode(codec, &7).unwrap(), 1);
             assert_eq!("Unserializable", none.unwrap_err().name());
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn json_text_passes_through_untouched() {
         let payload = br#"[1.10, {"a" : null}]"#;
-        let items = items::<Box<RawValue>>(Codec::Json, Flags::NONE, payload, 2);
+        let items = decoded::<Box<RawValue>>(Codec::Json, Flags::NONE, payload, 2);
         let texts: Vec<_> = items.iter().map(|item| item.as_ref().unwrap().get()).collect();
         assert_eq!(vec!["1.10", r#"{"a" : null}"#], texts);
     }

@@ -11,28 +11,23 @@
 //! No lock is held across a wait, and no two locks at once.
 
 use std::io;
-use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Frame, Kind};
-use nix::sys::socket::MsgFlags;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
 use tokio::time::timeout_at;
 
-use crate::error::{ConnectError, HandshakeError};
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Filled, Inbox};
 use crate::limits::HANG_UP_WAIT;
 use crate::outbound::{Outbound, Outgoing, Sent};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
-use crate::transport::{self, Backoff, ConnectOptions};
 
 /// What callers and the two tasks share.
 pub(crate) struct Connection {
@@ -52,117 +47,14 @@ pub(crate) struct Connection {
     closed: watch::Sender<bool>,
 }
 
-/// Connects and says hello.
-pub(crate) async fn open(options: &ConnectOptions) -> Result<Arc<Connection>, ConnectError> {
-    transport::check_path(&options.path)?;
-    let deadline = tokio::time::Instant::from_std(options.deadline());
-    let opening = async {
-        let mut backoff = Backoff::new();
-        loop {
-            if let Some(socket) = transport::connect_now(&options.path)? {
-                return greet(socket, &options.path, &options.program).await;
-            }
-            let pause = backoff.next().expect("it never ends");
-            tokio::time::sleep_until(tokio::time::Instant::now() + pause).await;
-        }
-    };
-    timeout_at(deadline, opening).await.unwrap_or_else(|_| Err(options.timed_out()))
-}
-
-/// Says hello on a socket that is already connected.
-pub(crate) async fn adopt(socket: StdStream) -> Result<Arc<Connection>, ConnectError> {
-    let path = PathBuf::from("(an inherited socket)");
-    let options = ConnectOptions::new(path);
-    let deadline = tokio::time::Instant::from_std(options.deadline());
-    let greeting = greet(socket, &options.path, &options.program);
-    timeout_at(deadline, greeting).await.unwrap_or_else(|_| Err(options.timed_out()))
-}
-
-async fn greet(
-    socket: StdStream,
-    path: &Path,
-    program: &str,
-) -> Result<Arc<Connection>, ConnectError> {
-    let io_fault = |source| match source {
-        // It hung up, before or after our hello.
-        source if is_hang_up(&source) => {
-            ConnectError::Protocol { path: path.into(), source: HandshakeError::Closed }
-        }
-        source => ConnectError::Io { path: path.into(), source },
-    };
-    socket.set_nonblocking(true).map_err(io_fault)?;
-    let socket = UnixStream::from_std(socket).map_err(io_fault)?;
-    let hello = transport::hello(program);
-    let mut sent = 0;
-    // A refusal may be waiting to be read even when the daemon takes no hello any more.
-    while sent < hello.len() {
-        socket.writable().await.map_err(io_fault)?;
-        match socket.try_write(&hello[sent..]) {
-            Ok(count) => sent += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if is_hang_up(&error) => break,
-            Err(error) => return Err(io_fault(error)),
-        }
-    }
-    let mut inbox = Inbox::before_hello();
-    let frame = loop {
-        let frame = inbox.next().map_err(|error| ConnectError::Protocol {
-            path: path.into(),
-            source: error.into(),
-        })?;
-        if let Some(frame) = frame {
-            break frame;
-        }
-        if fill(&socket, &mut inbox).await.map_err(io_fault)? == Filled::End {
-            return Err(io_fault(io::ErrorKind::UnexpectedEof.into()));
-        }
-    };
-    let welcome = transport::read_welcome(&frame, path)?;
-    inbox.welcome(welcome.payload_bytes_max);
-    Ok(Connection::start(socket, welcome, inbox))
-}
-
-pub(crate) fn is_hang_up(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
-}
-
-/// Reads once, waiting for something to read.
-async fn fill(socket: &UnixStream, inbox: &mut Inbox) -> io::Result<Filled> {
-    loop {
-        socket.readable().await?;
-        let mut filled = None;
-        let read = socket.try_io(Interest::READABLE, || {
-            match inbox.fill(socket, MsgFlags::MSG_DONTWAIT)? {
-                // Having read all there was, a further read would only learn that. Saying so now
-                // makes tokio wait for the next bytes; ones that came since then are not missed,
-                // since tokio notes the moment before this closure runs.
-                Filled::All => {
-                    filled = Some(Filled::All);
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                other => Ok(other),
-            }
-        });
-        match read {
-            Ok(other) => return Ok(other),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(filled) = filled {
-                    return Ok(filled);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing under these locks panics half-way; a poisoned one is as good as any.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connection {
-    fn start(socket: UnixStream, welcome: Welcome, inbox: Inbox) -> Arc<Connection> {
+    /// Begins to read and write on a socket that has been welcomed.
+    pub(crate) fn start(socket: UnixStream, welcome: Welcome, inbox: Inbox) -> Arc<Connection> {
         let slots = usize::try_from(welcome.in_flight_max).unwrap_or(usize::MAX);
         let connection = Arc::new(Connection {
             socket,
@@ -176,7 +68,7 @@ impl Connection {
             slots: Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)),
             closed: watch::Sender::new(false),
         });
-        tokio::spawn(Arc::clone(&connection).read(inbox));
+        tokio::spawn(read(CloseOnDrop(Arc::clone(&connection)), inbox));
         tokio::spawn(Arc::clone(&connection).write());
         connection
     }
@@ -271,8 +163,7 @@ impl Connection {
     /// Sends a frame, if there is room.
     fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
         let header = letter.header(id).encode();
-        let frame =
-            Outgoing { id, header: &header, meta: &letter.meta, payload: &letter.payload };
+        let frame = Outgoing { id, header: &header, meta: &letter.meta, payload: &letter.payload };
         let sent = {
             let mut outbound = lock(&self.outbound);
             if !outbound.has_room() {
@@ -342,31 +233,6 @@ impl Connection {
 
     fn lost(&self, id: u64) -> Trouble {
         Trouble::unsent(id, &self.closing())
-    }
-
-    /// The reader task.
-    async fn read(self: Arc<Self>, mut inbox: Inbox) {
-        // When the runtime ends before the client does, nobody would read any more.
-        let guard = CloseOnDrop(&self);
-        let closing = loop {
-            match inbox.next() {
-                Ok(Some(frame)) => {
-                    if let Err(closing) = self.receive(frame) {
-                        break closing;
-                    }
-                    continue;
-                }
-                Ok(None) => {}
-                Err(error) => break garbage(&error),
-            }
-            match fill(&self.socket, &mut inbox).await {
-                Ok(Filled::End) => break Closing::Lost("the daemon closed it".into()),
-                Ok(_) => tokio::task::coop::consume_budget().await,
-                Err(error) => break Closing::Lost(error.to_string().into()),
-            }
-        };
-        self.close(closing);
-        drop(guard);
     }
 
     fn receive(&self, frame: Frame) -> Result<(), Closing> {
@@ -450,9 +316,34 @@ impl Drop for Ticket<'_> {
     }
 }
 
-struct CloseOnDrop<'a>(&'a Connection);
+/// The reader task.
+async fn read(connection: CloseOnDrop, mut inbox: Inbox) {
+    let CloseOnDrop(connection) = &connection;
+    let closing = loop {
+        match inbox.next() {
+            Ok(Some(frame)) => {
+                if let Err(closing) = connection.receive(frame) {
+                    break closing;
+                }
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => break garbage(&error),
+        }
+        match inbox.receive(&connection.socket).await {
+            Ok(Filled::End) => break Closing::Lost("the daemon closed it".into()),
+            Ok(_) => tokio::task::coop::consume_budget().await,
+            Err(error) => break Closing::Lost(error.to_string().into()),
+        }
+    };
+    connection.close(closing);
+}
 
-impl Drop for CloseOnDrop<'_> {
+/// Belongs to the reader task, begun or not: when the runtime ends before the client does, nobody
+/// reads any more.
+struct CloseOnDrop(Arc<Connection>);
+
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         let reason = "the runtime that read for this client has ended";
         self.0.close(Closing::Lost(reason.into()));

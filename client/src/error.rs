@@ -1,4 +1,4 @@
-//! Why there is no connection. Why a call failed is [`Failure`](crate::Failure), the protocol's own.
+//! Why there is no connection. Why a call failed is the protocol's own [`Failure`](crate::Failure).
 
 use std::io;
 use std::path::PathBuf;

@@ -13,6 +13,8 @@ use clutch_protocol::limits::PAYLOAD_BYTES_DEFAULT;
 use clutch_protocol::{Frame, FrameError};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 use crate::limits::READ_BYTES;
 
@@ -83,6 +85,34 @@ impl Inbox {
         Ok(if count < wanted { Filled::All } else { Filled::Some })
     }
 
+    /// Reads once from an async socket, waiting for something to read.
+    pub(crate) async fn receive(&mut self, socket: &UnixStream) -> io::Result<Filled> {
+        loop {
+            socket.readable().await?;
+            let mut all = false;
+            let read = socket.try_io(Interest::READABLE, || {
+                match self.fill(socket, MsgFlags::MSG_DONTWAIT)? {
+                    // A further read would only learn that there is no more. Saying so now makes
+                    // tokio wait for the next bytes; ones that came since are not missed, since
+                    // tokio notes the moment before this closure runs.
+                    Filled::All => {
+                        all = true;
+                        Err(io::ErrorKind::WouldBlock.into())
+                    }
+                    other => Ok(other),
+                }
+            });
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if all {
+                        return Ok(Filled::All);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Takes the next whole frame.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(large) = self.large.take_if(|large| large.filled == large.memory.len()) {
@@ -112,7 +142,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::UnixStream as StdStream;
 
     use clutch_protocol::{Header, Kind};
 
@@ -133,7 +163,7 @@ mod tests {
         bytes.extend(bytes_of(Kind::Result, 2, &large));
         bytes.extend(bytes_of(Kind::Result, 3, b""));
         bytes.extend(bytes_of(Kind::Result, 4, &large[..70_000]));
-        let (mut writer, reader) = UnixStream::pair().unwrap();
+        let (mut writer, reader) = StdStream::pair().unwrap();
         let sender = std::thread::spawn(move || writer.write_all(&bytes).unwrap());
         let mut inbox = Inbox::before_hello();
         inbox.welcome(1 << 20);
@@ -144,7 +174,8 @@ mod tests {
             }
         }
         sender.join().unwrap();
-        let wanted: [(u64, &[u8]); 4] = [(1, b"small"), (2, &large), (3, b""), (4, &large[..70_000])];
+        let wanted: [(u64, &[u8]); 4] =
+            [(1, b"small"), (2, &large), (3, b""), (4, &large[..70_000])];
         assert_eq!(wanted.len(), frames.len());
         for ((id, payload), frame) in wanted.into_iter().zip(&frames) {
             assert!(id == frame.0 && payload == &frame.1[..], "frame {id}");
@@ -153,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_limit_allocates_nothing_f071() {
-        let (mut writer, reader) = UnixStream::pair().unwrap();
+        let (mut writer, reader) = StdStream::pair().unwrap();
         let header = Header { payload_bytes: 1 << 30, ..Header::new(Kind::Result, 1) };
         writer.write_all(&header.encode()).unwrap();
         let mut inbox = Inbox::before_hello();

@@ -10,7 +10,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// The shortest and longest wait before connecting again to a daemon whose backlog is full.
-pub(crate) const BACKLOG_WAIT: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(50)];
+pub(crate) const BACKLOG_WAIT: [Duration; 2] =
+    [Duration::from_millis(1), Duration::from_millis(50)];
 
 /// How long after a call's own deadline the client gives up on the daemon. The daemon answers at
 /// the deadline; this is only for one that does not.
@@ -35,6 +36,9 @@ pub(crate) const HANG_UP_WAIT: Duration = Duration::from_millis(500);
 /// How long a blocked writer of a blocking client waits before it looks whether somebody still
 /// reads. See `blocking::connection`.
 pub(crate) const WRITE_LOOK: Duration = Duration::from_millis(10);
+
+/// Cancels and pongs of a blocking client that may wait for another thread's frame.
+pub(crate) const REMARKS_MAX: usize = 1_024;
 
 /// How long one chunk of a map should run: long enough to make the cost of a call (under 0.1 ms)
 /// invisible, short enough that workers end together.
@@ -61,7 +65,8 @@ pub(crate) const RESENDS_MAX: u32 = 24;
 
 /// The shortest and longest wait before a chunk is sent again to a queue that others fill. With
 /// [`RESENDS_MAX`], a map gives up on a full queue after about five seconds.
-pub(crate) const RESEND_WAIT: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+pub(crate) const RESEND_WAIT: [Duration; 2] =
+    [Duration::from_millis(5), Duration::from_millis(250)];
 
 const _: () = assert!(CHUNK_ITEMS_MAX * 4 <= WINDOW_ITEMS);
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() > BACKLOG_WAIT[1].as_millis());

@@ -66,11 +66,8 @@ impl Outbound {
         if self.is_closed() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let pieces = [
-            IoSlice::new(frame.header),
-            IoSlice::new(frame.meta),
-            IoSlice::new(frame.payload),
-        ];
+        let pieces =
+            [IoSlice::new(frame.header), IoSlice::new(frame.meta), IoSlice::new(frame.payload)];
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let written = match self.queue.is_empty() {
             true => write_now(socket, &pieces)?,

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clutch_protocol::limits::PROGRAM_BYTES_MAX;
 use clutch_protocol::message::{Hello, Refused, Role, Welcome, version};
 use clutch_protocol::{Frame, Header, Kind, wire};
 use interprocess::ConnectWaitMode;
@@ -21,6 +22,7 @@ use interprocess::local_socket::{
 };
 
 use crate::error::{ConnectError, HandshakeError};
+use crate::inbox::Inbox;
 use crate::limits::{BACKLOG_WAIT, CONNECT_TIMEOUT, SOCKET_PATH_BYTES_MAX};
 
 /// How to connect.
@@ -59,6 +61,11 @@ impl ConnectOptions {
     #[must_use]
     pub fn program(self, program: impl Into<String>) -> ConnectOptions {
         ConnectOptions { program: program.into(), ..self }
+    }
+
+    /// For a socket that is connected already.
+    pub(crate) fn adopted() -> ConnectOptions {
+        ConnectOptions::new("(an inherited socket)")
     }
 
     /// When connecting is given up.
@@ -181,13 +188,11 @@ impl Iterator for Backoff {
 /// The first frame of a client.
 pub(crate) fn hello(program: &str) -> Vec<u8> {
     let mut program = program.to_owned();
-    program.truncate(program.floor_char_boundary(clutch_protocol::limits::PROGRAM_BYTES_MAX));
-    let hello = Hello {
-        version_min: version::MIN,
-        version_max: version::MAX,
-        role: Role::Client,
-        program,
-    };
+    while program.len() > PROGRAM_BYTES_MAX {
+        program.pop();
+    }
+    let hello =
+        Hello { version_min: version::MIN, version_max: version::MAX, role: Role::Client, program };
     let meta = wire::encode(&hello).expect("a hello is far below a meta's limit");
     let meta_bytes = u32::try_from(meta.len()).expect("so is its length");
     let header = Header { meta_bytes, ..Header::new(Kind::Hello, 0) };
@@ -200,8 +205,8 @@ pub(crate) fn read_welcome(frame: &Frame, path: &Path) -> Result<Welcome, Connec
     match frame.header.kind {
         Kind::Welcome => {
             // Only a prefix: a newer daemon's welcome may be longer, as its hello may.
-            let (welcome, _) = wire::decode_prefix::<Welcome>(&frame.meta)
-                .map_err(|error| fault(error.into()))?;
+            let (welcome, _) =
+                wire::decode_prefix::<Welcome>(&frame.meta).map_err(|error| fault(error.into()))?;
             if (version::MIN..=version::MAX).contains(&welcome.version) {
                 Ok(welcome)
             } else {
@@ -209,12 +214,34 @@ pub(crate) fn read_welcome(frame: &Frame, path: &Path) -> Result<Welcome, Connec
             }
         }
         Kind::Refused => {
-            let (Refused { refusal, sentence }, _) = wire::decode_prefix(&frame.meta)
-                .map_err(|error| fault(error.into()))?;
+            let (Refused { refusal, sentence }, _) =
+                wire::decode_prefix(&frame.meta).map_err(|error| fault(error.into()))?;
             Err(ConnectError::Refused { refusal, sentence })
         }
         kind => Err(fault(HandshakeError::Unexpected(kind))),
     }
+}
+
+/// The next frame of a handshake.
+pub(crate) fn next_frame(inbox: &mut Inbox, path: &Path) -> Result<Option<Frame>, ConnectError> {
+    inbox.next().map_err(|error| ConnectError::Protocol { path: path.into(), source: error.into() })
+}
+
+/// What a failed read or write means during a handshake.
+pub(crate) fn greeting_fault(source: io::Error, path: &Path) -> ConnectError {
+    let path = path.into();
+    if is_hang_up(&source) {
+        let source = HandshakeError::Closed;
+        ConnectError::Protocol { path, source }
+    } else {
+        ConnectError::Io { path, source }
+    }
+}
+
+/// Whether the other side has closed.
+pub(crate) fn is_hang_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 #[cfg(test)]

@@ -1,24 +1,21 @@
 //! The data plane on its thread: dispatcher, timers, launches, and the doorway for clients. Both
 //! the daemon and the private supervisor of `--local` are this, with different doors.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
-use tokio::net::UnixStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
 use crate::dispatch::{Core, FirstStart, Parts, PoolParts, Quantity};
+use crate::door::Door;
 use crate::interpreter::InterpreterError;
-use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX, STRANGERS_MAX};
+use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::prepare::{ServeError, Unasked};
-use crate::session::connection::{Connection, Doorway, End};
+use crate::session::connection::Doorway;
 use crate::worker::spawner::{Guardian, Spawner};
 
 /// How long the other pools may take to say that their first start fails, too.
@@ -83,8 +80,7 @@ impl Engine {
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let (stop, stop_orders) = mpsc::channel(4);
-        let doorway =
-            Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, stop };
+        let doorway = Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, stop };
         core.start();
         Ok(Engine {
             core,
@@ -186,12 +182,7 @@ impl Engine {
 
     /// Stops every worker: after the grace, or at once, or at once when `hurry` says so. Clients
     /// are served until their last answer; new ones are told that the daemon is stopping.
-    pub async fn stop(
-        mut self,
-        how: Stop,
-        door: &mut Door,
-        hurry: impl Future<Output = ()>,
-    ) {
+    pub async fn stop(mut self, how: Stop, door: &mut Door, hurry: impl Future<Output = ()>) {
         let now = Instant::now();
         match how {
             Stop::Graceful => self.core.drain(now + self.stop_grace),
@@ -228,190 +219,5 @@ impl Engine {
         if self.spawner_thread.is_finished() {
             let _ = self.spawner_thread.join();
         }
-    }
-}
-
-/// Where clients come in.
-#[derive(Debug)]
-pub struct Door {
-    listener: Listener,
-    connections: JoinSet<End>,
-    strangers: Strangers,
-    last_id: u64,
-}
-
-/// Where connections come from.
-#[derive(Debug)]
-enum Listener {
-    Socket(tokio::net::UnixListener),
-    Handed(mpsc::Receiver<std::os::unix::net::UnixStream>),
-}
-
-impl Door {
-    /// A door at a listening socket.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime cannot watch it.
-    pub fn at_socket(listener: std::os::unix::net::UnixListener) -> io::Result<Door> {
-        listener.set_nonblocking(true)?;
-        Ok(Door::new(Listener::Socket(tokio::net::UnixListener::from_std(listener)?)))
-    }
-
-    /// A door for connections handed over by this process itself.
-    pub fn handed(streams: mpsc::Receiver<std::os::unix::net::UnixStream>) -> Door {
-        Door::new(Listener::Handed(streams))
-    }
-
-    fn new(listener: Listener) -> Door {
-        Door { listener, connections: JoinSet::new(), strangers: Strangers::default(), last_id: 0 }
-    }
-
-    async fn let_in(&mut self, doorway: &Doorway, connections_max: usize) -> std::convert::Infallible {
-        loop {
-            tokio::select! {
-                accepted = accept(&mut self.listener) => match accepted {
-                    Ok(stream) => self.admit(doorway, connections_max, stream),
-                    Err(error) => {
-                        // Out of descriptors, most likely. Waiting keeps the processor free for
-                        // the work that will give some back.
-                        tracing::warn!(%error, "failed to accept a connection");
-                        doorway.core.count("accept_failures");
-                        tokio::time::sleep_until(
-                            tokio::time::Instant::now() + Duration::from_millis(100),
-                        )
-                        .await;
-                    }
-                },
-                Some(ended) = self.connections.join_next() => note_end(doorway, ended),
-            }
-        }
-    }
-
-    fn admit(&mut self, doorway: &Doorway, connections_max: usize, stream: UnixStream) {
-        self.last_id += 1;
-        let id = self.last_id;
-        doorway.core.count("connections");
-        if let Err(error) = check_user(&stream) {
-            tracing::warn!(client = id, %error, "refused a connection of another user");
-            doorway.core.count("refused.User");
-            refuse(&stream, clutch_protocol::message::Refusal::User, &error);
-            return;
-        }
-        if self.connections.len() >= connections_max {
-            let sentence = format!(
-                "the daemon serves {} connections already; close some, or raise daemon.connections",
-                self.connections.len()
-            );
-            doorway.core.count("refused.Overloaded");
-            refuse(&stream, clutch_protocol::message::Refusal::Overloaded, &sentence);
-            return;
-        }
-        let leave = self.strangers.admit(id);
-        let connection = Connection::new(doorway.clone(), stream, id);
-        let stranger = Stranger { id, strangers: self.strangers.clone() };
-        self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
-    }
-
-    /// Gives clients a moment to take their last answers, then closes.
-    async fn finish(&mut self) {
-        self.connections.abort_all();
-        while self.connections.join_next().await.is_some() {}
-    }
-}
-
-/// The connections that have not said hello, oldest first, each with a way to make it leave.
-#[derive(Clone, Debug, Default)]
-struct Strangers(Rc<RefCell<BTreeMap<u64, Rc<Notify>>>>);
-
-impl Strangers {
-    /// Takes a stranger in; if they are too many, the one that has been silent longest has to go,
-    /// so that silence keeps nobody out.
-    fn admit(&self, id: u64) -> Rc<Notify> {
-        let mut strangers = self.0.borrow_mut();
-        while strangers.len() >= STRANGERS_MAX {
-            let (_, leave) = strangers.pop_first().expect("there are some");
-            leave.notify_one();
-        }
-        let leave = Rc::new(Notify::new());
-        strangers.insert(id, leave.clone());
-        leave
-    }
-}
-
-/// A connection is a stranger for as long as this lives.
-struct Stranger {
-    id: u64,
-    strangers: Strangers,
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.strangers.0.borrow_mut().remove(&self.id);
-    }
-}
-
-async fn accept(listener: &mut Listener) -> io::Result<UnixStream> {
-    match listener {
-        Listener::Socket(listener) => listener.accept().await.map(|(stream, _)| stream),
-        Listener::Handed(streams) => match streams.recv().await {
-            Some(stream) => {
-                stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream)
-            }
-            None => std::future::pending().await,
-        },
-    }
-}
-
-/// The kernel says who is at the other end; only this daemon's own user and root may be.
-fn check_user(stream: &UnixStream) -> Result<(), String> {
-    let peer = stream.peer_cred().map_err(|error| format!("its user cannot be told: {error}"))?;
-    let me = nix::unistd::geteuid().as_raw();
-    if peer.uid() == me || peer.uid() == 0 {
-        return Ok(());
-    }
-    Err(format!("user {} may not use this daemon of user {me}", peer.uid()))
-}
-
-/// Tells a newcomer no, as far as its socket takes it at once.
-fn refuse(stream: &UnixStream, refusal: clutch_protocol::message::Refusal, sentence: &str) {
-    let refused =
-        clutch_protocol::message::Refused { refusal, sentence: sentence.to_owned() };
-    let head = crate::worker::link::frame_head(clutch_protocol::Kind::Refused, 0, &refused);
-    // A fresh socket's buffer is empty, so this is sent, or the peer is gone.
-    let _ = stream.try_write(&head);
-}
-
-fn note_end(doorway: &Doorway, ended: Result<End, tokio::task::JoinError>) {
-    let name = match ended {
-        Ok(End::Closed) => "disconnected",
-        Ok(End::Broken) => "broken",
-        Ok(End::Http) => "refused.Http",
-        Ok(End::Refused(refused)) => {
-            tracing::info!(refusal = ?refused.refusal,
-                sentence = crate::worker::output::escape(refused.sentence.as_bytes()),
-                "refused a client");
-            refusal_counter(refused.refusal)
-        }
-        Err(error) if error.is_panic() => {
-            tracing::error!(%error, "a connection's task panicked; its client is cut off");
-            "panics"
-        }
-        Err(_) => "disconnected",
-    };
-    doorway.core.count(name);
-}
-
-const fn refusal_counter(refusal: clutch_protocol::message::Refusal) -> &'static str {
-    use clutch_protocol::message::Refusal;
-    match refusal {
-        Refusal::Version => "refused.Version",
-        Refusal::Role => "refused.Role",
-        Refusal::Protocol => "refused.Protocol",
-        Refusal::Overloaded => "refused.Overloaded",
-        Refusal::TooSlow => "refused.TooSlow",
-        Refusal::User => "refused.User",
-        Refusal::ShuttingDown => "refused.ShuttingDown",
     }
 }

@@ -51,9 +51,8 @@ pub fn build(
     parent: impl Iterator<Item = (OsString, OsString)>,
     venv: Option<&Path>,
 ) -> Vec<(OsString, OsString)> {
-    let mut variables: BTreeMap<OsString, OsString> = parent
-        .filter(|(name, _)| !name.is_empty() && inherits(&env.inherit, name))
-        .collect();
+    let mut variables: BTreeMap<OsString, OsString> =
+        parent.filter(|(name, _)| !name.is_empty() && inherits(&env.inherit, name)).collect();
     if let Some(venv) = venv {
         activate(&mut variables, venv);
     }
@@ -80,9 +79,7 @@ fn activate(variables: &mut BTreeMap<OsString, OsString>, venv: &Path) {
     variables.insert("VIRTUAL_ENV".into(), venv.into());
     variables.remove(OsStr::new("VIRTUAL_ENV_PROMPT"));
     let bin = venv.join("bin");
-    let path = variables
-        .entry("PATH".into())
-        .or_insert_with(|| PATH_WITHOUT_PATH.into());
+    let path = variables.entry("PATH".into()).or_insert_with(|| PATH_WITHOUT_PATH.into());
     if std::env::split_paths(path).next().as_deref() != Some(&bin) {
         // `join_paths` would refuse a colon, which `PATH` cannot express: then it splits in two,
         // as it does for a person.
@@ -100,9 +97,7 @@ mod tests {
     use super::*;
 
     fn built(env: &Env, parent: &[(&str, &str)], venv: Option<&str>) -> Vec<String> {
-        let parent = parent
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()));
+        let parent = parent.iter().map(|(name, value)| (name.into(), value.into()));
         build(env, parent, venv.map(Path::new))
             .into_iter()
             .map(|(name, value)| format!("{}={}", name.display(), value.display()))
@@ -113,30 +108,17 @@ mod tests {
     fn all_leaves_out_what_bends_an_interpreter_or_a_loader_f152() {
         let mut parent: Vec<(&str, &str)> =
             NOT_INHERITED.iter().map(|name| (*name, "evil")).collect();
-        parent.extend([
-            ("PATH", "/bin"),
-            ("LD_LIBRARY_PATH", "/lib"),
-            ("PYTHONUTF8", "1"),
-        ]);
+        parent.extend([("PATH", "/bin"), ("LD_LIBRARY_PATH", "/lib"), ("PYTHONUTF8", "1")]);
         let expected = ["LD_LIBRARY_PATH=/lib", "PATH=/bin", "PYTHONUTF8=1"];
         assert_eq!(expected.as_slice(), built(&Env::default(), &parent, None));
-        for name in [
-            "PYTHONHOME",
-            "PYTHONPATH",
-            "PYTHONSTARTUP",
-            "PYTHONMALLOC",
-            "LD_PRELOAD",
-        ] {
+        for name in ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONMALLOC", "LD_PRELOAD"] {
             assert!(NOT_INHERITED.contains(&name), "{name}");
         }
     }
 
     #[test]
     fn minimal_keeps_what_programs_need() {
-        let env = Env {
-            inherit: Inherit::Minimal,
-            ..Env::default()
-        };
+        let env = Env { inherit: Inherit::Minimal, ..Env::default() };
         let parent = [
             ("PATH", "p"),
             ("HOME", "h"),
@@ -149,24 +131,16 @@ mod tests {
             ("XLC_", "x"),
             ("PATHS", "x"),
         ];
-        let expected = [
-            "HOME=h", "LANG=l", "LC_ALL=c", "PATH=p", "TMPDIR=t", "TZ=z", "USER=u",
-        ];
+        let expected = ["HOME=h", "LANG=l", "LC_ALL=c", "PATH=p", "TMPDIR=t", "TZ=z", "USER=u"];
         assert_eq!(expected.as_slice(), built(&env, &parent, None));
     }
 
     #[test]
     fn a_list_is_taken_at_its_word() {
         let inherit = Inherit::List(vec!["PYTHONPATH".to_owned(), "B".to_owned()]);
-        let env = Env {
-            inherit,
-            ..Env::default()
-        };
+        let env = Env { inherit, ..Env::default() };
         let parent = [("A", "1"), ("B", "2"), ("PYTHONPATH", "/mine")];
-        assert_eq!(
-            ["B=2", "PYTHONPATH=/mine"].as_slice(),
-            built(&env, &parent, None)
-        );
+        assert_eq!(["B=2", "PYTHONPATH=/mine"].as_slice(), built(&env, &parent, None));
     }
 
     #[test]
@@ -174,25 +148,11 @@ mod tests {
         let set = [("A", "set"), ("PYTHONHOME", "/mine")];
         let env = Env {
             inherit: Inherit::All,
-            set: set
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
+            set: set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             unset: vec!["A".to_owned(), "B".to_owned(), "VIRTUAL_ENV".to_owned()],
         };
-        let parent = [
-            ("A", "1"),
-            ("B", "2"),
-            ("C", "3"),
-            ("PYTHONHOME", "/evil"),
-            ("", "x"),
-        ];
-        let expected = [
-            "A=set",
-            "C=3",
-            "PATH=/v/bin:/bin:/usr/bin",
-            "PYTHONHOME=/mine",
-        ];
+        let parent = [("A", "1"), ("B", "2"), ("C", "3"), ("PYTHONHOME", "/evil"), ("", "x")];
+        let expected = ["A=set", "C=3", "PATH=/v/bin:/bin:/usr/bin", "PYTHONHOME=/mine"];
         assert_eq!(expected.as_slice(), built(&env, &parent, Some("/v")));
     }
 
@@ -202,30 +162,18 @@ mod tests {
         let expected = ["PATH=/other/bin:/bin"];
         assert_eq!(expected.as_slice(), built(&Env::default(), &parent, None));
         let expected = ["PATH=/v/bin:/other/bin:/bin", "VIRTUAL_ENV=/v"];
-        assert_eq!(
-            expected.as_slice(),
-            built(&Env::default(), &parent, Some("/v"))
-        );
+        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, Some("/v")));
         let parent = [("PATH", "/v/bin:/bin"), ("VIRTUAL_ENV", "/v")];
         let expected = ["PATH=/v/bin:/bin", "VIRTUAL_ENV=/v"];
-        assert_eq!(
-            expected.as_slice(),
-            built(&Env::default(), &parent, Some("/v"))
-        );
-        let env = Env {
-            inherit: Inherit::Minimal,
-            ..Env::default()
-        };
+        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, Some("/v")));
+        let env = Env { inherit: Inherit::Minimal, ..Env::default() };
         assert_eq!(expected.as_slice(), built(&env, &parent, Some("/v")));
     }
 
     #[test]
     fn bytes_that_are_not_utf8_survive_f157() {
         let odd = || OsString::from_vec(b"\xff\xfe=".to_vec());
-        let parent = [
-            (OsString::from("B"), odd()),
-            (OsString::from_vec(b"A\xff".to_vec()), odd()),
-        ];
+        let parent = [(OsString::from("B"), odd()), (OsString::from_vec(b"A\xff".to_vec()), odd())];
         let built = build(&Env::default(), parent.clone().into_iter(), None);
         assert_eq!(vec![parent[1].clone(), parent[0].clone()], built);
     }

@@ -120,11 +120,7 @@ pub fn probe(
     };
     let path = path.to_owned();
     if implementation != "cpython" {
-        return Err(InterpreterError::Implementation {
-            path,
-            implementation,
-            version,
-        });
+        return Err(InterpreterError::Implementation { path, implementation, version });
     }
     if (version.0, version.1) < OLDEST {
         return Err(InterpreterError::TooOld { path, version });
@@ -155,14 +151,8 @@ pub fn is_binary(path: &Path) -> bool {
 
 /// `3.12` stands for `python3.12`, and `3` for `python3`.
 fn file_name(name: &str) -> String {
-    let version = name
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if version {
-        format!("python{name}")
-    } else {
-        name.to_owned()
-    }
+    let version = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if version { format!("python{name}") } else { name.to_owned() }
 }
 
 /// The first executable file of that name, as a shell would find it.
@@ -190,10 +180,7 @@ fn check_executable(path: &Path) -> Result<(), InterpreterError> {
         Ok(_) => eaccess(path, AccessFlags::X_OK)
             .map_err(|_| InterpreterError::NotExecutable(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing(path)),
-        Err(source) => Err(InterpreterError::Unreadable {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(InterpreterError::Unreadable { path: path.to_owned(), source }),
     }
 }
 
@@ -216,10 +203,7 @@ fn missing(path: &Path) -> InterpreterError {
 
 /// The version, the implementation and `sys.executable` of an answer.
 fn parse(stdout: &[u8]) -> Option<((u8, u8, u8), String, PathBuf)> {
-    let start = stdout
-        .windows(MARK.len())
-        .position(|window| window == MARK)?
-        + MARK.len();
+    let start = stdout.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
     let mut fields = stdout[start..].splitn(3, |byte| *byte == b' ');
     let mut version = std::str::from_utf8(fields.next()?).ok()?.splitn(3, '.');
     let mut number = || version.next()?.parse().ok();
@@ -240,33 +224,19 @@ fn no_answer(path: &Path, answer: &run::Answer) -> InterpreterError {
     let stderr = words(&answer.stderr);
     let failed = end != End::Code(0) && !stderr.is_empty();
     if failed && is_script(&path) {
-        return InterpreterError::Launcher {
-            path,
-            words: stderr,
-        };
+        return InterpreterError::Launcher { path, words: stderr };
     }
-    let words = if stderr.is_empty() {
-        words(&answer.stdout)
-    } else {
-        stderr
-    };
+    let words = if stderr.is_empty() { words(&answer.stdout) } else { stderr };
     InterpreterError::NotPython {
         path,
         end,
-        words: if words.is_empty() {
-            "nothing".to_owned()
-        } else {
-            words
-        },
+        words: if words.is_empty() { "nothing".to_owned() } else { words },
     }
 }
 
 fn is_script(path: &Path) -> bool {
     let mut start = [0; 2];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok()
-        && start == *b"#!"
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
 }
 
 /// What a program said, as a part of one line that cannot disturb a terminal.

@@ -20,6 +20,7 @@
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`engine`]: the data plane on its thread.
+//! - [`door`]: where clients come in.
 //! - [`socket`], [`serve`](mod@serve), [`local`]: the daemon, and the private supervisor.
 
 pub mod config;
@@ -47,6 +48,8 @@ pub mod package;
 pub mod prepare;
 
 pub mod engine;
+
+pub mod door;
 
 pub mod socket;
 

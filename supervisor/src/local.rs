@@ -10,7 +10,8 @@ use clutch_protocol::message::Stop;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
-use crate::engine::{Door, Engine, run_on_this_thread};
+use crate::door::Door;
+use crate::engine::{Engine, run_on_this_thread};
 use crate::package;
 use crate::prepare::{self, ServeError};
 use crate::worker::spawner::Guardian;

@@ -107,11 +107,7 @@ pub enum PackageError {
 /// When there is no home.
 pub fn state_dir() -> Result<PathBuf, PackageError> {
     let variable = |name| std::env::var_os(name);
-    state_dir_from(
-        variable("XDG_STATE_HOME"),
-        variable("HOME"),
-        geteuid().is_root(),
-    )
+    state_dir_from(variable("XDG_STATE_HOME"), variable("HOME"), geteuid().is_root())
 }
 
 /// Unpacks the package below the state directory, unless it is there already, whole and unchanged.
@@ -185,9 +181,7 @@ fn secure_state_dir(path: &Path) -> Result<(), PackageError> {
             Err(_) => Err(error),
         })
         .map_err(failed("make", path))?;
-    let metadata = open_folder(path)?
-        .metadata()
-        .map_err(failed("look at", path))?;
+    let metadata = open_folder(path)?.metadata().map_err(failed("look at", path))?;
     check_owner(path, metadata.uid())?;
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS_WRITE != 0 {
@@ -196,10 +190,7 @@ fn secure_state_dir(path: &Path) -> Result<(), PackageError> {
     }
     for parent in path.ancestors().skip(1) {
         // Whoever may write to a parent may exchange the directory, unless it is like /tmp.
-        let mode = fs::metadata(parent)
-            .map_err(failed("look at", parent))?
-            .mode()
-            & 0o7777;
+        let mode = fs::metadata(parent).map_err(failed("look at", parent))?.mode() & 0o7777;
         if mode & WORLD_WRITE != 0 && mode & STICKY == 0 {
             let path = parent.to_owned();
             return Err(PackageError::WritableByOthers { path, mode });
@@ -211,10 +202,7 @@ fn secure_state_dir(path: &Path) -> Result<(), PackageError> {
 /// Opens a directory, but no link to one.
 fn open_folder(path: &Path) -> Result<File, PackageError> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path);
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
     opened.map_err(|source| match source.raw_os_error().map(Errno::from_raw) {
         // With both flags Linux says ENOTDIR of a link as well.
         Some(Errno::ELOOP | Errno::ENOTDIR) if path.is_symlink() => {
@@ -230,11 +218,7 @@ fn check_owner(path: &Path, owner: u32) -> Result<(), PackageError> {
     if owner == user {
         return Ok(());
     }
-    Err(PackageError::ForeignOwner {
-        path: path.to_owned(),
-        owner,
-        user,
-    })
+    Err(PackageError::ForeignOwner { path: path.to_owned(), owner, user })
 }
 
 /// What is where the package belongs.
@@ -258,11 +242,7 @@ fn inspect(directory: &Path) -> Result<Finding, PackageError> {
     if metadata.mode() & 0o7777 != FOLDER_MODE {
         return Ok(Finding::Bad);
     }
-    Ok(if is_package(directory) {
-        Finding::Good
-    } else {
-        Finding::Bad
-    })
+    Ok(if is_package(directory) { Finding::Good } else { Finding::Bad })
 }
 
 /// Writes the package beside its place and moves it there, so that it is whole or not there. If
@@ -312,9 +292,7 @@ fn scratch(parent: &Path, prefix: &str) -> Result<TempDir, PackageError> {
 fn sweep(state_dir: &Path) {
     for name in entries(state_dir).unwrap_or_default() {
         let path = state_dir.join(&name);
-        let scratch = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(SCRATCH_PREFIX));
+        let scratch = name.to_str().is_some_and(|name| name.starts_with(SCRATCH_PREFIX));
         if scratch && is_old(&path) {
             let _: io::Result<()> = fs::remove_dir_all(&path);
         }
@@ -323,19 +301,13 @@ fn sweep(state_dir: &Path) {
 
 fn is_old(path: &Path) -> bool {
     let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
-    let age = modified
-        .ok()
-        .and_then(|then| SystemTime::now().duration_since(then).ok());
+    let age = modified.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
     age.is_some_and(|age| age > SCRATCH_AGE_MAX)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PackageError {
     let path = path.to_owned();
-    move |source| PackageError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| PackageError::Io { action, path, source }
 }
 
 #[cfg(test)]
@@ -360,10 +332,7 @@ mod tests {
         let package = unpack_to_state(state).expect("a package");
         let good = matches!(inspect(&package.directory), Ok(Finding::Good));
         assert!(good, "{package:?}");
-        assert_eq!(
-            vec![OsString::from(folder_name())],
-            entries(state).expect("entries")
-        );
+        assert_eq!(vec![OsString::from(folder_name())], entries(state).expect("entries"));
         package
     }
 
@@ -412,35 +381,20 @@ mod tests {
         let package = unpacked(&state);
         let before = fs::metadata(&package.boot).expect("its metadata").ino();
         let cache = package.directory.join("clutch").join(CACHE);
-        DirBuilder::new()
-            .mode(FOLDER_MODE)
-            .create(&cache)
-            .expect("a cache");
+        DirBuilder::new().mode(FOLDER_MODE).create(&cache).expect("a cache");
         fs::write(cache.join("x.cpython-312.pyc"), "x").expect("a compiled file");
-        fs::set_permissions(
-            cache.join("x.cpython-312.pyc"),
-            Permissions::from_mode(FILE_MODE),
-        )
-        .expect("its mode");
+        fs::set_permissions(cache.join("x.cpython-312.pyc"), Permissions::from_mode(FILE_MODE))
+            .expect("its mode");
         unpacked(&state);
-        assert_eq!(
-            before,
-            fs::metadata(&package.boot).expect("its metadata").ino()
-        );
+        assert_eq!(before, fs::metadata(&package.boot).expect("its metadata").ino());
     }
 
     #[test]
     fn what_was_changed_or_half_written_is_replaced() {
         let changes: [Change; 9] = [
-            ("changed", |package| {
-                fs::write(&package.boot, "import evil").expect("written")
-            }),
-            ("shortened", |package| {
-                fs::write(&package.boot, "").expect("written")
-            }),
-            ("removed", |package| {
-                fs::remove_file(&package.boot).expect("removed")
-            }),
+            ("changed", |package| fs::write(&package.boot, "import evil").expect("written")),
+            ("shortened", |package| fs::write(&package.boot, "").expect("written")),
+            ("removed", |package| fs::remove_file(&package.boot).expect("removed")),
             ("emptied", |package| {
                 fs::remove_dir_all(package.directory.join("clutch")).expect("removed");
             }),
@@ -456,11 +410,7 @@ mod tests {
                 fs::set_permissions(&package.boot, open).expect("its mode");
             }),
             ("linked file", |package| {
-                let elsewhere = package
-                    .directory
-                    .parent()
-                    .expect("a parent")
-                    .join("../elsewhere");
+                let elsewhere = package.directory.parent().expect("a parent").join("../elsewhere");
                 fs::copy(&package.boot, &elsewhere).expect("copied");
                 fs::remove_file(&package.boot).expect("removed");
                 symlink(&elsewhere, &package.boot).expect("a link");
@@ -485,19 +435,12 @@ mod tests {
         fs::create_dir(&state).expect("a directory");
         fs::set_permissions(&state, Permissions::from_mode(0o777)).expect("its mode");
         let error = unpack_to_state(&state).unwrap_err();
-        assert!(
-            matches!(error, PackageError::WritableByOthers { mode: 0o777, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, PackageError::WritableByOthers { mode: 0o777, .. }), "{error}");
         fs::set_permissions(&state, Permissions::from_mode(0o700)).expect("its mode");
         fs::set_permissions(guard.path(), Permissions::from_mode(0o777)).expect("its mode");
         let error = unpack_to_state(&state).unwrap_err();
         assert!(error.to_string().contains("others may write to"), "{error}");
-        assert_eq!(
-            Some(0),
-            entries(&state).map(|names| names.len()),
-            "nothing was written"
-        );
+        assert_eq!(Some(0), entries(&state).map(|names| names.len()), "nothing was written");
         fs::set_permissions(guard.path(), Permissions::from_mode(0o1777)).expect("its mode");
         unpacked(&state);
     }
@@ -512,10 +455,7 @@ mod tests {
         assert!(matches!(error, PackageError::Link(_)), "{error}");
 
         fs::remove_file(&state).expect("removed");
-        DirBuilder::new()
-            .mode(FOLDER_MODE)
-            .create(&state)
-            .expect("a directory");
+        DirBuilder::new().mode(FOLDER_MODE).create(&state).expect("a directory");
         symlink(&target, state.join(folder_name())).expect("a link");
         let error = unpack_to_state(&state).unwrap_err();
         assert!(matches!(error, PackageError::Link(_)), "{error}");
@@ -554,14 +494,9 @@ mod tests {
     #[test]
     fn many_at_once_all_get_a_whole_one() {
         let (_guard, state) = state();
-        DirBuilder::new()
-            .mode(FOLDER_MODE)
-            .create(&state)
-            .expect("a directory");
+        DirBuilder::new().mode(FOLDER_MODE).create(&state).expect("a directory");
         std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| unpack_to_state(&state)))
-                .collect();
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| unpack_to_state(&state))).collect();
             for start in starts {
                 start.join().expect("no panic").expect("a package");
             }
@@ -575,9 +510,7 @@ mod tests {
         unpacked(&state);
         let old = scratch(&state, SCRATCH_PREFIX).expect("a directory").keep();
         let long_ago = SystemTime::now() - SCRATCH_AGE_MAX * 2;
-        File::open(&old)
-            .and_then(|folder| folder.set_modified(long_ago))
-            .expect("its time");
+        File::open(&old).and_then(|folder| folder.set_modified(long_ago)).expect("its time");
         unpacked(&state);
         let fresh = scratch(&state, SCRATCH_PREFIX).expect("a directory");
         unpack_to_state(&state).expect("a package");
@@ -600,14 +533,8 @@ mod tests {
         };
         let path = |text: &str| Some(PathBuf::from(text));
         assert_eq!(path("/s/clutch"), from(Some("/s"), Some("/h"), false));
-        assert_eq!(
-            path("/h/.local/state/clutch"),
-            from(Some("rel"), Some("/h"), true)
-        );
-        assert_eq!(
-            path("/h/.local/state/clutch"),
-            from(None, Some("/h"), false)
-        );
+        assert_eq!(path("/h/.local/state/clutch"), from(Some("rel"), Some("/h"), true));
+        assert_eq!(path("/h/.local/state/clutch"), from(None, Some("/h"), false));
         assert_eq!(path("/var/lib/clutch"), from(None, Some(""), true));
         assert_eq!(None, from(None, None, false));
     }
@@ -616,13 +543,7 @@ mod tests {
     fn the_name_tells_versions_apart() {
         let name = folder_name();
         let hash = name.rsplit('-').next().expect("a hash");
-        assert!(
-            name.starts_with(concat!("py-", env!("CARGO_PKG_VERSION"), "-")),
-            "{name}"
-        );
-        assert!(
-            hash.len() == 16 && hash.bytes().all(|c| c.is_ascii_hexdigit()),
-            "{name}"
-        );
+        assert!(name.starts_with(concat!("py-", env!("CARGO_PKG_VERSION"), "-")), "{name}");
+        assert!(hash.len() == 16 && hash.bytes().all(|c| c.is_ascii_hexdigit()), "{name}");
     }
 }

@@ -130,16 +130,10 @@ impl Unasked {
 /// # Errors
 ///
 /// Names every pool whose interpreter cannot be used.
-pub fn pools(
-    config: &Config,
-    boot: &Path,
-) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+pub fn pools(config: &Config, boot: &Path) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
-        let threads: Vec<_> = config
-            .pools
-            .values()
-            .map(|pool| (pool, scope.spawn(move || probe(pool))))
-            .collect();
+        let threads: Vec<_> =
+            config.pools.values().map(|pool| (pool, scope.spawn(move || probe(pool)))).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
         });
@@ -164,9 +158,7 @@ pub fn pools(
 
 type Environment = Vec<(OsString, OsString)>;
 
-fn probe(
-    pool: &config::Pool,
-) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
+fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,

@@ -6,7 +6,8 @@ use clutch_protocol::message::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
-use crate::engine::{Door, Engine, PoolUp, run_on_this_thread};
+use crate::door::Door;
+use crate::engine::{Engine, PoolUp, run_on_this_thread};
 use crate::package;
 use crate::prepare::{self, ServeError};
 use crate::socket::Claim;

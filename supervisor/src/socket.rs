@@ -8,8 +8,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use interprocess::local_socket::{ListenerOptions, ToFsName, tokio::Listener as NamedListener};
 use interprocess::local_socket::GenericFilePath;
+use interprocess::local_socket::{ListenerOptions, ToFsName, tokio::Listener as NamedListener};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use thiserror::Error;
@@ -21,7 +21,9 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// The path does not fit a socket's address.
-    #[error("the socket path {path} has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} fit; choose a shorter one")]
+    #[error(
+        "the socket path {path} has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} fit; choose a shorter one"
+    )]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -29,10 +31,14 @@ pub enum SocketError {
         length: usize,
     },
     /// It is the name of an abstract socket, which anybody may connect to.
-    #[error("{0:?} names an abstract socket, which has no permissions; give a path in a directory of yours")]
+    #[error(
+        "{0:?} names an abstract socket, which has no permissions; give a path in a directory of yours"
+    )]
     Abstract(PathBuf),
     /// Its directory is not there.
-    #[error("the directory of the socket, {path}, cannot be used: {source}; create it with mode 0700")]
+    #[error(
+        "the directory of the socket, {path}, cannot be used: {source}; create it with mode 0700"
+    )]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -40,7 +46,9 @@ pub enum SocketError {
         source: io::Error,
     },
     /// Others could replace the socket.
-    #[error("the directory of the socket, {path}, is not safe: {why}; use one of your own with mode 0700")]
+    #[error(
+        "the directory of the socket, {path}, is not safe: {why}; use one of your own with mode 0700"
+    )]
     Unsafe {
         /// The directory or file.
         path: PathBuf,
@@ -103,11 +111,8 @@ impl Claim {
     ///
     /// When the system refuses.
     pub fn listen(&mut self) -> Result<std::os::unix::net::UnixListener, SocketError> {
-        let system = |source| SocketError::System {
-            doing: "listen on",
-            path: self.path.clone(),
-            source,
-        };
+        let system =
+            |source| SocketError::System { doing: "listen on", path: self.path.clone(), source };
         let name = self.path.as_path().to_fs_name::<GenericFilePath>().map_err(system)?;
         // The mode is set before the socket gets its name, so no umask can open it for a moment.
         // The name is given back by us, under the lock, and not by the listener.
@@ -119,9 +124,8 @@ impl Claim {
             .map_err(system)?;
         self.bound = true;
         let NamedListener::UdSocket(listener) = listener;
-        let descriptor = std::os::fd::OwnedFd::try_from(listener).map_err(|_| {
-            system(io::Error::other("the listener could not be taken over"))
-        })?;
+        let descriptor = std::os::fd::OwnedFd::try_from(listener)
+            .map_err(|_| system(io::Error::other("the listener could not be taken over")))?;
         Ok(descriptor.into())
     }
 
@@ -282,7 +286,10 @@ mod tests {
     #[test]
     fn names_without_permissions_and_names_too_long_are_refused_f156_f164() {
         for name in ["@clutch", "\0clutch", "", "a\0b"] {
-            assert!(matches!(check_path(Path::new(name)), Err(SocketError::Abstract(_))), "{name:?}");
+            assert!(
+                matches!(check_path(Path::new(name)), Err(SocketError::Abstract(_))),
+                "{name:?}"
+            );
         }
         let long = PathBuf::from("/".to_owned() + &"x".repeat(107));
         assert!(matches!(check_path(&long), Err(SocketError::TooLong { length: 108, .. })));
@@ -300,7 +307,10 @@ mod tests {
         assert!(matches!(Claim::take(&link), Err(SocketError::NotASocket(_))));
         let lock = directory.path().join("m.lock");
         std::os::unix::fs::symlink(&path, &lock).unwrap();
-        assert!(matches!(Claim::take(&directory.path().join("m")), Err(SocketError::System { .. })));
+        assert!(matches!(
+            Claim::take(&directory.path().join("m")),
+            Err(SocketError::System { .. })
+        ));
         assert_eq!("precious", std::fs::read_to_string(&path).unwrap());
     }
 

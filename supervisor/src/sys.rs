@@ -64,7 +64,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Rece
     // SAFETY: the message points at memory that outlives the call, with its true lengths; the
     // kernel writes at most that much of it.
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
-    let Ok(bytes) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+    let Ok(bytes) = usize::try_from(got) else {
+        return Err(io::Error::last_os_error());
+    };
     // SAFETY: the kernel has written `bytes` bytes at the start of the spare room.
     unsafe { buffer.advance_mut(bytes) };
     let mut descriptors = message.msg_flags & libc::MSG_CTRUNC != 0;

@@ -43,10 +43,7 @@ fn every_sample_loads() {
     let mut count = 0;
     for entry in fs::read_dir(samples()).expect("the samples") {
         let path = entry.expect("a sample").path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
+        if path.extension().is_some_and(|extension| extension == "toml") {
             // A copy: a checkout may belong to somebody else, or have any mode.
             let text = fs::read(&path).expect("a sample");
             good(load(&write(directory.path(), &text)));
@@ -88,14 +85,8 @@ fn the_commented_sample_shows_every_key() {
         assert!(text.contains(&default) || text.contains(&example), "{key}");
     }
     for (at, _) in text.match_indices("\n# Example: ") {
-        let key = text[at + "\n# Example: ".len()..]
-            .split(' ')
-            .next()
-            .expect("a key");
-        assert!(
-            !text.contains(&format!("\n#{key} = ")),
-            "{key} has a default and an example"
-        );
+        let key = text[at + "\n# Example: ".len()..].split(' ').next().expect("a key");
+        assert!(!text.contains(&format!("\n#{key} = ")), "{key} has a default and an example");
     }
 }
 
@@ -120,10 +111,7 @@ fn the_schema_names_the_same_defaults() {
         }
     }
     let schema = schema();
-    assert_eq!(
-        "https://json-schema.org/draft/2020-12/schema",
-        schema["$schema"]
-    );
+    assert_eq!("https://json-schema.org/draft/2020-12/schema", schema["$schema"]);
     let mut text = "[daemon]\n".to_owned();
     defaults(&schema["properties"]["daemon"], "daemon.", &mut text);
     text += "[pools.default]\n";
@@ -132,10 +120,7 @@ fn the_schema_names_the_same_defaults() {
     defaults(pool, "pools.default.", &mut text);
     let base = Path::new("/");
     assert!(text.contains("call_timeout_max"), "{text}");
-    assert_eq!(
-        good(parse("[pools.default]", None, base)),
-        good(parse(&text, None, base))
-    );
+    assert_eq!(good(parse("[pools.default]", None, base)), good(parse(&text, None, base)));
 }
 
 #[test]
@@ -143,12 +128,7 @@ fn defaults_are_those_of_the_design() {
     let config = good(parse("[pools.a]", None, Path::new("/")));
     assert_eq!((2048, 8192, 64 << 20, 1 << 30), {
         let daemon = &config.daemon;
-        (
-            daemon.connections,
-            daemon.in_flight,
-            daemon.payload,
-            daemon.memory,
-        )
+        (daemon.connections, daemon.in_flight, daemon.payload, daemon.memory)
     });
     assert_eq!(Duration::from_secs(30), config.daemon.stop_grace);
     let pool = &config.pools["a"];
@@ -183,10 +163,7 @@ fn paths_start_at_the_files_directory() {
     assert_eq!(Some(base.join("s")), config.daemon.socket);
     let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| &config.pools[name]);
     assert_eq!(vec![base.clone(), base.join("sub/lib")], a.path);
-    assert_eq!(
-        (&base, Python::Venv(base.join(".venv"))),
-        (&a.cwd, a.python.clone())
-    );
+    assert_eq!((&base, Python::Venv(base.join(".venv"))), (&a.cwd, a.python.clone()));
     let main = |pool: &clutch_supervisor::config::Pool| {
         let main = pool.main.clone().expect("a script");
         (main.argv0, main.file)
@@ -222,10 +199,7 @@ fn a_smaller_bound_alone_makes_its_default_smaller() {
     let text = "daemon.memory = '1MiB'\n[pools.a]\nlimits.call_timeout_max = '10s'\n";
     let config = good(parse(text, None, Path::new("/")));
     assert_eq!(1 << 20, config.daemon.payload);
-    assert_eq!(
-        Duration::from_secs(10),
-        config.pools["a"].limits.call_timeout
-    );
+    assert_eq!(Duration::from_secs(10), config.pools["a"].limits.call_timeout);
 }
 
 #[test]
@@ -245,10 +219,7 @@ fn local_has_one_pool_with_the_longest_timeout() {
     assert_eq!(Python::default(), pool.python);
     assert_eq!(pool.limits.call_timeout_max, pool.limits.call_timeout);
     let main = pool.main.as_ref().expect("a script");
-    assert_eq!(
-        ("main.py", cwd.join("main.py")),
-        (main.argv0.as_str(), main.file.clone())
-    );
+    assert_eq!(("main.py", cwd.join("main.py")), (main.argv0.as_str(), main.file.clone()));
     let named = Config::local(LocalOptions {
         python: Some("./bin/python".to_owned()),
         workers: Some(2),
@@ -256,10 +227,7 @@ fn local_has_one_pool_with_the_longest_timeout() {
         ..LocalOptions::default()
     });
     let pool = good(named).pools["default"].clone();
-    assert_eq!(
-        (2, Python::File(cwd.join("bin/python"))),
-        (pool.workers, pool.python)
-    );
+    assert_eq!((2, Python::File(cwd.join("bin/python"))), (pool.workers, pool.python));
 }
 
 #[test]
@@ -267,11 +235,7 @@ fn a_file_that_cannot_be_read_is_said_so_f155() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let refused = |path: &Path| {
         let error = load(path).expect_err("a bad file");
-        let report = error
-            .render(false)
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ");
+        let report = error.render(false).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(report.contains(&path.display().to_string()), "{report}");
         report
     };
@@ -290,13 +254,8 @@ fn a_file_that_others_can_write_to_is_refused_f159() {
     let path = write(directory.path(), b"[pools.a]\n");
     good(load(&path));
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("its mode");
-    let report = load(&path)
-        .expect_err("a file anybody can write to")
-        .render(false);
-    assert!(
-        report.contains("anybody may write to it (mode 666)"),
-        "{report}"
-    );
+    let report = load(&path).expect_err("a file anybody can write to").render(false);
+    assert!(report.contains("anybody may write to it (mode 666)"), "{report}");
     assert!(report.contains("chmod o-w"), "{report}");
 }
 
@@ -310,8 +269,5 @@ fn a_strangers_file_is_refused_to_root_f159() {
         return;
     }
     let error = load(&path).expect_err("a stranger's file").to_string();
-    assert!(
-        error.contains("belongs to the user with id 12345"),
-        "{error}"
-    );
+    assert!(error.contains("belongs to the user with id 12345"), "{error}");
 }

@@ -44,21 +44,14 @@ fn pythons() -> Vec<PathBuf> {
     if let Some(home) = std::env::var_os("HOME") {
         let versions = Path::new(&home).join(".pyenv/versions");
         let entries = fs::read_dir(versions).into_iter().flatten().flatten();
-        found.extend(
-            entries
-                .map(|entry| entry.path().join("bin/python"))
-                .filter(|p| p.exists()),
-        );
+        found.extend(entries.map(|entry| entry.path().join("bin/python")).filter(|p| p.exists()));
     }
     found
 }
 
 /// One that workers can run.
 fn good_python() -> Interpreter {
-    pythons()
-        .iter()
-        .find_map(|path| ask(path).ok())
-        .expect("tests need one CPython, 3.8 or newer")
+    pythons().iter().find_map(|path| ask(path).ok()).expect("tests need one CPython, 3.8 or newer")
 }
 
 #[test]
@@ -101,24 +94,15 @@ fn old_pythons_are_told_apart_and_refused_f150() {
         "#!/bin/sh\nprintf 'clutch-probe 3.10.14 pypy /usr/bin/pypy3\\0'\n",
     );
     let error = ask(&pypy).unwrap_err().to_string();
-    assert!(
-        error.contains("unsupported interpreter pypy 3.10.14 at"),
-        "{error}"
-    );
+    assert!(error.contains("unsupported interpreter pypy 3.10.14 at"), "{error}");
 }
 
 #[test]
 fn what_is_no_interpreter_is_named_with_what_it_did_f149() {
     let error = |path: &str| ask(Path::new(path)).unwrap_err().to_string();
     let silent = error("/bin/true");
-    assert!(
-        silent.contains("/bin/true is not a working Python"),
-        "{silent}"
-    );
-    assert!(
-        silent.contains("exited with code 0 and said nothing"),
-        "{silent}"
-    );
+    assert!(silent.contains("/bin/true is not a working Python"), "{silent}");
+    assert!(silent.contains("exited with code 0 and said nothing"), "{silent}");
     let cat = error("/bin/cat");
     assert!(cat.contains("/bin/cat is not a working Python"), "{cat}");
     assert!(cat.contains("exited with code 1"), "{cat}");
@@ -131,27 +115,16 @@ fn what_is_no_interpreter_is_named_with_what_it_did_f149() {
 fn a_program_that_hangs_is_killed_with_its_children_f149() {
     let directory = directory();
     let pid_file = directory.path().join("pid");
-    let text = format!(
-        "#!/bin/sh\nsleep 1000 &\necho $! > '{}'\nwait\n",
-        pid_file.display()
-    );
+    let text = format!("#!/bin/sh\nsleep 1000 &\necho $! > '{}'\nwait\n", pid_file.display());
     let path = script(&directory.path().join("hang"), &text);
     let started = Instant::now();
     let timeout = Duration::from_millis(500);
     let error = probe(&path, Path::new("/"), &environment(), timeout).unwrap_err();
     assert!(matches!(error, InterpreterError::Hung { .. }), "{error}");
     assert!(error.to_string().contains("within 500ms"), "{error}");
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     // The child of the killed script was killed with it; whoever adopts it may yet reap it.
-    let pid: u32 = fs::read_to_string(pid_file)
-        .expect("a pid")
-        .trim()
-        .parse()
-        .expect("a number");
+    let pid: u32 = fs::read_to_string(pid_file).expect("a pid").trim().parse().expect("a number");
     let stat = format!("/proc/{pid}/stat");
     let deadline = Instant::now() + Duration::from_secs(10);
     while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
@@ -163,26 +136,17 @@ fn a_program_that_hangs_is_killed_with_its_children_f149() {
 #[test]
 fn a_child_that_holds_the_output_open_delays_nothing_f149() {
     let directory = directory();
-    let path = script(
-        &directory.path().join("holder"),
-        "#!/bin/sh\nsleep 1000 &\nexit 3\n",
-    );
+    let path = script(&directory.path().join("holder"), "#!/bin/sh\nsleep 1000 &\nexit 3\n");
     let started = Instant::now();
     let error = ask(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("exited with code 3 and said nothing"),
-        "{error}"
-    );
+    assert!(error.contains("exited with code 3 and said nothing"), "{error}");
     assert!(started.elapsed() < PATIENCE / 2);
 }
 
 #[test]
 fn a_program_that_talks_without_end_is_cut_off_f149() {
     let directory = directory();
-    let path = script(
-        &directory.path().join("yes"),
-        "#!/bin/sh\nexec yes clutch\n",
-    );
+    let path = script(&directory.path().join("yes"), "#!/bin/sh\nexec yes clutch\n");
     let timeout = Duration::from_millis(300);
     let error = probe(&path, Path::new("/"), &environment(), timeout).unwrap_err();
     assert!(matches!(error, InterpreterError::Hung { .. }), "{error}");
@@ -191,10 +155,7 @@ fn a_program_that_talks_without_end_is_cut_off_f149() {
         "#!/bin/sh\nhead -c 1000000 /dev/zero >&2\nprintf 'a\\033[31m\\n\\nb' >&2\nexit 1\n",
     );
     let error = ask(&path).unwrap_err().to_string();
-    assert!(
-        error.len() < 2000 && !error.contains(['\0', '\u{1b}', '\n']),
-        "{error:?}"
-    );
+    assert!(error.len() < 2000 && !error.contains(['\0', '\u{1b}', '\n']), "{error:?}");
 }
 
 #[test]
@@ -204,10 +165,7 @@ fn paths_that_cannot_be_run_are_told_apart_f149() {
     let find = |path: PathBuf| {
         let result = resolve(&Python::File(path.clone()), OsStr::new(""), Path::new("/"));
         let error = result.unwrap_err();
-        assert!(
-            error.to_string().contains(&path.display().to_string()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         error
     };
     let missing = find(at("none"));
@@ -217,10 +175,7 @@ fn paths_that_cannot_be_run_are_told_apart_f149() {
     fs::write(at("plain"), "#!/bin/sh\n").expect("a file");
     fs::set_permissions(at("plain"), Permissions::from_mode(0o644)).expect("its mode");
     let plain = find(at("plain"));
-    assert!(
-        matches!(plain, InterpreterError::NotExecutable(_)),
-        "{plain}"
-    );
+    assert!(matches!(plain, InterpreterError::NotExecutable(_)), "{plain}");
     symlink(at("gone"), at("second")).expect("a link");
     symlink("second", at("first")).expect("a link");
     let link = find(at("first")).to_string();
@@ -232,10 +187,7 @@ fn paths_that_cannot_be_run_are_told_apart_f149() {
     assert!(matches!(error, InterpreterError::Exec { .. }), "{error}");
     let shebang = script(&at("shebang"), "#!/no/such/interpreter\n");
     let error = ask(&shebang).unwrap_err().to_string();
-    assert!(
-        error.contains("cannot be executed") && error.contains("#!"),
-        "{error}"
-    );
+    assert!(error.contains("cannot be executed") && error.contains("#!"), "{error}");
 }
 
 #[test]
@@ -246,37 +198,21 @@ fn names_are_searched_for_on_path_as_a_shell_does() {
         fs::create_dir(at(name)).expect("a directory");
     }
     let find = |name: &str, search: &str| {
-        resolve(
-            &Python::Named(name.to_owned()),
-            OsStr::new(search),
-            directory.path(),
-        )
+        resolve(&Python::Named(name.to_owned()), OsStr::new(search), directory.path())
     };
     let search = format!("{}:{}", at("a").display(), at("b").display());
     let none = find("3.12", &search).unwrap_err().to_string();
-    assert!(
-        none.contains("there is no python3.12 on PATH") && none.contains(&search),
-        "{none}"
-    );
+    assert!(none.contains("there is no python3.12 on PATH") && none.contains(&search), "{none}");
     fs::write(at("a").join("python3.12"), "").expect("a file without the permission");
     let refused = find("3.12", &search).unwrap_err();
-    assert!(
-        matches!(refused, InterpreterError::NotExecutable(_)),
-        "{refused}"
-    );
+    assert!(matches!(refused, InterpreterError::NotExecutable(_)), "{refused}");
     let second = script(&at("b").join("python3.12"), "#!/bin/sh\n");
     assert_eq!(second, find("3.12", &search).expect("the second"));
-    assert_eq!(
-        second,
-        find("python3.12", &search).expect("by its whole name")
-    );
+    assert_eq!(second, find("python3.12", &search).expect("by its whole name"));
     let first = script(&at("a").join("python3.12"), "#!/bin/sh\n");
     assert_eq!(first, find("3.12", &search).expect("the first"));
     let relative = script(&at("rel").join("python3"), "#!/bin/sh\n");
-    assert_eq!(
-        relative,
-        find("3", "rel").expect("from a relative directory")
-    );
+    assert_eq!(relative, find("3", "rel").expect("from a relative directory"));
 }
 
 #[test]
@@ -287,15 +223,9 @@ fn a_launcher_that_finds_nothing_is_quoted_f149() {
         "#!/bin/sh\necho 'pyenv: python3.12: command not found' >&2\nexit 127\n",
     );
     let error = ask(&path).unwrap_err();
-    assert!(
-        matches!(error, InterpreterError::Launcher { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, InterpreterError::Launcher { .. }), "{error}");
     let error = error.to_string();
-    assert!(
-        error.contains("pyenv: python3.12: command not found"),
-        "{error}"
-    );
+    assert!(error.contains("pyenv: python3.12: command not found"), "{error}");
     assert!(error.contains("select a version there"), "{error}");
 }
 
@@ -326,32 +256,19 @@ fn a_virtual_environment_keeps_its_own_python_f151() {
     let find = || resolve(&Python::Venv(venv.clone()), OsStr::new(""), Path::new("/"));
     let python = find().expect("its interpreter");
     assert_eq!(venv.join("bin/python"), python);
-    assert_eq!(
-        python,
-        ask(&python).expect("an answer").executable,
-        "the link is not followed"
-    );
+    assert_eq!(python, ask(&python).expect("an answer").executable, "the link is not followed");
 
     fs::remove_file(&python).expect("removed");
     let without = find().unwrap_err();
-    assert!(
-        matches!(without, InterpreterError::VenvWithoutPython(_)),
-        "{without}"
-    );
-    assert!(
-        without.to_string().contains("python3 -m venv --clear"),
-        "{without}"
-    );
+    assert!(matches!(without, InterpreterError::VenvWithoutPython(_)), "{without}");
+    assert!(without.to_string().contains("python3 -m venv --clear"), "{without}");
     symlink("/no/longer/python", &python).expect("a link");
     let dangling = find().unwrap_err().to_string();
     assert!(
         dangling.contains("is a link to /no/longer/python, which does not exist"),
         "{dangling}"
     );
-    assert!(
-        dangling.contains(&python.display().to_string()),
-        "{dangling}"
-    );
+    assert!(dangling.contains(&python.display().to_string()), "{dangling}");
     fs::remove_dir_all(&venv).expect("removed");
     let gone = find().unwrap_err();
     assert!(matches!(gone, InterpreterError::NoVenv(_)), "{gone}");
@@ -361,20 +278,14 @@ fn a_virtual_environment_keeps_its_own_python_f151() {
 fn odd_bytes_and_the_working_directory_do_no_harm_f153_f157() {
     let real = good_python();
     let directory = directory();
-    let odd = directory
-        .path()
-        .join(OsString::from_vec(b"sp ace '\xff".to_vec()));
+    let odd = directory.path().join(OsString::from_vec(b"sp ace '\xff".to_vec()));
     fs::create_dir(&odd).expect("a directory");
     symlink(&real.executable, odd.join("python")).expect("a link");
     for name in ["os.py", "codecs.py", "encodings.py", "site.py", "types.py"] {
         fs::write(odd.join(name), "raise SystemExit('shadowed')\n").expect("a file");
     }
     let mut env = environment();
-    for (name, value) in [
-        ("LC_ALL", "C"),
-        ("PYTHONHOME", "/nonexistent"),
-        ("PYTHONPATH", "."),
-    ] {
+    for (name, value) in [("LC_ALL", "C"), ("PYTHONHOME", "/nonexistent"), ("PYTHONPATH", ".")] {
         env.push((name.into(), value.into()));
     }
     let path = odd.join("python");

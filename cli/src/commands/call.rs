@@ -1,9 +1,10 @@
 //! `clutch call`: one call, its result on standard output.
 
+use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
-use clutch_client::{Client, Codec, Failure, Flags, OutputChunk, Reply};
+use clutch_client::{Client, Codec, Failure, Flags, OutputChunk, OutputStream, Reply};
 use tokio::sync::mpsc;
 
 use crate::args::{Global, TargetArgs, function_name};
@@ -17,6 +18,9 @@ use crate::value::{self, Arguments};
 
 /// Pieces of output that may wait for the terminal before the daemon is slowed down.
 const OUTPUT_PIECES_MAX: usize = 64;
+
+/// Bytes of printed text that are remembered; a death certificate quotes fewer.
+const PRINTED_BYTES_MAX: usize = 64 << 10;
 
 /// Call one function and print its result as JSON
 #[derive(Debug, clap::Args)]
@@ -64,7 +68,8 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
 /// How a call ended here.
 enum Ended {
     Answered(Reply),
-    Failed(Failure),
+    /// With the end of what it has printed to standard error.
+    Failed(Failure, String),
     /// By Ctrl-C.
     Interrupted,
 }
@@ -88,23 +93,24 @@ async fn call(
     if let Some(timeout) = args.target.timeout {
         request = request.timeout(timeout);
     }
+    let mut printed = Printed::default();
     let reply = {
         let mut reply = Box::pin(request.send_reply());
         loop {
             tokio::select! {
                 biased;
                 () = interrupt.wait() => break None,
-                Some(piece) = pieces.recv() => print(&piece),
+                Some(piece) = pieces.recv() => printed.print(&piece),
                 reply = &mut reply => break Some(reply),
             }
         }
     };
     while let Ok(piece) = pieces.try_recv() {
-        print(&piece);
+        printed.print(&piece);
     }
     match reply {
         Some(Ok(reply)) => Ended::Answered(reply),
-        Some(Err(failure)) => Ended::Failed(failure),
+        Some(Err(failure)) => Ended::Failed(failure, printed.end()),
         None => {
             // Dropping the request has cancelled it; the daemon must hear of that before we go.
             connect::delivered(client).await;
@@ -126,13 +132,13 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
             }
             Ok(Exit::Ok)
         }
-        Ended::Failed(failure) => {
+        Ended::Failed(failure, printed) => {
             let format = if args.json {
                 FailureFormat::Json
             } else {
                 FailureFormat::Text
             };
-            Ok(report::failure(&failure, format))
+            Ok(report::failure(&failure, format, &printed))
         }
         Ended::Interrupted => {
             output::error(&format!("{} was cancelled by Ctrl-C", args.function));
@@ -141,12 +147,28 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
     }
 }
 
-fn print(piece: &OutputChunk) {
-    if piece.dropped_bytes > 0 {
-        output::note(&format!(
-            "[{} bytes of output were left out here]",
-            piece.dropped_bytes
-        ));
+/// What the call has printed to standard error: the last of it.
+#[derive(Default)]
+struct Printed(VecDeque<u8>);
+
+impl Printed {
+    fn print(&mut self, piece: &OutputChunk) {
+        if piece.dropped_bytes > 0 {
+            output::note(&format!(
+                "[{} bytes of output were left out here]",
+                piece.dropped_bytes
+            ));
+        }
+        output::passthrough(&piece.bytes);
+        if piece.stream == OutputStream::Stderr {
+            let start = piece.bytes.len().saturating_sub(PRINTED_BYTES_MAX);
+            self.0.extend(&piece.bytes[start..]);
+            self.0
+                .drain(..self.0.len().saturating_sub(PRINTED_BYTES_MAX));
+        }
     }
-    output::passthrough(&piece.bytes);
+
+    fn end(self) -> String {
+        String::from_utf8_lossy(&Vec::from(self.0)).into_owned()
+    }
 }

@@ -37,6 +37,8 @@ When items fail, --on-error decides: stop (no more items; the exit code says why
 them) or report (a line {\"index\": 5, \"error\": {...}} in their place). With skip and report the
 other items are not affected, and the exit code is 1 when any has failed. Indices count from 0.
 
+What the function prints goes to the daemon's log. With --local, --verbose shows that log.
+
 Examples:
   clutch map --local math:factorial 5 6 7
   clutch map mytasks:square --input numbers.jsonl > squares.jsonl
@@ -142,7 +144,7 @@ async fn map(
                 }
             }
             Next::Bad(bad) => writer.bads.push_back(bad),
-            Next::Interrupted => break Exit::Cancelled,
+            Next::Interrupted => break writer.interrupted(),
             Next::End => {
                 break match writer.last_bads().map_err(Error::Output)? {
                     Some(exit) => exit,
@@ -155,14 +157,6 @@ async fn map(
         }
     };
     writer.flush().map_err(Error::Output)?;
-    if ended == Exit::Cancelled {
-        writer.progress.aside(|| {
-            output::error(&format!(
-                "cancelled after {} results; what was in flight is lost",
-                writer.written
-            ));
-        });
-    }
     // Dropping the stream cancels what is in flight; the daemon must hear of that before we go.
     drop(answers);
     connect::delivered(client).await;
@@ -248,7 +242,11 @@ impl<'a> Writer<'a> {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.progress.aside(|| self.results.flush())
+        if self.results.is_terminal() {
+            self.progress.aside(|| self.results.flush())
+        } else {
+            self.results.flush()
+        }
     }
 
     /// Writes an answer. Gives the exit code when it is the last.
@@ -351,6 +349,16 @@ impl<'a> Writer<'a> {
             }
             self.first_failure.get_or_insert(sentence);
         }
+    }
+
+    fn interrupted(&self) -> Exit {
+        let Self { written, .. } = self;
+        self.progress.aside(|| {
+            output::error(&format!(
+                "cancelled by Ctrl-C after {written} results; what was in flight is lost"
+            ));
+        });
+        Exit::Cancelled
     }
 
     /// Says how many items failed. All were tried.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clutch_supervisor::config::{self, Config};
-use clutch_supervisor::{ServeOptions, ServeReady};
+use clutch_supervisor::socket::make_directory;
+use clutch_supervisor::{ServeError, ServeOptions, ServeReady};
 use serde_json::json;
 
 use crate::args::Global;
@@ -61,7 +62,12 @@ fn socket(named: &Socket, config: &Config) -> Result<PathBuf, Error> {
     match (named.named(), &config.daemon.socket) {
         (Some(path), _) => Ok(path),
         (None, Some(path)) => Ok(path.clone()),
-        (None, None) => Ok(named.path()?),
+        (None, None) => {
+            let path = named.path()?;
+            // Nobody was asked to make the default directory, so it is made here.
+            make_directory(&path).map_err(ServeError::from)?;
+            Ok(path)
+        }
     }
 }
 

@@ -58,7 +58,7 @@ fn daemon_line(daemon: &DaemonStatus) -> String {
         let _ = write!(line, ", at {}", one_line(&daemon.socket));
     }
     line.push('\n');
-    line + &counters("connections", &daemon.counters)
+    line + &counters("counters", &daemon.counters)
 }
 
 fn pool_section(pool: &PoolStatus) -> String {
@@ -239,7 +239,7 @@ mod tests {
         for part in [
             "pool default (python3) is running\n",
             "  1 running, 4 of 4096 queued, the oldest for 1s; 2 workers wanted\n",
-            "connections: accepted 5\n",
+            "\ncounters: accepted 5\n",
             "counters: answered.ok 12\n",
             "0.3",
             "1m1s",

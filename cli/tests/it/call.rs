@@ -1,13 +1,10 @@
 //! `clutch call`: arguments, results, failures, Ctrl-C.
 
-use std::io::Read;
-use std::process::Stdio;
 use std::time::Instant;
 
 use clutch_tests::{Daemon, MILLISECOND, SECOND, wait_for};
-use nix::sys::signal::Signal;
 
-use crate::Place;
+use crate::{Place, start};
 
 const TASKS: &str = r#"
 import os, sys, time
@@ -36,6 +33,18 @@ def hold(started, released):
         time.sleep(1000)
     finally:
         open(released, "w").close()
+"#;
+
+const STUBBORN: &str = r#"
+import time
+
+def f(path):
+    open(path, "w").close()
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
 "#;
 
 fn place() -> Place {
@@ -163,7 +172,7 @@ fn a_death_comes_with_its_last_words() {
         .local("call", &["--path", ".", "tasks:die"])
         .run()
         .expect_code(6)
-        .expect_stderr("  last words")
+        .expect_stderr("last words\n")
         .expect_stderr("SIGKILL");
 }
 
@@ -184,22 +193,16 @@ fn a_timeout_is_exit_code_4_and_soon() {
 fn ctrl_c_cancels_the_call_and_python_cleans_up() {
     let place = place();
     let (started, released) = (place.tmp.join("started"), place.tmp.join("released"));
-    let mut child = place
-        .local("call", &["--path", ".", "tasks:hold"])
-        .args([&started, &released])
-        .spawn(Stdio::null(), Stdio::null(), Stdio::piped());
+    let child = start(
+        place
+            .local("call", &["--path", ".", "tasks:hold"])
+            .args([&started, &released]),
+    );
     wait_for("the call runs", 60 * SECOND, || started.exists());
-    clutch_tests::signal(child.id(), Signal::SIGINT);
-    let status = clutch_tests::command::wait(&mut child, 20 * SECOND).expect("it ends");
-    assert_eq!(Some(5), status.code());
+    child.interrupt();
+    let (code, stderr) = child.end(20 * SECOND);
+    assert_eq!(Some(5), code, "{stderr}");
     assert!(released.exists(), "the finally block has run");
-    let mut stderr = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut stderr)
-        .unwrap();
     assert!(
         stderr.contains("error: tasks:hold was cancelled by Ctrl-C"),
         "{stderr}"
@@ -215,14 +218,15 @@ fn ctrl_c_frees_the_worker_of_a_daemon() {
         .start();
     let oracle = daemon.oracle();
     let (started, released) = (place.tmp.join("started"), place.tmp.join("released"));
-    let mut child = daemon
-        .command(["call", "tasks:hold"])
-        .args([&started, &released])
-        .spawn(Stdio::null(), Stdio::null(), Stdio::null());
+    let child = start(
+        daemon
+            .command(["call", "tasks:hold"])
+            .args([&started, &released]),
+    );
     wait_for("the call runs", 60 * SECOND, || started.exists());
-    clutch_tests::signal(child.id(), Signal::SIGINT);
-    let status = clutch_tests::command::wait(&mut child, 20 * SECOND).expect("it ends");
-    assert_eq!(Some(5), status.code());
+    child.interrupt();
+    let (code, stderr) = child.end(20 * SECOND);
+    assert_eq!(Some(5), code, "{stderr}");
     wait_for("the finally block has run", 10 * SECOND, || {
         released.exists()
     });
@@ -233,25 +237,30 @@ fn ctrl_c_frees_the_worker_of_a_daemon() {
 #[test]
 fn a_second_ctrl_c_ends_the_program_at_once() {
     let place = place();
-    place.tmp.write(
-        "stubborn.py",
-        "import time\ndef f(path):\n    open(path, 'w').close()\n    while True:\n        try:\n            \
-         time.sleep(1000)\n        except BaseException:\n            pass\n",
-    );
+    place.tmp.write("stubborn.py", STUBBORN);
     let started = place.tmp.join("started");
-    let mut child = place
-        .local("call", &["--path", ".", "stubborn:f"])
-        .args([&started])
-        .spawn(Stdio::null(), Stdio::null(), Stdio::null());
+    let child = start(
+        place
+            .local("call", &["--path", ".", "stubborn:f"])
+            .args([&started]),
+    );
     wait_for("the call runs", 60 * SECOND, || started.exists());
-    clutch_tests::signal(child.id(), Signal::SIGINT);
+    child.interrupt();
     clutch_tests::park(20 * MILLISECOND);
-    clutch_tests::signal(child.id(), Signal::SIGINT);
-    let status = clutch_tests::command::wait(&mut child, 10 * SECOND).expect("it ends");
-    assert_eq!(Some(5), status.code());
+    child.interrupt();
+    let (code, stderr) = child.end(10 * SECOND);
+    assert_eq!(Some(5), code, "{stderr}");
     wait_for("the guardian has ended the rest", 5 * SECOND, || {
         clutch_tests::process::with_token(&place.token).is_empty()
     });
+    assert!(
+        !started
+            .with_file_name("tmp")
+            .read_dir()
+            .unwrap()
+            .any(|_| true),
+        "no file is left"
+    );
 }
 
 #[test]

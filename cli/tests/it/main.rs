@@ -15,10 +15,14 @@ mod status;
 mod stop;
 
 use std::ffi::OsStr;
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use clutch_tests::daemon::private_environment;
+use clutch_tests::builder::private_environment;
 use clutch_tests::process::TOKEN_VARIABLE;
 use clutch_tests::{Clutch, Output, Program, Python, Tmp};
+use nix::sys::signal::Signal;
 
 /// A command line in a directory of its own, where no daemon is.
 struct Place {
@@ -30,7 +34,7 @@ impl Place {
     fn new() -> Place {
         Place {
             tmp: Tmp::new(),
-            token: clutch_tests::daemon::unique_token(),
+            token: clutch_tests::builder::unique_token(),
         }
     }
 
@@ -60,6 +64,40 @@ impl Place {
         let alive = clutch_tests::process::with_token(&self.token);
         assert!(alive.is_empty(), "{alive:?}");
     }
+}
+
+/// A command that runs beside the test; killed when the test ends without its end.
+struct Running(Child);
+
+impl Running {
+    /// Waits for its end, and gives its exit code and what it left in its pipe.
+    #[track_caller]
+    fn end(mut self, deadline: Duration) -> (Option<i32>, String) {
+        let status = clutch_tests::command::wait(&mut self.0, deadline).expect("it ends");
+        let mut stderr = String::new();
+        if let Some(mut pipe) = self.0.stderr.take() {
+            pipe.read_to_string(&mut stderr).expect("it is text");
+        }
+        (status.code(), stderr)
+    }
+
+    fn interrupt(&self) {
+        clutch_tests::signal(self.0.id(), Signal::SIGINT);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a command, with its standard error kept.
+#[track_caller]
+fn start(program: Program) -> Running {
+    Running(program.spawn(Stdio::null(), Stdio::null(), Stdio::piped()))
 }
 
 /// Runs a command line where no daemon is.

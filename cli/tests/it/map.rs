@@ -4,10 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use clutch_tests::{Daemon, SECOND, wait_for};
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::Place;
+use crate::{Place, Running, start};
 
 const TASKS: &str = r#"
 import time
@@ -172,12 +171,7 @@ fn on_error_report_keeps_every_place() {
 
 #[test]
 fn a_bad_line_ends_the_map_behind_the_results_before_it() {
-    let output = place().local(
-        "map",
-        &["--path", ".", "tasks:square", "--input", "items.jsonl"],
-    );
     let place = place();
-    drop(output);
     place.tmp.write("items.jsonl", "1\n2\n\n{bad\n3\n");
     let output = place
         .local(
@@ -196,11 +190,10 @@ fn a_result_is_printed_when_it_is_there() {
     let daemon = Daemon::builder()
         .pool("default", |pool| pool.path(place.tmp.path()))
         .start();
-    let mut child = daemon
-        .command(["map", "tasks:square", "--input", "-"])
-        .spawn(Stdio::piped(), Stdio::piped(), Stdio::null());
-    let mut stdin = child.stdin.take().unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let program = daemon.command(["map", "tasks:square", "--input", "-"]);
+    let mut child = Running(program.spawn(Stdio::piped(), Stdio::piped(), Stdio::null()));
+    let mut stdin = child.0.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
     for x in 1..=3 {
         writeln!(stdin, "{x}").unwrap();
         let mut line = String::new();
@@ -208,8 +201,7 @@ fn a_result_is_printed_when_it_is_there() {
         assert_eq!(format!("{}\n", x * x), line);
     }
     drop(stdin);
-    let status = clutch_tests::command::wait(&mut child, 20 * SECOND).expect("it ends");
-    assert_eq!(Some(0), status.code());
+    assert_eq!(Some(0), child.end(20 * SECOND).0);
 }
 
 #[test]
@@ -237,13 +229,18 @@ fn endless_input_into_a_reader_that_has_enough() {
 fn ctrl_c_cancels_what_is_in_flight() {
     let place = place();
     let started = place.tmp.join("started");
-    let mut child = place
-        .local("map", &["--path", ".", "tasks:wait"])
-        .args([&started])
-        .spawn(Stdio::null(), Stdio::null(), Stdio::null());
+    let child = start(
+        place
+            .local("map", &["--path", ".", "tasks:wait"])
+            .args([&started]),
+    );
     wait_for("the call runs", 60 * SECOND, || started.exists());
-    clutch_tests::signal(child.id(), Signal::SIGINT);
-    let status = clutch_tests::command::wait(&mut child, 20 * SECOND).expect("it ends");
-    assert_eq!(Some(5), status.code());
+    child.interrupt();
+    let (code, stderr) = child.end(20 * SECOND);
+    assert_eq!(Some(5), code, "{stderr}");
+    assert_eq!(
+        "error: cancelled by Ctrl-C after 0 results; what was in flight is lost\n",
+        stderr
+    );
     place.expect_no_process();
 }

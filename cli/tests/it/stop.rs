@@ -1,8 +1,8 @@
 //! `clutch stop`: it is over when the next daemon can start.
 
-use std::process::Stdio;
-
 use clutch_tests::{Daemon, SECOND, wait_for};
+
+use crate::start;
 
 #[test]
 fn after_stop_the_daemon_is_gone() {
@@ -17,11 +17,7 @@ fn after_stop_the_daemon_is_gone() {
 #[test]
 fn a_graceful_stop_waits_for_calls_and_now_does_not() {
     let mut daemon = Daemon::builder().pool("default", |pool| pool).start();
-    let mut call = daemon.command(["call", "time:sleep", "1000"]).spawn(
-        Stdio::null(),
-        Stdio::null(),
-        Stdio::null(),
-    );
+    let call = start(daemon.command(["call", "time:sleep", "1000"]));
     wait_for("the call runs", 20 * SECOND, || {
         daemon.status().pools[0].running == 1
     });
@@ -31,6 +27,6 @@ fn a_graceful_stop_waits_for_calls_and_now_does_not() {
         .expect_stderr("clutch stop --now");
     daemon.cli(["stop", "--now"]).expect_code(0);
     assert_eq!(0, daemon.wait_exit(10 * SECOND));
-    let status = clutch_tests::command::wait(&mut call, 10 * SECOND).expect("it ends");
-    assert!(matches!(status.code(), Some(3 | 5 | 6 | 7)), "{status:?}");
+    let (code, stderr) = call.end(10 * SECOND);
+    assert!(matches!(code, Some(3 | 5 | 6 | 7)), "{code:?} {stderr}");
 }

@@ -12,29 +12,26 @@
 //! does: were everybody writing, the daemon could not get rid of its answers and would stop reading
 //! too.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use clutch_protocol::limits::HEADER_BYTES;
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Frame, Kind};
+use clutch_protocol::{Frame, Kind, Reason};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 
-use crate::connection::is_hang_up;
-use crate::error::{ConnectError, HandshakeError};
+use super::desk::{Desk, Mailbox, lock};
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Filled, Inbox};
 use crate::limits::{HANG_UP_WAIT, WRITE_LOOK};
 use crate::outbound::write_now;
 use crate::owner::Owner;
-use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
-use crate::transport::{self, Backoff, ConnectOptions};
+use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
 /// What the threads share.
 pub(super) struct Connection {
@@ -47,125 +44,8 @@ pub(super) struct Connection {
     desk: Mutex<Desk>,
 }
 
-/// Guarded by one lock, which is never held during a system call that can wait.
-struct Desk {
-    pending: Pending<Arc<Mailbox>>,
-    /// The right to read. A thread that takes it is the leader until it puts it back.
-    inbox: Option<Inbox>,
-}
-
-/// Where one caller finds its answers: one for a call, several for a map.
-#[derive(Default)]
-pub(super) struct Mailbox {
-    /// Waited on with the desk's lock.
-    arrived: Condvar,
-    letters: Mutex<Letters>,
-}
-
-#[derive(Default)]
-struct Letters {
-    outcomes: VecDeque<(u64, Outcome)>,
-    /// Whether its owner waits on `arrived`, and so can become the leader.
-    waiting: bool,
-}
-
-impl Mailbox {
-    fn letters(&self) -> MutexGuard<'_, Letters> {
-        lock(&self.letters)
-    }
-
-    fn deliver(&self, id: u64, outcome: Outcome) {
-        self.letters().outcomes.push_back((id, outcome));
-        self.arrived.notify_one();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks panics half-way; a poisoned one is as good as any.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Connects and says hello.
-pub(super) fn open(options: &ConnectOptions) -> Result<Connection, ConnectError> {
-    transport::check_path(&options.path)?;
-    let deadline = options.deadline();
-    let mut backoff = Backoff::new();
-    loop {
-        if let Some(socket) = transport::connect_now(&options.path)? {
-            return greet(socket, options, deadline);
-        }
-        if Instant::now() >= deadline {
-            return Err(options.timed_out());
-        }
-        // Parking may end early, which only means that the next try comes sooner.
-        std::thread::park_timeout(backoff.next().expect("it never ends"));
-    }
-}
-
-/// Says hello on a socket that is already connected.
-pub(super) fn adopt(socket: UnixStream) -> Result<Connection, ConnectError> {
-    let options = ConnectOptions::new(PathBuf::from("(an inherited socket)"));
-    greet(socket, &options, options.deadline())
-}
-
-fn greet(
-    socket: UnixStream,
-    options: &ConnectOptions,
-    deadline: Instant,
-) -> Result<Connection, ConnectError> {
-    let path: &Path = &options.path;
-    let io_fault = |source| match source {
-        source if is_hang_up(&source) => {
-            ConnectError::Protocol { path: path.into(), source: HandshakeError::Closed }
-        }
-        source => ConnectError::Io { path: path.into(), source },
-    };
-    socket.set_nonblocking(false).map_err(io_fault)?;
-    let hello = transport::hello(&options.program);
-    let mut sent = 0;
-    while sent < hello.len() {
-        match write_now(&socket, &[IoSlice::new(&hello[sent..])]) {
-            Ok(0) => {
-                if !wait_for(&socket, PollFlags::POLLOUT, Some(deadline)).map_err(io_fault)? {
-                    return Err(options.timed_out());
-                }
-            }
-            Ok(count) => sent += count,
-            // A refusal may be waiting to be read even when the daemon takes no hello any more.
-            Err(error) if is_hang_up(&error) => break,
-            Err(error) => return Err(io_fault(error)),
-        }
-    }
-    let mut inbox = Inbox::before_hello();
-    let frame = loop {
-        let frame = inbox.next().map_err(|error| ConnectError::Protocol {
-            path: path.into(),
-            source: error.into(),
-        })?;
-        if let Some(frame) = frame {
-            break frame;
-        }
-        if !wait_for(&socket, PollFlags::POLLIN, Some(deadline)).map_err(io_fault)? {
-            return Err(options.timed_out());
-        }
-        if inbox.fill(&socket, MsgFlags::empty()).map_err(io_fault)? == Filled::End {
-            return Err(io_fault(io::ErrorKind::UnexpectedEof.into()));
-        }
-    };
-    let welcome = transport::read_welcome(&frame, path)?;
-    inbox.welcome(welcome.payload_bytes_max);
-    Ok(Connection {
-        socket,
-        owner: Owner::current(),
-        welcome,
-        ids: Ids::default(),
-        writing: Mutex::new(()),
-        desk: Mutex::new(Desk { pending: Pending::default(), inbox: Some(inbox) }),
-    })
-}
-
 /// Waits until the socket is ready or has ended; false when the deadline comes first.
-fn wait_for(
+pub(super) fn wait_for(
     socket: impl AsFd,
     events: PollFlags,
     deadline: Option<Instant>,
@@ -187,6 +67,24 @@ fn wait_for(
 }
 
 impl Connection {
+    /// A connection on a socket that has been welcomed.
+    pub(super) fn start(socket: UnixStream, welcome: Welcome, mut inbox: Inbox) -> Connection {
+        let connection = Connection {
+            socket,
+            owner: Owner::current(),
+            welcome,
+            ids: Ids::default(),
+            writing: Mutex::new(()),
+            desk: Mutex::default(),
+        };
+        // What came together with the welcome would not be looked at before more comes.
+        if let Err(closing) = connection.receive(&mut inbox) {
+            connection.close(&closing);
+        }
+        connection.hand_over(inbox);
+        connection
+    }
+
     pub(super) fn welcome(&self) -> &Welcome {
         &self.welcome
     }
@@ -252,31 +150,51 @@ impl Connection {
         }
     }
 
-    /// Sends a frame without meta that nobody waits for, if the socket takes it now.
+    /// Sends a frame without meta that nobody waits for, if the socket takes it soon. Never waits.
     fn remark(&self, id: u64, kind: Kind) {
-        if let Ok(_turn) = self.writing.try_lock() {
-            let header = Letter::bare(kind).header(id).encode();
-            let written = write_now(&self.socket, &[IoSlice::new(&header)]);
-            // A full socket takes nothing of so short a frame, or all of it.
-            if written.is_ok_and(|written| written != 0 && written != header.len()) {
+        lock(&self.desk).remark(id, kind);
+        self.flush_remarks();
+    }
+
+    /// Sends the remarks that wait, unless another thread is writing: that one calls this when it
+    /// has let go of `writing`, and so after the remark was noted.
+    fn flush_remarks(&self) {
+        loop {
+            if !lock(&self.desk).has_remarks() {
+                return;
+            }
+            let Ok(_turn) = self.writing.try_lock() else {
+                return;
+            };
+            let remarks = lock(&self.desk).take_remarks();
+            let bytes: Vec<u8> = remarks
+                .into_iter()
+                .flat_map(|(id, kind)| Letter::bare(kind).header(id).encode())
+                .collect();
+            // A full socket takes none of them, and the daemon is left to its deadlines.
+            let written = write_now(&self.socket, &[IoSlice::new(&bytes)]);
+            if written.is_ok_and(|written| written % HEADER_BYTES != 0) {
                 self.close(&Closing::Lost("a frame was cut in two".into()));
             }
         }
     }
 
     /// Writes a whole frame, or nothing, or closes the connection.
-    fn write(
-        &self,
-        id: u64,
-        letter: &Letter,
-        deadline: Deadline,
-    ) -> Result<(), clutch_protocol::Reason> {
+    fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
+        let written = {
+            let _turn = lock(&self.writing);
+            self.write_in_turn(id, letter, deadline)
+        };
+        self.flush_remarks();
+        written
+    }
+
+    fn write_in_turn(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
         let header = letter.header(id).encode();
         let mut pieces =
             [IoSlice::new(&header), IoSlice::new(&letter.meta), IoSlice::new(&letter.payload)];
         let mut pieces = &mut pieces[..];
         let mut begun = false;
-        let _turn = lock(&self.writing);
         while !pieces.is_empty() {
             if let Some(closing) = lock(&self.desk).pending.closed() {
                 return Err(closing.into());
@@ -325,18 +243,17 @@ impl Connection {
     /// The daemon takes nothing more. It may have said why before it hung up: read that first.
     fn hung_up(&self, error: &io::Error) -> Closing {
         let until = Instant::now() + HANG_UP_WAIT;
-        while let Some(mut inbox) = self.lead() {
-            let ready = wait_for(&self.socket, PollFlags::POLLIN, Some(until));
-            if matches!(ready, Ok(true)) {
-                self.read(&mut inbox, MsgFlags::MSG_DONTWAIT);
+        while Instant::now() < until {
+            if let Some(closing) = lock(&self.desk).pending.closed() {
+                return closing.clone();
             }
-            self.hand_over(inbox);
-            let closed = lock(&self.desk).pending.closed().cloned();
-            if let Some(closing) = closed {
-                return closing;
-            }
-            if Instant::now() >= until {
-                break;
+            match self.lead() {
+                Some(mut inbox) => {
+                    self.lead_once(&mut inbox, Some(until));
+                    self.hand_over(inbox);
+                }
+                // The leader is about to read it.
+                None => std::thread::park_timeout(WRITE_LOOK),
             }
         }
         let closing = Closing::Lost(format!("cannot send to the daemon: {error}").into());
@@ -452,17 +369,6 @@ impl Connection {
         drop(desk);
         // Wakes a leader; an error only says that the peer was faster.
         let _gone = self.socket.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-impl Desk {
-    /// Wakes a thread to become the leader, unless there is one.
-    fn promote(&self) {
-        if self.inbox.is_some()
-            && let Some(mailbox) = self.pending.waiters().find(|mailbox| mailbox.letters().waiting)
-        {
-            mailbox.arrived.notify_one();
-        }
     }
 }
 

@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use super::connection::{Mailbox, read};
+use super::connection::read;
+use super::desk::Mailbox;
 use crate::exchange::{Deadline, Reply, Target, Trouble, open_reply};
 use crate::map::{ItemError, Map, Order, Parcel, Plan, Step};
 use crate::request::Ready;
@@ -114,7 +115,9 @@ where
         let late: Vec<u64> =
             self.sent.iter().filter(|(_, sent)| passed(sent)).map(|(id, _)| *id).collect();
         for id in late {
-            let Some(sent) = self.sent.remove(&id) else { continue };
+            let Some(sent) = self.sent.remove(&id) else {
+                continue;
+            };
             self.client.connection.cancel(id, Kind::Call);
             let trouble = Trouble::sent(id, sent.deadline.passed());
             let failure = self.target().failure(trouble);

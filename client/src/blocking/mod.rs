@@ -1,11 +1,15 @@
 //! The client without an async runtime: the same verbs, which block the calling thread. Any number
 //! of threads may share one client; there is no thread behind it.
 //!
+//! - `opening`: connecting.
 //! - `connection`: how threads share one socket.
+//! - `desk`: who waits for what, and who reads.
 //! - `map`: the driver of a blocking map.
 
 mod connection;
+mod desk;
 mod map;
+mod opening;
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
@@ -73,7 +77,7 @@ impl Client {
     ///
     /// See [`ConnectError`].
     pub fn connect_with(options: &ConnectOptions) -> Result<Client, ConnectError> {
-        connection::open(options).map(Client::new)
+        opening::open(options).map(Client::new)
     }
 
     /// Says hello on a socket that is connected to a daemon already: one end of a socket pair.
@@ -82,7 +86,7 @@ impl Client {
     ///
     /// See [`ConnectError`].
     pub fn from_stream(stream: UnixStream) -> Result<Client, ConnectError> {
-        connection::adopt(stream).map(Client::new)
+        opening::adopt(stream).map(Client::new)
     }
 
     fn new(connection: Connection) -> Client {

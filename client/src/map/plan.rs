@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::failure::Payload;
-use clutch_protocol::{Codec, Failure, Flags, Reason};
+use clutch_protocol::{Codec, Failure, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -356,5 +356,297 @@ impl<R: DeserializeOwned> Plan<R> {
         // Before later items, so that ordered results do not pile up behind it.
         let at = self.to_send.partition_point(|other| other.first < parcel.first);
         self.to_send.insert(at, parcel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::Flags;
+    use clutch_protocol::failure::{Cause, Certificate};
+    use clutch_protocol::message::{Answer, Phases, WorkerId};
+
+    use super::*;
+
+    /// A map of 0, 1, 2, ... driven by hand.
+    struct Hand {
+        plan: Plan<u64>,
+        items: u64,
+        sent: VecDeque<Parcel>,
+        got: Vec<(u64, Result<u64, Failure>)>,
+        pauses: usize,
+        window: u64,
+    }
+
+    impl Hand {
+        fn new(items: u64, order: Order, edit: impl FnOnce(&mut Settings)) -> Hand {
+            let mut settings = Settings::new("m:f");
+            edit(&mut settings);
+            Hand {
+                window: settings.window.get().into(),
+                plan: Plan::new(settings, order, 1_000_000, 1000),
+                items,
+                sent: VecDeque::new(),
+                got: Vec::new(),
+                pauses: 0,
+            }
+        }
+
+        /// Does what the plan says until it waits; false when it is done.
+        fn run(&mut self) -> bool {
+            loop {
+                match self.plan.step(true) {
+                    Step::Item(index, result) => self.got.push((index, result)),
+                    Step::Send(parcel) => self.sent.push_back(parcel),
+                    Step::Pull(count) => self.pull(count.into()),
+                    Step::Pause(_) => self.pauses += 1,
+                    Step::Wait => return true,
+                    Step::Done => return false,
+                }
+            }
+        }
+
+        fn pull(&mut self, count: u64) {
+            let first = self.plan.pulled;
+            let items: Vec<u64> = (first..self.items.min(first + count)).collect();
+            if (items.len() as u64) < count {
+                self.plan.exhaust();
+            }
+            if !items.is_empty() {
+                self.plan.push(&items);
+            }
+            let open = self.plan.pulled - self.got.len() as u64;
+            assert!(open <= self.window, "{open} items are pulled and not yielded");
+        }
+
+        /// Answers a chunk with its items, one microsecond each.
+        fn answer(&mut self, parcel: Parcel) {
+            let payload = parcel.payload.clone();
+            self.reply(parcel, Flags::NONE, payload);
+        }
+
+        fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
+            let phases = Phases { queue_us: 0, run_us: parcel.items.into() };
+            let worker = WorkerId { slot: 0, generation: 1 };
+            let answer = Answer { phases, worker };
+            let codec = Codec::Plain;
+            self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
+        }
+
+        fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
+            let trouble = Trouble { id: 1, started, reason };
+            let failure = self.plan.settings.target.failure(trouble);
+            self.plan.answered(parcel, Err(failure));
+        }
+
+        fn values(&self) -> Vec<(u64, u64)> {
+            self.got.iter().map(|(index, result)| (*index, *result.as_ref().unwrap())).collect()
+        }
+    }
+
+    fn same(items: u64) -> Vec<(u64, u64)> {
+        (0..items).map(|item| (item, item)).collect()
+    }
+
+    fn died() -> Reason {
+        Reason::WorkerDied(Box::new(Certificate {
+            pool: "default".into(),
+            worker: WorkerId { slot: 0, generation: 1 },
+            pid: 1,
+            cause: Cause::Signalled,
+            exit: None,
+            exit_name: "SIGKILL".into(),
+            peak_rss_bytes: 0,
+            uptime_ms: 0,
+            calls_served: 0,
+            function: None,
+            stderr_tail: String::new(),
+            detail: String::new(),
+        }))
+    }
+
+    fn window(items: u32) -> impl FnOnce(&mut Settings) {
+        move |settings| settings.window = NonZeroU32::new(items).unwrap()
+    }
+
+    #[test]
+    fn ordered_results_come_in_order_whatever_is_answered_first() {
+        let mut hand = Hand::new(5000, Order::Items, |_| {});
+        while hand.run() {
+            let parcel = hand.sent.pop_back().unwrap();
+            hand.answer(parcel);
+        }
+        assert_eq!(same(5000), hand.values());
+    }
+
+    #[test]
+    fn unordered_results_come_as_they_are_done_and_none_is_lost() {
+        let mut hand = Hand::new(5000, Order::Done, |_| {});
+        while hand.run() {
+            let parcel = hand.sent.pop_back().unwrap();
+            hand.answer(parcel);
+        }
+        let mut values = hand.values();
+        assert_ne!(same(5000), values);
+        values.sort_unstable();
+        assert_eq!(same(5000), values);
+    }
+
+    #[test]
+    fn no_more_is_pulled_than_the_window_holds() {
+        for size in [1, 2, 3, 7, 100] {
+            let mut hand = Hand::new(500, Order::Items, window(size));
+            assert!(hand.run());
+            assert!(hand.plan.pulled <= u64::from(size) && hand.plan.pulled > 0);
+            while hand.run() {
+                let parcel = hand.sent.pop_front().unwrap();
+                hand.answer(parcel);
+            }
+            assert_eq!(same(500), hand.values(), "window {size}");
+        }
+    }
+
+    #[test]
+    fn a_result_does_not_wait_for_a_slow_neighbour_when_unordered() {
+        let mut hand = Hand::new(100, Order::Done, window(2));
+        assert!(hand.run());
+        let _slow = hand.sent.pop_front().unwrap();
+        for done in 1..50 {
+            let parcel = hand.sent.pop_front().unwrap();
+            hand.answer(parcel);
+            assert!(hand.run());
+            assert_eq!(done, hand.got.len());
+        }
+    }
+
+    #[test]
+    fn a_timeout_keeps_items_apart_and_a_fixed_chunk_is_kept() {
+        let fixed = Chunk::Fixed(NonZeroU32::new(7).unwrap());
+        for items in [1, 7] {
+            let mut hand = Hand::new(1000, Order::Items, |settings| match items {
+                1 => settings.timeout = Some(Duration::from_secs(1)),
+                _ => settings.chunk = fixed,
+            });
+            while hand.run() {
+                let parcel = hand.sent.pop_front().unwrap();
+                let last = parcel.first + u64::from(parcel.items) == 1000;
+                assert!(parcel.items == items || last);
+                hand.answer(parcel);
+            }
+            assert_eq!(same(1000), hand.values());
+        }
+    }
+
+    #[test]
+    fn a_full_queue_slows_the_map_and_fails_no_item() {
+        let mut hand = Hand::new(300, Order::Items, |settings| {
+            settings.chunk = Chunk::Fixed(NonZeroU32::MIN);
+        });
+        let mut most = 0;
+        while hand.run() {
+            most = most.max(hand.sent.len());
+            // A queue that takes two.
+            while hand.sent.len() > 2 {
+                let refused = hand.sent.pop_back().unwrap();
+                hand.fail(refused, false, Reason::QueueFull { limit: 2 });
+            }
+            let parcel = hand.sent.pop_front().unwrap();
+            hand.answer(parcel);
+        }
+        assert_eq!((same(300), 0), (hand.values(), hand.pauses));
+        assert_eq!(most, CHUNKS_IN_FLIGHT as usize);
+    }
+
+    #[test]
+    fn a_queue_that_stays_full_of_others_calls_is_an_error_in_the_end() {
+        let mut hand = Hand::new(3, Order::Items, |_| {});
+        while hand.run() {
+            while let Some(refused) = hand.sent.pop_back() {
+                hand.fail(refused, false, Reason::QueueFull { limit: 2 });
+            }
+        }
+        assert_eq!(3, hand.got.len());
+        assert!(hand.got.iter().all(|(_, result)| result.is_err()));
+        assert!(hand.pauses >= RESENDS_MAX as usize && hand.pauses <= 4 * RESENDS_MAX as usize);
+    }
+
+    #[test]
+    fn what_never_started_is_sent_again_and_what_did_fails_with_each_items_index() {
+        let mut hand = Hand::new(20, Order::Items, |settings| {
+            settings.chunk = Chunk::Fixed(NonZeroU32::new(10).unwrap());
+        });
+        assert!(hand.run());
+        let first = hand.sent.pop_front().unwrap();
+        hand.fail(first, false, died());
+        assert!(hand.run());
+        assert_eq!(10, hand.sent[0].first, "the second chunk still waits for its answer");
+        let again = hand.sent.pop_back().unwrap();
+        assert_eq!(0, again.first);
+        hand.fail(again, true, died());
+        let second = hand.sent.pop_front().unwrap();
+        hand.answer(second);
+        assert!(!hand.run());
+        let failed =
+            |(index, result): &(u64, Result<u64, Failure>)| result.is_err().then_some(*index);
+        let failed: Vec<u64> = hand.got.iter().filter_map(failed).collect();
+        assert_eq!((0..10).collect::<Vec<_>>(), failed);
+        assert_eq!(20, hand.got.len());
+    }
+
+    #[test]
+    fn a_failing_item_has_its_own_index_and_its_neighbours_their_results() {
+        let mut hand = Hand::new(9, Order::Items, |settings| {
+            settings.chunk = Chunk::Fixed(NonZeroU32::new(3).unwrap());
+        });
+        assert!(hand.run());
+        let exception = clutch_protocol::failure::Exception {
+            type_name: "ValueError".into(),
+            message: "no".into(),
+            notes: vec![],
+            frames: vec![],
+            traceback: String::new(),
+            chain: vec![],
+        };
+        for parcel in std::mem::take(&mut hand.sent) {
+            let first = parcel.first;
+            let results = [Some(first), None, Some(first + 2)];
+            let payload = encode(Codec::Plain, &(results, [(1, &exception)])).unwrap();
+            hand.reply(parcel, Flags::ITEMS, payload.into());
+        }
+        assert!(!hand.run());
+        for (index, result) in hand.got {
+            match result {
+                Ok(value) => assert!(value == index && index % 3 != 1),
+                Err(failure) => assert!(failure.reason.name() == "Raised" && index % 3 == 1),
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_too_large_to_send_fails_alone() {
+        let mut plan: Plan<String> = Plan::new(Settings::new("m:f"), Order::Items, 1000, 10);
+        plan.sizer = Sizer::new(100);
+        plan.push(&["a".into(), "b".repeat(2000), "c".into(), "d".repeat(400)]);
+        plan.exhaust();
+        let mut sent = Vec::new();
+        let mut failed = Vec::new();
+        loop {
+            match plan.step(true) {
+                Step::Send(parcel) => sent.push((parcel.first, parcel.items)),
+                Step::Item(index, result) => failed.push((index, result.unwrap_err().reason)),
+                _ => break,
+            }
+        }
+        assert_eq!(vec![(0, 1), (2, 2)], sent);
+        assert!(failed.is_empty(), "item 0 comes first");
+        assert!(matches!(plan.done.get(&1), Some(Rest::Failed(1, _))));
+    }
+
+    #[test]
+    fn a_source_that_has_nothing_yet_is_not_the_end() {
+        let mut plan: Plan<u64> = Plan::new(Settings::new("m:f"), Order::Items, 1000, 10);
+        assert!(matches!(plan.step(true), Step::Pull(1)));
+        assert!(matches!(plan.step(false), Step::Wait));
+        plan.exhaust();
+        assert!(matches!(plan.step(false), Step::Done));
     }
 }

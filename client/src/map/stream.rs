@@ -171,9 +171,9 @@ where
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = ready!(self.0.poll(cx));
-        Poll::Ready(item.map(|(index, result)| {
-            result.map_err(|failure| ItemError { index, failure })
-        }))
+        Poll::Ready(
+            item.map(|(index, result)| result.map_err(|failure| ItemError { index, failure })),
+        )
     }
 }
 

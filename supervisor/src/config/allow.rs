@@ -69,10 +69,7 @@ impl Allow {
     ///
     /// With the first pattern that is none.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, AllowError> {
-        let patterns = patterns
-            .into_iter()
-            .map(Pattern::new)
-            .collect::<Result<_, _>>()?;
+        let patterns = patterns.into_iter().map(Pattern::new).collect::<Result<_, _>>()?;
         Ok(Self { patterns })
     }
 
@@ -96,14 +93,9 @@ impl Pattern {
         match pattern.split_once(':') {
             Some((module, qualname)) if !qualname.contains(':') => Ok(Self {
                 module: module.split('.').map(Part::new).collect::<Result<_, _>>()?,
-                qualname: qualname
-                    .split('.')
-                    .map(Part::new)
-                    .collect::<Result<_, _>>()?,
+                qualname: qualname.split('.').map(Part::new).collect::<Result<_, _>>()?,
             }),
-            _ => Err(AllowError::Shape {
-                pattern: pattern.to_owned(),
-            }),
+            _ => Err(AllowError::Shape { pattern: pattern.to_owned() }),
         }
     }
 }
@@ -114,13 +106,9 @@ impl Part {
             return Ok(Self::Any);
         }
         let starts_well = part.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '*');
-        let only_names = part
-            .chars()
-            .all(|c| c.is_alphanumeric() || c == '_' || c == '*');
+        let only_names = part.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '*');
         if !starts_well || !only_names || part.contains("**") {
-            return Err(AllowError::Part {
-                part: part.to_owned(),
-            });
+            return Err(AllowError::Part { part: part.to_owned() });
         }
         Ok(Self::One(part.to_owned()))
     }
@@ -193,9 +181,7 @@ mod tests {
 
     fn allows(pattern: &str, function: &str) -> bool {
         let (module, qualname) = function.split_once(':').expect("a test's own name");
-        Allow::new([pattern])
-            .expect("a test's own pattern")
-            .allows(module, qualname)
+        Allow::new([pattern]).expect("a test's own pattern").allows(module, qualname)
     }
 
     #[test]

@@ -44,45 +44,24 @@ pub(super) fn check_config(
         .iter()
         .map(|(name, raw)| (name.clone(), pool(&mut checker, name, raw, &at.child(name))))
         .collect();
-    Config {
-        source: None,
-        daemon,
-        pools,
-    }
+    Config { source: None, daemon, pools }
 }
 
 fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon {
     let default = Daemon::default();
     let number = |checker: &mut Checker<'_>, name, value, range, default| {
-        checker
-            .number(&at.child(name), value, &range)
-            .unwrap_or(default)
+        checker.number(&at.child(name), value, &range).unwrap_or(default)
     };
-    let connections = number(
-        checker,
-        "connections",
-        raw.connections,
-        bounds::CONNECTIONS,
-        default.connections,
-    );
-    let in_flight = number(
-        checker,
-        "in_flight",
-        raw.in_flight,
-        bounds::IN_FLIGHT,
-        default.in_flight,
-    );
+    let connections =
+        number(checker, "connections", raw.connections, bounds::CONNECTIONS, default.connections);
+    let in_flight =
+        number(checker, "in_flight", raw.in_flight, bounds::IN_FLIGHT, default.in_flight);
     let memory_at = at.child("memory");
-    let memory = checker
-        .size(&memory_at, raw.memory.as_deref(), &bounds::MEMORY)
-        .unwrap_or(default.memory);
+    let memory =
+        checker.size(&memory_at, raw.memory.as_deref(), &bounds::MEMORY).unwrap_or(default.memory);
     // A small memory alone makes the default payload smaller; only what is written can clash.
     let payload = checker
-        .size(
-            &at.child("payload"),
-            raw.payload.as_deref(),
-            &bounds::PAYLOAD,
-        )
+        .size(&at.child("payload"), raw.payload.as_deref(), &bounds::PAYLOAD)
         .unwrap_or(u64::from(default.payload).min(memory));
     if payload > memory {
         let memory = show_size(memory);
@@ -90,11 +69,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         checker.report(&memory_at, Reason::PayloadAboveMemory { memory, payload });
     }
     let stop_grace = checker
-        .duration(
-            &at.child("stop_grace"),
-            raw.stop_grace.as_deref(),
-            &bounds::GRACE,
-        )
+        .duration(&at.child("stop_grace"), raw.stop_grace.as_deref(), &bounds::GRACE)
         .unwrap_or(default.stop_grace);
     Daemon {
         connections,
@@ -111,14 +86,7 @@ fn socket(checker: &mut Checker<'_>, text: Option<&str>, at: &Key) -> Option<Pat
     let length = path.as_os_str().len();
     if length > bounds::SOCKET_PATH_BYTES_MAX {
         let limit = bounds::SOCKET_PATH_BYTES_MAX;
-        checker.report(
-            at,
-            Reason::SocketTooLong {
-                length,
-                limit,
-                path,
-            },
-        );
+        checker.report(at, Reason::SocketTooLong { length, limit, path });
         return None;
     }
     Some(path)
@@ -128,14 +96,10 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
     if let Err(error) = check_pool(name) {
         checker.report(at, Reason::PoolName(error));
     }
-    let cwd = checker
-        .directory(&at.child("cwd"), raw.cwd.as_deref().unwrap_or("."))
-        .unwrap_or_default();
+    let cwd =
+        checker.directory(&at.child("cwd"), raw.cwd.as_deref().unwrap_or(".")).unwrap_or_default();
     let main_at = at.child("main");
-    let main = raw
-        .main
-        .as_deref()
-        .and_then(|text| main(checker, &main_at, text, &cwd));
+    let main = raw.main.as_deref().and_then(|text| main(checker, &main_at, text, &cwd));
     let args = texts(checker, raw.args.as_ref(), &at.child("args"));
     if !args.is_empty() && raw.main.is_none() {
         checker.report(&at.child("args"), Reason::ArgsWithoutMain);
@@ -167,9 +131,7 @@ fn python(checker: &mut Checker<'_>, raw: &RawPool, at: &Key) -> Python {
             checker.report(&at.child("venv"), Reason::PythonAndVenv);
             Python::default()
         }
-        (Some(text), None) => checker
-            .python(&at.child("python"), text)
-            .unwrap_or_default(),
+        (Some(text), None) => checker.python(&at.child("python"), text).unwrap_or_default(),
         (None, Some(text)) => {
             let path = checker.path(&at.child("venv"), text);
             path.map_or_else(Python::default, Python::Venv)
@@ -195,20 +157,14 @@ fn workers(checker: &mut Checker<'_>, raw: Option<&RawWorkers>, at: &Key) -> u32
 /// The CPUs this process may use: affinity and cgroup quota count.
 fn cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cpus).map_or(*bounds::WORKERS.end(), |cpus| {
-        cpus.min(*bounds::WORKERS.end())
-    })
+    u32::try_from(cpus).map_or(*bounds::WORKERS.end(), |cpus| cpus.min(*bounds::WORKERS.end()))
 }
 
 fn path(checker: &mut Checker<'_>, raw: Option<&Vec<String>>, at: &Key) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for (index, text) in texts(checker, raw, at).iter().enumerate() {
         let at = at.child(&index.to_string());
-        paths.extend(
-            checker
-                .path(&at, text)
-                .filter(|path| checker.exists(&at, path)),
-        );
+        paths.extend(checker.path(&at, text).filter(|path| checker.exists(&at, path)));
     }
     checker.no_duplicates(at, raw.map_or(&[], Vec::as_slice));
     paths
@@ -224,10 +180,7 @@ fn main(checker: &mut Checker<'_>, at: &Key, text: &str, cwd: &Path) -> Option<M
         _ => &file,
     };
     match argv0.to_str() {
-        Some(argv0) => Some(Main {
-            argv0: argv0.to_owned(),
-            file,
-        }),
+        Some(argv0) => Some(Main { argv0: argv0.to_owned(), file }),
         None => {
             checker.report(at, Reason::NotUtf8 { path: file });
             None
@@ -288,11 +241,7 @@ fn env(checker: &mut Checker<'_>, raw: &RawEnv, at: &Key) -> Env {
             checker.report(&at, Reason::SetAndUnset { name: name.clone() });
         }
     }
-    Env {
-        inherit,
-        set: raw.set.clone(),
-        unset,
-    }
+    Env { inherit, set: raw.set.clone(), unset }
 }
 
 fn variables(checker: &mut Checker<'_>, raw: Option<&Vec<String>>, at: &Key) -> Vec<String> {

@@ -28,11 +28,7 @@ impl<'a> Checker<'a> {
         base_dir: &'a Path,
         problems: &'a mut Vec<Problem>,
     ) -> Self {
-        Self {
-            places,
-            base_dir,
-            problems,
-        }
+        Self { places, base_dir, problems }
     }
 
     /// Whether anything was reported so far.
@@ -48,11 +44,7 @@ impl<'a> Checker<'a> {
     /// Reports a problem at the place of a key.
     pub(super) fn report(&mut self, at: &Key, reason: Reason) {
         let span = self.places.map(|places| place(places, at));
-        self.problems.push(Problem {
-            key: at.clone(),
-            reason,
-            span,
-        });
+        self.problems.push(Problem { key: at.clone(), reason, span });
     }
 
     /// A whole number within a range.
@@ -128,8 +120,7 @@ impl<'a> Checker<'a> {
             self.report(at, Reason::Empty);
             return None;
         }
-        self.no_nul(at, text)
-            .then(|| Python::Named(text.to_owned()))
+        self.no_nul(at, text).then(|| Python::Named(text.to_owned()))
     }
 
     /// A path made absolute, whether or not there is something.
@@ -144,9 +135,7 @@ impl<'a> Checker<'a> {
         let Some(rest) = text.strip_prefix('~') else {
             return Some(absolute(self.base_dir, Path::new(text)));
         };
-        let home = std::env::var_os("HOME")
-            .map(PathBuf::from)
-            .filter(|home| home.is_absolute());
+        let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
         match home {
             Some(home) if rest.is_empty() || rest.starts_with('/') => {
                 Some(absolute(&home, Path::new(rest.trim_start_matches('/'))))
@@ -178,12 +167,7 @@ impl<'a> Checker<'a> {
     pub(super) fn is_directory(&mut self, at: &Key, path: &Path) -> bool {
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => return true,
-            Ok(_) => self.report(
-                at,
-                Reason::NotDirectory {
-                    path: path.to_owned(),
-                },
-            ),
+            Ok(_) => self.report(at, Reason::NotDirectory { path: path.to_owned() }),
             Err(error) => self.no_path(at, path, error),
         }
         false
@@ -193,12 +177,7 @@ impl<'a> Checker<'a> {
     pub(super) fn is_file(&mut self, at: &Key, path: &Path) -> bool {
         match path.metadata() {
             Ok(metadata) if metadata.is_file() => return true,
-            Ok(_) => self.report(
-                at,
-                Reason::NotFile {
-                    path: path.to_owned(),
-                },
-            ),
+            Ok(_) => self.report(at, Reason::NotFile { path: path.to_owned() }),
             Err(error) => self.no_path(at, path, error),
         }
         false
@@ -266,10 +245,7 @@ impl<'a> Checker<'a> {
 /// A path from a base, without `.` and doubled slashes; `..` stays, since it may follow a link.
 pub(super) fn absolute(base: &Path, path: &Path) -> PathBuf {
     let joined = base.join(path);
-    joined
-        .components()
-        .filter(|part| *part != Component::CurDir)
-        .collect()
+    joined.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 fn quoted(text: &str) -> String {
@@ -281,9 +257,7 @@ fn quoted(text: &str) -> String {
 fn place(places: &DeTable<'_>, key: &Key) -> Range<usize> {
     let mut parts = key.parts().iter();
     let mut nearest = 0..0;
-    let Some((name, mut value)) = parts
-        .next()
-        .and_then(|part| places.get_key_value(part.as_str()))
+    let Some((name, mut value)) = parts.next().and_then(|part| places.get_key_value(part.as_str()))
     else {
         return nearest;
     };

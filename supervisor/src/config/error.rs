@@ -102,16 +102,8 @@ impl ConfigError {
     pub fn render(&self, color: bool) -> String {
         // A terminal that shows colours shows box-drawing characters; a log may show neither.
         let theme = GraphicalTheme {
-            characters: if color {
-                ThemeCharacters::unicode()
-            } else {
-                ThemeCharacters::ascii()
-            },
-            styles: if color {
-                ThemeStyles::ansi()
-            } else {
-                ThemeStyles::none()
-            },
+            characters: if color { ThemeCharacters::unicode() } else { ThemeCharacters::ascii() },
+            styles: if color { ThemeStyles::ansi() } else { ThemeStyles::none() },
         };
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(WIDTH)
@@ -146,11 +138,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, reason } => {
-                write!(
-                    f,
-                    "the configuration {} is not used: {reason}",
-                    path.display()
-                )
+                write!(f, "the configuration {} is not used: {reason}", path.display())
             }
             Self::Invalid { text, problems } => match (problems.as_slice(), text) {
                 ([problem], _) => problem.fmt(f),
@@ -159,9 +147,7 @@ impl fmt::Display for ConfigError {
                 }
                 (problems, None) => {
                     write!(f, "{} problems", problems.len())?;
-                    problems
-                        .iter()
-                        .try_for_each(|problem| write!(f, "; {problem}"))
+                    problems.iter().try_for_each(|problem| write!(f, "; {problem}"))
                 }
             },
         }
@@ -185,9 +171,7 @@ impl Diagnostic for ConfigError {
     fn source_code(&self) -> Option<&dyn SourceCode> {
         match self {
             Self::File { .. } | Self::Invalid { text: None, .. } => None,
-            Self::Invalid {
-                text: Some(text), ..
-            } => Some(&**text),
+            Self::Invalid { text: Some(text), .. } => Some(&**text),
         }
     }
 
@@ -198,9 +182,7 @@ impl Diagnostic for ConfigError {
     fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
         match self.problems() {
             [] | [_] => None,
-            many => Some(Box::new(
-                many.iter().map(|problem| problem as &dyn Diagnostic),
-            )),
+            many => Some(Box::new(many.iter().map(|problem| problem as &dyn Diagnostic))),
         }
     }
 }

@@ -37,9 +37,7 @@ pub(super) fn check_flags(flags: &[String]) -> Result<(), (usize, Reason)> {
 
 /// Whether joined letters still lack a value; none if one of them is unknown.
 fn letters(flag: &str) -> Option<bool> {
-    let letters = flag
-        .strip_prefix('-')
-        .filter(|letters| !letters.is_empty())?;
+    let letters = flag.strip_prefix('-').filter(|letters| !letters.is_empty())?;
     for (index, letter) in letters.char_indices() {
         if LETTERS_WITH_VALUE.contains(letter) {
             return Some(index + 1 == letters.len());
@@ -56,12 +54,7 @@ mod tests {
     use super::*;
 
     fn check(flags: &[&str]) -> Result<(), (usize, Reason)> {
-        check_flags(
-            &flags
-                .iter()
-                .map(|flag| (*flag).to_owned())
-                .collect::<Vec<_>>(),
-        )
+        check_flags(&flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -106,12 +99,7 @@ mod tests {
 
     #[test]
     fn a_value_is_needed_where_one_belongs() {
-        for bad in [
-            &["-X"] as &[&str],
-            &["-u", "-W"],
-            &["-IX"],
-            &["--check-hash-based-pycs"],
-        ] {
+        for bad in [&["-X"] as &[&str], &["-u", "-W"], &["-IX"], &["--check-hash-based-pycs"]] {
             let (index, reason) = check(bad).expect_err("an option without its value");
             assert_eq!(bad.len() - 1, index);
             assert!(matches!(reason, Reason::FlagValue { .. }), "{bad:?}");

@@ -35,10 +35,7 @@ pub fn default_text() -> &'static str {
 ///
 /// When the file cannot be read or trusted, or says something that cannot be used.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let refuse = |reason| ConfigError::File {
-        path: path.to_owned(),
-        reason,
-    };
+    let refuse = |reason| ConfigError::File { path: path.to_owned(), reason };
     let text = read(path).map_err(refuse)?;
     let absolute =
         std::path::absolute(path).map_err(|error| refuse(FileReason::from_io(error, path)))?;
@@ -57,17 +54,14 @@ pub fn parse(text: &str, source: Option<&Path>, base_dir: &Path) -> Result<Confi
     let mut problems = Vec::new();
     let config = parse_into(text, base_dir, &mut problems);
     match config {
-        Some(config) if problems.is_empty() => Ok(Config {
-            source: source.map(Path::to_owned),
-            ..config
-        }),
+        Some(config) if problems.is_empty() => {
+            Ok(Config { source: source.map(Path::to_owned), ..config })
+        }
         _ => {
             problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
             problems.truncate(PROBLEMS_MAX);
-            let name = source.map_or_else(
-                || "the configuration".to_owned(),
-                |path| path.display().to_string(),
-            );
+            let name = source
+                .map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
             Err(ConfigError::Invalid {
                 text: Some(Box::new(NamedSource::new(name, text.to_owned()))),
                 problems,
@@ -82,12 +76,7 @@ fn parse_into(text: &str, base_dir: &Path, problems: &mut Vec<Problem>) -> Optio
     let (mut table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What follows the first syntax error is often only its echo.
-        problems.extend(
-            errors
-                .iter()
-                .take(1)
-                .map(|error| syntax(error, Key::default())),
-        );
+        problems.extend(errors.iter().take(1).map(|error| syntax(error, Key::default())));
         return None;
     }
     let places = table.clone();
@@ -108,19 +97,14 @@ fn read_keys(table: Spanned<DeTable<'_>>) -> Result<RawConfig, Box<Problem>> {
     let deserializer = serde_path_to_error::Deserializer::new(deserializer, &mut track);
     RawConfig::deserialize(deserializer).map_err(|error| {
         let path = track.path().to_string();
-        Box::new(syntax(
-            &error,
-            Key::new(&path.split('.').collect::<Vec<_>>()),
-        ))
+        Box::new(syntax(&error, Key::new(&path.split('.').collect::<Vec<_>>())))
     })
 }
 
 fn syntax(error: &toml::de::Error, key: Key) -> Problem {
     Problem {
         key,
-        reason: Reason::Syntax {
-            message: error.message().to_owned(),
-        },
+        reason: Reason::Syntax { message: error.message().to_owned() },
         span: error.span(),
     }
 }
@@ -141,9 +125,7 @@ fn read(path: &Path) -> Result<String, FileReason> {
         .read_to_end(&mut bytes)
         .map_err(FileReason::Unreadable)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(FileReason::TooLarge {
-            limit: FILE_BYTES_MAX,
-        });
+        return Err(FileReason::TooLarge { limit: FILE_BYTES_MAX });
     }
     String::from_utf8(bytes).map_err(|error| FileReason::NotUtf8(error.utf8_error().valid_up_to()))
 }
@@ -158,14 +140,10 @@ fn check_trust(file: &File, path: &Path) -> Result<(), FileReason> {
         return Err(FileReason::NotRegular);
     }
     if metadata.mode() & OTHERS_WRITE != 0 {
-        return Err(FileReason::WorldWritable {
-            mode: metadata.mode() & 0o7777,
-        });
+        return Err(FileReason::WorldWritable { mode: metadata.mode() & 0o7777 });
     }
     if geteuid().is_root() && metadata.uid() != 0 {
-        return Err(FileReason::ForeignOwner {
-            owner: metadata.uid(),
-        });
+        return Err(FileReason::ForeignOwner { owner: metadata.uid() });
     }
     Ok(())
 }

@@ -27,10 +27,7 @@ impl Config {
         if problems.is_empty() {
             Ok(config)
         } else {
-            Err(ConfigError::Invalid {
-                text: None,
-                problems,
-            })
+            Err(ConfigError::Invalid { text: None, problems })
         }
     }
 
@@ -39,25 +36,16 @@ impl Config {
         let mut checker = Checker::new(None, cwd, problems);
         checker.is_directory(&Key::new(&["cwd"]), cwd);
         let python = match &options.python {
-            Some(text) => checker
-                .python(&Key::new(&["python"]), text)
-                .unwrap_or_default(),
+            Some(text) => checker.python(&Key::new(&["python"]), text).unwrap_or_default(),
             None => Python::default(),
         };
         let workers = options.workers.map(i64::from).or(Some(1));
         let workers = checker.number(&Key::new(&["workers"]), workers, &bounds::WORKERS);
-        let path = options
-            .path
-            .iter()
-            .map(|path| absolute(cwd, path))
-            .collect::<Vec<_>>();
+        let path = options.path.iter().map(|path| absolute(cwd, path)).collect::<Vec<_>>();
         for path in &path {
             checker.exists(&Key::new(&["path"]), path);
         }
-        let main = options
-            .main
-            .as_deref()
-            .and_then(|main| local_main(&mut checker, main));
+        let main = options.main.as_deref().and_then(|main| local_main(&mut checker, main));
         let limits = Limits::default();
         let pool = Pool {
             name: POOL.to_owned(),
@@ -71,10 +59,7 @@ impl Config {
             cwd: cwd.to_owned(),
             preload: Vec::new(),
             env: Env::default(),
-            limits: Limits {
-                call_timeout: limits.call_timeout_max,
-                ..limits
-            },
+            limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
         };
         Self {
             source: None,
@@ -94,8 +79,5 @@ fn local_main(checker: &mut Checker<'_>, typed: &Path) -> Option<Main> {
         checker.report(&at, Reason::NotUtf8 { path: file });
         return None;
     };
-    Some(Main {
-        argv0: argv0.to_owned(),
-        file,
-    })
+    Some(Main { argv0: argv0.to_owned(), file })
 }

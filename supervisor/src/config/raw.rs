@@ -155,9 +155,7 @@ pub fn schema() -> Value {
         // One tree without references: small, and easy to walk.
         settings.inline_subschemas = true;
     });
-    let schema = settings
-        .into_generator()
-        .into_root_schema_for::<RawConfig>();
+    let schema = settings.into_generator().into_root_schema_for::<RawConfig>();
     let mut value = schema.to_value();
     tidy(&mut value);
     value

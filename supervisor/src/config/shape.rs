@@ -30,10 +30,7 @@ pub(super) fn check_table(
             Some(schema) => check_value(value, schema, &key, problems),
             None if others.is_object() => check_value(value, others, &key, problems),
             None => {
-                let allowed = known
-                    .into_iter()
-                    .flat_map(|known| known.keys().cloned())
-                    .collect();
+                let allowed = known.into_iter().flat_map(|known| known.keys().cloned()).collect();
                 problems.push(Problem {
                     reason: Reason::UnknownKey {
                         name: text.to_owned(),
@@ -90,12 +87,7 @@ fn check_value(
         DeValue::Array(items) => {
             let before = problems.len();
             for (index, item) in items.iter_mut().enumerate() {
-                check_value(
-                    item,
-                    &schema["items"],
-                    &key.child(&index.to_string()),
-                    problems,
-                );
+                check_value(item, &schema["items"], &key.child(&index.to_string()), problems);
             }
             problems.len() == before
         }
@@ -105,11 +97,7 @@ fn check_value(
 
 fn types(schema: &Value) -> impl Iterator<Item = &str> {
     let types = &schema["type"];
-    let many = types
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str);
+    let many = types.as_array().into_iter().flatten().filter_map(Value::as_str);
     types.as_str().into_iter().chain(many)
 }
 
@@ -204,12 +192,8 @@ mod tests {
 
     #[test]
     fn distances_are_counted_in_slips() {
-        for (a, b, slips) in [
-            ("", "", 0),
-            ("a", "", 1),
-            ("ab", "ba", 1),
-            ("kitten", "sitting", 3),
-        ] {
+        for (a, b, slips) in [("", "", 0), ("a", "", 1), ("ab", "ba", 1), ("kitten", "sitting", 3)]
+        {
             assert_eq!(slips, distance(a, b), "{a} {b}");
         }
     }

@@ -8,13 +8,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 /// Units of time from the longest to the shortest, in milliseconds.
-const TIMES: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+const TIMES: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Units of size: the powers of 1000, then the powers of 1024.
 const SIZES: [(&str, u64); 9] = [
@@ -119,22 +114,16 @@ pub fn duration(text: &str) -> Result<Duration, DurationError> {
     while !rest.is_empty() {
         let (number, after) = split_digits(rest);
         if number.is_empty() {
-            return Err(DurationError::NoNumber {
-                found: rest.to_owned(),
-            });
+            return Err(DurationError::NoNumber { found: rest.to_owned() });
         }
         let (unit, after) = split_letters(after);
         if unit.is_empty() {
             return Err(if after.starts_with(['.', ',']) {
                 DurationError::Fraction
             } else if after.is_empty() {
-                DurationError::NoUnit {
-                    number: number.to_owned(),
-                }
+                DurationError::NoUnit { number: number.to_owned() }
             } else {
-                DurationError::Unit {
-                    unit: after.to_owned(),
-                }
+                DurationError::Unit { unit: after.to_owned() }
             });
         }
         let factor_ms = match units.iter().position(|(name, _)| *name == unit) {
@@ -144,14 +133,10 @@ pub fn duration(text: &str) -> Result<Duration, DurationError> {
                 factor_ms
             }
             None if TIMES.iter().any(|(name, _)| *name == unit) => {
-                return Err(DurationError::Order {
-                    unit: unit.to_owned(),
-                });
+                return Err(DurationError::Order { unit: unit.to_owned() });
             }
             None => {
-                return Err(DurationError::Unit {
-                    unit: unit.to_owned(),
-                });
+                return Err(DurationError::Unit { unit: unit.to_owned() });
             }
         };
         total_ms = number
@@ -177,14 +162,10 @@ pub(super) fn size(text: &str) -> Result<u64, SizeError> {
     }
     let (number, unit) = split_digits(text);
     if number.is_empty() {
-        return Err(SizeError::NoNumber {
-            found: text.to_owned(),
-        });
+        return Err(SizeError::NoNumber { found: text.to_owned() });
     }
     if unit.is_empty() {
-        return Err(SizeError::NoUnit {
-            number: number.to_owned(),
-        });
+        return Err(SizeError::NoUnit { number: number.to_owned() });
     }
     if unit.starts_with(['.', ',']) {
         return Err(SizeError::Fraction);
@@ -193,9 +174,7 @@ pub(super) fn size(text: &str) -> Result<u64, SizeError> {
         .iter()
         .find(|(name, _)| *name == unit)
         .map(|(_, factor)| *factor)
-        .ok_or_else(|| SizeError::Unit {
-            unit: unit.to_owned(),
-        })?;
+        .ok_or_else(|| SizeError::Unit { unit: unit.to_owned() })?;
     number
         .parse::<u64>()
         .ok()
@@ -266,37 +245,12 @@ mod tests {
         let number = |text: &str| text.to_owned();
         let bad = [
             ("", DurationError::Empty),
-            (
-                "30",
-                DurationError::NoUnit {
-                    number: number("30"),
-                },
-            ),
-            (
-                "0",
-                DurationError::NoUnit {
-                    number: number("0"),
-                },
-            ),
-            (
-                "-1s",
-                DurationError::NoNumber {
-                    found: number("-1s"),
-                },
-            ),
-            (
-                "soon",
-                DurationError::NoNumber {
-                    found: number("soon"),
-                },
-            ),
+            ("30", DurationError::NoUnit { number: number("30") }),
+            ("0", DurationError::NoUnit { number: number("0") }),
+            ("-1s", DurationError::NoNumber { found: number("-1s") }),
+            ("soon", DurationError::NoNumber { found: number("soon") }),
             ("30 s", DurationError::Unit { unit: number(" s") }),
-            (
-                "30sec",
-                DurationError::Unit {
-                    unit: number("sec"),
-                },
-            ),
+            ("30sec", DurationError::Unit { unit: number("sec") }),
             ("5us", DurationError::Unit { unit: number("us") }),
             ("1.5s", DurationError::Fraction),
             ("30m1h", DurationError::Order { unit: number("h") }),

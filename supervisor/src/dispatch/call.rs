@@ -4,18 +4,19 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
 use clutch_protocol::message::{self, Answer, Output, Phases, Stream, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
-use clutch_protocol::{Codec, Flags, Frame, Header, Kind, name};
+use clutch_protocol::{Codec, Flags, Frame, Header, Kind};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::core::Core;
 use super::counters::answered;
-use super::dispatcher::{Core, Dispatcher};
+use super::dispatcher::Dispatcher;
+use super::refusal::{early_failure, refusal, send_failure};
 use crate::pool::{CallKey, Event, PoolState, Verdict};
 use crate::session::Peer;
-use crate::worker::link::frame_head;
 use crate::worker::spawner::PoolIndex;
 
 /// A call that is owed an answer.
@@ -107,7 +108,9 @@ impl Core {
 
     /// A client does not want a call any more. False when there is no such call (any more).
     pub fn cancel(&self, peer: &Peer, id: u64) -> bool {
-        let Some(key) = peer.calls.borrow().get(&id).copied() else { return false };
+        let Some(key) = peer.calls.borrow().get(&id).copied() else {
+            return false;
+        };
         let pool = self.with(|dispatcher| dispatcher.calls.get(&key).map(|call| call.pool));
         if let Some(pool) = pool {
             self.tell(pool, Event::CallCancelled { call: key });
@@ -160,20 +163,23 @@ impl Dispatcher {
         self.last_call += 1;
         let key = CallKey(self.last_call);
         peer.calls.borrow_mut().insert(id, key);
-        self.calls.insert(key, Call {
-            peer: peer.clone(),
-            id,
-            pool,
-            function,
-            flags: frame.header.flags,
-            codec: frame.header.codec,
-            payload: frame.payload,
-            timeout,
-            arrived: now,
-            assigned: None,
-            output_dropped: 0,
-            _memory: memory,
-        });
+        self.calls.insert(
+            key,
+            Call {
+                peer: peer.clone(),
+                id,
+                pool,
+                function,
+                flags: frame.header.flags,
+                codec: frame.header.codec,
+                payload: frame.payload,
+                timeout,
+                arrived: now,
+                assigned: None,
+                output_dropped: 0,
+                _memory: memory,
+            },
+        );
         Some((pool, Event::CallArrived { call: key, deadline: now + timeout }))
     }
 
@@ -217,7 +223,9 @@ impl Dispatcher {
 
     /// Passes a worker's result on to its caller. False when nobody waits for it any more.
     pub(super) fn answer(&mut self, now: Instant, worker: WorkerId, frame: &Frame) -> bool {
-        let Some(call) = self.forget(CallKey(frame.header.id)) else { return false };
+        let Some(call) = self.forget(CallKey(frame.header.id)) else {
+            return false;
+        };
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
@@ -241,7 +249,9 @@ impl Dispatcher {
 
     /// Tells a caller that its call failed. False when nobody waits for it any more.
     pub(super) fn fail(&mut self, now: Instant, key: CallKey, reason: Reason) -> bool {
-        let Some(call) = self.forget(key) else { return false };
+        let Some(call) = self.forget(key) else {
+            return false;
+        };
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -258,13 +268,7 @@ impl Dispatcher {
     }
 
     /// Carries a pool's own verdict on a call out.
-    pub(super) fn settle(
-        &mut self,
-        now: Instant,
-        pool: PoolIndex,
-        key: CallKey,
-        verdict: Verdict,
-    ) {
+    pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
         let state = &self.pools[pool.0];
         let reason = match verdict {
             Verdict::TimedOut => {
@@ -288,7 +292,9 @@ impl Dispatcher {
 
     /// Sends what a call prints to its caller, as far as the caller reads it.
     pub(super) fn pass_output_on(&mut self, key: CallKey, stream: Stream, bytes: &[u8]) {
-        let Some(call) = self.calls.get_mut(&key).filter(|call| call.wants_output()) else { return };
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.wants_output()) else {
+            return;
+        };
         let payload_bytes = u32::try_from(bytes.len()).expect("a pipe holds less");
         // Output may not push a result out of the outbox: it only takes what room is plentiful.
         if call.peer.outbox.waiting_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_HIGH {
@@ -317,62 +323,10 @@ impl Dispatcher {
     }
 }
 
-/// What is wrong with a call whatever its pool is doing.
-fn refusal(config: &crate::config::Pool, function: &str, header: &Header) -> Option<Reason> {
-    let (module, qualname) = match name::check_function(function) {
-        Ok(halves) => halves,
-        Err(error) => {
-            let missing = Missing {
-                what: MissingWhat::Name,
-                message: format!("this is no function's name: {error}"),
-                traceback: String::new(),
-            };
-            return Some(Reason::NotFound(Box::new(missing)));
-        }
-    };
-    if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
-        return Some(Reason::NotAllowed);
-    }
-    if header.codec == Codec::Raw && header.flags.has(Flags::KEYWORDS) {
-        let message = "raw bytes have no keyword arguments; use another codec".to_owned();
-        return Some(Reason::BadArguments { message });
-    }
-    let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
-    let bytes = u64::from(header.payload_bytes);
-    (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })
-}
-
 /// Whether the function can have begun, for a call that was handed to a worker. It has not when the
 /// worker itself found a fault before calling it.
 const fn may_have_begun(reason: &Reason) -> bool {
     !matches!(reason, Reason::NotFound(_) | Reason::BadArguments { .. })
-}
-
-/// A failure of a call that no pool has seen.
-fn early_failure(call: u64, pool: String, function: String, reason: Reason) -> Failure {
-    let phases = Phases::default();
-    // Both came from outside and are shown to people; a name is cut where no good one ends.
-    let cut = |text: String| text.chars().take(256).flat_map(char::escape_default).collect();
-    Failure {
-        call,
-        pool: cut(pool),
-        function: cut(function),
-        attempt: 0,
-        started: false,
-        phases,
-        reason,
-    }
-}
-
-fn send_failure(peer: &Peer, failure: &Failure) {
-    let head = if wire::encode(failure).is_ok() {
-        frame_head(Kind::Error, failure.call, failure)
-    } else {
-        let detail = "the failure's description is longer than a frame's meta may be".to_owned();
-        let short = Failure { reason: Reason::Protocol { detail }, ..failure.clone() };
-        frame_head(Kind::Error, failure.call, &short)
-    };
-    peer.send(&head, &Bytes::new());
 }
 
 /// Writes a `message::Run`.

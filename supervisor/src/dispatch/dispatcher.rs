@@ -1,25 +1,24 @@
 //! The dispatcher's state, and how effects are carried out. What callers and workers say is in
 //! `call` and `workers`.
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
+use clutch_protocol::Kind;
 use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::message::{Signal, WorkerId};
-use clutch_protocol::Kind;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::call::Call;
+use super::core::Core;
 use super::counters::Counters;
 use crate::config;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::output::{Allowance, Tail};
-use crate::worker::spawner::{LaunchError, Launched, Order, PoolIndex, Spawner};
+use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
 #[derive(Debug)]
@@ -54,15 +53,6 @@ pub enum FirstStart {
     Ready(String),
     /// No worker was ever ready, and one has died.
     Failed(Box<Certificate>),
-}
-
-/// How many pools something has to be true of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantity {
-    /// Every one.
-    All,
-    /// At least one.
-    Any,
 }
 
 /// A worker process, beside what the policy knows of it.
@@ -117,187 +107,6 @@ pub struct Dispatcher {
     pending: VecDeque<(PoolIndex, Event)>,
 }
 
-/// What is shared beside the dispatcher itself.
-#[derive(Debug)]
-struct Shared {
-    dispatcher: RefCell<Dispatcher>,
-    /// When the timer task will wake by itself.
-    armed: Cell<Option<Instant>>,
-    rearm: Notify,
-    /// Told whenever a first start or a drain may have come to its end.
-    progress: Notify,
-}
-
-/// The dispatcher as everybody on the data-plane thread holds it.
-#[derive(Clone, Debug)]
-pub struct Core(Rc<Shared>);
-
-impl Core {
-    /// A dispatcher whose pools have not been started.
-    pub fn new(parts: Parts) -> Core {
-        let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
-        let names = pools.iter().enumerate();
-        let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
-        let dispatcher = Dispatcher {
-            daemon: parts.daemon,
-            socket: parts.socket,
-            started: Instant::now(),
-            stopping: false,
-            pools,
-            by_name,
-            calls: HashMap::new(),
-            last_call: 0,
-            counters: Counters::default(),
-            clients: 0,
-            head: Vec::new(),
-            spawner: parts.spawner,
-            effects: Vec::new(),
-            pending: VecDeque::new(),
-        };
-        Core(Rc::new(Shared {
-            dispatcher: RefCell::new(dispatcher),
-            armed: Cell::new(None),
-            rearm: Notify::new(),
-            progress: Notify::new(),
-        }))
-    }
-
-    /// Looks at the dispatcher, or changes what no pool decides about.
-    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Dispatcher) -> T) -> T {
-        look(&mut self.0.dispatcher.borrow_mut())
-    }
-
-    /// Tells a pool what happened, and does what follows.
-    pub(crate) fn tell(&self, pool: PoolIndex, event: Event) {
-        self.tell_at(Instant::now(), pool, event);
-    }
-
-    /// As [`Core::tell`], for a caller that knows the time.
-    pub(crate) fn tell_at(&self, now: Instant, pool: PoolIndex, event: Event) {
-        let mut dispatcher = self.0.dispatcher.borrow_mut();
-        dispatcher.apply(self, now, pool, event);
-        let wake = dispatcher.pools[pool.0].policy.next_wake();
-        drop(dispatcher);
-        self.arm(wake);
-    }
-
-    /// Counts something that no pool is concerned with.
-    pub(crate) fn count(&self, name: &'static str) {
-        self.with(|dispatcher| dispatcher.counters.one(name));
-    }
-
-    /// A client has said hello.
-    pub(crate) fn client_came(&self) {
-        self.with(|dispatcher| dispatcher.clients += 1);
-    }
-
-    /// A client that had said hello is gone.
-    pub(crate) fn client_left(&self) {
-        self.with(|dispatcher| dispatcher.clients -= 1);
-    }
-
-    /// Starts every pool.
-    pub fn start(&self) {
-        for pool in self.pools() {
-            self.tell(pool, Event::Start);
-        }
-    }
-
-    /// Lets running calls finish until `until`, and stops everything then.
-    pub fn drain(&self, until: Instant) {
-        self.with(|dispatcher| dispatcher.stopping = true);
-        for pool in self.pools() {
-            self.tell(pool, Event::Drain { until });
-        }
-    }
-
-    /// Stops everything at once.
-    pub fn kill_all(&self) {
-        self.with(|dispatcher| dispatcher.stopping = true);
-        for pool in self.pools() {
-            self.tell(pool, Event::KillAll);
-        }
-    }
-
-    /// How every pool's first start went, as far as it is known.
-    pub fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
-        self.with(|dispatcher| dispatcher.first_starts())
-    }
-
-    /// Resolves when `enough` is true of the first starts.
-    pub async fn wait_for_starts(&self, enough: impl Fn(&FirstStart) -> bool, all: Quantity) {
-        loop {
-            let progress = self.0.progress.notified();
-            let starts = self.first_starts();
-            let mut known = starts.iter().map(|(_, _, start)| enough(start));
-            let reached = match all {
-                Quantity::All => known.all(|is| is),
-                Quantity::Any => known.any(|is| is),
-            };
-            if reached {
-                return;
-            }
-            progress.await;
-        }
-    }
-
-    /// Resolves when no worker is left after a drain.
-    pub async fn drained(&self) {
-        loop {
-            let progress = self.0.progress.notified();
-            if self.with(|dispatcher| dispatcher.pools.iter().all(|pool| pool.drained)) {
-                return;
-            }
-            progress.await;
-        }
-    }
-
-    /// Wakes pools when their timers are due, for ever.
-    pub async fn run_timers(self) {
-        loop {
-            let rearm = self.0.rearm.notified();
-            match self.0.armed.get() {
-                None => rearm.await,
-                Some(at) => {
-                    let due = tokio::time::sleep_until(at.into());
-                    tokio::select! {
-                        () = rearm => continue,
-                        () = due => {}
-                    }
-                    self.0.armed.set(None);
-                    for pool in self.pools() {
-                        self.tell(pool, Event::Tick);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes over what the spawner has started, for ever.
-    pub async fn run_launches(self, mut launched: tokio::sync::mpsc::Receiver<Launched>) {
-        while let Some(outcome) = launched.recv().await {
-            self.launched(outcome);
-        }
-    }
-
-    pub(super) fn note_progress(&self) {
-        self.0.progress.notify_waiters();
-    }
-
-    fn pools(&self) -> impl Iterator<Item = PoolIndex> + use<> {
-        (0..self.with(|dispatcher| dispatcher.pools.len())).map(PoolIndex)
-    }
-
-    /// Makes sure the timer task wakes at `wake` at the latest.
-    fn arm(&self, wake: Option<Instant>) {
-        let Some(wake) = wake else { return };
-        if self.0.armed.get().is_none_or(|armed| wake < armed) {
-            self.0.armed.set(Some(wake));
-            self.0.rearm.notify_waiters();
-        }
-    }
-}
-
 impl PoolState {
     fn new(parts: PoolParts) -> PoolState {
         PoolState {
@@ -335,6 +144,28 @@ impl PoolState {
 }
 
 impl Dispatcher {
+    pub(super) fn new(parts: Parts) -> Dispatcher {
+        let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
+        let names = pools.iter().enumerate();
+        let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
+        Dispatcher {
+            daemon: parts.daemon,
+            socket: parts.socket,
+            started: Instant::now(),
+            stopping: false,
+            pools,
+            by_name,
+            calls: HashMap::new(),
+            last_call: 0,
+            counters: Counters::default(),
+            clients: 0,
+            head: Vec::new(),
+            spawner: parts.spawner,
+            effects: Vec::new(),
+            pending: VecDeque::new(),
+        }
+    }
+
     pub(super) fn pool(&mut self, pool: PoolIndex) -> &mut PoolState {
         &mut self.pools[pool.0]
     }
@@ -343,7 +174,7 @@ impl Dispatcher {
         self.pools[pool.0].workers.get_mut(&worker)
     }
 
-    fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+    pub(super) fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
         self.pools
             .iter()
             .map(|p| (p.config.name.clone(), p.config.workers, p.first_start.clone()))
@@ -352,7 +183,7 @@ impl Dispatcher {
 
     /// Tells a pool's policy what happened, and carries out what it decides, and what follows from
     /// that, until nothing follows any more.
-    fn apply(&mut self, core: &Core, now: Instant, pool: PoolIndex, event: Event) {
+    pub(super) fn apply(&mut self, core: &Core, now: Instant, pool: PoolIndex, event: Event) {
         let mut next = Some((pool, event));
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
@@ -401,7 +232,9 @@ impl Dispatcher {
         worker: WorkerId,
         order: impl FnOnce(&Link) -> Result<(), crate::net::OutboxError>,
     ) {
-        let Some(link) = self.worker(pool, worker).and_then(|w| w.link.clone()) else { return };
+        let Some(link) = self.worker(pool, worker).and_then(|w| w.link.clone()) else {
+            return;
+        };
         if order(&link).is_err() {
             self.pool(pool).counters.one("orders_undeliverable");
         }
@@ -414,20 +247,23 @@ impl Dispatcher {
             state.counters.one("restarts");
         }
         let spawn = state.recipe.spawn();
-        state.workers.insert(worker, Worker {
-            link: None,
-            tasks: JoinSet::new(),
-            born: now,
-            pid: 0,
-            python: String::new(),
-            served: 0,
-            last_call: None,
-            tail: Tail::default(),
-            allowance: Allowance::new(now),
-            detail: String::new(),
-            dead: false,
-            swept: false,
-        });
+        state.workers.insert(
+            worker,
+            Worker {
+                link: None,
+                tasks: JoinSet::new(),
+                born: now,
+                pid: 0,
+                python: String::new(),
+                served: 0,
+                last_call: None,
+                tail: Tail::default(),
+                allowance: Allowance::new(now),
+                detail: String::new(),
+                dead: false,
+                swept: false,
+            },
+        );
         if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn }) {
             self.launch_failed(pool, worker, &error);
         }

@@ -6,7 +6,9 @@
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - [`dispatcher`]: the state, and how effects are carried out.
-//! - [`workers`]: what workers and guardians say.
+//! - [`core`]: the handle everybody has on it.
+//! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
@@ -15,7 +17,15 @@ pub mod call;
 
 pub mod dispatcher;
 
+pub mod core;
+
+mod refusal;
+
 pub mod workers;
+
+mod guardians;
+
+mod output;
 
 pub mod certificate;
 
@@ -23,4 +33,6 @@ pub mod report;
 
 pub mod counters;
 
-pub use dispatcher::{Core, FirstStart, Parts, PoolParts, Quantity};
+pub use core::{Core, Quantity};
+
+pub use dispatcher::{FirstStart, Parts, PoolParts};

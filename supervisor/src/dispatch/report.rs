@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
-use super::dispatcher::{Core, Dispatcher, PoolState};
+use super::core::Core;
+use super::dispatcher::{Dispatcher, PoolState};
 use crate::pool;
 use crate::pool::WorkerView;
 

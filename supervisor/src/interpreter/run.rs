@@ -69,21 +69,12 @@ pub(super) fn run(
         .stderr(Stdio::piped())
         .process_group(0);
     let deadline = Instant::now() + timeout;
-    let failed = |source| InterpreterError::Exec {
-        path: path.to_owned(),
-        source,
-    };
-    let unwatched = |source| InterpreterError::Probe {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| InterpreterError::Exec { path: path.to_owned(), source };
+    let unwatched = |source| InterpreterError::Probe { path: path.to_owned(), source };
     let child = spawn(&mut command, deadline).map_err(failed)?;
     let mut group = Group::new(child).map_err(unwatched)?;
     let answer = group.watch(deadline).map_err(unwatched)?;
-    answer.ok_or_else(|| InterpreterError::Hung {
-        path: path.to_owned(),
-        timeout,
-    })
+    answer.ok_or_else(|| InterpreterError::Hung { path: path.to_owned(), timeout })
 }
 
 /// A file that was just written may still be open for writing in some child that has not reached
@@ -116,11 +107,7 @@ impl Group {
     fn new(mut child: Child) -> io::Result<Self> {
         let pid = rustix::process::Pid::from_child(&child);
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(ended) => Ok(Self {
-                child,
-                ended,
-                status: None,
-            }),
+            Ok(ended) => Ok(Self { child, ended, status: None }),
             Err(errno) => {
                 child.kill()?;
                 child.wait()?;
@@ -141,12 +128,7 @@ impl Group {
                 return Ok(None);
             }
             let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
-            fds.extend(
-                outputs
-                    .iter()
-                    .filter(|output| output.open)
-                    .map(Output::poll_fd),
-            );
+            fds.extend(outputs.iter().filter(|output| output.open).map(Output::poll_fd));
             wait(&mut fds, left)?;
             let ended = fds[0].any().unwrap_or(false);
             for output in &mut outputs {
@@ -155,11 +137,7 @@ impl Group {
             if ended {
                 let status = self.end()?;
                 let [stdout, stderr] = outputs.map(|output| output.bytes);
-                return Ok(status.map(|status| Answer {
-                    stdout,
-                    stderr,
-                    status,
-                }));
+                return Ok(status.map(|status| Answer { stdout, stderr, status }));
             }
         }
     }
@@ -201,11 +179,7 @@ impl Output {
     fn new(pipe: OwnedFd) -> io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL)?);
         fcntl(&pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self {
-            pipe: pipe.into(),
-            open: true,
-            bytes: Vec::new(),
-        })
+        Ok(Self { pipe: pipe.into(), open: true, bytes: Vec::new() })
     }
 
     fn poll_fd(&self) -> PollFd<'_> {

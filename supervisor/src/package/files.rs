@@ -76,20 +76,13 @@ pub(super) fn folder_name() -> String {
 
 /// Whether a folder holds the whole package, unchanged, and nothing else.
 pub(super) fn is_package(directory: &Path) -> bool {
-    FILES
-        .iter()
-        .all(|(path, text)| is_same(&directory.join(path), text))
-        && has_no_more(directory)
+    FILES.iter().all(|(path, text)| is_same(&directory.join(path), text)) && has_no_more(directory)
 }
 
 /// Whether a file is ours alone and has just these contents.
 fn is_same(path: &Path, text: &str) -> bool {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let Ok(file) = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)
-    else {
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) else {
         return false;
     };
     let Ok(metadata) = file.metadata() else {
@@ -99,10 +92,7 @@ fn is_same(path: &Path, text: &str) -> bool {
         return false;
     }
     let mut found = Vec::with_capacity(text.len());
-    file.take(text.len() as u64 + 1)
-        .read_to_end(&mut found)
-        .is_ok()
-        && found == text.as_bytes()
+    file.take(text.len() as u64 + 1).read_to_end(&mut found).is_ok() && found == text.as_bytes()
 }
 
 fn is_private(metadata: &fs::Metadata) -> bool {
@@ -141,20 +131,13 @@ fn has_no_more(directory: &Path) -> bool {
 }
 
 pub(super) fn entries(folder: &Path) -> Option<Vec<OsString>> {
-    fs::read_dir(folder)
-        .ok()?
-        .map(|entry| Some(entry.ok()?.file_name()))
-        .collect()
+    fs::read_dir(folder).ok()?.map(|entry| Some(entry.ok()?.file_name())).collect()
 }
 
 /// The folders of the package, the outermost (an empty path) first.
 fn folders() -> BTreeSet<&'static str> {
     let parents = |(path, _): &(&'static str, &str)| Path::new(*path).ancestors().skip(1);
-    FILES
-        .iter()
-        .flat_map(parents)
-        .filter_map(Path::to_str)
-        .collect()
+    FILES.iter().flat_map(parents).filter_map(Path::to_str).collect()
 }
 
 /// Writes every file into a folder that is new and ours.
@@ -162,10 +145,7 @@ pub(super) fn write_files(into: &Path) -> Result<(), PackageError> {
     for folder in folders() {
         let path = into.join(folder);
         if !folder.is_empty() {
-            DirBuilder::new()
-                .mode(FOLDER_MODE)
-                .create(&path)
-                .map_err(failed("make", &path))?;
+            DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(failed("make", &path))?;
         }
         // Whatever the umask took away.
         fs::set_permissions(&path, Permissions::from_mode(FOLDER_MODE))
@@ -181,8 +161,7 @@ pub(super) fn write_files(into: &Path) -> Result<(), PackageError> {
             .map_err(failed("make", &path))?;
         file.set_permissions(Permissions::from_mode(FILE_MODE))
             .map_err(failed("set the mode of", &path))?;
-        file.write_all(text.as_bytes())
-            .map_err(failed("write", &path))?;
+        file.write_all(text.as_bytes()).map_err(failed("write", &path))?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@
 //!
 //! - [`event`]: what can happen, and what can be done about it.
 //! - [`state`]: the states of a worker and the one table of its transitions.
-//! - [`policy`]: the pool itself.
+//! - [`policy`]: the pool itself; `endings`, how its workers leave it.
 //! - [`queue`]: the calls of a pool, waiting and running, and their deadlines.
 //! - [`backoff`]: how long a slot waits before it is started again.
 
@@ -28,6 +28,8 @@ pub mod event;
 pub mod state;
 
 pub mod policy;
+
+mod endings;
 
 pub mod queue;
 

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::time::Duration;
+
+use super::super::backoff::{self, CRASH_LOOP_FAILURES};
+use super::super::endings::REAP_BUDGET;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -14,8 +18,7 @@ struct World {
 }
 
 fn settings(workers: u32, queue: u32) -> Settings {
-    let budgets =
-        Budgets { start: 60 * SECOND, interrupt: SECOND / 10, grace: 5 * SECOND };
+    let budgets = Budgets { start: 60 * SECOND, interrupt: SECOND / 10, grace: 5 * SECOND };
     Settings { workers, queue, budgets, seed: 1 }
 }
 
@@ -120,8 +123,7 @@ fn a_worker_that_will_not_give_up_is_replaced_before_it_is_dead() {
     world.pass(SECOND);
     world.call(2);
     let effects = world.pass(SECOND / 10);
-    let wanted =
-        vec![Effect::Terminate { worker: id(0, 1) }, Effect::Launch { worker: id(0, 2) }];
+    let wanted = vec![Effect::Terminate { worker: id(0, 1) }, Effect::Launch { worker: id(0, 2) }];
     assert_eq!(wanted, effects);
     assert_eq!(vec![assign(id(0, 2), 2)], world.tell(Event::Ready { worker: id(0, 2) }));
     assert!(world.die(id(0, 1)).is_empty(), "its end changes nothing any more");
@@ -232,8 +234,7 @@ fn a_drain_has_an_end_whatever_runs_f014() {
     world.call_until(1, world.now + 1000 * SECOND);
     world.tell(Event::Drain { until: world.now + 30 * SECOND });
     let effects = world.pass(30 * SECOND);
-    let wanted =
-        vec![settle(1, Verdict::ShuttingDown), Effect::Terminate { worker: id(0, 1) }];
+    let wanted = vec![settle(1, Verdict::ShuttingDown), Effect::Terminate { worker: id(0, 1) }];
     assert_eq!(wanted, effects);
 
     let mut world = World::ready(1, 10);
@@ -262,13 +263,18 @@ impl Model {
                 Effect::Assign { worker, call } => {
                     assert!(self.alive.contains(&worker), "a dead worker was given a call");
                     assert!(self.owed.contains_key(&call.0), "an answered call was given away");
-                    assert!(!self.told_to_go.contains(&worker), "a leaving worker was given a call");
+                    assert!(
+                        !self.told_to_go.contains(&worker),
+                        "a leaving worker was given a call"
+                    );
                     assert!(self.has.insert(worker, call.0).is_none(), "a busy worker got a call");
                 }
                 Effect::Settle { call, .. } => {
                     assert!(self.owed.remove(&call.0).is_some(), "{call:?} was answered twice");
                 }
-                Effect::Terminate { worker } | Effect::Kill { worker } | Effect::Retire { worker } => {
+                Effect::Terminate { worker }
+                | Effect::Kill { worker }
+                | Effect::Retire { worker } => {
                     self.told_to_go.insert(worker);
                 }
                 Effect::Interrupt { worker, call } => {

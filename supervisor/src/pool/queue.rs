@@ -94,7 +94,9 @@ impl Calls {
 
     /// Puts a call that never reached its worker back where it was in the queue.
     pub fn requeue(&mut self, call: CallKey) {
-        let Some(entry) = self.entries.get_mut(&call) else { return };
+        let Some(entry) = self.entries.get_mut(&call) else {
+            return;
+        };
         assert_ne!(Place::Queued, entry.place, "what goes back was given away");
         entry.place = Place::Queued;
         self.waiting.insert(entry.number, call);
@@ -102,7 +104,9 @@ impl Calls {
 
     /// Forgets a call, because it was answered. False when it was forgotten before.
     pub fn remove(&mut self, call: CallKey) -> bool {
-        let Some(entry) = self.entries.remove(&call) else { return false };
+        let Some(entry) = self.entries.remove(&call) else {
+            return false;
+        };
         if entry.place == Place::Queued {
             self.waiting.remove(&entry.number);
         }

@@ -20,8 +20,8 @@ use super::peer::Peer;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{
-    BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX,
-    FRAME_BYTES_PER_SEC_MIN, FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
+    BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX, FRAME_BYTES_PER_SEC_MIN,
+    FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
 };
 use crate::net::{Inbox, InboxError, Outbox, Pumped};
 use crate::worker::link::frame_head;
@@ -131,10 +131,12 @@ impl Connection {
                 return Err(refused(Refusal::TooSlow, sentence));
             }
         };
-        let (hello, welcome) =
-            hello::judge(&frame, &self.doorway.daemon).map_err(End::Refused)?;
-        tracing::debug!(client = self.peer.id, program = hello.program.escape_debug().to_string(),
-            "client connected");
+        let (hello, welcome) = hello::judge(&frame, &self.doorway.daemon).map_err(End::Refused)?;
+        tracing::debug!(
+            client = self.peer.id,
+            program = hello.program.escape_debug().to_string(),
+            "client connected"
+        );
         self.inbox.set_decoder(Decoder::with_payload_max(self.doorway.daemon.payload));
         self.peer.send(&frame_head(Kind::Welcome, 0, &welcome), &Bytes::new());
         Ok(())
@@ -320,7 +322,9 @@ impl Connection {
 
     /// A long frame takes its bytes out of the daemon's memory budget before they come in.
     async fn claim_memory(&mut self) -> Result<(), End> {
-        let Some(header) = self.inbox.pending() else { return Ok(()) };
+        let Some(header) = self.inbox.pending() else {
+            return Ok(());
+        };
         if self.memory.is_some() || header.payload_bytes < BUDGETED_BYTES_MIN {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Who may come in: the first frame of a client, judged.
 
-use clutch_protocol::message::{Hello, Refusal, Refused, Role, Welcome, version};
 use clutch_protocol::limits::PROGRAM_BYTES_MAX;
+use clutch_protocol::message::{Hello, Refusal, Refused, Role, Welcome, version};
 use clutch_protocol::{Frame, FrameError, Kind, wire};
 
 use crate::config;

@@ -165,10 +165,8 @@ impl Link {
 
     /// The control socket brings nothing; its end means the worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
-        let inbox = RefCell::new(Inbox::new(
-            self.control_stream.clone(),
-            Decoder::with_payload_max(0),
-        ));
+        let inbox =
+            RefCell::new(Inbox::new(self.control_stream.clone(), Decoder::with_payload_max(0)));
         let take = |frame| core.control_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
         let end = listen(&self.control_stream, &inbox, take, deaf).await;
@@ -185,10 +183,8 @@ impl Link {
     }
 
     async fn listen_to_guardian(self: Rc<Link>, core: Core) {
-        let inbox = RefCell::new(Inbox::new(
-            self.report_stream.clone(),
-            Decoder::with_payload_max(0),
-        ));
+        let inbox =
+            RefCell::new(Inbox::new(self.report_stream.clone(), Decoder::with_payload_max(0)));
         // Its end needs no answer: the guardian's own end is told by its pidfd.
         let take = |frame| core.guardian_frame(&self, &frame);
         let _ = listen(&self.report_stream, &inbox, take, || false).await;

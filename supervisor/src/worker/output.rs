@@ -57,12 +57,7 @@ impl Pipe {
 
     /// Reads what is there, up to one pipe full. Whole lines and overlong pieces go to `line`, all
     /// bytes as they came to `raw`.
-    pub fn read(
-        &mut self,
-        asker: Asker,
-        raw: &mut dyn FnMut(&[u8]),
-        line: &mut dyn FnMut(&[u8]),
-    ) {
+    pub fn read(&mut self, asker: Asker, raw: &mut dyn FnMut(&[u8]), line: &mut dyn FnMut(&[u8])) {
         let mut buffer = [0; READ_BYTES];
         let got = match asker {
             Asker::Task => self.pipe.try_read(&mut buffer),

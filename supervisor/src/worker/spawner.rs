@@ -127,18 +127,19 @@ impl Spawner {
         launched: tokio::sync::mpsc::Sender<Launched>,
     ) -> io::Result<(Spawner, std::thread::JoinHandle<()>)> {
         let (orders, inbox) = mpsc::sync_channel(SPAWNER_ORDERS_MAX);
-        let thread = std::thread::Builder::new().name("clutch-spawner".into()).spawn(move || {
-            let mut nursery = Nursery { guardian, children: HashMap::new() };
-            // Ends when the last `Spawner` is dropped; guardians that are left then see both
-            // their death signal and the end of their report socket.
-            while let Ok(order) = inbox.recv() {
-                if let Some(outcome) = nursery.obey(order)
-                    && launched.blocking_send(outcome).is_err()
-                {
-                    return;
+        let thread =
+            std::thread::Builder::new().name("clutch-spawner".into()).spawn(move || {
+                let mut nursery = Nursery { guardian, children: HashMap::new() };
+                // Ends when the last `Spawner` is dropped; guardians that are left then see both
+                // their death signal and the end of their report socket.
+                while let Ok(order) = inbox.recv() {
+                    if let Some(outcome) = nursery.obey(order)
+                        && launched.blocking_send(outcome).is_err()
+                    {
+                        return;
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok((Spawner { orders }, thread))
     }
 
@@ -221,7 +222,9 @@ impl Nursery {
         while Instant::now() < deadline {
             let orphans: Vec<_> = children_of_this_process()
                 .into_iter()
-                .filter(|pid| u32::try_from(pid.as_raw()).is_ok_and(|p| !self.children.contains_key(&p)))
+                .filter(|pid| {
+                    u32::try_from(pid.as_raw()).is_ok_and(|p| !self.children.contains_key(&p))
+                })
                 .filter(|pid| nix::unistd::getsid(Some(*pid)).ok() != own_session)
                 .collect();
             if orphans.is_empty() {
@@ -261,7 +264,9 @@ fn hand_over(
 
 /// Every child of every thread of this process.
 fn children_of_this_process() -> Vec<Pid> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+        return Vec::new();
+    };
     tasks
         .flatten()
         .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())

@@ -1,0 +1,264 @@
+//! A daemon that says what a test tells it to: a thread for each connection, blocking sockets, and
+//! the protocol's own frames. It runs no function; the test decides what a call answers.
+
+#![expect(dead_code, reason = "each test program uses another part of it")]
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use clutch_protocol::frame::{Decoder, Step};
+use clutch_protocol::message::{Answer, Call, Hello, Phases, Refusal, Refused, Welcome, WorkerId};
+use clutch_protocol::wire::{self, Encode};
+use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason};
+
+/// A listening daemon in a directory of its own.
+pub(crate) struct Daemon {
+    pub(crate) path: PathBuf,
+    stop: Arc<AtomicBool>,
+    accepting: Option<std::thread::JoinHandle<()>>,
+    directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Serves each connection with `serve`, after a proper welcome.
+    pub(crate) fn new(serve: impl Fn(Peer) + Clone + Send + 'static) -> Daemon {
+        Daemon::raw(move |stream| {
+            let mut peer = Peer::new(stream);
+            if peer.welcome(1 << 20) {
+                serve(peer);
+            }
+        })
+    }
+
+    /// Serves each connection with `serve`, from the first byte.
+    pub(crate) fn raw(serve: impl Fn(UnixStream) + Clone + Send + 'static) -> Daemon {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("clutch.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let accepting = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(stream.unwrap()));
+            }
+        });
+        Daemon { path, stop, accepting: Some(accepting), directory }
+    }
+
+    /// Answers every call at once as `answer` says.
+    pub(crate) fn answering(answer: impl Fn(&Received) -> Say + Clone + Send + 'static) -> Daemon {
+        Daemon::new(move |mut peer| {
+            while let Some(received) = peer.receive() {
+                match received.frame.header.kind {
+                    Kind::Call => peer.say(received.id(), answer(&received)),
+                    Kind::Ping => peer.send(Kind::Pong, received.id(), &[], b""),
+                    Kind::Stop => peer.send(Kind::Stopping, received.id(), &[], b""),
+                    _ => {}
+                }
+            }
+        })
+    }
+
+    /// Answers every call with its own arguments, as a function that returns them would.
+    pub(crate) fn echo() -> Daemon {
+        Daemon::answering(|received| Say::Payload(received.frame.payload.to_vec()))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread.
+        drop(UnixStream::connect(&self.path));
+        self.accepting.take().unwrap().join().unwrap();
+    }
+}
+
+/// What a call is answered with.
+pub(crate) enum Say {
+    /// A result.
+    Payload(Vec<u8>),
+    /// A result with failures.
+    Items(Vec<u8>),
+    /// A failure, and whether the call had started.
+    Fail(bool, Reason),
+    /// Nothing.
+    Nothing,
+}
+
+/// A frame from the client.
+pub(crate) struct Received {
+    pub(crate) frame: Frame,
+}
+
+impl Received {
+    pub(crate) fn id(&self) -> u64 {
+        self.frame.header.id
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.frame.header.kind
+    }
+
+    pub(crate) fn call(&self) -> Call {
+        wire::decode(&self.frame.meta).unwrap()
+    }
+}
+
+/// One connection, seen from the daemon.
+pub(crate) struct Peer {
+    pub(crate) stream: UnixStream,
+    decoder: Decoder,
+    buffer: bytes::BytesMut,
+}
+
+impl Peer {
+    pub(crate) fn new(stream: UnixStream) -> Peer {
+        // A test that goes wrong ends instead of hanging.
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
+        Peer { stream, decoder: Decoder::before_hello(), buffer: bytes::BytesMut::new() }
+    }
+
+    /// Reads the hello and answers it.
+    pub(crate) fn welcome(&mut self, payload_bytes_max: u32) -> bool {
+        self.welcome_with(payload_bytes_max, 1000)
+    }
+
+    pub(crate) fn welcome_with(&mut self, payload_bytes_max: u32, in_flight_max: u32) -> bool {
+        let Some(hello) = self.receive() else {
+            return false;
+        };
+        assert_eq!(Kind::Hello, hello.kind());
+        let (hello, _) = wire::decode_prefix::<Hello>(&hello.frame.meta).unwrap();
+        assert!(hello.program.starts_with("clutch-client "));
+        let welcome = Welcome {
+            version: hello.version_max,
+            pid: std::process::id(),
+            program: "fake".into(),
+            payload_bytes_max,
+            in_flight_max,
+        };
+        self.decoder = Decoder::with_payload_max(payload_bytes_max);
+        self.send(Kind::Welcome, 0, &wire::encode(&welcome).unwrap(), b"");
+        true
+    }
+
+    /// The next frame; none when the client has gone.
+    pub(crate) fn receive(&mut self) -> Option<Received> {
+        loop {
+            if let Step::Frame(frame) = self.decoder.step(&mut self.buffer).unwrap() {
+                return Some(Received { frame });
+            }
+            let mut bytes = [0; 65_536];
+            match self.stream.read(&mut bytes) {
+                Ok(0) | Err(_) => return None,
+                Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
+            }
+        }
+    }
+
+    /// The next frame, which must be of this kind.
+    pub(crate) fn expect(&mut self, kind: Kind) -> Received {
+        let received = self.receive().expect("the client is still there");
+        assert_eq!(kind, received.kind());
+        received
+    }
+
+    /// Sends a frame. A client that has gone is not the fake's concern.
+    pub(crate) fn send(&mut self, kind: Kind, id: u64, meta: &[u8], payload: &[u8]) {
+        self.send_flagged(kind, Flags::NONE, id, meta, payload);
+    }
+
+    fn send_flagged(&mut self, kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u8]) {
+        let _gone = self.stream.write_all(&frame(kind, flags, id, meta, payload));
+    }
+
+    pub(crate) fn say(&mut self, id: u64, say: Say) {
+        let answer = answer();
+        match say {
+            Say::Payload(payload) => self.send(Kind::Result, id, &answer, &payload),
+            Say::Items(payload) => {
+                self.send_flagged(Kind::Result, Flags::ITEMS, id, &answer, &payload);
+            }
+            Say::Fail(started, reason) => {
+                self.send(Kind::Error, id, &failure(id, started, reason), b"")
+            }
+            Say::Nothing => {}
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, refusal: Refusal, sentence: &str) {
+        let refused = Refused { refusal, sentence: sentence.into() };
+        self.send(Kind::Refused, 0, &wire::encode(&refused).unwrap(), b"");
+    }
+}
+
+/// The bytes of a frame.
+pub(crate) fn frame(kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u8]) -> Vec<u8> {
+    let codec = match kind {
+        Kind::Result => Codec::Plain,
+        Kind::StatusReport => Codec::Json,
+        Kind::Output => Codec::Raw,
+        _ => Codec::None,
+    };
+    let header = Header {
+        flags,
+        codec,
+        meta_bytes: u32::try_from(meta.len()).unwrap(),
+        payload_bytes: u32::try_from(payload.len()).unwrap(),
+        ..Header::new(kind, id)
+    };
+    [&header.encode()[..], meta, payload].concat()
+}
+
+/// The meta of a result.
+pub(crate) fn answer() -> Vec<u8> {
+    let phases = Phases { queue_us: 1, run_us: 100 };
+    encode(&Answer { phases, worker: WorkerId { slot: 0, generation: 1 } })
+}
+
+/// The meta of an error.
+pub(crate) fn failure(call: u64, started: bool, reason: Reason) -> Vec<u8> {
+    encode(&Failure {
+        call,
+        pool: "default".into(),
+        function: "m:f".into(),
+        attempt: u32::from(started),
+        started,
+        phases: Phases::default(),
+        reason,
+    })
+}
+
+fn encode<T: Encode>(meta: &T) -> Vec<u8> {
+    wire::encode(meta).unwrap()
+}
+
+/// A bounded channel from the fake to its test.
+pub(crate) fn channel<T>() -> (SyncSender<T>, Receiver<T>) {
+    sync_channel(10_000)
+}
+
+/// What the fake reports next; a test that goes wrong ends instead of hanging.
+pub(crate) fn next<T>(receiver: &Receiver<T>) -> T {
+    receiver.recv_timeout(Duration::from_secs(30)).expect("the fake reports")
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}

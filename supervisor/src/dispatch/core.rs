@@ -1,0 +1,185 @@
+//! The dispatcher as everybody on the data-plane thread holds it: telling pools what happened,
+//! waking them when their time comes, and waiting for a start or a drain. The state itself is in
+//! `dispatcher`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::dispatcher::{Dispatcher, FirstStart, Parts};
+use crate::pool::Event;
+use crate::worker::spawner::{Launched, PoolIndex};
+
+/// How many pools something has to be true of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantity {
+    /// Every one.
+    All,
+    /// At least one.
+    Any,
+}
+
+/// What is shared beside the dispatcher itself.
+#[derive(Debug)]
+struct Shared {
+    dispatcher: RefCell<Dispatcher>,
+    /// When the timer task will wake by itself.
+    armed: Cell<Option<Instant>>,
+    rearm: Notify,
+    /// Told whenever a first start or a drain may have come to its end.
+    progress: Notify,
+}
+
+/// The dispatcher as everybody on the data-plane thread holds it.
+#[derive(Clone, Debug)]
+pub struct Core(Rc<Shared>);
+
+impl Core {
+    /// A dispatcher whose pools have not been started.
+    pub fn new(parts: Parts) -> Core {
+        let dispatcher = Dispatcher::new(parts);
+        Core(Rc::new(Shared {
+            dispatcher: RefCell::new(dispatcher),
+            armed: Cell::new(None),
+            rearm: Notify::new(),
+            progress: Notify::new(),
+        }))
+    }
+
+    /// Looks at the dispatcher, or changes what no pool decides about.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        look(&mut self.0.dispatcher.borrow_mut())
+    }
+
+    /// Tells a pool what happened, and does what follows.
+    pub(crate) fn tell(&self, pool: PoolIndex, event: Event) {
+        self.tell_at(Instant::now(), pool, event);
+    }
+
+    /// As [`Core::tell`], for a caller that knows the time.
+    pub(crate) fn tell_at(&self, now: Instant, pool: PoolIndex, event: Event) {
+        let mut dispatcher = self.0.dispatcher.borrow_mut();
+        dispatcher.apply(self, now, pool, event);
+        let wake = dispatcher.pools[pool.0].policy.next_wake();
+        drop(dispatcher);
+        self.arm(wake);
+    }
+
+    /// Counts something that no pool is concerned with.
+    pub(crate) fn count(&self, name: &'static str) {
+        self.with(|dispatcher| dispatcher.counters.one(name));
+    }
+
+    /// A client has said hello.
+    pub(crate) fn client_came(&self) {
+        self.with(|dispatcher| dispatcher.clients += 1);
+    }
+
+    /// A client that had said hello is gone.
+    pub(crate) fn client_left(&self) {
+        self.with(|dispatcher| dispatcher.clients -= 1);
+    }
+
+    /// Starts every pool.
+    pub fn start(&self) {
+        for pool in self.pools() {
+            self.tell(pool, Event::Start);
+        }
+    }
+
+    /// Lets running calls finish until `until`, and stops everything then.
+    pub fn drain(&self, until: Instant) {
+        self.with(|dispatcher| dispatcher.stopping = true);
+        for pool in self.pools() {
+            self.tell(pool, Event::Drain { until });
+        }
+    }
+
+    /// Stops everything at once.
+    pub fn kill_all(&self) {
+        self.with(|dispatcher| dispatcher.stopping = true);
+        for pool in self.pools() {
+            self.tell(pool, Event::KillAll);
+        }
+    }
+
+    /// How every pool's first start went, as far as it is known.
+    pub fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
+        self.with(|dispatcher| dispatcher.first_starts())
+    }
+
+    /// Resolves when `enough` is true of the first starts.
+    pub async fn wait_for_starts(&self, enough: impl Fn(&FirstStart) -> bool, all: Quantity) {
+        loop {
+            let progress = self.0.progress.notified();
+            let starts = self.first_starts();
+            let mut known = starts.iter().map(|(_, _, start)| enough(start));
+            let reached = match all {
+                Quantity::All => known.all(|is| is),
+                Quantity::Any => known.any(|is| is),
+            };
+            if reached {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    /// Resolves when no worker is left after a drain.
+    pub async fn drained(&self) {
+        loop {
+            let progress = self.0.progress.notified();
+            if self.with(|dispatcher| dispatcher.pools.iter().all(|pool| pool.drained)) {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    /// Wakes pools when their timers are due, for ever.
+    pub async fn run_timers(self) {
+        loop {
+            let rearm = self.0.rearm.notified();
+            match self.0.armed.get() {
+                None => rearm.await,
+                Some(at) => {
+                    let due = tokio::time::sleep_until(at.into());
+                    tokio::select! {
+                        () = rearm => continue,
+                        () = due => {}
+                    }
+                    self.0.armed.set(None);
+                    for pool in self.pools() {
+                        self.tell(pool, Event::Tick);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes over what the spawner has started, for ever.
+    pub async fn run_launches(self, mut launched: tokio::sync::mpsc::Receiver<Launched>) {
+        while let Some(outcome) = launched.recv().await {
+            self.launched(outcome);
+        }
+    }
+
+    pub(super) fn note_progress(&self) {
+        self.0.progress.notify_waiters();
+    }
+
+    fn pools(&self) -> impl Iterator<Item = PoolIndex> + use<> {
+        (0..self.with(|dispatcher| dispatcher.pools.len())).map(PoolIndex)
+    }
+
+    /// Makes sure the timer task wakes at `wake` at the latest.
+    fn arm(&self, wake: Option<Instant>) {
+        let Some(wake) = wake else { return };
+        if self.0.armed.get().is_none_or(|armed| wake < armed) {
+            self.0.armed.set(Some(wake));
+            self.0.rearm.notify_waiters();
+        }
+    }
+}

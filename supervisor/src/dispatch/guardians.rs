@@ -1,0 +1,183 @@
+//! What guardians say: a worker's process from its start to the end of its tree.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use clutch_protocol::failure::Cause;
+use clutch_protocol::message::{
+    Exited, Signal, SpawnFailed, SpawnStage, Spawned, Stream, Swept, WorkerId,
+};
+use clutch_protocol::{Frame, Kind, wire};
+
+use super::certificate;
+use super::core::Core;
+use super::dispatcher::{Dispatcher, FirstStart};
+use crate::pool::{Event, WorkerState};
+use crate::worker::link::Link;
+use crate::worker::output::{Asker, escape};
+use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
+
+impl Core {
+    /// The spawner has started a guardian, or could not.
+    pub(super) fn launched(&self, outcome: Launched) {
+        let Launched { pool, worker, channels } = outcome;
+        let link = channels.and_then(|channels| {
+            let payload_max = self.with(|dispatcher| dispatcher.daemon.payload);
+            Link::new(pool, worker, channels, payload_max).map_err(LaunchError::Channels)
+        });
+        match link {
+            Err(error) => {
+                self.with(|dispatcher| dispatcher.launch_failed(pool, worker, &error));
+                // Told as an event of its own, so that what the failure queued is done now.
+                self.tell(pool, Event::Tick);
+                self.note_progress();
+            }
+            Ok(link) => self.with(|dispatcher| dispatcher.welcome(self, Rc::new(link))),
+        }
+    }
+
+    /// A guardian sent a frame.
+    pub(crate) fn guardian_frame(&self, link: &Rc<Link>, frame: &Frame) {
+        let told = match frame.header.kind {
+            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid }| {
+                self.with(|dispatcher| {
+                    if let Some(worker) = dispatcher.worker(link.pool, link.worker) {
+                        worker.pid = pid;
+                    }
+                });
+            }),
+            Kind::SpawnFailed => wire::decode(&frame.meta).map(|fault: SpawnFailed| {
+                let detail = describe_spawn_failure(fault);
+                self.with(|dispatcher| dispatcher.note_detail(link, &detail));
+                self.worker_died(link, None);
+            }),
+            Kind::Exited => {
+                wire::decode(&frame.meta).map(|exited: Exited| self.worker_died(link, Some(exited)))
+            }
+            Kind::Swept => wire::decode(&frame.meta).map(|swept: Swept| {
+                self.with(|dispatcher| dispatcher.swept(link, swept));
+            }),
+            _ => return,
+        };
+        if let Err(error) = told {
+            tracing::error!(guardian = link.guardian, %error, "a guardian sent nonsense");
+            link.abandon();
+        }
+    }
+
+    /// A guardian's process has ended, so nothing of its tree can still be guarded.
+    pub(crate) fn guardian_ended(&self, link: &Rc<Link>) {
+        let (pool, worker) = (link.pool, link.worker);
+        let (dead, swept) = self.with(|dispatcher| {
+            dispatcher.worker(pool, worker).map_or((true, true), |w| (w.dead, w.swept))
+        });
+        self.with(|dispatcher| dispatcher.reap(link.guardian, !swept));
+        if !dead {
+            self.with(|dispatcher| {
+                dispatcher.note_detail(link, "its guardian process ended before it did");
+            });
+            self.worker_died(link, None);
+        }
+        self.tell(pool, Event::Gone { worker });
+        // Ends the link's tasks, this one included, when they wait next.
+        self.with(|dispatcher| dispatcher.pool(pool).workers.remove(&worker));
+        self.note_progress();
+    }
+
+    /// A worker's python has ended. What it sent before it did still counts.
+    fn worker_died(&self, link: &Rc<Link>, exited: Option<Exited>) {
+        for frame in link.last_words() {
+            self.worker_frame(link, &frame);
+        }
+        let now = Instant::now();
+        self.with(|dispatcher| {
+            dispatcher.read_output(now, link, Stream::Stdout, Asker::Dispatcher);
+            dispatcher.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
+            dispatcher.bury(link.pool, link.worker, exited);
+        });
+        self.tell_at(now, link.pool, Event::Died { worker: link.worker });
+        self.note_progress();
+    }
+}
+
+impl Dispatcher {
+    fn welcome(&mut self, core: &Core, link: Rc<Link>) {
+        let (pool, worker) = (link.pool, link.worker);
+        let setup = self.setup_frame(pool, worker);
+        let state = self.pools[pool.0].policy.worker_state(worker);
+        let Some(entry) = self.worker(pool, worker) else {
+            // It was given up while it was being started, and nobody remembers it.
+            link.abandon();
+            self.reap(link.guardian, true);
+            return;
+        };
+        entry.link = Some(link.clone());
+        link.listen(core, &mut entry.tasks);
+        let told = if matches!(state, Some(WorkerState::Starting)) {
+            link.call.send(&setup, &bytes::Bytes::new())
+        } else {
+            link.signal(Signal::Kill)
+        };
+        if told.is_err() {
+            self.pool(pool).counters.one("orders_undeliverable");
+        }
+    }
+
+    fn swept(&mut self, link: &Link, swept: Swept) {
+        let state = self.pool(link.pool);
+        state.counters.add("descendants_killed", u64::from(swept.killed));
+        if swept.survivors > 0 {
+            tracing::error!(pool = state.config.name, worker = %link.worker,
+                survivors = swept.survivors, "processes of a worker would not die");
+        }
+        if let Some(worker) = self.worker(link.pool, link.worker) {
+            worker.swept = true;
+        }
+    }
+
+    /// Writes a worker's death certificate, into the log and for whoever asks.
+    pub(super) fn bury(&mut self, pool: PoolIndex, worker: WorkerId, exited: Option<Exited>) {
+        let state = &mut self.pools[pool.0];
+        let before = state.policy.worker_state(worker);
+        let Some(entry) = state.workers.get_mut(&worker).filter(|entry| !entry.dead) else {
+            return;
+        };
+        entry.dead = true;
+        let function = before
+            .and_then(WorkerState::call)
+            .and_then(|call| self.calls.get(&call))
+            .map(|call| call.function().to_owned());
+        let certificate =
+            certificate::write(&state.config.name, worker, entry, before, exited, function);
+        state.counters.one(super::counters::death(certificate.cause));
+        if certificate.cause == Cause::Stopped {
+            tracing::debug!(pool = state.config.name, %worker, pid = certificate.pid, "worker stopped");
+            return;
+        }
+        tracing::warn!(
+            pool = state.config.name,
+            %worker,
+            pid = certificate.pid,
+            cause = ?certificate.cause,
+            exit = certificate.exit_name,
+            function = certificate.function.as_deref().unwrap_or(""),
+            calls_served = certificate.calls_served,
+            peak_rss_bytes = certificate.peak_rss_bytes,
+            detail = escape(certificate.detail.as_bytes()),
+            "worker died"
+        );
+        if matches!(state.first_start, FirstStart::Pending) {
+            state.first_start = FirstStart::Failed(Box::new(certificate.clone()));
+        }
+        state.last_death = Some(certificate);
+    }
+}
+
+fn describe_spawn_failure(fault: SpawnFailed) -> String {
+    let error = std::io::Error::from_raw_os_error(fault.errno);
+    match fault.stage {
+        SpawnStage::Prepare => format!("failed to prepare its process: {error}"),
+        SpawnStage::Directory => format!("failed to enter its working directory: {error}"),
+        SpawnStage::Execute => format!("failed to execute its interpreter: {error}"),
+    }
+}

@@ -1,0 +1,65 @@
+//! Calls that are refused before a pool decides about them, and how any failure is sent.
+
+use bytes::Bytes;
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
+use clutch_protocol::message::Phases;
+use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
+
+use crate::session::Peer;
+use crate::worker::link::frame_head;
+
+/// What is wrong with a call whatever its pool is doing.
+pub(super) fn refusal(
+    config: &crate::config::Pool,
+    function: &str,
+    header: &Header,
+) -> Option<Reason> {
+    let (module, qualname) = match name::check_function(function) {
+        Ok(halves) => halves,
+        Err(error) => {
+            let missing = Missing {
+                what: MissingWhat::Name,
+                message: format!("this is no function's name: {error}"),
+                traceback: String::new(),
+            };
+            return Some(Reason::NotFound(Box::new(missing)));
+        }
+    };
+    if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
+        return Some(Reason::NotAllowed);
+    }
+    if header.codec == Codec::Raw && header.flags.has(Flags::KEYWORDS) {
+        let message = "raw bytes have no keyword arguments; use another codec".to_owned();
+        return Some(Reason::BadArguments { message });
+    }
+    let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
+    let bytes = u64::from(header.payload_bytes);
+    (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })
+}
+
+/// A failure of a call that no pool has seen.
+pub(super) fn early_failure(call: u64, pool: String, function: String, reason: Reason) -> Failure {
+    let phases = Phases::default();
+    // Both came from outside and are shown to people; a name is cut where no good one ends.
+    let cut = |text: String| text.chars().take(256).flat_map(char::escape_default).collect();
+    Failure {
+        call,
+        pool: cut(pool),
+        function: cut(function),
+        attempt: 0,
+        started: false,
+        phases,
+        reason,
+    }
+}
+
+pub(super) fn send_failure(peer: &Peer, failure: &Failure) {
+    let head = if wire::encode(failure).is_ok() {
+        frame_head(Kind::Error, failure.call, failure)
+    } else {
+        let detail = "the failure's description is longer than a frame's meta may be".to_owned();
+        let short = Failure { reason: Reason::Protocol { detail }, ..failure.clone() };
+        frame_head(Kind::Error, failure.call, &short)
+    };
+    peer.send(&head, &Bytes::new());
+}
