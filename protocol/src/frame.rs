@@ -3,11 +3,13 @@
 //! ```text
 //!   0      4        8                16       20   21    22    23     24       28      32
 //!   ┌──────┬────────┬────────────────┬────────┬────┬─────┬─────┬──────┬────────┬───────┐
-//!   │"CLU1"│ length │    call id     │  meta  │kind│flags│codec│descr.│reserved│ CRC-32│ meta │ payload
+//!   │"CLU1"│ length │    call id     │  meta  │kind│flags│codec│descr.│reserved│ CRC-32│ ...
 //!   │ [u8] │  u32   │      u64       │  u32   │ u8 │ u8  │ u8  │  u8  │ u32 = 0│  u32  │
 //!   └──────┴────────┴────────────────┴────────┴────┴─────┴─────┴──────┴────────┴───────┘
 //!            = meta + payload                                          of bytes 0..28
 //! ```
+//!
+//! Behind the header come the meta, then the payload.
 //!
 //! Everything is little endian. The decoder checks every field before it believes any of them, and
 //! a length is checked against a limit before anything is allocated for it.
@@ -23,7 +25,11 @@ pub const MAGIC: [u8; 4] = *b"CLU1";
 
 /// Declares a `#[repr(u8)]` enum together with its reverse, so that the two cannot drift apart.
 macro_rules! byte_enum {
-    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$doc:meta])* $variant:ident = $value:literal,)* }) => {
+    (
+        $(#[$meta:meta])* pub enum $name:ident {
+            $($(#[$doc:meta])* $variant:ident = $value:literal,)*
+        }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -137,11 +143,7 @@ impl Flags {
 
     /// The flags with this number, if every bit is known.
     pub const fn from_byte(byte: u8) -> Option<Flags> {
-        if byte & !Self::KNOWN == 0 {
-            Some(Flags(byte))
-        } else {
-            None
-        }
+        if byte & !Self::KNOWN == 0 { Some(Flags(byte)) } else { None }
     }
 
     /// The number on the wire.
@@ -243,18 +245,9 @@ impl Header {
 
     /// The header as it travels.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
-        assert!(
-            self.meta_bytes <= META_BYTES_MAX,
-            "a meta we made is within its limit"
-        );
-        assert!(
-            self.descriptors <= DESCRIPTORS_MAX,
-            "descriptors we send are within their limit"
-        );
-        let length = self
-            .meta_bytes
-            .checked_add(self.payload_bytes)
-            .expect("limits.rs proves it");
+        assert!(self.meta_bytes <= META_BYTES_MAX, "a meta we made is within its limit");
+        assert!(self.descriptors <= DESCRIPTORS_MAX, "descriptors we send are within their limit");
+        let length = self.meta_bytes.checked_add(self.payload_bytes).expect("limits.rs proves it");
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4..8].copy_from_slice(&length.to_le_bytes());
@@ -280,20 +273,14 @@ impl Header {
         }
         let computed = crc32fast::hash(&bytes[..28]);
         if word(28) != computed {
-            return Err(FrameError::Checksum {
-                found: word(28),
-                computed,
-            });
+            return Err(FrameError::Checksum { found: word(28), computed });
         }
         if word(24) != 0 {
             return Err(FrameError::Reserved(word(24)));
         }
         let (length, meta) = (word(4), word(16));
         if length > length_max {
-            return Err(FrameError::TooLong {
-                length,
-                limit: length_max,
-            });
+            return Err(FrameError::TooLong { length, limit: length_max });
         }
         if meta > length || meta > META_BYTES_MAX {
             return Err(FrameError::Meta { meta, length });
@@ -350,18 +337,12 @@ pub struct Decoder {
 impl Decoder {
     /// For a connection whose peer has not said hello yet.
     pub const fn before_hello() -> Decoder {
-        Decoder {
-            length_max: HELLO_BYTES_MAX,
-            head: None,
-        }
+        Decoder { length_max: HELLO_BYTES_MAX, head: None }
     }
 
     /// For a peer that may send frames with up to `payload_bytes_max` bytes of payload.
     pub const fn with_payload_max(payload_bytes_max: u32) -> Decoder {
-        Decoder {
-            length_max: payload_bytes_max.saturating_add(META_BYTES_MAX),
-            head: None,
-        }
+        Decoder { length_max: payload_bytes_max.saturating_add(META_BYTES_MAX), head: None }
     }
 
     /// The header at the front of the buffer, if it has been received but its frame has not.
@@ -399,16 +380,8 @@ impl Decoder {
         let mut bytes = buffer.split_to(header.frame_bytes()).freeze();
         let mut body = bytes.split_off(HEADER_BYTES);
         let meta = body.split_to(header.meta_bytes as usize);
-        assert_eq!(
-            body.len(),
-            header.payload_bytes as usize,
-            "the frame was cut where it ends"
-        );
-        Ok(Step::Frame(Frame {
-            header,
-            meta,
-            payload: body,
-        }))
+        assert_eq!(body.len(), header.payload_bytes as usize, "the frame was cut where it ends");
+        Ok(Step::Frame(Frame { header, meta, payload: body }))
     }
 }
 
@@ -459,9 +432,7 @@ mod tests {
                 assert!(need > 0 && need <= bytes.len() - cut);
             }
             buffer.extend_from_slice(&bytes[cut..]);
-            let Step::Frame(frame) = decoder.step(&mut buffer).unwrap() else {
-                panic!("no frame")
-            };
+            let Step::Frame(frame) = decoder.step(&mut buffer).unwrap() else { panic!("no frame") };
             assert_eq!(
                 (sample(), &b"abc"[..], &b"hello"[..]),
                 (frame.header, &frame.meta[..], &frame.payload[..])
@@ -472,34 +443,18 @@ mod tests {
 
     #[test]
     fn a_length_is_refused_before_its_bytes_come_f071() {
-        let header = Header {
-            payload_bytes: 1 << 30,
-            ..sample()
-        };
+        let header = Header { payload_bytes: 1 << 30, ..sample() };
         let mut buffer = BytesMut::from(&header.encode()[..]);
         let refusal = Decoder::before_hello().step(&mut buffer).unwrap_err();
-        assert!(matches!(
-            refusal,
-            FrameError::TooLong {
-                limit: HELLO_BYTES_MAX,
-                ..
-            }
-        ));
+        assert!(matches!(refusal, FrameError::TooLong { limit: HELLO_BYTES_MAX, .. }));
     }
 
     #[test]
     fn a_stranger_is_known_by_the_first_byte_f079() {
-        for hello in [
-            &b"G"[..],
-            b"GET / HTTP/1.1\r\n",
-            b"\x16\x03\x01",
-            b"\0",
-            b"\xff\xff\xff\xff",
-            b"CLU2",
-        ] {
-            let refusal = Decoder::before_hello()
-                .step(&mut BytesMut::from(hello))
-                .unwrap_err();
+        for hello in
+            [&b"G"[..], b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"\0", b"\xff\xff\xff\xff", b"CLU2"]
+        {
+            let refusal = Decoder::before_hello().step(&mut BytesMut::from(hello)).unwrap_err();
             assert!(matches!(refusal, FrameError::Magic(_)), "{hello:?}");
         }
     }

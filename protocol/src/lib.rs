@@ -16,7 +16,7 @@
 //! - [`frame`]: the fixed header and the decoder; bytes only, no meaning.
 //! - [`wire`]: how a meta struct becomes bytes; the only file that names the serializer.
 //! - [`message`]: the meta struct of each kind of frame.
-//! - [`failure`]: every way a call can fail, as one enum.
+//! - [`failure`]: every way a call can fail, as one enum; `text` says it in sentences.
 //! - [`name`]: the grammar of function and pool names.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
@@ -31,6 +31,8 @@ pub mod wire;
 pub mod message;
 
 pub mod failure;
+
+mod text;
 
 pub mod name;
 

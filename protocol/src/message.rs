@@ -3,6 +3,8 @@
 //! A field's order is its place on the wire. Fields and variants are only ever added at the end,
 //! together with a new protocol version; `docs/PROTOCOL.md` has the table of who sends what when.
 
+use serde::{Deserialize, Serialize};
+
 use crate::wire::{Decode, Encode};
 
 /// Names of protocol versions, each by what it brought.
@@ -96,9 +98,7 @@ pub struct Call {
 }
 
 /// How long the phases of a call took, in microseconds.
-#[derive(
-    Clone, Copy, Debug, Decode, Default, Encode, PartialEq, Eq, serde::Deserialize, serde::Serialize,
-)]
+#[derive(Clone, Copy, Debug, Decode, Default, Encode, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Phases {
     /// Waiting for a free worker.
     pub queue_us: u64,
@@ -108,18 +108,7 @@ pub struct Phases {
 
 /// Which worker process: a place in the pool, and how many had that place before.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Decode,
-    Encode,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Deserialize,
-    serde::Serialize,
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.
@@ -273,9 +262,7 @@ pub enum Signal {
 }
 
 /// How a process ended.
-#[derive(
-    Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize,
-)]
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this code.
@@ -315,12 +302,8 @@ mod tests {
 
     #[test]
     fn a_newer_hello_is_still_understood_f080() {
-        let hello = Hello {
-            version_min: 1,
-            version_max: 9,
-            role: Role::Client,
-            program: "new 9".into(),
-        };
+        let hello =
+            Hello { version_min: 1, version_max: 9, role: Role::Client, program: "new 9".into() };
         let mut bytes = wire::encode(&hello).unwrap();
         let used = bytes.len();
         bytes.extend_from_slice(b"fields of the future");

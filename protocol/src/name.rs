@@ -56,10 +56,7 @@ pub fn check_function(name: &str) -> Result<(&str, &str), NameError> {
         return Err(NameError::Empty);
     }
     if name.len() > FUNCTION_NAME_BYTES_MAX {
-        return Err(NameError::TooLong {
-            length: name.len(),
-            limit: FUNCTION_NAME_BYTES_MAX,
-        });
+        return Err(NameError::TooLong { length: name.len(), limit: FUNCTION_NAME_BYTES_MAX });
     }
     let (module, qualname) = name.split_once(':').ok_or(NameError::NoModule)?;
     for (index, part) in module.split('.').chain(qualname.split('.')).enumerate() {
@@ -81,10 +78,7 @@ pub fn check_pool(name: &str) -> Result<(), NameError> {
         return Err(NameError::Empty);
     }
     if name.len() > POOL_NAME_BYTES_MAX {
-        return Err(NameError::TooLong {
-            length: name.len(),
-            limit: POOL_NAME_BYTES_MAX,
-        });
+        return Err(NameError::TooLong { length: name.len(), limit: POOL_NAME_BYTES_MAX });
     }
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-');
     if !name.bytes().all(plain) || name.starts_with(['-', '.']) {
@@ -107,10 +101,7 @@ mod tests {
 
     #[test]
     fn functions_are_module_colon_qualname() {
-        assert_eq!(
-            Ok(("pkg.mod", "Class.method")),
-            check_function("pkg.mod:Class.method")
-        );
+        assert_eq!(Ok(("pkg.mod", "Class.method")), check_function("pkg.mod:Class.method"));
         assert_eq!(Ok(("__main__", "größe")), check_function("__main__:größe"));
     }
 

@@ -165,12 +165,7 @@ impl<T: Into<Value>> From<Vec<T>> for Value {
 impl<K: Into<Value>, V: Into<Value>> FromIterator<(K, V)> for Value {
     /// A dict.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(items: I) -> Value {
-        Value::Dict(
-            items
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
+        Value::Dict(items.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 }
 
@@ -183,9 +178,7 @@ mod tests {
         assert_eq!(Value::Int(5), Value::from(5u64));
         assert_eq!(Value::from(u64::MAX), Value::from(u128::from(u64::MAX)));
         assert_eq!(Value::Int(-1), Value::from(-1i128));
-        let Value::BigInt(top) = Value::from(u128::MAX) else {
-            panic!("it fits no i64")
-        };
+        let Value::BigInt(top) = Value::from(u128::MAX) else { panic!("it fits no i64") };
         assert_eq!(Some(u128::MAX), top.to_u128());
     }
 

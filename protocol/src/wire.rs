@@ -48,10 +48,7 @@ pub enum MetaError {
 
 /// The struct's own name, without its path.
 fn name_of<T>() -> &'static str {
-    std::any::type_name::<T>()
-        .rsplit("::")
-        .next()
-        .unwrap_or("meta")
+    std::any::type_name::<T>().rsplit("::").next().unwrap_or("meta")
 }
 
 /// Encodes a meta.
@@ -60,13 +57,10 @@ fn name_of<T>() -> &'static str {
 ///
 /// When it is longer than [`META_BYTES_MAX`].
 pub fn encode<T: Encode>(meta: &T) -> Result<Vec<u8>, MetaError> {
-    let bytes = bincode::encode_to_vec(meta, LAYOUT).map_err(|_| MetaError::TooLong {
-        what: name_of::<T>(),
-    })?;
+    let bytes = bincode::encode_to_vec(meta, LAYOUT)
+        .map_err(|_| MetaError::TooLong { what: name_of::<T>() })?;
     if bytes.len() > META_BYTES_MAX as usize {
-        return Err(MetaError::TooLong {
-            what: name_of::<T>(),
-        });
+        return Err(MetaError::TooLong { what: name_of::<T>() });
     }
     Ok(bytes)
 }
@@ -79,10 +73,7 @@ pub fn encode<T: Encode>(meta: &T) -> Result<Vec<u8>, MetaError> {
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, MetaError> {
     let (meta, used) = decode_prefix(bytes)?;
     if used < bytes.len() {
-        return Err(MetaError::Trailing {
-            what: name_of::<T>(),
-            extra: bytes.len() - used,
-        });
+        return Err(MetaError::Trailing { what: name_of::<T>(), extra: bytes.len() - used });
     }
     Ok(meta)
 }
@@ -94,8 +85,6 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, MetaError> {
 ///
 /// When the bytes do not start with such a meta.
 pub fn decode_prefix<T: Decode<()>>(bytes: &[u8]) -> Result<(T, usize), MetaError> {
-    bincode::decode_from_slice(bytes, LAYOUT).map_err(|source| MetaError::Invalid {
-        what: name_of::<T>(),
-        source,
-    })
+    bincode::decode_from_slice(bytes, LAYOUT)
+        .map_err(|source| MetaError::Invalid { what: name_of::<T>(), source })
 }

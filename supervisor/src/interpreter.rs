@@ -109,7 +109,8 @@ pub fn probe(
     env: &[(OsString, OsString)],
     timeout: Duration,
 ) -> Result<Interpreter, InterpreterError> {
-    // Isolated: since 3.13 even `-c` imports modules, and would take them from the working directory.
+    // Isolated: since 3.13 even `-c` imports modules, and would take them from the working
+    // directory.
     let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], cwd, env, timeout)?;
     if parse(&answer.stdout).is_none() && knows_no_isolation(&answer) {
         // Python 2.7, which is to be named, too.

@@ -22,7 +22,8 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub enum SocketError {
     /// The path does not fit a socket's address.
     #[error(
-        "the socket path {path} has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} fit; choose a shorter one"
+        "the socket path {path} has {length} bytes, at most {SOCKET_PATH_BYTES_MAX} fit; choose a \
+         shorter one"
     )]
     TooLong {
         /// The path.
@@ -32,7 +33,8 @@ pub enum SocketError {
     },
     /// It is the name of an abstract socket, which anybody may connect to.
     #[error(
-        "{0:?} names an abstract socket, which has no permissions; give a path in a directory of yours"
+        "{0:?} names an abstract socket, which has no permissions; give a path in a directory of \
+         yours"
     )]
     Abstract(PathBuf),
     /// Its directory is not there.
@@ -47,7 +49,8 @@ pub enum SocketError {
     },
     /// Others could replace the socket.
     #[error(
-        "the directory of the socket, {path}, is not safe: {why}; use one of your own with mode 0700"
+        "the directory of the socket, {path}, is not safe: {why}; use one of your own with mode \
+         0700"
     )]
     Unsafe {
         /// The directory or file.

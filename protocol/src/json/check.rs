@@ -25,10 +25,7 @@ pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), Error> {
 
 impl Error {
     fn unfit(what: Unfit) -> Error {
-        Error::Unfit {
-            path: Path::default(),
-            what,
-        }
+        Error::Unfit { path: Path::default(), what }
     }
 
     #[cold]
@@ -45,10 +42,7 @@ impl Error {
 
 impl serde::ser::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Error {
-        Error::Custom {
-            path: Path::default(),
-            message: message.to_string(),
-        }
+        Error::Custom { path: Path::default(), message: message.to_string() }
     }
 }
 
@@ -62,17 +56,9 @@ impl Check {
         // A variant's fields are two levels down: the object with its name, and what is in that.
         let depth = self.depth + 1 + usize::from(variant.is_some());
         if depth > LEVELS_MAX {
-            return Err(Error::TooDeep {
-                path: Path::default(),
-                limit: LEVELS_MAX,
-            });
+            return Err(Error::TooDeep { path: Path::default(), limit: LEVELS_MAX });
         }
-        Ok(Group {
-            check: Check { depth },
-            index: 0,
-            key: Step::Index(0),
-            variant,
-        })
+        Ok(Group { check: Check { depth }, index: 0, key: Step::Index(0), variant })
     }
 }
 

@@ -23,13 +23,7 @@ pub(super) struct ItemsAccess<'t, 'de> {
 
 impl<'t, 'de> ItemsAccess<'t, 'de> {
     pub(super) fn new(tape: &'t Tape<'de>, group: u32) -> Self {
-        ItemsAccess {
-            tape,
-            items: tape.items(group),
-            index: 0,
-            key: Node::None,
-            value: None,
-        }
+        ItemsAccess { tape, items: tape.items(group), index: 0, key: Node::None, value: None }
     }
 
     /// How many nodes are left: keys and values count apart.
@@ -38,10 +32,7 @@ impl<'t, 'de> ItemsAccess<'t, 'de> {
     }
 
     fn at(&self, node: Node) -> Deserializer<'t, 'de> {
-        Deserializer {
-            tape: self.tape,
-            node,
-        }
+        Deserializer { tape: self.tape, node }
     }
 
     #[cold]
@@ -104,8 +95,7 @@ impl<'de> MapAccess<'de> for &mut ItemsAccess<'_, 'de> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let value = self.value.take().expect("serde asks for a key first");
-        seed.deserialize(self.at(value))
-            .map_err(|error| error.inside(self.key_step()))
+        seed.deserialize(self.at(value)).map_err(|error| error.inside(self.key_step()))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -129,10 +119,7 @@ impl<'de> SeqAccess<'de> for ByteItems<'de> {
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, Error> {
-        self.0
-            .next()
-            .map(|byte| seed.deserialize((*byte).into_deserializer()))
-            .transpose()
+        self.0.next().map(|byte| seed.deserialize((*byte).into_deserializer())).transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -189,8 +176,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
         let (content, step) = self.content()?;
-        seed.deserialize(content)
-            .map_err(|error| error.inside(step))
+        seed.deserialize(content).map_err(|error| error.inside(step))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
@@ -223,6 +209,7 @@ impl<'de> EnumAccess<'de> for ValueAccess<'_, 'de> {
     type Error = Error;
     type Variant = Self;
 
+    #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Error> {
         let tag = match self.0.node {
             Node::None => Tag::None,
@@ -253,6 +240,7 @@ impl<'de> VariantAccess<'de> for ValueAccess<'_, 'de> {
         Ok(())
     }
 
+    #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
         match self.0.node {
             Node::BigInt(span) => seed.deserialize(BytesDeserializer::new(self.0.tape.bytes(span))),

@@ -11,7 +11,8 @@ use super::error::{Error, ErrorKind};
 use super::tape::{Node, Shape, Span, Tape};
 use crate::value::BigInt;
 
-/// The name under which a [`Value`](crate::Value) asks for itself, so that it can tell tuples from lists.
+/// The name under which a [`Value`](crate::Value) asks for itself, so that it can tell tuples
+/// from lists.
 pub(crate) const VALUE: &str = "$clutch::Value";
 /// Reads a value. Texts and bytes in `T` may borrow from `bytes`.
 ///
@@ -20,10 +21,7 @@ pub(crate) const VALUE: &str = "$clutch::Value";
 /// When the bytes are no value, exceed a limit, or hold something `T` does not take.
 pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8], limits: Limits) -> Result<T, Error> {
     let tape = Tape::read(bytes, limits)?;
-    T::deserialize(Deserializer {
-        tape: &tape,
-        node: tape.root(),
-    })
+    T::deserialize(Deserializer { tape: &tape, node: tape.root() })
 }
 
 /// Checks that bytes are one value within the limits, without making anything of it.
@@ -131,17 +129,44 @@ macro_rules! forward {
     };
 }
 
+macro_rules! texts {
+    ($($method:ident)*) => {
+        $(
+            #[inline]
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+                match self.node {
+                    Node::Str(span) => visitor.visit_borrowed_str(self.str(span)?),
+                    _ => Err(self.unfit(&visitor)),
+                }
+            }
+        )*
+    };
+}
+
 impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
     type Error = Error;
 
     forward! {
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
         deserialize_i128 deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64
-        deserialize_u128 deserialize_f32 deserialize_char deserialize_str deserialize_string
-        deserialize_bytes deserialize_byte_buf deserialize_unit deserialize_map
-        deserialize_identifier
+        deserialize_u128 deserialize_unit deserialize_map deserialize_identifier
     }
 
+    // Text is text and bytes are bytes, in Python as here, whatever serde's own types would take.
+    texts! { deserialize_char deserialize_str deserialize_string }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.node {
+            Node::Str(_) => Err(self.unfit(&"bytes")),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_bytes(visitor)
+    }
+
+    #[inline]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.node {
             Node::None => visitor.visit_unit(),
@@ -172,6 +197,10 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
             },
             _ => self.deserialize_any(visitor),
         }
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_f64(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -230,6 +259,7 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
         self.deserialize_any(visitor)
     }
 
+    #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,

@@ -177,11 +177,7 @@ impl serde::de::Error for Error {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Error {
-        ErrorKind::Unfit {
-            expected: expected.to_string(),
-            found: python_name(found),
-        }
-        .into()
+        ErrorKind::Unfit { expected: expected.to_string(), found: python_name(found) }.into()
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Error {
@@ -189,27 +185,15 @@ impl serde::de::Error for Error {
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Error {
-        ErrorKind::Length {
-            expected: expected.to_string(),
-            length,
-        }
-        .into()
+        ErrorKind::Length { expected: expected.to_string(), length }.into()
     }
 
     fn unknown_variant(found: &str, expected: &'static [&'static str]) -> Error {
-        ErrorKind::UnknownVariant {
-            found: Cut(found).to_string(),
-            expected,
-        }
-        .into()
+        ErrorKind::UnknownVariant { found: Cut(found).to_string(), expected }.into()
     }
 
     fn unknown_field(found: &str, expected: &'static [&'static str]) -> Error {
-        ErrorKind::UnknownField {
-            found: Cut(found).to_string(),
-            expected,
-        }
-        .into()
+        ErrorKind::UnknownField { found: Cut(found).to_string(), expected }.into()
     }
 
     fn missing_field(field: &'static str) -> Error {

@@ -17,11 +17,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            bytes: PAYLOAD_BYTES_MAX as usize,
-            nodes: NODES_MAX,
-            depth: DEPTH_MAX,
-        }
+        Limits { bytes: PAYLOAD_BYTES_MAX as usize, nodes: NODES_MAX, depth: DEPTH_MAX }
     }
 }
 

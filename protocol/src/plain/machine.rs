@@ -5,34 +5,28 @@
 //! laughs" is refused before anything is copied. What the nodes mean to serde is in `de`.
 
 use super::error::{Error, ErrorKind};
-use super::tape::{Arena, Node, Shape, Span, Tape, index};
+use super::tape::{Arena, EMPTY, Node, Shape, Span, Tape, index};
 use super::{Limits, opcode};
 
 /// Reads a whole value.
 pub(super) fn run(input: &[u8], limits: Limits) -> Result<Tape<'_>, Error> {
     let limits = limits.clamped();
     if input.len() > limits.bytes {
-        return Err(ErrorKind::TooLong {
-            limit: limits.bytes,
-        }
-        .into());
+        return Err(ErrorKind::TooLong { limit: limits.bytes }.into());
     }
     let mut machine = Machine {
         input,
         at: 0,
         code_at: 0,
-        stack: Vec::new(),
+        // Never more than the bytes could need, and mostly enough.
+        stack: Vec::with_capacity((input.len() / 4).clamp(4, 1024)),
         marks: Vec::new(),
         memo: Vec::new(),
         arena: Arena::default(),
         limits,
     };
     let root = machine.run()?;
-    Ok(Tape {
-        input,
-        arena: machine.arena,
-        root,
-    })
+    Ok(Tape { input, arena: machine.arena, root })
 }
 
 /// What CPython's unpickler would be in the middle of.
@@ -96,8 +90,9 @@ impl Machine<'_> {
     fn structure(&mut self, code: u8) -> Result<Option<Node>, Error> {
         let node = match code {
             opcode::MEMOIZE => {
-                let node = self.top(code)?;
-                self.memo.push(node);
+                let at = self.last(code, 1)?;
+                self.group_at(at);
+                self.memo.push(self.stack[at]);
                 return Ok(None);
             }
             opcode::MARK => {
@@ -133,10 +128,10 @@ impl Machine<'_> {
                 let at = u32::from_le_bytes(self.array()?) as usize;
                 self.recall(code, at)?
             }
-            opcode::EMPTY_LIST => self.group(Shape::List),
-            opcode::EMPTY_TUPLE => self.group(Shape::Tuple),
-            opcode::EMPTY_DICT => self.group(Shape::Dict),
-            opcode::EMPTY_SET => self.group(Shape::Set),
+            opcode::EMPTY_LIST => Node::Group(Shape::List, EMPTY),
+            opcode::EMPTY_TUPLE => Node::Group(Shape::Tuple, EMPTY),
+            opcode::EMPTY_DICT => Node::Group(Shape::Dict, EMPTY),
+            opcode::EMPTY_SET => Node::Group(Shape::Set, EMPTY),
             opcode::TUPLE1 => self.close_last(code, 1)?,
             opcode::TUPLE2 => self.close_last(code, 2)?,
             opcode::TUPLE3 => self.close_last(code, 3)?,
@@ -159,13 +154,6 @@ impl Machine<'_> {
     /// Where the part of the stack begins that an opcode may touch.
     fn floor(&self) -> usize {
         self.marks.last().map_or(0, |mark| *mark as usize)
-    }
-
-    fn top(&self, code: u8) -> Result<Node, Error> {
-        match self.stack.last() {
-            Some(node) if self.stack.len() > self.floor() => Ok(*node),
-            _ => Err(self.misplaced(code)),
-        }
     }
 
     fn take_mark(&mut self, code: u8) -> Result<usize, Error> {
@@ -193,12 +181,22 @@ impl Machine<'_> {
         Ok(node)
     }
 
-    fn group(&mut self, shape: Shape) -> Node {
-        Node::Group(shape, self.arena.open())
+    /// The group of the container at `at` in the stack, which may have been empty until now.
+    fn group_at(&mut self, at: usize) -> Option<u32> {
+        let Some(Node::Group(_, id)) = self.stack.get_mut(at) else {
+            return None;
+        };
+        if *id == EMPTY {
+            *id = self.arena.open();
+        }
+        Some(*id)
     }
 
     /// Makes a finished container of everything from `from` up.
     fn close(&mut self, shape: Shape, from: usize) -> Result<Node, Error> {
+        if from == self.stack.len() {
+            return Ok(Node::Group(shape, EMPTY));
+        }
         let id = self.arena.open();
         self.adopt(id, from)?;
         Ok(Node::Group(shape, id))
@@ -221,18 +219,20 @@ impl Machine<'_> {
 
     /// Moves everything from `from` up into the container below it.
     fn fill(&mut self, code: u8, from: usize) -> Result<(), Error> {
-        let container = match from.checked_sub(1) {
-            Some(below) if below >= self.floor() => self.stack[below],
+        let below = match from.checked_sub(1) {
+            Some(below) if below >= self.floor() => below,
             _ => return Err(self.misplaced(code)),
         };
-        let id = match (code, container) {
-            (opcode::APPEND | opcode::APPENDS, Node::Group(Shape::List, id))
-            | (opcode::ADDITEMS, Node::Group(Shape::Set, id)) => id,
-            (opcode::SETITEM | opcode::SETITEMS, Node::Group(Shape::Dict, id))
-                if (self.stack.len() - from).is_multiple_of(2) =>
-            {
-                id
+        let fits = match (code, self.stack[below]) {
+            (opcode::APPEND | opcode::APPENDS, Node::Group(Shape::List, _))
+            | (opcode::ADDITEMS, Node::Group(Shape::Set, _)) => true,
+            (opcode::SETITEM | opcode::SETITEMS, Node::Group(Shape::Dict, _)) => {
+                (self.stack.len() - from).is_multiple_of(2)
             }
+            _ => false,
+        };
+        let id = match self.group_at(below) {
+            Some(id) if fits => id,
             _ => return Err(self.misplaced(code)),
         };
         if self.arena.is_frozen(id) {
@@ -294,20 +294,16 @@ impl Machine<'_> {
                 self.at += N;
                 Ok(*chunk)
             }
-            None => Err(ErrorKind::Truncated {
-                at: self.at,
-                missing: N - (self.input.len() - self.at),
+            None => {
+                Err(ErrorKind::Truncated { at: self.at, missing: N - (self.input.len() - self.at) }
+                    .into())
             }
-            .into()),
         }
     }
 
     fn take(&mut self, len: u64) -> Result<Span, Error> {
         let len = self.ensure(len)?;
-        let span = Span {
-            at: index(self.at),
-            len: index(len),
-        };
+        let span = Span { at: index(self.at), len: index(len) };
         self.at += len;
         Ok(span)
     }
@@ -338,26 +334,16 @@ impl Machine<'_> {
 
     #[cold]
     fn misplaced(&self, code: u8) -> Error {
-        ErrorKind::Misplaced {
-            opcode: opcode::name(code).unwrap_or("?"),
-            at: self.code_at,
-        }
-        .into()
+        ErrorKind::Misplaced { opcode: opcode::name(code).unwrap_or("?"), at: self.code_at }.into()
     }
 
     #[cold]
     fn too_many(&self) -> Error {
-        ErrorKind::TooManyNodes {
-            limit: self.limits.nodes,
-        }
-        .into()
+        ErrorKind::TooManyNodes { limit: self.limits.nodes }.into()
     }
 
     #[cold]
     fn too_deep(&self) -> Error {
-        ErrorKind::TooDeep {
-            limit: self.limits.depth,
-        }
-        .into()
+        ErrorKind::TooDeep { limit: self.limits.depth }.into()
     }
 }

@@ -26,7 +26,7 @@
 //! word for (sets, bytearrays, ints of any size) a [`Value`](crate::Value) holds.
 //!
 //! The reader is bounded by [`Limits`], which count what the value would be with its shared parts
-//! copied. It keeps at most 64 bytes for each byte of input, and takes time in proportion to it.
+//! copied. It keeps at most 96 bytes for each byte of input, and takes time in proportion to it.
 
 mod access;
 mod de;

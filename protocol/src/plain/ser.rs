@@ -38,11 +38,7 @@ pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
 pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Error> {
     let start = out.len();
     out.extend_from_slice(&[opcode::PROTO, 5]);
-    let mut serializer = Serializer {
-        out,
-        depth: 0,
-        wish: Wish::Usual,
-    };
+    let mut serializer = Serializer { out, depth: 0, wish: Wish::Usual };
     match value.serialize(&mut serializer) {
         Ok(()) => {
             out.push(opcode::STOP);
@@ -91,11 +87,7 @@ impl Serializer<'_> {
     }
 
     fn text(&mut self, text: &str) {
-        let codes = [
-            opcode::SHORT_BINUNICODE,
-            opcode::BINUNICODE,
-            opcode::BINUNICODE8,
-        ];
+        let codes = [opcode::SHORT_BINUNICODE, opcode::BINUNICODE, opcode::BINUNICODE8];
         self.sized(codes, text.as_bytes());
     }
 
@@ -107,10 +99,7 @@ impl Serializer<'_> {
         } else if let Ok(len) = i32::try_from(bytes.len()) {
             self.put(opcode::LONG4, len.to_le_bytes());
         } else {
-            return Err(ErrorKind::TooLong {
-                limit: i32::MAX as usize,
-            }
-            .into());
+            return Err(ErrorKind::TooLong { limit: i32::MAX as usize }.into());
         }
         self.out.extend_from_slice(bytes);
         Ok(())
@@ -154,11 +143,7 @@ impl<'s, 'o> serde::Serializer for &'s mut Serializer<'o> {
     }
 
     fn serialize_bool(self, bool: bool) -> Result<(), Error> {
-        self.out.push(if bool {
-            opcode::NEWTRUE
-        } else {
-            opcode::NEWFALSE
-        });
+        self.out.push(if bool { opcode::NEWTRUE } else { opcode::NEWFALSE });
         Ok(())
     }
 
@@ -292,9 +277,7 @@ impl<'s, 'o> serde::Serializer for &'s mut Serializer<'o> {
         self.enter()?;
         self.out.push(opcode::EMPTY_DICT);
         self.text(variant);
-        value
-            .serialize(&mut *self)
-            .map_err(|error| error.inside(Step::Key(variant.into())))?;
+        value.serialize(&mut *self).map_err(|error| error.inside(Step::Key(variant.into())))?;
         self.out.push(opcode::SETITEM);
         self.depth -= 1;
         Ok(())

@@ -114,6 +114,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     /// `plain`, which alone knows the name `VALUE`.
+    #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
         let (tag, content) = data.variant::<u32>()?;
         let Some(tag) = Tag::ALL.get(tag as usize) else {

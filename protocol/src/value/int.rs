@@ -13,9 +13,7 @@ impl BigInt {
     /// The integer with these bytes (two's complement, little endian), unless an `i64` holds it.
     pub fn new(little_endian: &[u8]) -> Option<BigInt> {
         let bytes = trim(little_endian);
-        (bytes.len() > 8).then(|| BigInt {
-            little_endian: bytes.into(),
-        })
+        (bytes.len() > 8).then(|| BigInt { little_endian: bytes.into() })
     }
 
     /// Its bytes: two's complement, little endian, as few as possible.
@@ -52,10 +50,7 @@ impl BigInt {
     /// differ in the last bit from Python's `float(int)`.
     pub fn to_f64(&self) -> f64 {
         let magnitude = self.magnitude();
-        let float = magnitude
-            .iter()
-            .rev()
-            .fold(0.0, |sum, byte| sum * 256.0 + f64::from(*byte));
+        let float = magnitude.iter().rev().fold(0.0, |sum, byte| sum * 256.0 + f64::from(*byte));
         if self.is_negative() { -float } else { float }
     }
 
@@ -110,19 +105,7 @@ mod tests {
 
     #[test]
     fn every_width_is_the_same_integer() {
-        for int in [
-            0i64,
-            1,
-            -1,
-            127,
-            128,
-            -128,
-            -129,
-            255,
-            256,
-            i64::MAX,
-            i64::MIN,
-        ] {
+        for int in [0i64, 1, -1, 127, 128, -128, -129, 255, 256, i64::MAX, i64::MIN] {
             let wide = i128::from(int).to_le_bytes();
             assert_eq!(Some(int), small_int(&wide), "{int}");
             assert_eq!(Some(int), small_int(trim(&wide)), "{int}");
@@ -133,22 +116,12 @@ mod tests {
 
     #[test]
     fn what_an_i64_does_not_hold_is_kept_whole() {
-        for int in [
-            i128::from(i64::MAX) + 1,
-            i128::from(i64::MIN) - 1,
-            i128::MAX,
-            i128::MIN,
-            -(1 << 72),
-        ] {
+        for int in
+            [i128::from(i64::MAX) + 1, i128::from(i64::MIN) - 1, i128::MAX, i128::MIN, -(1 << 72)]
+        {
             let big = BigInt::new(&int.to_le_bytes()).unwrap();
-            assert_eq!(
-                (Some(int), u128::try_from(int).ok()),
-                (big.to_i128(), big.to_u128())
-            );
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "these are powers of two, nearly"
-            )]
+            assert_eq!((Some(int), u128::try_from(int).ok()), (big.to_i128(), big.to_u128()));
+            #[expect(clippy::cast_precision_loss, reason = "these are powers of two, nearly")]
             let float = int as f64;
             assert_eq!(float.to_bits(), big.to_f64().to_bits(), "{int}");
         }

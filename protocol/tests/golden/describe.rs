@@ -65,10 +65,7 @@ impl Node {
 
     pub(super) fn json(&self) -> Json {
         let fields = |fields: &Fields| -> Vec<Json> {
-            fields
-                .iter()
-                .map(|(name, field)| json!([name, field.json()]))
-                .collect()
+            fields.iter().map(|(name, field)| json!([name, field.json()])).collect()
         };
         match self {
             Node::U16(int) => json!({"type": "u16", "value": int}),

@@ -140,21 +140,11 @@ impl Samples {
     }
 }
 
-const NONE: Rest<'_> = Rest {
-    flags: Flags::NONE,
-    payload: None,
-    descriptors: 0,
-};
+const NONE: Rest<'_> = Rest { flags: Flags::NONE, payload: None, descriptors: 0 };
 
-const WORKER: WorkerId = WorkerId {
-    slot: 3,
-    generation: 2,
-};
+const WORKER: WorkerId = WorkerId { slot: 3, generation: 2 };
 
-const PHASES: Phases = Phases {
-    queue_us: 12,
-    run_us: 345_678,
-};
+const PHASES: Phases = Phases { queue_us: 12, run_us: 345_678 };
 
 fn connection(samples: &mut Samples) {
     for (name, role) in [
@@ -162,12 +152,8 @@ fn connection(samples: &mut Samples) {
         ("hello-worker", Role::Worker),
         ("hello-guardian", Role::Guardian),
     ] {
-        let hello = Hello {
-            version_min: 1,
-            version_max: 258,
-            role,
-            program: "clutch-client 0.1.0".into(),
-        };
+        let hello =
+            Hello { version_min: 1, version_max: 258, role, program: "clutch-client 0.1.0".into() };
         samples.meta(name, Kind::Hello, 0, &hello, NONE);
     }
     let welcome = Welcome {
@@ -187,20 +173,14 @@ fn connection(samples: &mut Samples) {
         Refusal::User,
         Refusal::ShuttingDown,
     ] {
-        let refused = Refused {
-            refusal,
-            sentence: format!("no: {refusal:?} (größer ☃)"),
-        };
+        let refused = Refused { refusal, sentence: format!("no: {refusal:?} (größer ☃)") };
         let name = format!("refused-{refusal:?}");
         samples.meta(&name, Kind::Refused, 0, &refused, NONE);
     }
     samples.bare("ping", Kind::Ping, u64::MAX, NONE);
     samples.bare("pong", Kind::Pong, u64::MAX, NONE);
     samples.bare("status", Kind::Status, 5, NONE);
-    let report = Rest {
-        payload: Some((Codec::Json, br#"{"pools":[]}"#)),
-        ..NONE
-    };
+    let report = Rest { payload: Some((Codec::Json, br#"{"pools":[]}"#)), ..NONE };
     samples.bare("status-report", Kind::StatusReport, 5, report);
     samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
     samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
@@ -208,33 +188,16 @@ fn connection(samples: &mut Samples) {
 }
 
 fn calls(samples: &mut Samples) {
-    let call = Call {
-        pool: "default".into(),
-        function: "math:sqrt".into(),
-        timeout_ms: 0,
-    };
-    let run = Run {
-        timeout_ms: 30_000,
-        function: "math:sqrt".into(),
-    };
-    let answer = Answer {
-        phases: PHASES,
-        worker: WORKER,
-    };
+    let call = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
+    let answer = Answer { phases: PHASES, worker: WORKER };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
     let items = plain::to_vec(&[1, 2, 3]).unwrap();
-    let with = |codec, payload, flags| Rest {
-        flags,
-        payload: Some((codec, payload)),
-        ..NONE
-    };
+    let with = |codec, payload, flags| Rest { flags, payload: Some((codec, payload)), ..NONE };
     let variants = [
         ("plain", with(Codec::Plain, &arguments, Flags::NONE)),
-        (
-            "json-keywords",
-            with(Codec::Json, &keywords, Flags::KEYWORDS.with(Flags::OUTPUT)),
-        ),
+        ("json-keywords", with(Codec::Json, &keywords, Flags::KEYWORDS.with(Flags::OUTPUT))),
         ("items", with(Codec::Plain, &items, Flags::ITEMS)),
         ("raw", with(Codec::Raw, b"\0\xff bytes", Flags::NONE)),
     ];
@@ -247,14 +210,10 @@ fn calls(samples: &mut Samples) {
     let value = with(Codec::Plain, &value, Flags::NONE);
     samples.meta("result-to-client", Kind::Result, 7, &answer, value);
     samples.bare("result-from-worker", Kind::Result, 7, value);
-    for (name, stream, dropped_bytes) in [
-        ("output-stdout", Stream::Stdout, 0),
-        ("output-stderr", Stream::Stderr, 1 << 33),
-    ] {
-        let output = Output {
-            stream,
-            dropped_bytes,
-        };
+    for (name, stream, dropped_bytes) in
+        [("output-stdout", Stream::Stdout, 0), ("output-stderr", Stream::Stderr, 1 << 33)]
+    {
+        let output = Output { stream, dropped_bytes };
         let text = with(Codec::Raw, b"half a line, ", Flags::NONE);
         samples.meta(name, Kind::Output, 7, &output, text);
     }
@@ -274,11 +233,7 @@ fn exception() -> Exception {
         traceback: "Traceback (most recent call last):\n  ...\nmytasks.Rejected: größe 3 > 2\n"
             .into(),
         chain: vec![
-            Link {
-                relation: Relation::Cause,
-                type_name: "ValueError".into(),
-                message: "3".into(),
-            },
+            Link { relation: Relation::Cause, type_name: "ValueError".into(), message: "3".into() },
             Link {
                 relation: Relation::Context,
                 type_name: "KeyError".into(),
@@ -368,11 +323,7 @@ fn reasons() -> Vec<(String, Reason)> {
         reasons.push((format!("NotFound-{what:?}"), reason));
     }
     for what in [Payload::Arguments, Payload::Result] {
-        let reason = Reason::TooLarge {
-            what,
-            bytes: 1 << 40,
-            limit: 64 << 20,
-        };
+        let reason = Reason::TooLarge { what, bytes: 1 << 40, limit: 64 << 20 };
         reasons.push((format!("TooLarge-{what:?}"), reason));
     }
     reasons
@@ -407,13 +358,7 @@ fn failures(samples: &mut Samples) {
                 message: "return plain data".into(),
             },
         ),
-        (
-            "TooLarge".into(),
-            WorkerFailure::TooLarge {
-                bytes: 1 << 40,
-                limit: 64 << 20,
-            },
-        ),
+        ("TooLarge".into(), WorkerFailure::TooLarge { bytes: 1 << 40, limit: 64 << 20 }),
         ("Cancelled".into(), WorkerFailure::Cancelled),
     ];
     for what in MISSING {
@@ -465,10 +410,7 @@ fn guardians(samples: &mut Samples) {
         directory: b"/home/me".into(),
         grace_ms: 5_000,
     };
-    let descriptors = Rest {
-        descriptors: 2,
-        ..NONE
-    };
+    let descriptors = Rest { descriptors: 2, ..NONE };
     samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);
     samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711 }, NONE);
     for (name, stage) in [
@@ -479,31 +421,14 @@ fn guardians(samples: &mut Samples) {
         let failed = SpawnFailed { stage, errno: 2 };
         samples.meta(name, Kind::SpawnFailed, 0, &failed, NONE);
     }
-    samples.meta(
-        "signal-terminate",
-        Kind::Signal,
-        0,
-        &Signal::Terminate,
-        NONE,
-    );
+    samples.meta("signal-terminate", Kind::Signal, 0, &Signal::Terminate, NONE);
     samples.meta("signal-kill", Kind::Signal, 0, &Signal::Kill, NONE);
-    for (name, exit) in [
-        ("exited-code", Exit::Code(3)),
-        ("exited-signal", Exit::Signal(9)),
-    ] {
-        let exited = Exited {
-            pid: 4711,
-            exit,
-            user_us: 1_000_001,
-            system_us: 2,
-            peak_rss_bytes: 12 << 20,
-        };
+    for (name, exit) in [("exited-code", Exit::Code(3)), ("exited-signal", Exit::Signal(9))] {
+        let exited =
+            Exited { pid: 4711, exit, user_us: 1_000_001, system_us: 2, peak_rss_bytes: 12 << 20 };
         samples.meta(name, Kind::Exited, 0, &exited, NONE);
     }
-    let swept = Swept {
-        killed: 2,
-        survivors: 1,
-    };
+    let swept = Swept { killed: 2, survivors: 1 };
     samples.meta("swept", Kind::Swept, 0, &swept, NONE);
 }
 
@@ -538,9 +463,8 @@ fn invalid() -> Vec<Json> {
     ]
     .into_iter()
     .map(|(name, error, bytes)| {
-        let refusal = Decoder::with_payload_max(1024)
-            .step(&mut BytesMut::from(&bytes[..]))
-            .expect_err(name);
+        let refusal =
+            Decoder::with_payload_max(1024).step(&mut BytesMut::from(&bytes[..])).expect_err(name);
         let found = format!("{refusal:?}");
         assert!(found.starts_with(error), "{name}: {found}");
         json!({"name": name, "error": error, "bytes": hex(&bytes)})

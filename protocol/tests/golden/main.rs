@@ -17,10 +17,7 @@ fn testdata() -> PathBuf {
 fn read(name: &str) -> String {
     let path = testdata().join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| {
-        panic!(
-            "{}: {error}; see testdata/README.md for how it is written",
-            path.display()
-        )
+        panic!("{}: {error}; see testdata/README.md for how it is written", path.display())
     })
 }
 

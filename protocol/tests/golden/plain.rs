@@ -25,9 +25,8 @@ fn what_each_cpython_writes_is_read() {
     for file in ["plain/cpython-3.8.txt", "plain/cpython-3.13.txt"] {
         let mut known: BTreeMap<_, _> = values().into_iter().chain(shared()).collect();
         for [name, bytes, literal] in lines(&read(file)) {
-            let wanted = known
-                .remove(name.as_str())
-                .unwrap_or_else(|| panic!("{file}: {name} is new here"));
+            let wanted =
+                known.remove(name.as_str()).unwrap_or_else(|| panic!("{file}: {name} is new here"));
             assert_eq!(wanted.to_string(), literal, "{file}: {name}");
             let found: Value = plain::from_slice(&unhex(&bytes), Limits::default())
                 .unwrap_or_else(|error| panic!("{file}: {name}: {error}"));
@@ -52,12 +51,10 @@ fn what_is_not_data_is_refused_by_name() {
 }
 
 fn lines(text: &str) -> impl Iterator<Item = [String; 3]> {
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| {
-            let fields: Vec<String> = line.split('\t').map(String::from).collect();
-            fields.try_into().expect("three fields")
-        })
+    text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let fields: Vec<String> = line.split('\t').map(String::from).collect();
+        fields.try_into().expect("three fields")
+    })
 }
 
 /// Equal texts are equal values, `nan` and `-0.0` included.
@@ -129,10 +126,7 @@ fn values() -> Vec<(&'static str, Value)> {
         ("tuple-empty", Value::Tuple(vec![])),
         ("tuple-1", Value::Tuple(vec![1.into()])),
         ("tuple-2", Value::Tuple(vec![1.into(), 2.into()])),
-        (
-            "tuple-3",
-            Value::Tuple(vec![1.into(), text("b"), 2.5.into()]),
-        ),
+        ("tuple-3", Value::Tuple(vec![1.into(), text("b"), 2.5.into()])),
         ("tuple-4", Value::Tuple((1..=4).map(Value::Int).collect())),
         ("dict-empty", Value::Dict(vec![])),
         ("dict-one", [("a", 1)].into_iter().collect()),
@@ -151,10 +145,7 @@ fn values() -> Vec<(&'static str, Value)> {
         ("set", Value::Set(vec![1.into()])),
         ("frozenset-empty", Value::FrozenSet(vec![])),
         ("frozenset", Value::FrozenSet(vec![text("a")])),
-        (
-            "set-of-frozensets",
-            Value::Set(vec![Value::FrozenSet(vec![Value::Bytes(b"x".into())])]),
-        ),
+        ("set-of-frozensets", Value::Set(vec![Value::FrozenSet(vec![Value::Bytes(b"x".into())])])),
     ]);
     values
 }
@@ -166,27 +157,15 @@ fn shared() -> Vec<(&'static str, Value)> {
     vec![
         ("shared-list", Value::List(vec![list([1]), list([1])])),
         ("shared-tuple", Value::List(vec![pair(), pair(), pair()])),
-        (
-            "shared-dict",
-            [("a", keyed()), ("b", keyed())].into_iter().collect(),
-        ),
-        (
-            "shared-str",
-            Value::List(vec![text("again"), text("again")]),
-        ),
+        ("shared-dict", [("a", keyed()), ("b", keyed())].into_iter().collect()),
+        ("shared-str", Value::List(vec![text("again"), text("again")])),
         (
             "shared-bytearray",
-            Value::Tuple(vec![
-                Value::ByteArray(b"b".into()),
-                Value::ByteArray(b"b".into()),
-            ]),
+            Value::Tuple(vec![Value::ByteArray(b"b".into()), Value::ByteArray(b"b".into())]),
         ),
         (
             "shared-frozenset",
-            Value::Tuple(vec![
-                Value::FrozenSet(vec![5.into()]),
-                Value::FrozenSet(vec![5.into()]),
-            ]),
+            Value::Tuple(vec![Value::FrozenSet(vec![5.into()]), Value::FrozenSet(vec![5.into()])]),
         ),
         (
             "shared-nested",

@@ -151,7 +151,8 @@ impl Dispatcher {
             certificate::write(&state.config.name, worker, entry, before, exited, function);
         state.counters.one(super::counters::death(certificate.cause));
         if certificate.cause == Cause::Stopped {
-            tracing::debug!(pool = state.config.name, %worker, pid = certificate.pid, "worker stopped");
+            let pool = &state.config.name;
+            tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");
             return;
         }
         tracing::warn!(

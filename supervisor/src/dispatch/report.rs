@@ -7,7 +7,7 @@ use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, PoolState};
 use crate::pool;
-use crate::pool::WorkerView;
+use crate::pool::{EmptySlot, WorkerView};
 
 impl Core {
     /// The daemon and everything in it, now.
@@ -52,7 +52,7 @@ impl Dispatcher {
             reason,
             python: python_text(&pool.config.python),
             workers_wanted: pool.config.workers,
-            workers: pool.policy.workers().map(|w| self.worker_status(now, pool, &w)).collect(),
+            workers: self.worker_statuses(now, pool),
             queued: calls.waiting() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.waiting()) as u64,
@@ -60,6 +60,16 @@ impl Dispatcher {
             last_death: pool.last_death.clone(),
             counters: pool.counters.to_map(),
         }
+    }
+
+    /// Every slot has its line, also while it waits to be started again.
+    fn worker_statuses(&self, now: Instant, pool: &PoolState) -> Vec<WorkerStatus> {
+        let workers = pool.policy.workers().map(|view| self.worker_status(now, pool, &view));
+        let empty = pool.policy.empty_slots().filter(|slot| slot.until.is_some());
+        let mut lines: Vec<_> =
+            workers.chain(empty.map(|slot| backoff_status(now, slot))).collect();
+        lines.sort_by_key(|line| line.id);
+        lines
     }
 
     fn has_ready_worker(&self, pool: &PoolState) -> bool {
@@ -80,6 +90,21 @@ impl Dispatcher {
             function: call.map(|call| call.function().to_owned()),
             calls_served: entry.map_or(0, |worker| worker.served),
         }
+    }
+}
+
+/// A slot between two workers.
+fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
+    let wait = slot.until.map_or(0, |until| millis_since(until, now));
+    WorkerStatus {
+        id: slot.id,
+        state: "backoff".to_owned(),
+        reason: format!("started again in {wait} ms, after {} failed starts", slot.failures),
+        since_ms: 0,
+        pid: 0,
+        python: String::new(),
+        function: None,
+        calls_served: 0,
     }
 }
 

@@ -7,10 +7,13 @@
 //!
 //! - [`outbox`]: the way out.
 //! - [`inbox`]: the way in.
+//! - [`hangup`]: knowing that the peer has gone for good.
 
 pub mod outbox;
 
 pub mod inbox;
+
+pub mod hangup;
 
 pub use inbox::{Inbox, InboxError, Pumped};
 pub use outbox::{Outbox, OutboxError};

@@ -1,5 +1,5 @@
-//! How workers leave their slots, and what becomes of the slots: deaths, orders to go, restarts, the
-//! end of the pool. Calls, and workers that work, are the business of `policy`.
+//! How workers leave their slots, and what becomes of the slots: deaths, orders to go, restarts,
+//! the end of the pool. Calls, and workers that work, are the business of `policy`.
 
 use std::time::{Duration, Instant};
 

@@ -37,4 +37,4 @@ pub mod backoff;
 
 pub use event::{CallKey, Effect, Event, StopCause, Verdict};
 pub use policy::{Pool, PoolState, Settings};
-pub use state::{WorkerState, WorkerView};
+pub use state::{EmptySlot, WorkerState, WorkerView};

@@ -12,7 +12,7 @@ use clutch_protocol::message::WorkerId;
 use super::backoff::Dice;
 use super::event::{Budgets, CallKey, Effect, Event, StopCause, Verdict};
 use super::queue::{Calls, Place, Timer, Timers};
-use super::state::{Move, WorkerState, WorkerView};
+use super::state::{EmptySlot, Move, WorkerState, WorkerView};
 
 /// What a pool is told once.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +141,16 @@ impl Pool {
             id: *id,
             state: worker.state,
             since: worker.since,
+        })
+    }
+
+    /// The slots that hold no worker now.
+    pub fn empty_slots(&self) -> impl Iterator<Item = EmptySlot> + '_ {
+        let numbered = (0..).zip(&self.slots).filter(|(_, slot)| slot.current.is_none());
+        numbered.map(|(number, slot)| EmptySlot {
+            id: WorkerId { slot: number, generation: slot.last_generation },
+            failures: slot.failures,
+            until: self.timers.due(Timer::Backoff(number)),
         })
     }
 

@@ -177,6 +177,11 @@ impl Timers {
         assert_eq!(self.by_time.len(), self.by_timer.len(), "both views hold the same timers");
     }
 
+    /// When a timer is due, if it is set.
+    pub fn due(&self, timer: Timer) -> Option<Instant> {
+        self.by_timer.get(&timer).copied()
+    }
+
     /// The earliest time.
     pub fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)

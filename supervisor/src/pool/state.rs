@@ -117,6 +117,17 @@ pub struct WorkerView {
     pub since: Instant,
 }
 
+/// A slot that waits to be started again, as `status` shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct EmptySlot {
+    /// Which, with the generation it held last.
+    pub id: WorkerId,
+    /// Failed starts in a row.
+    pub failures: u32,
+    /// When it is started again.
+    pub until: Option<Instant>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

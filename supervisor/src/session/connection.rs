@@ -1,7 +1,6 @@
 //! The task of one client's connection. It reads, hands calls to the dispatcher, and ends the
 //! connection when the client is gone, breaks the protocol, or does not keep up.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +9,6 @@ use bytes::Bytes;
 use clutch_protocol::frame::Decoder;
 use clutch_protocol::message::{Refusal, Refused, Stop};
 use clutch_protocol::{Codec, Frame, FrameError, Header, Kind, wire};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -23,6 +21,7 @@ use crate::limits::{
     BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX, FRAME_BYTES_PER_SEC_MIN,
     FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
 };
+use crate::net::hangup::wait_until_closed;
 use crate::net::{Inbox, InboxError, Outbox, Pumped};
 use crate::worker::link::frame_head;
 
@@ -380,24 +379,4 @@ impl Connection {
 
 fn refused(refusal: Refusal, sentence: String) -> End {
     End::Refused(Refused { refusal, sentence })
-}
-
-/// Resolves when the peer has closed the whole connection, not just its sending half.
-///
-/// Reading cannot tell the two apart, since both end it. Writing can, but there is nothing to
-/// write. So this waits for the socket's hang-up, which the kernel reports with writability.
-async fn wait_until_closed(stream: &UnixStream) {
-    loop {
-        match stream.ready(Interest::WRITABLE).await {
-            Ok(ready) if ready.is_write_closed() => return,
-            Err(_) => return,
-            Ok(_) => {
-                // Forgets the writability that is known already, so that the next wait is for news.
-                // Writers ask the socket itself, so they do not miss it.
-                let _ = stream.try_io(Interest::WRITABLE, || {
-                    Err::<(), _>(io::Error::from(io::ErrorKind::WouldBlock))
-                });
-            }
-        }
-    }
 }

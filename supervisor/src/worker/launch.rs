@@ -16,7 +16,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Works out the recipe of `pool`, run by the interpreter `executable`, with the worker package's `boot`
+    /// Works out the recipe of `pool`, run by the interpreter `executable`, with the `boot` script
+    /// of the worker package
     /// script and the finished `environment`.
     pub fn new(
         pool: &config::Pool,

@@ -11,18 +11,9 @@ use super::super::opcode;
 use super::Serializer;
 use crate::path::Step;
 
-pub(super) const LIST: Close = Close::Batch {
-    empty: opcode::EMPTY_LIST,
-    fill: opcode::APPENDS,
-};
-pub(super) const DICT: Close = Close::Batch {
-    empty: opcode::EMPTY_DICT,
-    fill: opcode::SETITEMS,
-};
-pub(super) const SET: Close = Close::Batch {
-    empty: opcode::EMPTY_SET,
-    fill: opcode::ADDITEMS,
-};
+pub(super) const LIST: Close = Close::Batch { empty: opcode::EMPTY_LIST, fill: opcode::APPENDS };
+pub(super) const DICT: Close = Close::Batch { empty: opcode::EMPTY_DICT, fill: opcode::SETITEMS };
+pub(super) const SET: Close = Close::Batch { empty: opcode::EMPTY_SET, fill: opcode::ADDITEMS };
 
 impl<'o> Serializer<'o> {
     /// Begins a container.
@@ -34,12 +25,7 @@ impl<'o> Serializer<'o> {
             Close::Tuple(len) if len > 3 => self.out.push(opcode::MARK),
             Close::Tuple(_) => {}
         }
-        Ok(Group {
-            serializer: self,
-            close,
-            count: 0,
-            variant: None,
-        })
+        Ok(Group { serializer: self, close, count: 0, variant: None })
     }
 
     /// A dict with the variant's name as its only key, up to the point where its value comes.
@@ -116,11 +102,7 @@ impl Group<'_, '_> {
             Close::Batch { .. } => {}
             Close::Marked(code) => out.push(code),
             Close::Tuple(announced) if announced != self.count => {
-                return Err(ErrorKind::ItemCount {
-                    announced,
-                    written: self.count,
-                }
-                .into());
+                return Err(ErrorKind::ItemCount { announced, written: self.count }.into());
             }
             Close::Tuple(len) => out.push(match len {
                 0 => opcode::EMPTY_TUPLE,
