@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use crate::limits::STRANGERS_MAX;
+use crate::limits::{CLOSING_TIMEOUT, STRANGERS_MAX};
 use crate::session::connection::{Connection, Doorway, End};
 use crate::worker::link::frame_head;
 use crate::worker::output::escape;
@@ -107,8 +107,10 @@ impl Door {
         self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
     }
 
-    /// Closes every connection.
+    /// Waits for connections to close; those that take too long are cut off.
     pub async fn finish(&mut self) {
+        let closed = async { while self.connections.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(CLOSING_TIMEOUT * 2, closed).await;
         self.connections.abort_all();
         while self.connections.join_next().await.is_some() {}
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
@@ -36,6 +36,7 @@ pub struct Engine {
     connections_max: usize,
     stop_grace: Duration,
     unasked: Vec<Unasked>,
+    close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
     _tasks: JoinSet<()>,
     spawner_thread: std::thread::JoinHandle<()>,
@@ -80,7 +81,9 @@ impl Engine {
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let (stop, stop_orders) = mpsc::channel(4);
-        let doorway = Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, stop };
+        let (close, closing) = watch::channel(false);
+        let doorway =
+            Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, closing, stop };
         core.start();
         Ok(Engine {
             core,
@@ -89,6 +92,7 @@ impl Engine {
             connections_max: config.daemon.connections as usize,
             stop_grace: config.daemon.stop_grace,
             unasked,
+            close,
             _tasks: tasks,
             spawner_thread,
         })
@@ -209,6 +213,7 @@ impl Engine {
                 }
             }
         }
+        self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);
         drop(self._tasks);

@@ -16,6 +16,9 @@ pub const FRAME_BYTES_PER_SEC_MIN: u64 = 1 << 20;
 /// How long a client may leave its answers unread before it is dropped.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client may take to read its last answers when the daemon has stopped.
+pub const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Connections that have not said hello yet. More than any real burst (1000 clients at once), and
 /// at 4 KiB each far from any memory that matters.
 pub const STRANGERS_MAX: usize = 1024;

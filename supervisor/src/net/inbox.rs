@@ -13,9 +13,13 @@ use tokio::net::UnixStream;
 
 use crate::sys;
 
-/// Room for one receive. A local socket's own buffer is 208 KiB by default, so a few receives empty
-/// it; small frames share one buffer.
-const RECEIVE_BYTES: usize = 64 << 10;
+/// Room for the first receives of a connection: enough for dozens of small calls, and little enough
+/// for thousands of idle clients.
+const RECEIVE_BYTES_MIN: usize = 4 << 10;
+
+/// Room for one receive of a busy connection. A local socket's own buffer is 208 KiB by default, so
+/// a few receives empty it.
+const RECEIVE_BYTES_MAX: usize = 64 << 10;
 
 /// How much is taken in one turn before others get theirs.
 const TURN_BYTES: usize = 512 << 10;
@@ -51,12 +55,14 @@ pub struct Inbox {
     stream: Rc<UnixStream>,
     buffer: BytesMut,
     decoder: Decoder,
+    /// Room for the next receive; doubled whenever one was filled.
+    room: usize,
 }
 
 impl Inbox {
     /// An inbox that judges frames by `decoder`.
     pub fn new(stream: Rc<UnixStream>, decoder: Decoder) -> Inbox {
-        Inbox { stream, buffer: BytesMut::new(), decoder }
+        Inbox { stream, buffer: BytesMut::new(), decoder, room: RECEIVE_BYTES_MIN }
     }
 
     /// Judges the frames that follow by another decoder. Only between frames.
@@ -101,6 +107,7 @@ impl Inbox {
         self.make_room();
         let (stream, buffer) = (&self.stream, &mut self.buffer);
         let room = buffer.capacity() - buffer.len();
+        let mut filled = false;
         let mut outcome = Ok(Pumped::Empty);
         // The closure says "would block" after a short read as well: a stream socket that gave less
         // than there was room for is empty, and saying so saves the call that would find out.
@@ -115,7 +122,8 @@ impl Inbox {
             }
             Ok(got) => {
                 outcome = Ok(Pumped::More);
-                if got.bytes < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                filled = got.bytes == room;
+                if filled { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -127,6 +135,10 @@ impl Inbox {
                 Ok(())
             }
         });
+        if filled {
+            // A peer that fills the room has more to say.
+            self.room = (self.room * 2).min(RECEIVE_BYTES_MAX);
+        }
         outcome
     }
 
@@ -179,9 +191,9 @@ impl Inbox {
     /// length that was only claimed must not cost memory.
     fn make_room(&mut self) {
         let missing = self.decoder.pending().map_or(0, |h| h.frame_bytes() - self.buffer.len());
-        let grown = self.buffer.len().max(RECEIVE_BYTES);
-        let wanted = missing.clamp(RECEIVE_BYTES, grown);
-        if self.buffer.capacity() - self.buffer.len() < RECEIVE_BYTES / 2 {
+        let received = self.buffer.len().max(self.room);
+        let wanted = missing.clamp(self.room, received);
+        if self.buffer.capacity() - self.buffer.len() < self.room / 2 {
             self.buffer.reserve(wanted);
         }
     }

@@ -10,7 +10,7 @@ use clutch_protocol::frame::Decoder;
 use clutch_protocol::message::{Refusal, Refused, Stop};
 use clutch_protocol::{Codec, Frame, FrameError, Header, Kind, wire};
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::hello;
@@ -18,8 +18,8 @@ use super::peer::Peer;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{
-    BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX, FRAME_BYTES_PER_SEC_MIN,
-    FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
+    BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT,
+    FRAME_BYTES_PER_SEC_MIN, FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
 };
 use crate::net::hangup::wait_until_closed;
 use crate::net::{Inbox, InboxError, Outbox, Pumped};
@@ -34,6 +34,8 @@ pub struct Doorway {
     pub daemon: config::Daemon,
     /// Bytes of long requests the daemon may hold, in KiB.
     pub memory: Arc<Semaphore>,
+    /// True when the daemon closes its doors.
+    pub closing: watch::Receiver<bool>,
     /// Told when a client wants the daemon stopped.
     pub stop: tokio::sync::mpsc::Sender<Stop>,
 }
@@ -89,6 +91,7 @@ impl Connection {
         let mut flusher = JoinSet::new();
         let peer = self.peer.clone();
         flusher.spawn_local(async move { peer.outbox.flush_forever().await });
+        let mut closing = self.doorway.closing.clone();
         let crowded_out = async {
             leave.notified().await;
             let sentence = "too many connections have said no hello; say it first thing";
@@ -97,12 +100,21 @@ impl Connection {
         let greeted = tokio::select! {
             greeted = self.greet() => greeted,
             crowded_out = crowded_out => crowded_out,
+            _ = closing.wait_for(|closing| *closing) => Err(stopped()),
         };
         let end = match greeted {
             Ok(()) => {
                 introduced();
                 self.doorway.core.client_came();
-                let end = self.serve().await;
+                let peer = self.peer.clone();
+                let end = tokio::select! {
+                    end = self.serve() => end,
+                    // Nobody is owed an answer any more when the doors close.
+                    _ = closing.wait_for(|closing| *closing) => {
+                        let _ = tokio::time::timeout(CLOSING_TIMEOUT, peer.outbox.drained()).await;
+                        stopped()
+                    }
+                };
                 self.doorway.core.client_left();
                 end
             }
@@ -375,6 +387,10 @@ impl Connection {
             InboxError::Socket(_) => End::Broken,
         }
     }
+}
+
+fn stopped() -> End {
+    refused(Refusal::ShuttingDown, "the daemon has stopped".to_owned())
 }
 
 fn refused(refusal: Refusal, sentence: String) -> End {
