@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clutch_protocol::frame::{Decoder, Step};
 use clutch_protocol::message::{Answer, Call, Hello, Phases, Refusal, Refused, Welcome, WorkerId};
@@ -252,13 +252,4 @@ pub(crate) fn channel<T>() -> (SyncSender<T>, Receiver<T>) {
 /// What the fake reports next; a test that goes wrong ends instead of hanging.
 pub(crate) fn next<T>(receiver: &Receiver<T>) -> T {
     receiver.recv_timeout(Duration::from_secs(30)).expect("the fake reports")
-}
-
-/// Waits until `condition` holds.
-pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
 }
