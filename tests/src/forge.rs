@@ -1,0 +1,67 @@
+//! Frames for a raw peer to send: true ones, and forged ones.
+
+use clutch_protocol::frame::{Codec, Flags, Header, Kind};
+use clutch_protocol::message::{Call, Hello, Role, version};
+use clutch_protocol::wire;
+
+/// A frame with everything chosen freely but the lengths, which are true.
+pub fn frame(kind: Kind, id: u64, codec: Codec, meta: &[u8], payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        codec,
+        meta_bytes: meta.len().try_into().expect("frames here are short"),
+        payload_bytes: payload.len().try_into().expect("frames here are short"),
+        ..Header::new(kind, id)
+    };
+    [&header.encode()[..], meta, payload].concat()
+}
+
+/// A call with JSON arguments.
+pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
+    call_within(id, pool, function, arguments, 0)
+}
+
+/// A call with JSON arguments and a timeout in milliseconds.
+pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
+    let meta = Call {
+        pool: pool.to_owned(),
+        function: function.to_owned(),
+        timeout_ms,
+    };
+    let meta = wire::encode(&meta).expect("a short meta");
+    frame(Kind::Call, id, Codec::Json, &meta, json.as_bytes())
+}
+
+/// A hello of this version in any role.
+pub fn hello(role: Role) -> Vec<u8> {
+    hello_of(version::MIN, version::MAX, role, &[])
+}
+
+/// A hello of any versions, with bytes of the future behind its known fields.
+pub fn hello_of(version_min: u16, version_max: u16, role: Role, future: &[u8]) -> Vec<u8> {
+    let hello = Hello {
+        version_min,
+        version_max,
+        role,
+        program: "clutch-tests".to_owned(),
+    };
+    let mut meta = wire::encode(&hello).expect("a short meta");
+    meta.extend_from_slice(future);
+    frame(Kind::Hello, 0, Codec::None, &meta, &[])
+}
+
+/// Header bytes with any field set to anything, and a checksum that fits. Flags are `NONE`.
+pub fn forged(kind: u8, id: u64, length: u32, meta: u32) -> [u8; 32] {
+    let mut bytes = Header::new(Kind::Ping, id).encode();
+    bytes[4..8].copy_from_slice(&length.to_le_bytes());
+    bytes[16..20].copy_from_slice(&meta.to_le_bytes());
+    bytes[20] = kind;
+    bytes[21] = Flags::NONE.byte();
+    sealed(bytes)
+}
+
+/// The same header with the checksum its bytes need.
+pub fn sealed(mut bytes: [u8; 32]) -> [u8; 32] {
+    let crc = crc32fast::hash(&bytes[..28]);
+    bytes[28..32].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
