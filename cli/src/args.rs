@@ -90,31 +90,16 @@ pub(crate) struct LocalArgs {
     #[arg(long)]
     pub(crate) local: bool,
     /// The interpreter: 3.12, python3.12 or a path [default: python3]
-    #[arg(
-        long,
-        value_name = "PYTHON",
-        requires = "local",
-        conflicts_with = "config"
-    )]
+    #[arg(long, value_name = "PYTHON", requires = "local", conflicts_with = "config")]
     pub(crate) python: Option<String>,
     /// How many workers
     #[arg(long, value_name = "N", requires = "local", conflicts_with = "config")]
     pub(crate) workers: Option<NonZeroU32>,
     /// A script whose functions are called as __main__:NAME
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "local",
-        conflicts_with = "config"
-    )]
+    #[arg(long, value_name = "FILE", requires = "local", conflicts_with = "config")]
     pub(crate) main: Option<PathBuf>,
     /// A directory to import modules from; may be given several times
-    #[arg(
-        long,
-        value_name = "DIR",
-        requires = "local",
-        conflicts_with = "config"
-    )]
+    #[arg(long, value_name = "DIR", requires = "local", conflicts_with = "config")]
     pub(crate) path: Vec<PathBuf>,
     /// Take the pools from this configuration file
     #[arg(long, value_name = "FILE", requires = "local")]
@@ -181,9 +166,7 @@ mod tests {
     #[test]
     fn negative_numbers_are_arguments_and_unknown_options_are_not() {
         let parse = |words: &[&str]| Cli::try_parse_from(["clutch"].iter().chain(words));
-        let Verb::Call(call) = parse(&["call", "m:f", "-1", "-1.5e3", "-", "--json"])
-            .unwrap()
-            .verb
+        let Verb::Call(call) = parse(&["call", "m:f", "-1", "-1.5e3", "-", "--json"]).unwrap().verb
         else {
             panic!("it is a call")
         };
@@ -202,20 +185,11 @@ mod tests {
             assert!(parse(&["--", bad]).is_err(), "{bad:?}");
         }
         for bad in ["--help", "a b", "$(id)", ""] {
-            assert!(
-                parse(&[&format!("--pool={bad}"), "m:f"]).is_err(),
-                "{bad:?}"
-            );
+            assert!(parse(&[&format!("--pool={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
         for bad in ["0s", "5", "-1s", "1.5s", "soon"] {
-            assert!(
-                parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(),
-                "{bad:?}"
-            );
+            assert!(parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
-        assert!(
-            parse(&["--python", "3.12", "m:f"]).is_err(),
-            "needs --local"
-        );
+        assert!(parse(&["--python", "3.12", "m:f"]).is_err(), "needs --local");
     }
 }

@@ -62,10 +62,7 @@ pub(crate) async fn daemon(socket: &Socket) -> Result<Client, Error> {
 
 /// What guards each worker: this very program, by its hidden verb.
 pub(crate) fn guardian() -> Guardian {
-    Guardian {
-        program: "/proc/self/exe".into(),
-        args: vec!["shim".into()],
-    }
+    Guardian { program: "/proc/self/exe".into(), args: vec!["shim".into()] }
 }
 
 /// A client, and the private supervisor behind it if there is one.
@@ -83,11 +80,7 @@ pub(crate) async fn open(
     interrupt: &mut Interrupt,
 ) -> Result<Link, Error> {
     if !args.local {
-        return Ok(Link {
-            client: daemon(&Socket::of(global)).await?,
-            local: None,
-            _log: None,
-        });
+        return Ok(Link { client: daemon(&Socket::of(global)).await?, local: None, _log: None });
     }
     let config = local_config(args, workers)?;
     let log = if global.verbose || std::env::var_os("CLUTCH_LOG").is_some() {
@@ -101,11 +94,7 @@ pub(crate) async fn open(
         Err(error) => Err(Error::Prepare(error)),
     };
     match connected {
-        Ok(client) => Ok(Link {
-            client,
-            local: Some(local),
-            _log: log,
-        }),
+        Ok(client) => Ok(Link { client, local: Some(local), _log: log }),
         Err(error) => {
             stop(local, true).await;
             Err(error)
@@ -130,11 +119,7 @@ impl Link {
     /// Ends the connection, and the private supervisor. A worker that still has a call that was
     /// given up gets a moment to release what it holds.
     pub(crate) async fn close(self, exit: Exit) {
-        let Link {
-            client,
-            local,
-            _log,
-        } = self;
+        let Link { client, local, _log } = self;
         let Some(local) = local else { return };
         let given_up = matches!(exit, Exit::TimedOut | Exit::Cancelled);
         if given_up {
@@ -170,9 +155,7 @@ async fn settle(client: &Client) {
 }
 
 async fn stop(local: Local, now: bool) {
-    tokio::task::spawn_blocking(move || local.stop(now))
-        .await
-        .expect("stopping does not panic");
+    tokio::task::spawn_blocking(move || local.stop(now)).await.expect("stopping does not panic");
 }
 
 fn local_config(args: &LocalArgs, workers: u32) -> Result<Config, Error> {

@@ -51,11 +51,7 @@ pub(crate) enum Error {
     Prepare(#[source] io::Error),
     #[error("the daemon (pid {pid}) at {} is still stopping after {wait:?}; \
              wait longer with --wait, or end what runs with: clutch stop --now", socket.display())]
-    StillStopping {
-        pid: u32,
-        socket: PathBuf,
-        wait: Duration,
-    },
+    StillStopping { pid: u32, socket: PathBuf, wait: Duration },
 }
 
 impl From<Failure> for Error {

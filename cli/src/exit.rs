@@ -26,33 +26,15 @@ pub(crate) enum Exit {
 
 /// Every code with its meaning, in order.
 const TABLE: [(Exit, &str); 9] = [
-    (
-        Exit::Ok,
-        "success; also when the reader of the output went away",
-    ),
-    (
-        Exit::Raised,
-        "the Python code raised, or its result could not be delivered",
-    ),
-    (
-        Exit::Usage,
-        "wrong usage: options, arguments, input, or a function that is not there",
-    ),
-    (
-        Exit::NoDaemon,
-        "no daemon answers at the socket, or the connection was lost",
-    ),
+    (Exit::Ok, "success; also when the reader of the output went away"),
+    (Exit::Raised, "the Python code raised, or its result could not be delivered"),
+    (Exit::Usage, "wrong usage: options, arguments, input, or a function that is not there"),
+    (Exit::NoDaemon, "no daemon answers at the socket, or the connection was lost"),
     (Exit::TimedOut, "timed out"),
     (Exit::Cancelled, "cancelled, by Ctrl-C or by the daemon"),
     (Exit::WorkerDied, "the worker died while it ran the call"),
-    (
-        Exit::Refused,
-        "refused: queue full, not allowed, crash loop, shutting down, socket in use",
-    ),
-    (
-        Exit::Configuration,
-        "the configuration is wrong, or its workers cannot start",
-    ),
+    (Exit::Refused, "refused: queue full, not allowed, crash loop, shutting down, socket in use"),
+    (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
 ];
 
 impl Exit {
@@ -104,11 +86,9 @@ impl From<Exit> for std::process::ExitCode {
 
 /// The table as text, for the end of a help page.
 pub(crate) fn help() -> String {
-    TABLE
-        .iter()
-        .fold(String::from("Exit codes:"), |text, (exit, meaning)| {
-            format!("{text}\n  {}  {meaning}", exit.code())
-        })
+    TABLE.iter().fold(String::from("Exit codes:"), |text, (exit, meaning)| {
+        format!("{text}\n  {}  {meaning}", exit.code())
+    })
 }
 
 #[cfg(test)]
@@ -123,10 +103,7 @@ mod tests {
     fn certificate() -> Box<Certificate> {
         Box::new(Certificate {
             pool: "default".into(),
-            worker: WorkerId {
-                slot: 0,
-                generation: 1,
-            },
+            worker: WorkerId { slot: 0, generation: 1 },
             pid: 7,
             cause: Cause::Signalled,
             exit: None,
@@ -154,16 +131,9 @@ mod tests {
             traceback: String::new(),
             chain: Vec::new(),
         };
-        let missing = Missing {
-            what: MissingWhat::Pool,
-            message: String::new(),
-            traceback: String::new(),
-        };
-        let too_large = |what| Reason::TooLarge {
-            what,
-            bytes: 2,
-            limit: 1,
-        };
+        let missing =
+            Missing { what: MissingWhat::Pool, message: String::new(), traceback: String::new() };
+        let too_large = |what| Reason::TooLarge { what, bytes: 2, limit: 1 };
         let unserializable = Reason::Unserializable {
             path: text("result"),
             type_name: text("object"),
@@ -177,12 +147,7 @@ mod tests {
             (too_large(Payload::Arguments), 2),
             (Reason::NotFound(Box::new(missing)), 2),
             (Reason::BadArguments { message }, 2),
-            (
-                Reason::Disconnected {
-                    detail: detail.clone(),
-                },
-                3,
-            ),
+            (Reason::Disconnected { detail: detail.clone() }, 3),
             (Reason::Protocol { detail }, 3),
             (Reason::TimedOut { timeout_ms: 1 }, 4),
             (Reason::Cancelled, 5),
@@ -190,13 +155,7 @@ mod tests {
             (Reason::QueueFull { limit: 1 }, 7),
             (Reason::NotAllowed, 7),
             (Reason::ShuttingDown, 7),
-            (
-                Reason::CrashLoop {
-                    failures: 3,
-                    last: certificate(),
-                },
-                7,
-            ),
+            (Reason::CrashLoop { failures: 3, last: certificate() }, 7),
         ];
         for (reason, code) in expected {
             assert_eq!(code, Exit::of(&reason).code(), "{}", reason.name());
@@ -212,12 +171,7 @@ mod tests {
         for refusal in [Refusal::Overloaded, Refusal::User, Refusal::ShuttingDown] {
             assert_eq!(7, refused(refusal), "{refusal:?}");
         }
-        for refusal in [
-            Refusal::Version,
-            Refusal::Role,
-            Refusal::Protocol,
-            Refusal::TooSlow,
-        ] {
+        for refusal in [Refusal::Version, Refusal::Role, Refusal::Protocol, Refusal::TooSlow] {
             assert_eq!(3, refused(refusal), "{refusal:?}");
         }
         assert_eq!(3, Exit::of_connect(&ConnectError::NoPath).code());

@@ -27,9 +27,7 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// Takes Ctrl-C over from the system.
     pub(crate) fn install() -> io::Result<Interrupt> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _context = runtime.enter();
             signal(SignalKind::interrupt())?

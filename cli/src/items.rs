@@ -147,10 +147,7 @@ impl Positions {
 /// Where items come from, before any is read.
 pub(crate) enum Source {
     Words(Vec<Box<RawValue>>),
-    Lines {
-        reader: Box<dyn Read + Send>,
-        bytes_total: Option<u64>,
-    },
+    Lines { reader: Box<dyn Read + Send>, bytes_total: Option<u64> },
 }
 
 impl Source {
@@ -162,18 +159,13 @@ impl Source {
         if words.iter().any(|word| word == "-") {
             return Err(InputError::Dash);
         }
-        Ok(Source::Words(
-            words.iter().map(|word| value::raw(word)).collect(),
-        ))
+        Ok(Source::Words(words.iter().map(|word| value::raw(word)).collect()))
     }
 
     /// Items from a file of JSON lines; `-` is standard input.
     pub(crate) fn open(path: &Path) -> Result<Source, InputError> {
         if path == Path::new("-") {
-            return Ok(Source::Lines {
-                reader: Box::new(io::stdin()),
-                bytes_total: None,
-            });
+            return Ok(Source::Lines { reader: Box::new(io::stdin()), bytes_total: None });
         }
         let open = || {
             let file = File::open(path)?;
@@ -186,10 +178,7 @@ impl Source {
                 reader: Box::new(file),
             })
         };
-        open().map_err(|source| InputError::Open {
-            path: path.to_owned(),
-            source,
-        })
+        open().map_err(|source| InputError::Open { path: path.to_owned(), source })
     }
 
     /// Starts to give items. Lines may have so many bytes.
@@ -198,16 +187,11 @@ impl Source {
             Source::Words(items) => {
                 let positions = Positions::default();
                 positions.lock().items_total = Some(items.len() as u64);
-                Input {
-                    items: Box::pin(stream::iter(items)),
-                    bads: mpsc::channel(1).1,
-                    positions,
-                }
+                Input { items: Box::pin(stream::iter(items)), bads: mpsc::channel(1).1, positions }
             }
-            Source::Lines {
-                reader,
-                bytes_total,
-            } => from_reader(reader, bytes_total, line_bytes_max, after),
+            Source::Lines { reader, bytes_total } => {
+                from_reader(reader, bytes_total, line_bytes_max, after)
+            }
         }
     }
 }
@@ -236,11 +220,7 @@ fn from_reader(
         let item = sorter.next().await?;
         Some((item, sorter))
     });
-    Input {
-        items: Box::pin(items),
-        bads: bads_receiver,
-        positions,
-    }
+    Input { items: Box::pin(items), bads: bads_receiver, positions }
 }
 
 /// One line that is not blank.
@@ -301,12 +281,7 @@ impl Sorter {
             }
             Err(reason) => {
                 state.bads += 1;
-                Err(Bad {
-                    index,
-                    line: line.number,
-                    before: number,
-                    reason,
-                })
+                Err(Bad { index, line: line.number, before: number, reason })
             }
         }
     }
@@ -333,11 +308,7 @@ fn read_batches(reader: impl Read, line_bytes_max: u32, batches: &mpsc::Sender<V
         batch_bytes += length;
         let last = matches!(&item, Some(Err(reason)) if reason.ends_input());
         if let Some(item) = item {
-            batch.push(Line {
-                number,
-                bytes,
-                item,
-            });
+            batch.push(Line { number, bytes, item });
         }
         // An empty buffer means that the next line may be long in coming: a person types it.
         let full = batch.len() >= BATCH_LINES_MAX || batch_bytes >= BATCH_BYTES_MAX;
@@ -379,16 +350,14 @@ fn parse(line: &[u8]) -> Option<Result<Box<RawValue>, BadReason>> {
             return Some(Err(BadReason::NotText { at }));
         }
     };
-    Some(
-        serde_json::from_str(text).map_err(|error: serde_json::Error| {
-            let what = error.to_string();
-            let place = format!(" at line {} column {}", error.line(), error.column());
-            BadReason::NotJson {
-                what: what.strip_suffix(&place).unwrap_or(&what).to_owned(),
-                column: error.column(),
-            }
-        }),
-    )
+    Some(serde_json::from_str(text).map_err(|error: serde_json::Error| {
+        let what = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        BadReason::NotJson {
+            what: what.strip_suffix(&place).unwrap_or(&what).to_owned(),
+            column: error.column(),
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -424,10 +393,7 @@ mod tests {
     fn lines_are_items_and_blank_ones_are_not() {
         let text = "1\n\n  \n {\"a\": 1.50} \r\n123456789012345678901234567890";
         let (items, bads, positions) = all(input(text, AfterBad::Stop));
-        assert_eq!(
-            ["1", "{\"a\": 1.50}", "123456789012345678901234567890"],
-            *items
-        );
+        assert_eq!(["1", "{\"a\": 1.50}", "123456789012345678901234567890"], *items);
         assert!(bads.is_empty());
         assert_eq!(Some(3), positions.total());
     }
@@ -443,10 +409,7 @@ mod tests {
         );
         let (items, bads, positions) = all(input(text, AfterBad::Continue));
         assert_eq!(["1", "2", "3"], *items);
-        let places: Vec<_> = bads
-            .iter()
-            .map(|bad| (bad.index, bad.line, bad.before))
-            .collect();
+        let places: Vec<_> = bads.iter().map(|bad| (bad.index, bad.line, bad.before)).collect();
         assert_eq!([(1, 3, 1), (3, 5, 2)], *places);
         let indices: Vec<_> = (0..3).map(|number| positions.answered(number)).collect();
         assert_eq!([0, 2, 4], *indices);
@@ -486,20 +449,13 @@ mod tests {
 
     #[test]
     fn words_are_json_or_strings_and_never_a_dash() {
-        let words = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let words =
+            |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let source = Source::words(&words(&["1", "a=b", "x"])).unwrap();
         let (items, _, positions) = all(source.start(64, AfterBad::Stop));
         assert_eq!(["1", "\"a=b\"", "\"x\""], *items);
         assert_eq!(Some(3), positions.total());
-        assert!(matches!(
-            Source::words(&words(&["1", "-"])),
-            Err(InputError::Dash)
-        ));
+        assert!(matches!(Source::words(&words(&["1", "-"])), Err(InputError::Dash)));
         assert!(matches!(Source::words(&[]), Err(InputError::NoItems)));
     }
 }

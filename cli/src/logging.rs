@@ -71,11 +71,7 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<Log, LogError> {
     };
     let (lines, receiver) = sync_channel(LINES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    let queue = Queue {
-        lines,
-        dropped: Arc::clone(&dropped),
-        one_line: format == LogFormat::Text,
-    };
+    let queue = Queue { lines, dropped: Arc::clone(&dropped), one_line: format == LogFormat::Text };
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || write_lines(&receiver, &dropped))
@@ -147,10 +143,7 @@ impl<'a> MakeWriter<'a> for Queue {
     type Writer = Record;
 
     fn make_writer(&'a self) -> Record {
-        Record {
-            queue: self.clone(),
-            bytes: Vec::with_capacity(256),
-        }
+        Record { queue: self.clone(), bytes: Vec::with_capacity(256) }
     }
 }
 
@@ -177,11 +170,7 @@ impl Drop for Record {
         if bytes.is_empty() {
             return;
         }
-        self.queue.push(if self.queue.one_line {
-            one_line(&bytes)
-        } else {
-            bytes
-        });
+        self.queue.push(if self.queue.one_line { one_line(&bytes) } else { bytes });
     }
 }
 
@@ -225,16 +214,9 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_f137() {
         let (lines, receiver) = sync_channel(1);
-        let queue = Queue {
-            lines,
-            dropped: Arc::default(),
-            one_line: true,
-        };
+        let queue = Queue { lines, dropped: Arc::default(), one_line: true };
         for _ in 0..3 {
-            drop(Record {
-                queue: queue.clone(),
-                bytes: b"x".to_vec(),
-            });
+            drop(Record { queue: queue.clone(), bytes: b"x".to_vec() });
         }
         assert_eq!(2, queue.dropped.load(Ordering::Relaxed));
         assert!(matches!(receiver.try_recv(), Ok(Message::Line(line)) if line == b"x\n"));

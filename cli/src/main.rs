@@ -32,6 +32,8 @@ mod error;
 
 mod output;
 
+mod printed;
+
 mod json;
 
 mod logging;
@@ -51,10 +53,7 @@ const GUARDIAN_VERB: &str = "shim";
 
 fn main() -> ExitCode {
     // Before anything else is set up: a guardian has one thread and next to no memory.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|verb| verb == GUARDIAN_VERB)
-    {
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == GUARDIAN_VERB) {
         return clutch_worker_shim::main();
     }
     let cli = match Cli::try_parse() {
@@ -62,12 +61,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version come this way too. That nobody reads them is no error.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            }
-            .into();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
     output::set_color(cli.global.color);

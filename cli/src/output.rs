@@ -118,11 +118,7 @@ pub(crate) fn json_note(json: &str) {
 
 /// Writes several lines for people to standard error. A final newline is added where missing.
 pub(crate) fn block(text: &str) {
-    let _ = writeln!(
-        anstream::stderr(),
-        "{}",
-        escape_block(text.trim_end_matches('\n'))
-    );
+    let _ = writeln!(anstream::stderr(), "{}", escape_block(text.trim_end_matches('\n')));
 }
 
 /// Writes text with our own colours to standard error.
@@ -132,11 +128,7 @@ pub(crate) fn rendered(text: &str) {
 
 /// Writes `error: …`, always one line, to standard error.
 pub(crate) fn error(message: &str) {
-    let _ = writeln!(
-        anstream::stderr(),
-        "\x1b[1;31merror:\x1b[0m {}",
-        cut(&escape_line(message))
-    );
+    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {}", cut(&escape_line(message)));
 }
 
 /// Writes `error: …` to standard error; a message in several lines keeps them, below the first.
@@ -152,9 +144,7 @@ pub(crate) fn error_with_details(message: &str) {
 
 /// Text in several lines, with control characters other than newline and tab made visible.
 pub(crate) fn escape_block(text: &str) -> Cow<'_, str> {
-    escape(text, |c| {
-        (c.is_control() && c != '\n' && c != '\t') || is_reordering(c)
-    })
+    escape(text, |c| (c.is_control() && c != '\n' && c != '\t') || is_reordering(c))
 }
 
 /// Text in one line, with every control character made visible.
@@ -229,10 +219,7 @@ mod tests {
             "a\\x1b[2Jb\\r\\n{\"level\":\"error\"}\\x07\\x9b31m\\u202e\\tü\\x7f",
             escape_line(hostile)
         );
-        assert!(matches!(
-            escape_block("plain\n\ttext"),
-            Cow::Borrowed("plain\n\ttext")
-        ));
+        assert!(matches!(escape_block("plain\n\ttext"), Cow::Borrowed("plain\n\ttext")));
     }
 
     #[test]
@@ -247,10 +234,7 @@ mod tests {
     #[test]
     fn a_line_is_cut_between_characters() {
         let line = "ü".repeat(LINE_CHARS_MAX + 1);
-        assert_eq!(
-            "ü".repeat(LINE_CHARS_MAX) + "... (cut)",
-            cut(&line).into_owned()
-        );
+        assert_eq!("ü".repeat(LINE_CHARS_MAX) + "... (cut)", cut(&line).into_owned());
         assert_eq!("short", cut("short"));
     }
 }

@@ -69,15 +69,13 @@ impl Drop for Progress {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .expect("the templates are constants")
-        .with_key(
-            "rate",
-            |state: &ProgressState, text: &mut dyn fmt::Write| {
-                // What cannot be written to a string is not worth a panic.
-                let _ = write!(text, "{:.1}/s", state.per_sec());
-            },
-        )
+    ProgressStyle::with_template(template).expect("the templates are constants").with_key(
+        "rate",
+        |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // What cannot be written to a string is not worth a panic.
+            let _ = write!(text, "{:.1}/s", state.per_sec());
+        },
+    )
 }
 
 #[cfg(test)]

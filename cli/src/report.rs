@@ -63,10 +63,9 @@ fn context(failure: &Failure, printed: &str) -> String {
     match &failure.reason {
         Reason::Raised(exception) => traceback(exception),
         Reason::NotFound(missing) => missing.traceback.clone(),
-        Reason::WorkerDied(certificate)
-        | Reason::CrashLoop {
-            last: certificate, ..
-        } => last_words(certificate, printed),
+        Reason::WorkerDied(certificate) | Reason::CrashLoop { last: certificate, .. } => {
+            last_words(certificate, printed)
+        }
         _ => String::new(),
     }
 }
@@ -114,10 +113,7 @@ mod tests {
     fn died(stderr_tail: &str, detail: &str) -> Failure {
         let certificate = Certificate {
             pool: "default".into(),
-            worker: WorkerId {
-                slot: 0,
-                generation: 2,
-            },
+            worker: WorkerId { slot: 0, generation: 2 },
             pid: 7,
             cause: Cause::Signalled,
             exit: Some(ProcessExit::Signal(11)),

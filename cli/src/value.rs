@@ -95,9 +95,8 @@ fn value_or_stdin<R: Read>(word: &str, stdin: &mut Option<R>) -> Result<String, 
     if bytes.len() > PAYLOAD_BYTES_MAX as usize {
         return Err(ValueError::StdinTooLong);
     }
-    let text = String::from_utf8(bytes).map_err(|error| ValueError::StdinNotText {
-        at: error.utf8_error().valid_up_to(),
-    })?;
+    let text = String::from_utf8(bytes)
+        .map_err(|error| ValueError::StdinNotText { at: error.utf8_error().valid_up_to() })?;
     let json: &RawValue = serde_json::from_str(&text).map_err(ValueError::StdinNotJson)?;
     Ok(json.get().to_owned())
 }
@@ -132,14 +131,7 @@ mod tests {
         assert_eq!(positional("[]"), built(&[]));
         assert_eq!(
             positional(r#"[1,"two",[3, 4],{"a": null},"\"five","six"]"#),
-            built(&[
-                "1",
-                "two",
-                "[3, 4]",
-                r#" {"a": null} "#,
-                "\"five",
-                "\"six\""
-            ])
+            built(&["1", "two", "[3, 4]", r#" {"a": null} "#, "\"five", "\"six\""])
         );
         for word in ["NaN", "nan", "Infinity", "True", "01", "1 2", "", "'a'"] {
             let expected = format!("[{}]", serde_json::Value::from(word));
@@ -177,15 +169,9 @@ mod tests {
             positional("[1,[1.50, 2],3]"),
             built_with(&["1", "-", "3"], " [1.50, 2]\n").unwrap()
         );
-        assert_eq!(
-            with_keywords(r#"[[],{"x":7}]"#),
-            built_with(&["x=-"], "7").unwrap()
-        );
+        assert_eq!(with_keywords(r#"[[],{"x":7}]"#), built_with(&["x=-"], "7").unwrap());
         assert_eq!(positional(r#"["-"]"#), built(&["\"-\""]));
-        assert!(matches!(
-            built_with(&["-", "-"], "1"),
-            Err(ValueError::StdinTwice)
-        ));
+        assert!(matches!(built_with(&["-", "-"], "1"), Err(ValueError::StdinTwice)));
     }
 
     #[test]
@@ -195,18 +181,13 @@ mod tests {
         let error = built_with(&["-"], "").unwrap_err().to_string();
         assert!(error.contains("EOF"), "{error}");
         let error = arguments(&["-".to_owned()], b"\"ab\xff\"".as_slice()).unwrap_err();
-        assert!(
-            matches!(error, ValueError::StdinNotText { at: 3 }),
-            "{error}"
-        );
+        assert!(matches!(error, ValueError::StdinNotText { at: 3 }), "{error}");
     }
 
     #[test]
     fn nesting_cannot_overflow_the_stack() {
         let deep = "[".repeat(200_000) + &"]".repeat(200_000);
-        let Arguments::Positional(text) = built(&[&deep]) else {
-            panic!("it is positional")
-        };
+        let Arguments::Positional(text) = built(&[&deep]) else { panic!("it is positional") };
         assert!(text.len() >= deep.len());
     }
 }

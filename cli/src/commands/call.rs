@@ -1,11 +1,11 @@
 //! `clutch call`: one call, its result on standard output.
 
-use std::collections::VecDeque;
 use std::io;
 
 use bytes::Bytes;
-use clutch_client::{Client, Codec, Failure, Flags, OutputChunk, OutputStream, Reply};
+use clutch_client::{Client, Codec, Failure, Flags, Reply};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::args::{Global, TargetArgs, function_name};
 use crate::connect;
@@ -13,14 +13,12 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::output;
+use crate::printed::{HELD_MAX, Printed};
 use crate::report::{self, FailureFormat};
 use crate::value::{self, Arguments};
 
 /// Pieces of output that may wait for the terminal before the daemon is slowed down.
 const OUTPUT_PIECES_MAX: usize = 64;
-
-/// Bytes of printed text that are remembered; a death certificate quotes fewer.
-const PRINTED_BYTES_MAX: usize = 64 << 10;
 
 /// Call one function and print its result as JSON
 #[derive(Debug, clap::Args)]
@@ -101,6 +99,9 @@ async fn call(
                 biased;
                 () = interrupt.wait() => break None,
                 Some(piece) = pieces.recv() => printed.print(&piece),
+                () = tokio::time::sleep_until(Instant::now() + HELD_MAX), if printed.holds() => {
+                    printed.flush();
+                }
                 reply = &mut reply => break Some(reply),
             }
         }
@@ -108,6 +109,7 @@ async fn call(
     while let Ok(piece) = pieces.try_recv() {
         printed.print(&piece);
     }
+    printed.flush();
     match reply {
         Some(Ok(reply)) => Ended::Answered(reply),
         Some(Err(failure)) => Ended::Failed(failure, printed.end()),
@@ -133,42 +135,12 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
             Ok(Exit::Ok)
         }
         Ended::Failed(failure, printed) => {
-            let format = if args.json {
-                FailureFormat::Json
-            } else {
-                FailureFormat::Text
-            };
+            let format = if args.json { FailureFormat::Json } else { FailureFormat::Text };
             Ok(report::failure(&failure, format, &printed))
         }
         Ended::Interrupted => {
             output::error(&format!("{} was cancelled by Ctrl-C", args.function));
             Ok(Exit::Cancelled)
         }
-    }
-}
-
-/// What the call has printed to standard error: the last of it.
-#[derive(Default)]
-struct Printed(VecDeque<u8>);
-
-impl Printed {
-    fn print(&mut self, piece: &OutputChunk) {
-        if piece.dropped_bytes > 0 {
-            output::note(&format!(
-                "[{} bytes of output were left out here]",
-                piece.dropped_bytes
-            ));
-        }
-        output::passthrough(&piece.bytes);
-        if piece.stream == OutputStream::Stderr {
-            let start = piece.bytes.len().saturating_sub(PRINTED_BYTES_MAX);
-            self.0.extend(&piece.bytes[start..]);
-            self.0
-                .drain(..self.0.len().saturating_sub(PRINTED_BYTES_MAX));
-        }
-    }
-
-    fn end(self) -> String {
-        String::from_utf8_lossy(&Vec::from(self.0)).into_owned()
     }
 }

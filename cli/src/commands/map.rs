@@ -104,8 +104,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     };
     let link = connect::open(&args.target.local, global, processors(), &mut interrupt).await?;
     let ended = map(&link, &args, source, &mut interrupt, global.verbose).await;
-    link.close(*ended.as_ref().unwrap_or(&Exit::Cancelled))
-        .await;
+    link.close(*ended.as_ref().unwrap_or(&Exit::Cancelled)).await;
     ended
 }
 
@@ -312,10 +311,7 @@ impl<'a> Writer<'a> {
     }
 
     fn bad(&mut self, bad: Bad) -> std::io::Result<Option<Exit>> {
-        let unreadable = matches!(
-            bad.reason,
-            BadReason::Unreadable(_) | BadReason::TooLong { .. }
-        );
+        let unreadable = matches!(bad.reason, BadReason::Unreadable(_) | BadReason::TooLong { .. });
         if self.args.on_error == OnError::Stop || unreadable {
             self.flush()?;
             self.progress.aside(|| output::error(&bad.to_string()));
@@ -369,9 +365,7 @@ impl<'a> Writer<'a> {
         let all = self.input.positions.total().unwrap_or(self.answered);
         let Self { failed, .. } = self;
         self.progress.aside(|| {
-            output::error(&format!(
-                "{failed} of {all} items failed; the first: {first}"
-            ));
+            output::error(&format!("{failed} of {all} items failed; the first: {first}"));
         });
         Exit::Raised
     }
@@ -379,8 +373,5 @@ impl<'a> Writer<'a> {
 
 /// Whether every later item would fail in the same way.
 fn fails_the_rest(reason: &Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown
-    )
+    matches!(reason, Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown)
 }

@@ -46,11 +46,7 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
     let socket = socket(&Socket::of(global), &config)?;
     let level = if global.verbose { "debug" } else { "info" };
     let log = logging::start(args.log_format, level)?;
-    let options = ServeOptions {
-        config,
-        socket,
-        guardian: connect::guardian(),
-    };
+    let options = ServeOptions { config, socket, guardian: connect::guardian() };
     clutch_supervisor::serve(options, |ready| {
         let (text, json) = (ready_text(ready), ready_json(ready));
         log.line(&text, &json);
@@ -113,10 +109,7 @@ mod tests {
         let ready = ServeReady {
             socket: "/run/c.sock".into(),
             pid: 7,
-            pools: vec![
-                ("cpu".into(), 1, "3.12.1".into()),
-                ("io".into(), 4, "3.8.18".into()),
-            ],
+            pools: vec![("cpu".into(), 1, "3.12.1".into()), ("io".into(), 4, "3.8.18".into())],
         };
         assert_eq!(
             "clutch is ready at /run/c.sock (pid 7), pools cpu (1 worker, Python 3.12.1), \

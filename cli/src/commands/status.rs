@@ -62,12 +62,7 @@ fn daemon_line(daemon: &DaemonStatus) -> String {
 }
 
 fn pool_section(pool: &PoolStatus) -> String {
-    let mut text = format!(
-        "pool {} ({}) is {}",
-        pool.name,
-        one_line(&pool.python),
-        pool.state
-    );
+    let mut text = format!("pool {} ({}) is {}", pool.name, one_line(&pool.python), pool.state);
     if !pool.reason.is_empty() {
         let _ = write!(text, ": {}", one_line(&pool.reason));
     }
@@ -79,11 +74,7 @@ fn pool_section(pool: &PoolStatus) -> String {
     if pool.queued > 0 {
         let _ = write!(text, ", the oldest for {}", span(pool.queued_oldest_ms));
     }
-    let _ = writeln!(
-        text,
-        "; {} wanted",
-        count(pool.workers_wanted.into(), "worker")
-    );
+    let _ = writeln!(text, "; {} wanted", count(pool.workers_wanted.into(), "worker"));
     for line in worker_table(&pool.workers).lines() {
         let _ = writeln!(text, "  {}", line.trim_end());
     }
@@ -99,9 +90,7 @@ fn pool_section(pool: &PoolStatus) -> String {
 fn worker_table(workers: &[WorkerStatus]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header([
-        "worker", "state", "since", "pid", "python", "served", "function", "reason",
-    ]);
+    table.set_header(["worker", "state", "since", "pid", "python", "served", "function", "reason"]);
     for worker in workers {
         let dash = |text: &str| match text {
             "" => "-".to_owned(),
@@ -177,10 +166,7 @@ mod tests {
 
     fn worker(slot: u32, state: &str, function: Option<&str>) -> WorkerStatus {
         WorkerStatus {
-            id: WorkerId {
-                slot,
-                generation: 3,
-            },
+            id: WorkerId { slot, generation: 3 },
             state: state.into(),
             reason: String::new(),
             since_ms: 61_000,
@@ -193,9 +179,7 @@ mod tests {
 
     fn status() -> Status {
         let counters = |pairs: &[(&str, u64)]| {
-            let pairs = pairs
-                .iter()
-                .map(|(name, count)| ((*name).to_owned(), *count));
+            let pairs = pairs.iter().map(|(name, count)| ((*name).to_owned(), *count));
             pairs.collect()
         };
         Status {
@@ -246,10 +230,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part:?} in {page}");
         }
-        assert!(
-            !page.contains("refused.version") && !page.contains("deaths"),
-            "{page}"
-        );
+        assert!(!page.contains("refused.version") && !page.contains("deaths"), "{page}");
     }
 
     #[test]
@@ -257,10 +238,7 @@ mod tests {
         let page = page(&status());
         let rows = page.lines().filter(|line| line.contains("3.12.1")).count();
         assert_eq!(2, rows, "{page}");
-        assert!(
-            page.contains("m:f\\x1b[2J\\nforged") && !page.contains('\x1b'),
-            "{page}"
-        );
+        assert!(page.contains("m:f\\x1b[2J\\nforged") && !page.contains('\x1b'), "{page}");
     }
 
     #[test]

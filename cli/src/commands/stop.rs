@@ -51,11 +51,7 @@ pub(crate) async fn run(args: Args, socket: &Socket) -> Result<Exit, Error> {
             output::note(&format!("the daemon (pid {pid}) has stopped"));
             Ok(Exit::Ok)
         }
-        Err(_) => Err(Error::StillStopping {
-            pid,
-            socket: path,
-            wait: args.wait,
-        }),
+        Err(_) => Err(Error::StillStopping { pid, socket: path, wait: args.wait }),
     }
 }
 
