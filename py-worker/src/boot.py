@@ -28,7 +28,7 @@ def start() -> int:
         here = f"{getcwd()}/{here}"
     pristine = pristine_path(here)
     inherited, sys.path = sys.path, pristine
-    from clutch import _worker
+    from clutch import _worker  # noqa: PLC0415 - only now is it found.
 
     return _worker.run(here, list(pristine), inherited)
 

@@ -21,9 +21,7 @@ import unittest
 
 SOURCE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "src")
 BOOT = os.path.join(SOURCE, "boot.py")
-TESTDATA = os.path.join(
-    os.path.dirname(os.path.dirname(SOURCE)), "protocol", "testdata"
-)
+TESTDATA = os.path.join(os.path.dirname(os.path.dirname(SOURCE)), "protocol", "testdata")
 
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
@@ -107,9 +105,7 @@ def read_failure(meta):
             }
         )
     elif kind == "NotFound":
-        failure.update(
-            what=WHAT[reader.take("I")], message=reader.text(), traceback=reader.text()
-        )
+        failure.update(what=WHAT[reader.take("I")], message=reader.text(), traceback=reader.text())
     elif kind == "BadArguments":
         failure["message"] = reader.text()
     elif kind == "Unserializable":
@@ -118,6 +114,15 @@ def read_failure(meta):
         failure.update(bytes=reader.take("Q"), limit=reader.take("Q"))
     assert reader.at == len(reader.data), "a failure's meta has bytes left over"
     return failure
+
+
+def setup_meta(
+    argv=(), main="", path=(), preload=(), payload_bytes_max=PAYLOAD_BYTES_MAX, start_stack_ms=0
+):
+    """The meta of a `Setup`."""
+    meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
+    meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
+    return meta + struct.pack("<IQ", payload_bytes_max, start_stack_ms)
 
 
 class Failed(Exception):
@@ -170,6 +175,7 @@ class Worker:
         boot=BOOT,
         ready=True,
         executable=sys.executable,
+        first=None,
     ):
         self.next_id = 0
         self.call_socket, call = socket.socketpair()
@@ -193,12 +199,18 @@ class Worker:
         )
         for number in high:
             os.close(number)
-        script = os.path.join(folder or os.getcwd(), main) if main else ""
-        meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
-        meta += texts([main or "", *argv] if main else list(argv)) + text(script)
-        meta += texts(list(path)) + texts(list(preload))
-        meta += struct.pack("<IQ", payload_bytes_max, start_stack_ms)
-        self.call_socket.sendall(frame(SETUP, 0, meta))
+        if first is None:
+            script = os.path.join(folder or os.getcwd(), main) if main else ""
+            meta = setup_meta(
+                [main, *argv] if main else argv,
+                script,
+                path,
+                preload,
+                payload_bytes_max,
+                start_stack_ms,
+            )
+            first = frame(SETUP, 0, meta)
+        self.call_socket.sendall(first)
         if ready:
             kind, _, _, call_id, meta, _ = read_frame(self.call_socket)
             assert call_id == 0

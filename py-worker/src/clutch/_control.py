@@ -5,8 +5,8 @@ python would have, and it does not keep the interpreter alive. It runs no user c
 main thread by a signal, whose handler (`_call.on_interrupt`) decides there, without a race.
 """
 
-import _signal
 import _thread
+from _socket import MSG_PEEK, MSG_WAITALL
 from binascii import crc32
 from posix import _exit, write
 
@@ -16,32 +16,63 @@ from clutch._limits import HEADER_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from _socket import socket
+    from typing import Callable, NoReturn
+else:
+    # The module below `signal`, which makes enums of all its numbers and takes its time.
+    import _signal
 
-__all__ = ["EXIT_CODE_BROKEN", "INTERRUPT_SIGNAL", "die", "install_handler", "start_control"]
+__all__ = [
+    "EXIT_CODE_BROKEN",
+    "INTERRUPT_SIGNAL",
+    "complain_to",
+    "die",
+    "install_handler",
+    "start_control",
+]
 
 # The usual code for an internal error (EX_SOFTWARE); no call can be served after it.
 EXIT_CODE_BROKEN = 70
 
 # A real-time signal that neither the C library (the first ones) nor common programs (the last
 # ones) use. Systems without any get one of the two that are free for programs.
-INTERRUPT_SIGNAL = int(getattr(_signal, "SIGRTMIN", _signal.SIGUSR2 - 11)) + 11
+_REAL_TIME = getattr(_signal, "SIGRTMIN", None)
+INTERRUPT_SIGNAL = int(_signal.SIGUSR2 if _REAL_TIME is None else _REAL_TIME + 11)
+
+_getsignal = _signal.getsignal
+_pthread_kill = _signal.pthread_kill
 
 # Python code a few calls deep; a finalizer of user code may run here when memory is collected.
 _STACK_BYTES = 512 << 10
 
 
-def die(sentence: str) -> None:
+def die(sentence: str) -> "NoReturn":
     """Ends the process at once, without running anything of a user's."""
+    data = f"clutch worker: {sentence}\n".encode("utf-8", "backslashreplace")
     try:
-        write(2, f"clutch worker: {sentence}\n".encode("utf-8", "backslashreplace"))
+        for descriptor in _complaints:
+            try:
+                write(descriptor, data)
+            except OSError:
+                continue
+            break
     finally:
         _exit(EXIT_CODE_BROKEN)
 
 
+def complain_to(descriptor: int) -> None:
+    """Where `die` tries to write first: a copy of standard error, which user code may close."""
+    _complaints.insert(0, descriptor)
+
+
+_complaints = [2]
+
+
 def install_handler() -> None:
-    """Lets the interrupt signal reach `on_interrupt`. Main thread only."""
-    _signal.signal(INTERRUPT_SIGNAL, on_interrupt)
+    """Lets the interrupt signal reach `on_interrupt`, if it does not. Main thread only."""
+    if _getsignal(INTERRUPT_SIGNAL) is not on_interrupt:
+        _signal.signal(INTERRUPT_SIGNAL, on_interrupt)
 
 
 def start_control(sock: "socket") -> None:
@@ -54,43 +85,42 @@ def start_control(sock: "socket") -> None:
 
 
 def _serve(sock: "socket", main_thread: int) -> None:
-    buffer = bytearray(HEADER_BYTES)
-    view = memoryview(buffer)
+    view = memoryview(bytearray(HEADER_BYTES))
     recv_into, sendall = sock.recv_into, sock.sendall
-    filled = 0
     while True:
         try:
-            received = recv_into(view[filled:])
-            if not received:
+            # A frame is looked at before it is taken, so that an exception which user code throws
+            # into this thread can make it be handled twice, but never be lost.
+            received = recv_into(view, HEADER_BYTES, MSG_PEEK | MSG_WAITALL)
+            if received != HEADER_BYTES:
+                # The daemon closed it. What that means, the call socket tells the main thread.
                 return
-            filled += received
-            if filled == HEADER_BYTES:
-                filled = 0
-                _handle(HEADER.unpack(buffer), crc32(view[:-4]), sendall, main_thread)
+            _handle(HEADER.unpack(view), crc32(view[:-4]), sendall, main_thread)
+            recv_into(view, HEADER_BYTES)
         except OSError:
-            # The daemon is gone, or user code closed the socket. The call socket tells which.
+            # The daemon is gone, or user code closed the socket. As above.
             return
         except ProtocolError as error:
             die(f"on the control socket, {error}")
-        except BaseException:  # noqa: BLE001, S112 - e.g. raised into every thread by user code.
+        except BaseException:  # noqa: BLE001, S112 - see above.
             continue
 
 
 def _handle(
     fields: "tuple[bytes, int, int, int, int, int, int, int, int, int]",
     computed: int,
-    sendall: "object",
+    sendall: "Callable[[bytes], None]",
     main_thread: int,
 ) -> None:
     check_header(fields, computed, 0)
     call_id, kind = fields[2], fields[4]
     if kind == PING:
-        sendall(header_bytes(PONG, call_id, 0, 0))  # type: ignore[operator]
+        sendall(header_bytes(PONG, call_id, 0, 0))
     elif kind == INTERRUPT:
         # In this order: either the main thread sees the interrupt before it starts the call, or
         # it had started the call before we look.
         state.interrupted = call_id
-        if state.running == call_id and _signal.getsignal(INTERRUPT_SIGNAL) is on_interrupt:
-            _signal.pthread_kill(main_thread, INTERRUPT_SIGNAL)
+        if state.running == call_id and _getsignal(INTERRUPT_SIGNAL) is on_interrupt:
+            _pthread_kill(main_thread, INTERRUPT_SIGNAL)
     else:
         raise ProtocolError(f"kind {kind} is not for a worker")

@@ -69,10 +69,9 @@ class UnserializableError(Exception):
 def type_name(cls: type) -> str:
     """The type's name with its module, as Python's tracebacks print it."""
     try:
-        module, name = cls.__module__, cls.__qualname__
-        if not isinstance(module, str) or not isinstance(name, str):
-            return type.__name__.__get__(cls)  # type: ignore[attr-defined]
-    except BaseException:  # noqa: BLE001 - a metaclass may do anything.
+        # A metaclass or a class may have put anything there.
+        module, name = str.__str__(cls.__module__), str.__str__(cls.__qualname__)
+    except BaseException:  # noqa: BLE001 - anything.
         return "<unknown type>"
     if module in ("builtins", "__main__", "__mp_main__"):
         return name
@@ -253,7 +252,7 @@ def _refuse(where: "Where", kind: type) -> "NoReturn":
     raise UnserializableError(where, kind, _HINTS.get(name, f"it is no plain data; {_ADVICE}"))
 
 
-def _simpler(value: "Any", kind: type) -> "Any":  # noqa: PLR0911 - one rule a line.
+def _simpler(value: "Any", kind: type) -> "Any":
     """The value one step closer to plain data; the value itself when there is no rule for it."""
     names = _names(kind)
     if ("enum", "Enum") in names:

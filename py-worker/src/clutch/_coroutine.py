@@ -12,4 +12,4 @@ __all__ = ["SKIP", "run"]
 run = asyncio.run
 
 # The event loop's own frames, which a traceback of the coroutine begins with.
-SKIP = ((asyncio.__file__ or "asyncio/__init__.py").rpartition("/")[0] + "/",)
+SKIP = (asyncio.__file__ or "asyncio/__init__.py").rpartition("/")[0] + "/"

@@ -111,7 +111,7 @@ def format_traceback(error: BaseException, skip: "tuple[str, ...]") -> str:
         if _is_usual(error):
             formatter = traceback.TracebackException(type(error), error, frames)
             return "".join(formatter.format())
-    except BaseException:  # noqa: BLE001 - the exception's own code runs in there.
+    except BaseException:  # noqa: BLE001, S110 - the exception's own code runs in there.
         pass
     try:
         return _bounded(error, frames)

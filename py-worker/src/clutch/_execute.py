@@ -25,17 +25,24 @@ from clutch._frames import (
     header_bytes,
 )
 from clutch._limits import FUNCTION_NAME_BYTES_MAX
-from clutch._pristine import load
+from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional, Tuple, Union
+    from typing import Any, Callable, Dict, Optional, Protocol, Tuple, Union
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
     Answer = Tuple[bytes, Union[bytes, memoryview]]
     Decode = Callable[[memoryview], Any]
-    Encode = Callable[[Any, int], Optional[Union[bytes, memoryview]]]
+
+    class Encode(Protocol):
+        """How a codec writes a result; None when the value is not plain data as it is."""
+
+        def __call__(
+            self, value: object, wrapped: int, *, is_checked: bool = False
+        ) -> "Optional[Union[bytes, memoryview]]": ...
+
 
 __all__ = ["CALLING", "DECODING", "FINDING", "BadNameError", "Executor", "split_name"]
 
@@ -50,6 +57,9 @@ _FUNCTIONS_MAX = 4096
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
 _WRAPPERS_MAX = 16
+
+# Behind the timeout and the length of the name.
+_NAME_AT = 16
 
 _u64 = Struct("<Q").unpack_from
 _import = __import__
@@ -69,6 +79,11 @@ _coroutine.close()
 _Coroutine = type(_coroutine)
 
 
+def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
+    """The codec of a call that has none yet."""
+    raise AssertionError((value, wrapped, is_checked))
+
+
 class Executor:
     """Runs calls, one at a time, on the main thread."""
 
@@ -78,7 +93,7 @@ class Executor:
         self._payload_bytes_max = payload_bytes_max
         self._pid = getpid()
         # Files whose frames are not the user's.
-        self._skip: "tuple[str, ...]" = (package + "/",)
+        self._skip: "tuple[str, ...]" = (package,)
         self._functions: "dict[bytes, Place]" = {}
         self._codecs: "dict[int, tuple[Decode, Encode]]" = {}
 
@@ -86,18 +101,17 @@ class Executor:
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
     ) -> "Answer":
         """The header and body of the frame that answers a `Run`."""
+        if len(meta) < _NAME_AT:
+            raise ProtocolError("the meta of a call is too short")
         state.key = key = bytes(meta[8:])
         (state.timeout_ms,) = _u64(meta)
         state.started = monotonic()
         state.running = call_id
         stage = FINDING
-        function = args = kwargs = value = items = encode = error = None
+        function = args = kwargs = value = items = error = None
+        encode: "Encode" = _never
         try:
             try:
-                # From here until it is disarmed, the control thread may have Cancelled raised.
-                state.armed = True
-                if state.interrupted == call_id:
-                    raise Cancelled
                 place = self._functions.get(key)
                 function = place[0].get(place[1]) if place else None
                 if function is None:
@@ -110,6 +124,11 @@ class Executor:
                 elif type(args) is not list and type(args) is not tuple:
                     raise TypeError("they are no list")
                 stage = CALLING
+                # From here until it is disarmed, the control thread may have Cancelled raised.
+                # An interrupt that came before was not heard.
+                state.armed = True
+                if state.interrupted == call_id:
+                    raise Cancelled
                 if items is not None:
                     value = items.run()
                 elif kwargs:
@@ -127,11 +146,12 @@ class Executor:
             error = raised
         state.running = 0
         if getpid() != self._pid:
-            load("clutch._failures").leave_child(error, self._skip)
+            with pristine_imports:
+                load("clutch._failures").leave_child(error, self._skip)
         if error is not None or state.interrupted == call_id:
-            failures = load("clutch._failures")
             attempt = (call_id, key, stage, function, args, kwargs)
-            body = failures.failure(error, attempt, self._skip)
+            with pristine_imports:
+                body = load("clutch._failures").failure(error, attempt, self._skip)
             # The traceback holds this frame, and this frame would hold it.
             error = None
             return header_bytes(FAILED, call_id, len(body), 0), body
@@ -144,16 +164,12 @@ class Executor:
             return self._too_large(call_id, len(body))
         return header_bytes(RESULT, call_id, 0, len(body), 0, codec), body
 
-    def _answer(
-        self, call_id: int, codec: int, body: "bytes | memoryview", flags: int
-    ) -> "Answer":
+    def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
             return self._too_large(call_id, len(body))
         return header_bytes(RESULT, call_id, 0, len(body), flags, codec), body
 
-    def _answer_slowly(
-        self, call_id: int, codec: int, value: object, encode: "Encode"
-    ) -> "Answer":
+    def _answer_slowly(self, call_id: int, codec: int, value: object, encode: "Encode") -> "Answer":
         failures = load("clutch._failures")
         body, failed = failures.encode_slowly(value, codec, encode)
         if failed:
@@ -167,6 +183,10 @@ class Executor:
     def _find(self, key: bytes) -> "Callable[..., Any]":
         """The function of this name, imported if need be; raises what the import raises."""
         module_name, qualname = split_name(key)
+        # An import runs a user's code, and may be interrupted too.
+        state.armed = True
+        if state.interrupted == state.running:
+            raise Cancelled
         _import(module_name)
         module = _modules[module_name]
         names, name = module.__dict__, qualname
@@ -175,6 +195,7 @@ class Executor:
             function = getattr(function, part)
         if not callable(function):
             raise TypeError("not callable")
+        state.armed = False
         if names.get(name) is not function:
             # In a class, or made by the module's `__getattr__`.
             names = {name: function}
@@ -202,6 +223,7 @@ class Executor:
                 raise TypeError("the items are no list")
             one = function
             if _is_coroutine_function(function):
+                self._asyncio()
                 one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
             items = load("clutch._items").Items(one, args, call_id, self._skip)
             return (), {}, items
@@ -214,13 +236,22 @@ class Executor:
 
     def _await(self, coroutine: "Any") -> "Any":
         try:
-            module = load("clutch._coroutine")
+            # What is ours must not be interrupted half-way.
+            state.armed = False
+            module = self._asyncio()
+            state.armed = True
+            if state.interrupted == state.running:
+                raise Cancelled
         except BaseException:
             coroutine.close()
             raise
+        return module.run(coroutine)
+
+    def _asyncio(self) -> "Any":
+        module = load("clutch._coroutine")
         if module.SKIP not in self._skip:
             self._skip = (*self._skip, module.SKIP)
-        return module.run(coroutine)
+        return module
 
 
 def split_name(key: bytes) -> "tuple[str, str]":

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["encode_slowly", "failure", "leave_child", "raised"]
 
 
-def failure(
-    error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]"
-) -> bytes:
+def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
     """The meta for a call that raised, or that was interrupted whatever it did."""
     call_id, key, stage, function, args, kwargs = attempt
     if state.call is not None:
@@ -88,7 +86,7 @@ def encode_slowly(
     for_json = codec == CODEC_JSON
     try:
         plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json)
-        body = encode(plain, 0)
+        body = encode(plain, 0, is_checked=True)
     except UnserializableError as error:
         return None, failed_unserializable(error.path, error.type_name, error.message)
     except BaseException as error:  # noqa: BLE001 - a value's own code ran.

@@ -6,8 +6,8 @@ what a failure says is `_errors`. The layout of a meta is little endian, integer
 """
 
 from _struct import Struct
-
 from binascii import crc32
+
 from clutch._limits import HEADER_BYTES, META_BYTES_MAX
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "CODEC_RAW",
     "EXIT",
     "FAILED",
+    "FLAGS_KNOWN",
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
     "HEADER",
@@ -62,6 +63,8 @@ EXIT = 37
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
+# With the one that only clients and the daemon use.
+FLAGS_KNOWN = 7
 
 CODEC_NONE = 0
 CODEC_PLAIN = 1
@@ -86,7 +89,7 @@ class ProtocolError(Exception):
     """The daemon sent bytes that are no frame, or a frame that is not for a worker."""
 
 
-def header_bytes(  # noqa: PLR0913 - a header has these fields.
+def header_bytes(
     kind: int, call_id: int, meta_bytes: int, payload_bytes: int, flags: int = 0, codec: int = 0
 ) -> bytes:
     """The header of a frame as it travels."""
@@ -102,7 +105,7 @@ def check_header(
     length_max: int,
 ) -> None:
     """Refuses a header, unpacked by `HEADER`, whose bytes are not what they claim to be."""
-    magic, length, _id, meta, _kind, _flags, codec, descriptors, reserved, checksum = fields
+    magic, length, _id, meta, _kind, flags, codec, descriptors, reserved, checksum = fields
     if magic != MAGIC:
         raise ProtocolError(f"bytes are not a Clutch frame (they start with {magic!r})")
     if checksum != computed:
@@ -113,6 +116,8 @@ def check_header(
         raise ProtocolError(f"a frame claims a meta of {meta} bytes in {length} bytes")
     if reserved or descriptors:
         raise ProtocolError("a frame uses header fields that mean nothing to a worker")
+    if flags > FLAGS_KNOWN:
+        raise ProtocolError(f"unknown flags {flags:#04x}")
     if codec > CODEC_RAW:
         raise ProtocolError(f"unknown codec {codec}")
 
@@ -222,7 +227,7 @@ def encode_missing(what: int, message: str, traceback: str) -> bytes:
     return _pack_u32(what) + _text(message) + _text(traceback)
 
 
-def encode_exception(  # noqa: PLR0913 - an exception has these fields.
+def encode_exception(
     type_name: str,
     message: str,
     notes: "list[str]",

@@ -8,6 +8,7 @@ from clutch._convert import UnserializableError, convert
 from clutch._errors import as_dict, describe
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
+from clutch._pristine import pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ class Items:
                 self._unserializable(len(results), error)
                 results.append(None)
         if not self._failures:
-            return bytes(encode(results, 1) or b""), 0
+            return bytes(encode(results, 1, is_checked=True) or b""), 0
         self._failures.sort(key=_index_of)
-        return bytes(encode((results, self._failures), 0) or b""), FLAG_ITEMS
+        return bytes(encode((results, self._failures), 0, is_checked=True) or b""), FLAG_ITEMS
 
     def _plain(self, value: object, codec: int, encode: "Encode", depth_max: int) -> "Any":
         if encode(value, _WRAPPED) is not None:
@@ -88,7 +89,7 @@ class Items:
         except BaseException as error:  # noqa: BLE001 - a value's own code ran.
             message = f"reading it raised {type(error).__name__}"
             raise UnserializableError(None, type(value), message) from None
-        if encode(value, _WRAPPED) is None:
+        if encode(value, _WRAPPED, is_checked=True) is None:
             raise UnserializableError(None, type(value), "it cannot be encoded")
         return value
 
@@ -98,7 +99,8 @@ class Items:
         state.armed = False
         is_early = len(self._failures) < _FULL_FAILURES_MAX
         text_bytes_max = FAILURE_TEXT_BYTES_MAX if is_early else _SHORT_TEXT_BYTES_MAX
-        failure = as_dict(describe(error, self._skip, text_bytes_max))
+        with pristine_imports:
+            failure = as_dict(describe(error, self._skip, text_bytes_max))
         self._failures.append((len(self._results), failure))
         self._results.append(None)
         state.armed = True

@@ -5,13 +5,12 @@ is built on are enough. Stricter than the package: no NaN, no infinity, no lone 
 whoever reads the bytes may not be Python.
 """
 
-import sys
-
 import _json
+import sys
 
 from clutch._limits import DEPTH_MAX
 from clutch._nesting import nests_deeper_than
-from clutch._pristine import load, no_imports
+from clutch._pristine import load, no_imports, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ class _ScannerOptions:
     parse_float = float
     parse_int = int
     parse_constant = staticmethod(_refuse_constant)
-    memo: "dict[str, str]" = {}
 
 
 if hasattr(sys, "gettotalrefcount"):
@@ -56,7 +54,8 @@ def decode(payload: "memoryview | bytes") -> "Any":
     except (ImportError, StopIteration, SystemError):
         # The package's own words for what is wrong with the text. (3.10 and 3.11 raise nothing
         # when the module is not loaded, which Python reports as a SystemError.)
-        load("json.decoder").JSONDecoder().decode(text)
+        with pristine_imports:
+            load("json.decoder").JSONDecoder().decode(text)
         raise
     if end != len(text):
         raise ValueError(f"something follows the JSON value at character {end}")
@@ -67,11 +66,12 @@ def _not_data(value: object) -> "NoReturn":
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def encode(value: object, wrapped: int = 0) -> "bytes | None":
+def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "bytes | None":
     """The JSON text of a value, or None when the value is not (only) what JSON can say.
 
     `wrapped` is how many containers the caller may still put around the value.
     """
+    del is_checked
     encoder = _json.make_encoder(
         {}, _not_data, _json.encode_basestring, None, ":", ",", False, False, False
     )

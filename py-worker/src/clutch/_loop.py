@@ -5,17 +5,15 @@ An answer is sent whole before the next call is looked at, so no finished result
 """
 
 from _socket import MSG_NOSIGNAL
-from _struct import error as StructError  # noqa: N812 - it is an exception.
 
-from clutch._control import die
+from clutch._control import die, install_handler
 from clutch._frames import EXIT, RUN, ProtocolError
 from clutch._stdio import make_flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator
-
     from _socket import socket
+    from typing import Callable, Iterator
 
     from clutch._execute import Executor
     from clutch._receive import Frame
@@ -50,7 +48,8 @@ def serve(
             changed = restore()
             if changed is not None:
                 flush = changed
-    except (ProtocolError, StructError) as error:
+            install_handler()
+    except ProtocolError as error:
         die(f"on the call socket, {error}")
     except OSError as error:
         die(f"a call closed descriptors of the worker ({error}); no other call can be served")

@@ -27,6 +27,8 @@ _NAME = 4
 
 _NAMES_MAX = 20_000
 _PATHS_SHOWN = 4
+# Comparing longer names takes long, and nobody mistypes one.
+_NAME_CHARACTERS_MAX = 100
 
 
 def bad_name(name: str) -> bytes:
@@ -124,7 +126,7 @@ def _module_message(name: str, error: BaseException) -> str:
 
 def _attribute_message(module: str, found: "list[str]", owner: object, part: str) -> str:
     try:
-        names = [name for name in dir(owner) if isinstance(name, str)]
+        names = [str.__str__(name) for name in dir(owner)]
     except BaseException:  # noqa: BLE001 - `__dir__` may do anything.
         names = []
     meant = _meant(part, names)
@@ -134,13 +136,10 @@ def _attribute_message(module: str, found: "list[str]", owner: object, part: str
 
 
 def _meant(name: str, names: "Iterable[str]") -> str:
-    if len(name) > NAME_CHARACTERS_MAX:
+    if len(name) > _NAME_CHARACTERS_MAX:
         return ""
     close = difflib.get_close_matches(name, names, 1, 0.7)
     return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-NAME_CHARACTERS_MAX = 100
 
 
 def _module_names(absent: str) -> "list[str]":

@@ -14,7 +14,9 @@ from clutch._nesting import nests_deeper_than
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, NoReturn
+    from typing import Any, NoReturn
+
+    from clutch._execute import Encode
 
 __all__ = ["decode", "encode"]
 
@@ -22,6 +24,8 @@ _PROTOCOL = 5
 _dumps = _pickle.dumps
 # Neither contains other values, nor can its pickle hold what Rust cannot read.
 _ATOMS = frozenset((type(None), bool, int, float, bytes))
+
+_SURROGATES = [bytes((0xED, second)) for second in range(0xA0, 0xC0)]
 
 _FRAME = 0x95
 _framed_head = Struct("<2s1sQ").pack
@@ -37,12 +41,12 @@ class _DataUnpickler(_pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> "NoReturn":
         raise NotDataError(f"plain data cannot name {module}.{name}; send data only")
 
-    def persistent_load(self, pid: object) -> "NoReturn":
+    def persistent_load(self, _pid: object) -> "NoReturn":
         raise NotDataError("plain data cannot hold persistent ids; send data only")
 
 
 class _DataPickler(_pickle.Pickler):
-    def reducer_override(self, obj: object, /) -> "NoReturn":
+    def reducer_override(self, _obj: object, /) -> "NoReturn":
         raise NotDataError
 
 
@@ -54,17 +58,18 @@ def decode(payload: "memoryview | bytes") -> "Any":
     return _DataUnpickler(BytesIO(payload)).load()
 
 
-def _make_encode() -> "Callable[[object, int], bytes | None]":
+def _make_encode() -> "Encode":
     """One pickler for all calls: making one costs as much as pickling a small value."""
     stream = BytesIO()
     pickler = _DataPickler(stream, _PROTOCOL)
     dump, clear = pickler.dump, pickler.clear_memo
     value_of, seek, truncate = stream.getvalue, stream.seek, stream.truncate
 
-    def encode(value: object, wrapped: int = 0) -> "bytes | None":
+    def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "bytes | None":
         """The pickle of plain data, or None when the value is not (only) that.
 
-        `wrapped` is how many containers the caller may still put around the value.
+        `wrapped` is how many containers the caller may still put around the value. A value that
+        `_convert` made is `is_checked`: what it would be suspected of, it is known not to be.
         """
         if type(value) in _ATOMS:
             return _dumps(value, _PROTOCOL)
@@ -77,29 +82,31 @@ def _make_encode() -> "Callable[[object, int], bytes | None]":
             clear()
             seek(0)
             truncate()
-        if _is_suspicious(payload) and (
-            b"\xed" in payload or nests_deeper_than(value, DEPTH_MAX - wrapped)
+        if is_checked or not (
+            (_may_nest(payload) and nests_deeper_than(value, DEPTH_MAX - wrapped))
+            or (b"\xed" in payload and _may_hold_surrogates(payload))
         ):
-            # Too deep or cyclic, or perhaps a lone surrogate (ED A0..BF; so begins Hangul too).
-            # `_convert` looks at every part of the value, and finds which.
-            return None
-        return payload
+            return payload
+        return None
 
     return encode
 
 
-def _is_suspicious(payload: bytes) -> bool:
-    """Whether the bytes leave open that the value is too deep, cyclic, or not valid text.
+def _may_nest(payload: bytes) -> bool:
+    """Whether the bytes leave open that the value is too deep or cyclic.
 
     Each container but the empty tuple is followed by MEMOIZE, so few MEMOIZE mean little depth; a
     cycle needs a BINGET, of the only container when there is one.
     """
     memoized = payload.count(b"\x94")
-    if memoized > DEPTH_MAX - 8 or b"\xed" in payload:
-        return True
     if memoized <= 1:
         return b"h\x00" in payload
-    return b"h" in payload
+    return memoized > DEPTH_MAX - 8 or b"h" in payload
+
+
+def _may_hold_surrogates(payload: bytes) -> bool:
+    """Whether a str may hold a lone surrogate, which is ED A0..BF and nothing Rust can read."""
+    return any(start in payload for start in _SURROGATES)
 
 
 encode = _make_encode()

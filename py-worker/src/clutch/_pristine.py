@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["configure", "load", "no_imports"]
+__all__ = ["configure", "load", "no_imports", "pristine_imports"]
 
 _import = __import__
 
 
 def configure(path: "list[str]") -> None:
     """Says where this package and the standard library are. Once, before any `load`."""
-    _importer.path = path
-    _importer.prefixes = tuple(entry + "/" for entry in path)
+    pristine_imports.path = path
+    pristine_imports.prefixes = tuple(entry + "/" for entry in path)
 
 
 def load(name: str) -> "Any":
     """The module of this name from the standard library or this package, imported if need be."""
     module = _loaded.get(name)
     if module is None:
-        module = _loaded[name] = _importer.load(name)
+        module = _loaded[name] = pristine_imports.load(name)
     return module
 
 
@@ -49,8 +49,9 @@ class _NoImports:
 
     def __exit__(self, *_error: object) -> None:
         self._thread = 0
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)  # pyright: ignore[reportArgumentType]
+        finders: "list[object]" = sys.meta_path  # type: ignore[assignment]
+        if self in finders:
+            finders.remove(self)
 
     def find_spec(
         self, name: str, path: "list[str] | None" = None, target: object = None
@@ -63,12 +64,36 @@ class _NoImports:
 
 
 class _Importer(_NoImports):
-    """While it is entered, this thread's imports find only our own paths."""
+    """While it is entered, this thread's imports find only our own paths.
+
+    Entered around the worker's own imports, and around those slow paths of the standard library
+    that import when they run.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.path: "list[str]" = []
         self.prefixes: "tuple[str, ...]" = ()
+        # What was found out about names; a program has a bounded number of modules.
+        self._is_standard: "dict[str, bool]" = {}
+        self._entered = 0
+        self._before: "set[str]" = set()
+        self._hidden: "dict[str, ModuleType]" = {}
+
+    def __enter__(self) -> None:
+        self._entered += 1
+        if self._entered == 1:
+            self._hidden = self._hide_foreign()
+            self._before = set(sys.modules)
+            super().__enter__()
+
+    def __exit__(self, *_error: object) -> None:
+        self._entered -= 1
+        if not self._entered:
+            super().__exit__()
+            self._forget_shadowing(set(sys.modules) - self._before)
+            sys.modules.update(self._hidden)
+            self._hidden = {}
 
     def find_spec(
         self, name: str, path: "list[str] | None" = None, target: object = None
@@ -85,28 +110,17 @@ class _Importer(_NoImports):
 
     def load(self, name: str) -> "ModuleType":
         """Imports a module, whatever users have put into `sys.path` and `sys.modules`."""
-        hidden = self._hide_foreign()
-        before = set(sys.modules)
-        try:
-            with self:
-                _import(name)
+        with self:
+            _import(name)
             return sys.modules[name]
-        finally:
-            self._forget_shadowing(set(sys.modules) - before)
-            sys.modules.update(hidden)
 
     def _hide_foreign(self) -> "dict[str, ModuleType]":
         """Takes out of `sys.modules` what users loaded under a name of the standard library."""
-        tops = {
-            name
-            for name, module in list(sys.modules.items())
-            if "." not in name and self._is_foreign(module) and self._is_standard(name)
-        }
-        hidden = {
-            name: module
-            for name, module in list(sys.modules.items())
-            if name.partition(".")[0] in tops
-        }
+        modules = list(sys.modules.items())
+        tops = {name for name, module in modules if "." not in name and self._hides(name, module)}
+        if not tops:
+            return {}
+        hidden = {name: module for name, module in modules if name.partition(".")[0] in tops}
         for name in hidden:
             sys.modules.pop(name, None)
         return hidden
@@ -116,26 +130,29 @@ class _Importer(_NoImports):
         for top in {name.partition(".")[0] for name in added}:
             module = sys.modules.get(top)
             spec = getattr(module, "__spec__", None)
-            if not getattr(spec, "has_location", False) or top == __package__:
+            origin = getattr(spec, "origin", None)
+            if type(origin) is not str or not origin.startswith(self.prefixes):
                 continue
             theirs = PathFinder.find_spec(top, sys.path)
-            if theirs is None or theirs.origin != getattr(spec, "origin", None):
+            if top != __package__ and (theirs is None or theirs.origin != origin):
                 for name in added:
                     if name.partition(".")[0] == top:
                         sys.modules.pop(name, None)
 
-    def _is_foreign(self, module: object) -> bool:
+    def _hides(self, name: str, module: object) -> bool:
+        """Whether the module is a user's with the name of one of the standard library."""
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str):
+        if type(file) is not str:
             return False
-        return not file.startswith(self.prefixes) or "-packages/" in file
-
-    def _is_standard(self, name: str) -> bool:
-        return name not in ("__main__", "__mp_main__") and (
-            PathFinder.find_spec(name, self.path) is not None
-        )
+        if file.startswith(self.prefixes) and "-packages/" not in file:
+            return False
+        if name not in self._is_standard:
+            self._is_standard[name] = name not in ("__main__", "__mp_main__") and (
+                PathFinder.find_spec(name, self.path) is not None
+            )
+        return self._is_standard[name]
 
 
 _loaded: "dict[str, ModuleType]" = {}
-_importer = _Importer()
+pristine_imports = _Importer()
 no_imports = _NoImports()

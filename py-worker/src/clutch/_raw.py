@@ -1,4 +1,4 @@
-"""The `raw` codec: the payload is the one argument, a bytes object, and the result is bytes-like."""
+"""The `raw` codec: the payload is the one argument, a bytes object; so is the result."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,15 +12,15 @@ def decode(payload: memoryview) -> "Tuple[bytes]":
     return (bytes(payload),)
 
 
-def encode(value: object, wrapped: int = 0) -> "bytes | memoryview | None":
+def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "bytes | memoryview | None":
     """The bytes of a result, or None when it has none."""
-    del wrapped
+    del wrapped, is_checked
     if type(value) is bytes:
         return value
     try:
         view = memoryview(value)  # type: ignore[arg-type]
     except TypeError:
         return None
-    if not view.contiguous or view.format is None:
+    if not view.contiguous:
         return view.tobytes()
     return view.cast("B") if view.nbytes else b""

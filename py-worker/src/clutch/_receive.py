@@ -8,6 +8,7 @@ from binascii import crc32
 
 from clutch._frames import (
     CODEC_RAW,
+    FLAGS_KNOWN,
     HEADER,
     MAGIC,
     ProtocolError,
@@ -17,9 +18,8 @@ from clutch._limits import HEADER_BYTES, META_BYTES_MAX, RECEIVE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Tuple, Union
-
     from _socket import socket
+    from typing import Callable, Iterator, Tuple, Union
 
     # kind, flags, codec, id, meta, payload. The views are valid until the next frame is asked for.
     Frame = Tuple[int, int, int, int, memoryview, memoryview]
@@ -45,7 +45,10 @@ def shielded(sock: "socket", report: "Callable[[BaseException], None]") -> "Rece
             except OSError as error:
                 raise ProtocolError(f"the call socket cannot be read any more: {error}") from None
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises.
-                report(error)
+                try:
+                    report(error)
+                except BaseException:  # noqa: BLE001, S112 - and may raise again meanwhile.
+                    continue
 
     return receive_into
 
@@ -91,6 +94,7 @@ def receive_frames(receive_into: "ReceiveInto", payload_bytes_max: int) -> "Iter
             or meta_bytes > META_BYTES_MAX
             or descriptors
             or reserved
+            or flags > FLAGS_KNOWN
             or codec > CODEC_RAW
         ):
             check_header(fields, computed, length_max)

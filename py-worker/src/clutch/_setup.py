@@ -12,7 +12,6 @@ from posixpath import dirname, isabs, join, realpath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Any
 
     from clutch._frames import Setup
@@ -89,7 +88,7 @@ def _main_file(main: str, typed: str) -> str:
         return main
     if sys.version_info < (3, 9) or isabs(typed):
         return typed
-    return join(getcwd(), typed[2:] if typed.startswith("./") else typed)
+    return join(getcwd(), typed)
 
 
 def _is_same_file(one: str, other: str) -> bool:

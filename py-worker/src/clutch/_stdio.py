@@ -8,7 +8,7 @@ arranged (a tee, another directory) stays arranged.
 import faulthandler
 import sys
 from _io import open as open_stream
-from posix import O_CLOEXEC, O_DIRECTORY, dup, dup2, fchdir
+from posix import O_CLOEXEC, O_DIRECTORY, close, dup, dup2, fchdir
 from posix import open as open_fd
 
 TYPE_CHECKING = False
@@ -27,6 +27,13 @@ class PrivateDescriptors:
     def __init__(self, above: int) -> None:
         self._next = above + 1
         self.stdio = [self._copy(number) for number in range(3)]
+
+    def folder(self) -> int:
+        """A handle on the current folder, as it is now."""
+        low = open_fd(".", O_CLOEXEC | O_DIRECTORY | _O_PATH)
+        high = self._copy(low)
+        close(low)
+        return high
 
     def _copy(self, number: int) -> int:
         try:
@@ -71,7 +78,7 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
     """
     stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
     saved_in, saved_out, saved_error = descriptors.stdio
-    folder = open_fd(".", O_CLOEXEC | O_DIRECTORY | _O_PATH)
+    folder = descriptors.folder()
     modules = sys
 
     def restore() -> "Callable[[], None] | None":

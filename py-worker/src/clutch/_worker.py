@@ -15,13 +15,13 @@
 
 import faulthandler
 import sys
-from _socket import AF_UNIX, SO_RCVTIMEO, SOCK_STREAM, SOL_SOCKET, MSG_PEEK, socket
+from _socket import AF_UNIX, MSG_PEEK, SO_RCVTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 from _struct import Struct
 from posix import getpid, register_at_fork
 
 from clutch import _pristine
 from clutch._call import state
-from clutch._control import die, install_handler, start_control
+from clutch._control import complain_to, die, install_handler, start_control
 from clutch._execute import Executor
 from clutch._frames import (
     FAILED,
@@ -65,14 +65,29 @@ def run(here: str, pristine: "list[str]", inherited: "list[str]") -> int:
     _pristine.configure(pristine)
     descriptors = PrivateDescriptors(max(call_fd, control_fd))
     descriptors.report_crashes()
+    complain_to(descriptors.stdio[2])
     line_buffered()
+    try:
+        return _live(call, control, descriptors, here, inherited)
+    finally:
+        # Closed when the process ends and no sooner, so that the daemon sees one thing, its end.
+        call.detach()
+        control.detach()
+
+
+def _live(
+    call: socket,
+    control: socket,
+    descriptors: PrivateDescriptors,
+    here: str,
+    inherited: "list[str]",
+) -> int:
     receive_into = shielded(call, _report)
     send = make_send(call)
     try:
         setup = _receive_setup(receive_into)
     except ProtocolError as error:
         die(f"on the call socket, {error}")
-        raise
     if setup is None:
         return 0
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
@@ -80,8 +95,8 @@ def run(here: str, pristine: "list[str]", inherited: "list[str]") -> int:
     install_handler()
     start_control(control)
     register_at_fork(after_in_child=_forget_sockets(call, control))
-    package = f"{here}/{__package__}"
-    meta = _load_user_code(setup, (package + "/", here + "/"), descriptors.stdio[2])
+    package = f"{here}/{__package__}/"
+    meta = _load_user_code(setup, (package, here + "/"), descriptors.stdio[2])
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
@@ -92,9 +107,6 @@ def run(here: str, pristine: "list[str]", inherited: "list[str]") -> int:
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
     serve(frames, send, Executor(package, setup.payload_bytes_max), restore)
-    call.close()
-    # The control thread may be reading it until the process ends.
-    control.detach()
     return 0
 
 
@@ -125,11 +137,12 @@ def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stderr_fd: int) -> "b
         if setup.main:
             load_main(setup)
     except BaseException as error:  # noqa: BLE001 - SystemExit included: no worker came of it.
-        if module is not None:
-            missing = _pristine.load("clutch._missing")
-            if missing.is_absent(module, error):
-                return missing.bad_preload(module, error, skip)
-        return _pristine.load("clutch._failures").raised(error, skip)
+        with _pristine.pristine_imports:
+            if module is not None:
+                missing = _pristine.load("clutch._missing")
+                if missing.is_absent(module, error):
+                    return missing.bad_preload(module, error, skip)
+            return _pristine.load("clutch._failures").raised(error, skip)
     finally:
         faulthandler.cancel_dump_traceback_later()
     return None
@@ -163,6 +176,6 @@ def _warm(call: socket) -> None:
 
 def _report(error: BaseException) -> None:
     """A signal handler of user code raised between two calls."""
-    failures = _pristine.load("clutch._failures")
-    text = failures.format_traceback(error, ())
+    with _pristine.pristine_imports:
+        text = _pristine.load("clutch._errors").format_traceback(error, ())
     sys.stderr.write(f"clutch worker: a signal handler raised between two calls\n{text}")

@@ -1,0 +1,230 @@
+"""The worker's bytes against the golden bytes, which the Rust tests read too."""
+
+import binascii
+import json
+import os
+import random
+import re
+import struct
+import unittest
+
+import support
+from clutch import _frames, _limits
+from clutch._receive import receive_exactly, receive_frames
+
+PAYLOAD_BYTES_MAX = 1 << 20
+
+
+def golden(name):
+    """A file of the golden bytes."""
+    path = os.path.join(support.TESTDATA, name)
+    with open(path, encoding="utf-8") as file:
+        return json.load(file) if name.endswith(".json") else file.read()
+
+
+def plain_value(node):
+    """A meta's node as plain Python: structs are dicts, enums (index, fields)."""
+    kind = node["type"]
+    if kind == "struct":
+        return {name: plain_value(field) for name, field in node["fields"]}
+    if kind == "enum":
+        return node["index"], {name: plain_value(field) for name, field in node["fields"]}
+    if kind == "list":
+        return [plain_value(item) for item in node["items"]]
+    if kind == "bytes":
+        return bytes.fromhex(node["value"])
+    return node["value"]
+
+
+def source_of(data):
+    """A `recv_into` that gives the bytes in pieces of random size."""
+    view = memoryview(data)
+    dice = random.Random(len(data))
+    at = 0
+
+    def receive_into(buffer):
+        nonlocal at
+        size = min(len(buffer), len(view) - at, dice.choice((1, 3, 31, 33, 1000, 70000)))
+        memoryview(buffer)[:size] = view[at : at + size]
+        at += size
+        return size
+
+    return receive_into
+
+
+def all_frames(data, payload_bytes_max=PAYLOAD_BYTES_MAX):
+    """Every frame in the bytes, with its views copied."""
+    return [
+        (*frame[:4], bytes(frame[4]), bytes(frame[5]))
+        for frame in receive_frames(source_of(data), payload_bytes_max)
+    ]
+
+
+def encode_exception(fields):
+    """An exception's node as the worker writes it."""
+    frames = [tuple(frame.values()) for frame in fields["frames"]]
+    chain = [(link["relation"][0], link["type_name"], link["message"]) for link in fields["chain"]]
+    return _frames.encode_exception(
+        fields["type_name"],
+        fields["message"],
+        fields["notes"],
+        frames,
+        fields["traceback"],
+        chain,
+    )
+
+
+def encode_failure(node):
+    """A `WorkerFailure` as the worker writes it."""
+    index, fields = plain_value(node)
+    if index == 0:
+        return _frames.failed_raised(encode_exception(fields["0"]))
+    if index == 1:
+        missing = fields["0"]
+        return _frames.failed_not_found(
+            _frames.encode_missing(missing["what"][0], missing["message"], missing["traceback"])
+        )
+    write = {
+        2: _frames.failed_bad_arguments,
+        3: _frames.failed_unserializable,
+        4: _frames.failed_too_large,
+        5: _frames.failed_cancelled,
+    }[index]
+    return write(*fields.values())
+
+
+class Golden(unittest.TestCase):
+    def entries(self, *kinds):
+        found = [entry for entry in golden("frames.json")["frames"] if entry["kind"] in kinds]
+        self.assertTrue(found, kinds)
+        return found
+
+    def test_headers_are_written_as_the_rust_side_writes_them(self):
+        for entry in golden("frames.json")["frames"]:
+            head = entry["header"]
+            if head["descriptors"]:
+                continue
+            mine = _frames.header_bytes(
+                head["kind"],
+                head["id"],
+                head["meta_bytes"],
+                head["payload_bytes"],
+                head["flags"],
+                head["codec"],
+            )
+            self.assertEqual(entry["frame"][:64], mine.hex(), entry["name"])
+
+    def test_frames_of_the_daemon_are_read(self):
+        entries = self.entries("Setup", "Run", "Ping", "Interrupt", "Exit", "Result")
+        received = all_frames(b"".join(bytes.fromhex(entry["frame"]) for entry in entries))
+        self.assertEqual(len(entries), len(received))
+        for entry, (kind, flags, codec, call_id, meta, payload) in zip(entries, received):
+            head = entry["header"]
+            self.assertEqual(
+                (head["kind"], head["flags"], head["codec"], head["id"]),
+                (kind, flags, codec, call_id),
+            )
+            self.assertEqual(entry["payload"], payload.hex())
+            self.assertEqual(head["meta_bytes"], len(meta))
+
+    def test_setup_is_read(self):
+        for entry in self.entries("Setup"):
+            meta = bytes.fromhex(entry["frame"])[32:]
+            setup = _frames.decode_setup(meta)
+            fields = plain_value(entry["meta"])
+            worker = fields.pop("worker")
+            self.assertEqual((worker["slot"], worker["generation"]), (setup.slot, setup.generation))
+            for name, value in fields.items():
+                self.assertEqual(value, getattr(setup, name), name)
+            for size in range(len(meta)):
+                with self.assertRaises(_frames.ProtocolError):
+                    _frames.decode_setup(meta[:size])
+            with self.assertRaises(_frames.ProtocolError):
+                _frames.decode_setup(meta + b"x")
+
+    def test_ready_is_written(self):
+        for entry in self.entries("Ready"):
+            fields = plain_value(entry["meta"])
+            self.assertEqual(_frames.VERSION, fields.pop("version"))
+            meta = _frames.encode_ready(**fields)
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
+    def test_every_failure_is_written(self):
+        seen = set()
+        for entry in self.entries("Failed"):
+            seen.add(entry["meta"]["index"])
+            self.assertEqual(entry["frame"][64:], encode_failure(entry["meta"]).hex(), entry)
+        self.assertEqual(set(range(6)), seen)
+
+    def test_bytes_that_are_no_frame_are_refused(self):
+        for entry in golden("frames.json")["invalid"]:
+            data = bytes.fromhex(entry["bytes"])
+            if entry["error"] == "Kind":
+                # Whether a kind is a worker's is the loop's to say.
+                continue
+            with self.assertRaises(_frames.ProtocolError, msg=entry["name"]):
+                all_frames(data + bytes(64), 1024)
+
+
+class Limits(unittest.TestCase):
+    def test_they_are_the_protocols_own(self):
+        path = os.path.join(os.path.dirname(support.TESTDATA), "src", "limits.rs")
+        with open(path, encoding="utf-8") as file:
+            rust = dict(re.findall(r"pub const (\w+): \w+ = ([\d_]+(?: << \d+)?);", file.read()))
+        compared = 0
+        for name in _limits.__all__:
+            if name in rust:
+                number, _, shift = rust[name].replace("_", "").partition(" << ")
+                self.assertEqual(int(number) << int(shift or 0), getattr(_limits, name), name)
+                compared += 1
+        self.assertEqual(8, compared)
+
+
+class Receiving(unittest.TestCase):
+    def test_frames_of_every_size_in_pieces_of_every_size(self):
+        sizes = [0, 1, 31, 65000, 65503, 65504, 65505, 65536, 100_000, 1 << 20]
+        frames = [
+            (34, 0, 1, number + 1, b"m" * (number % 3), bytes([number]) * size)
+            for number, size in enumerate(sizes * 3)
+        ]
+        data = b"".join(
+            support.frame(kind, call_id, meta, payload, flags, codec)
+            for kind, flags, codec, call_id, meta, payload in frames
+        )
+        self.assertEqual(frames, all_frames(data))
+
+    def test_ten_thousand_frames_at_once(self):
+        data = support.frame(34, 5, b"meta", b"payload", 1, 1)
+        received = all_frames(data * 10_000)
+        self.assertEqual([(34, 1, 1, 5, b"meta", b"payload")] * 10_000, received)
+
+    def test_an_end_inside_a_frame(self):
+        data = support.frame(34, 5, b"meta", b"p" * 70_000)
+        for size in (1, 31, 32, 35, 70_000):
+            with self.assertRaises(_frames.ProtocolError):
+                all_frames(data[:size])
+
+    def test_a_length_is_believed_only_within_its_limit(self):
+        for length, meta in ((PAYLOAD_BYTES_MAX + (1 << 20) + 1, 0), (1 << 21, (1 << 20) + 1)):
+            head = support.HEAD.pack(b"CLU1", length, 1, meta, 34, 0, 0, 0, 0)
+            head += struct.pack("<I", binascii.crc32(head))
+            with self.assertRaises(_frames.ProtocolError):
+                all_frames(head + bytes(100))
+
+    def test_every_flipped_bit_of_a_header_is_found(self):
+        data = bytearray(support.frame(34, 5, b"meta", b"payload"))
+        for bit in range(32 * 8):
+            data[bit // 8] ^= 1 << bit % 8
+            with self.assertRaises(_frames.ProtocolError):
+                all_frames(bytes(data))
+            data[bit // 8] ^= 1 << bit % 8
+
+    def test_exactly(self):
+        self.assertIsNone(receive_exactly(source_of(b""), 5))
+        self.assertEqual(b"12345", bytes(receive_exactly(source_of(b"123456"), 5)))
+        with self.assertRaises(_frames.ProtocolError):
+            receive_exactly(source_of(b"123"), 5)
+
+
+if __name__ == "__main__":
+    unittest.main()
