@@ -148,6 +148,15 @@ class GoldenPlain(unittest.TestCase):
                 self.assertEqual(typed(value), typed(read), (file, name))
                 self.assertEqual(typed(value), typed(through_plain(value)), (file, name))
 
+    def test_what_is_too_deep_is_refused_f082(self):
+        for depth in (128, 129, 100_000):
+            data = b"\x80\x05" + b"]" * depth + b"a" * (depth - 1) + b"."
+            if depth == 128:
+                self.assertEqual([], _plain.decode(data)[0] * 0)
+                continue
+            with self.assertRaisesRegex(Exception, "at most 128 deep"):
+                _plain.decode(memoryview(data))
+
     def test_no_pickle_that_is_code_is_read(self):
         refused = 0
         for name, data, _word in self.lines("refused.txt"):

@@ -27,6 +27,9 @@ _ATOMS = frozenset((type(None), bool, int, float, bytes))
 
 _SURROGATES = [bytes((0xED, second)) for second in range(0xA0, 0xC0)]
 
+# What opens or closes a list, tuple, dict, set or frozenset: MARK, EMPTY_*, TUPLE*, FROZENSET.
+_NESTING_OPCODES = b"()]}tld\x85\x86\x87\x8f\x91"
+
 _FRAME = 0x95
 _framed_head = Struct("<2s1sQ").pack
 # Without a frame, C's unpickler reads a stream opcode by opcode: ten times slower on long lists.
@@ -52,10 +55,20 @@ class _DataPickler(_pickle.Pickler):
 
 def decode(payload: "memoryview | bytes") -> "Any":
     """The value of a pickle that is data only; any exception means that it is not."""
-    if len(payload) > _UNFRAMED_BYTES_MAX and payload[2] != _FRAME:
+    if len(payload) <= _UNFRAMED_BYTES_MAX:
+        return _DataUnpickler(BytesIO(payload)).load()
+    if payload[2] != _FRAME:
         head = _framed_head(bytes(payload[:2]), b"\x95", len(payload) - 2)
-        return _DataUnpickler(BytesIO(b"".join((head, payload[2:])))).load()
-    return _DataUnpickler(BytesIO(payload)).load()
+        payload = b"".join((head, payload[2:]))
+    value = _DataUnpickler(BytesIO(payload)).load()
+    if len(payload) > DEPTH_MAX and _may_open_deep(payload) and nests_deeper_than(value, DEPTH_MAX):
+        raise NotDataError("plain data nests at most %d deep; flatten it" % DEPTH_MAX)
+    return value
+
+
+def _may_open_deep(payload: "memoryview | bytes") -> bool:
+    """Whether the bytes leave open that the value is too deep: each level costs an opcode."""
+    return len(payload) - len(bytes(payload).translate(None, _NESTING_OPCODES)) > DEPTH_MAX
 
 
 def _make_encode() -> "Encode":

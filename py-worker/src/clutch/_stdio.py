@@ -88,16 +88,16 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
         dup2(saved_out, 1)
         dup2(saved_error, 2)
         if (
-            modules.stdout is stdout
-            and modules.stderr is stderr
-            and modules.stdin is stdin
+            getattr(modules, "stdout", None) is stdout
+            and getattr(modules, "stderr", None) is stderr
+            and getattr(modules, "stdin", None) is stdin
             and not (stdout.closed or stderr.closed or stdin.closed)
         ):
             return None
-        for stream in (modules.stdout, modules.stderr):
+        for name in ("stdout", "stderr"):
             try:
-                stream.flush()
-            except BaseException:  # noqa: BLE001, S110 - a user's object, about to be replaced.
+                getattr(modules, name).flush()
+            except BaseException:  # noqa: BLE001, S110 - a user's object, or deleted.
                 pass
         stdin = modules.stdin = _opened(stdin, 0)
         stdout = modules.stdout = _opened(stdout, 1)
