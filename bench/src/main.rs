@@ -135,7 +135,9 @@ impl Daemon {
     fn start(directory: &Path) -> Outcome<Daemon> {
         let binary = std::env::current_exe()?.with_file_name("clutch");
         if !binary.exists() {
-            return Err(format!("{} is missing: run `cargo build --release`", binary.display()).into());
+            return Err(
+                format!("{} is missing: run `cargo build --release`", binary.display()).into()
+            );
         }
         let config = directory.join("clutch.toml");
         std::fs::write(&config, "[pools.default]\nworkers = 1\n")?;

@@ -59,11 +59,8 @@ impl Baseline {
         let stray = |one: &Process| {
             one.is_zombie() || (one.pid != self.pid && !expected.contains(&one.pid))
         };
-        let found: BTreeSet<_> = seen
-            .iter()
-            .filter(|one| stray(one))
-            .map(|one| one.to_string())
-            .collect();
+        let found: BTreeSet<_> =
+            seen.iter().filter(|one| stray(one)).map(|one| one.to_string()).collect();
         none_or("V2", "processes that should not be there", found)
     }
 
@@ -74,10 +71,7 @@ impl Baseline {
             return Ok(());
         }
         let all = process::descriptor_list(self.pid);
-        let found = format!(
-            "more descriptors than before: {}\nall: {all:#?}",
-            more.join("; ")
-        );
+        let found = format!("more descriptors than before: {}\nall: {all:#?}", more.join("; "));
         Err(Violation { rule: "V3", found })
     }
 
@@ -115,17 +109,9 @@ impl Baseline {
 pub fn leftovers(gone: &[&Path], empty: &[&Path]) -> Result<(), Violation> {
     let mut found = BTreeSet::new();
     let exists = |path: &&&Path| fs::symlink_metadata(path).is_ok();
-    found.extend(
-        gone.iter()
-            .filter(exists)
-            .map(|path| path.display().to_string()),
-    );
+    found.extend(gone.iter().filter(exists).map(|path| path.display().to_string()));
     for dir in empty {
-        found.extend(
-            files_below(dir)
-                .iter()
-                .map(|file| dir.join(file).display().to_string()),
-        );
+        found.extend(files_below(dir).iter().map(|file| dir.join(file).display().to_string()));
     }
     none_or("V4", "files left behind", found)
 }
@@ -133,11 +119,7 @@ pub fn leftovers(gone: &[&Path], empty: &[&Path]) -> Result<(), Violation> {
 /// V4: nothing was forgotten in `/dev/shm` since `before`.
 pub fn forgotten_shared_memory(before: &BTreeSet<String>) -> Result<(), Violation> {
     let now = process::abandoned_shared_memory();
-    none_or(
-        "V4",
-        "forgotten in /dev/shm",
-        now.difference(before).cloned().collect(),
-    )
+    none_or("V4", "forgotten in /dev/shm", now.difference(before).cloned().collect())
 }
 
 /// The number of descriptors once it has stopped changing: a connection that was closed a moment
@@ -148,11 +130,7 @@ fn settled_descriptors(pid: u32) -> Descriptors {
         let now = Descriptors::of(pid);
         let times = if now == last.0 { last.1 + 1 } else { 0 };
         last = (now, times);
-        if times >= 10 {
-            Ok(last.0.clone())
-        } else {
-            Err(last.0.clone())
-        }
+        if times >= 10 { Ok(last.0.clone()) } else { Err(last.0.clone()) }
     })
 }
 
@@ -165,10 +143,7 @@ pub(crate) fn none_or(
         return Ok(());
     }
     let all: Vec<_> = found.into_iter().collect();
-    Err(Violation {
-        rule,
-        found: format!("{what}:\n  {}", all.join("\n  ")),
-    })
+    Err(Violation { rule, found: format!("{what}:\n  {}", all.join("\n  ")) })
 }
 
 #[cfg(test)]
@@ -231,11 +206,7 @@ mod tests {
         });
         let stray = process::with_token(&fake.baseline.token);
         let pids = stray.iter().map(|process| process.pid).collect();
-        assert_eq!(
-            Ok(()),
-            fake.baseline.strays(&pids),
-            "what is expected is no stray"
-        );
+        assert_eq!(Ok(()), fake.baseline.strays(&pids), "what is expected is no stray");
     }
 
     #[test]
@@ -253,24 +224,14 @@ mod tests {
         fake.misbehave();
         let zombie = wait_until("there is a zombie", 5 * SECOND, || {
             let below = process::descendants(fake.baseline.pid);
-            below
-                .iter()
-                .find(|one| one.is_zombie())
-                .map(|one| one.pid)
-                .ok_or(below)
+            below.iter().find(|one| one.is_zombie()).map(|one| one.pid).ok_or(below)
         });
-        assert_eq!(
-            Some("V2"),
-            rule(&fake.baseline.strays(&BTreeSet::from([zombie])))
-        );
+        assert_eq!(Some("V2"), rule(&fake.baseline.strays(&BTreeSet::from([zombie]))));
     }
 
     #[test]
     fn v3_sees_descriptors_by_kind_even_when_another_kind_shrinks() {
-        let mut fake = Fake::new(
-            "exec 7</dev/null",
-            "exec 7<&-; exec 8< <(sleep 1000); read word",
-        );
+        let mut fake = Fake::new("exec 7</dev/null", "exec 7<&-; exec 8< <(sleep 1000); read word");
         assert_eq!(Ok(()), fake.baseline.descriptors());
         fake.misbehave();
         crate::wait_for("the pipe is seen", 5 * SECOND, || {
@@ -290,10 +251,7 @@ mod tests {
         tmp.write("run/deep/down.lock", "");
         assert_eq!(Some("V4"), rule(&leftovers(&[&socket], &[&run])));
         tmp.write("state/x.lock", "");
-        assert_eq!(
-            Some("V4"),
-            rule(&crate::oracle::leftovers_by_name(&tmp.join("state")))
-        );
+        assert_eq!(Some("V4"), rule(&crate::oracle::leftovers_by_name(&tmp.join("state"))));
 
         let before = process::abandoned_shared_memory();
         let name = Path::new("/dev/shm").join(format!("clutch-test-{}", unique_token()));
@@ -311,10 +269,8 @@ mod tests {
 
     #[test]
     fn v8_sees_memory_and_spinning() {
-        let mut fake = Fake::new(
-            "",
-            "v=$(head -c 60000000 /dev/zero | tr '\\0' a); while :; do :; done",
-        );
+        let mut fake =
+            Fake::new("", "v=$(head -c 60000000 /dev/zero | tr '\\0' a); while :; do :; done");
         assert_eq!(Ok(()), fake.baseline.memory(1 << 20));
         assert_eq!(Ok(()), fake.baseline.idle());
         fake.misbehave();

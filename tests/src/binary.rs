@@ -39,10 +39,7 @@ impl Clutch {
 
     /// A program in an environment that knows no other daemon and asks for no other log.
     pub fn private(program: Program) -> Program {
-        program
-            .env_remove("CLUTCH_SOCKET")
-            .env_remove("CLUTCH_LOG")
-            .env_remove("RUST_LOG")
+        program.env_remove("CLUTCH_SOCKET").env_remove("CLUTCH_LOG").env_remove("RUST_LOG")
     }
 }
 
@@ -51,9 +48,7 @@ fn built_beside_this_test() -> PathBuf {
     let test = env::current_exe().expect("a test knows its own path");
     let mut profile_dir = test.parent().expect("a file is in a directory");
     if profile_dir.ends_with("deps") {
-        profile_dir = profile_dir
-            .parent()
-            .expect("deps is in the profile's directory");
+        profile_dir = profile_dir.parent().expect("deps is in the profile's directory");
     }
     let binary = profile_dir.join("clutch");
     if is_outdated(&binary) {
@@ -99,19 +94,10 @@ fn build(profile_dir: &Path) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
-    let target = profile_dir
-        .parent()
-        .expect("a profile's directory is in the target directory");
+    let target = profile_dir.parent().expect("a profile's directory is in the target directory");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     Program::new(cargo)
-        .args([
-            "build",
-            "--package",
-            "clutch",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
+        .args(["build", "--package", "clutch", "--profile", profile, "--target-dir"])
         .args([target])
         .dir(root)
         .timeout(1200 * SECOND)
@@ -126,10 +112,7 @@ mod tests {
     #[test]
     fn cargos_list_of_files_is_read_with_its_escapes() {
         let files = listed_files("/t/clutch: /a/b.rs /a/with\\ space.rs\n");
-        assert_eq!(
-            vec![PathBuf::from("/a/b.rs"), PathBuf::from("/a/with space.rs")],
-            files
-        );
+        assert_eq!(vec![PathBuf::from("/a/b.rs"), PathBuf::from("/a/with space.rs")], files);
     }
 
     #[test]
@@ -137,10 +120,7 @@ mod tests {
         let tmp = crate::Tmp::new();
         let binary = tmp.write("clutch", "");
         let source = tmp.write("main.rs", "");
-        tmp.write(
-            "clutch.d",
-            format!("{}: {}\n", binary.display(), source.display()),
-        );
+        tmp.write("clutch.d", format!("{}: {}\n", binary.display(), source.display()));
         let times = |file: &Path, seconds| {
             let at = SystemTime::UNIX_EPOCH + seconds * SECOND;
             fs::File::open(file).unwrap().set_modified(at).unwrap();

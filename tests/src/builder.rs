@@ -69,8 +69,7 @@ impl Builder {
     /// A variable of the daemon's own environment.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Builder {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -101,10 +100,7 @@ impl Builder {
         match self.try_start() {
             Ok(daemon) => daemon,
             Err(output) => {
-                panic!(
-                    "the daemon ended with {} at its start:\n{}",
-                    output.code, output.stderr
-                )
+                panic!("the daemon ended with {} at its start:\n{}", output.code, output.stderr)
             }
         }
     }
@@ -122,10 +118,7 @@ impl Builder {
         let begun = Instant::now();
         let mut daemon = self.spawn();
         let answers = try_until(START_BOUND, || {
-            let ended = daemon
-                .child
-                .try_wait()
-                .expect("our own child can be waited for");
+            let ended = daemon.child.try_wait().expect("our own child can be waited for");
             match ended {
                 Some(status) => Ok(Err(status)),
                 // Another daemon may listen there, and that one is not meant.
@@ -152,10 +145,7 @@ impl Builder {
                 daemon.assert_swept(SWEEP_BOUND);
                 Err(output)
             }
-            Err(why) => panic!(
-                "no answer within {START_BOUND:?} ({why}):\n{}",
-                daemon.log()
-            ),
+            Err(why) => panic!("no answer within {START_BOUND:?} ({why}):\n{}", daemon.log()),
         }
     }
 
@@ -163,15 +153,7 @@ impl Builder {
     #[track_caller]
     pub fn spawn(self) -> Daemon {
         let text = self.text.clone().unwrap_or_else(|| self.generated());
-        let Builder {
-            mut env,
-            socket,
-            tmp,
-            token,
-            prefix,
-            pools,
-            ..
-        } = self;
+        let Builder { mut env, socket, tmp, token, prefix, pools, .. } = self;
         let config = tmp.write("clutch.toml", text);
         let socket = socket.unwrap_or_else(|| tmp.dir("run").join("clutch.sock"));
         let mut own = private_environment(&tmp);
@@ -233,17 +215,13 @@ pub fn private_environment(tmp: &Tmp) -> Vec<(OsString, OsString)> {
         ("XDG_CACHE_HOME", "cache"),
         ("TMPDIR", "tmp"),
     ];
-    dirs.into_iter()
-        .map(|(name, dir)| (name.into(), tmp.dir(dir).into()))
-        .collect()
+    dirs.into_iter().map(|(name, dir)| (name.into(), tmp.dir(dir).into())).collect()
 }
 
 /// A text no other daemon of any test run was marked with.
 pub fn unique_token() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{}-{}-{count}", std::process::id(), now.as_nanos())
 }

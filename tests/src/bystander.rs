@@ -41,15 +41,10 @@ impl Bystander {
         let (socket, pool) = (daemon.socket().to_owned(), pool.to_owned());
         let (flag, ready) = (stop.clone(), warm.clone());
         let thread = std::thread::spawn(move || call_until(&socket, &pool, &flag, &ready));
-        wait_for(
-            "the bystander's first calls are answered",
-            20 * SECOND,
-            || warm.load(Ordering::Acquire) || thread.is_finished(),
-        );
-        Bystander {
-            stop,
-            thread: Some(thread),
-        }
+        wait_for("the bystander's first calls are answered", 20 * SECOND, || {
+            warm.load(Ordering::Acquire) || thread.is_finished()
+        });
+        Bystander { stop, thread: Some(thread) }
     }
 
     /// Stops calling, and says how it went.
@@ -57,9 +52,7 @@ impl Bystander {
     pub fn finish(mut self) -> Report {
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.take().expect("only this takes it");
-        thread
-            .join()
-            .expect("a bystander reports failures, it does not panic")
+        thread.join().expect("a bystander reports failures, it does not panic")
     }
 
     /// Stops calling; panics unless every call succeeded, none took longer than `worst`, and
@@ -67,20 +60,9 @@ impl Bystander {
     #[track_caller]
     pub fn assert_unharmed(self, worst: Duration) {
         let report = self.finish();
-        assert!(
-            report.failures.is_empty(),
-            "V6: a bystander was harmed: {:#?}",
-            report.failures
-        );
-        let slowest = report
-            .latencies
-            .iter()
-            .max()
-            .expect("a bystander makes calls");
-        assert!(
-            *slowest <= worst,
-            "V6: a bystander waited {slowest:?}, more than {worst:?}"
-        );
+        assert!(report.failures.is_empty(), "V6: a bystander was harmed: {:#?}", report.failures);
+        let slowest = report.latencies.iter().max().expect("a bystander makes calls");
+        assert!(*slowest <= worst, "V6: a bystander waited {slowest:?}, more than {worst:?}");
     }
 }
 
@@ -126,9 +108,7 @@ fn try_call(client: &mut RawClient, pool: &str) -> Result<Reply, String> {
     let id = client.next_id();
     let call = crate::raw::call(id, pool, "math:sqrt", "[9]");
     client.send(&call).map_err(|error| error.to_string())?;
-    let frame = client
-        .read(crate::raw::PATIENCE)
-        .map_err(|end| format!("{end:?}"))?;
+    let frame = client.read(crate::raw::PATIENCE).map_err(|end| format!("{end:?}"))?;
     if frame.header.id != id {
         return Err(format!("an answer to another call: {:?}", frame.header));
     }

@@ -28,22 +28,14 @@ impl Output {
     /// Panics with everything the program said unless it ended with `code`.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Output {
-        assert_eq!(
-            code, self.code,
-            "exit code\nstdout: {}\nstderr: {}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(code, self.code, "exit code\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
     /// Panics unless standard error holds `text`.
     #[track_caller]
     pub fn expect_stderr(self, text: &str) -> Output {
-        assert!(
-            self.stderr.contains(text),
-            "no {text:?} in stderr: {}",
-            self.stderr
-        );
+        assert!(self.stderr.contains(text), "no {text:?} in stderr: {}", self.stderr);
         self
     }
 }
@@ -59,16 +51,9 @@ pub struct Program {
 impl Program {
     /// A program by its path, or by its name on `PATH`; at most a minute long.
     pub fn new(program: impl AsRef<OsStr>) -> Program {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is where the tests start processes"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "this is where the tests start processes")]
         let command = Command::new(program);
-        Program {
-            command,
-            stdin: None,
-            timeout: 60 * SECOND,
-        }
+        Program { command, stdin: None, timeout: 60 * SECOND }
     }
 
     /// More arguments.
@@ -148,11 +133,7 @@ impl Program {
         let shown = format!("{:?}", self.command);
         let timeout = self.timeout;
         let input = self.stdin.take();
-        let stdin = if input.is_some() {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
+        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = self.spawn(stdin, Stdio::piped(), Stdio::piped());
         let stdout = collect(child.stdout.take().expect("it is a pipe"));
         let stderr = collect(child.stderr.take().expect("it is a pipe"));
@@ -175,24 +156,13 @@ impl Program {
         let Some(status) = status else {
             panic!("{shown} ran longer than {timeout:?}\nstdout: {stdout}\nstderr: {stderr}");
         };
-        Output {
-            code: shell_code(status),
-            stdout,
-            stderr,
-            took,
-        }
+        Output { code: shell_code(status), stdout, stderr, took }
     }
 }
 
 /// Waits for a child's end, at most `timeout`.
 pub fn wait(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
-    try_until(timeout, || {
-        child
-            .try_wait()
-            .expect("our own child can be waited for")
-            .ok_or(())
-    })
-    .ok()
+    try_until(timeout, || child.try_wait().expect("our own child can be waited for").ok_or(())).ok()
 }
 
 /// The exit code; 128 plus the signal's number where a signal ended it.
@@ -220,30 +190,18 @@ mod tests {
 
     #[test]
     fn code_and_both_streams_are_kept() {
-        let output = Program::new("sh")
-            .args(["-c", "cat; echo err >&2; exit 3"])
-            .stdin("in")
-            .run();
-        assert_eq!(
-            (3, "in", "err\n"),
-            (output.code, &*output.stdout, &*output.stderr)
-        );
+        let output = Program::new("sh").args(["-c", "cat; echo err >&2; exit 3"]).stdin("in").run();
+        assert_eq!((3, "in", "err\n"), (output.code, &*output.stdout, &*output.stderr));
     }
 
     #[test]
     fn a_signal_is_told_as_a_shell_tells_it() {
-        assert_eq!(
-            137,
-            Program::new("sh").args(["-c", "kill -9 $$"]).run().code
-        );
+        assert_eq!(137, Program::new("sh").args(["-c", "kill -9 $$"]).run().code);
     }
 
     #[test]
     #[should_panic(expected = "ran longer than 50ms")]
     fn what_runs_too_long_is_killed() {
-        Program::new("sleep")
-            .args(["100"])
-            .timeout(Duration::from_millis(50))
-            .run();
+        Program::new("sleep").args(["100"]).timeout(Duration::from_millis(50)).run();
     }
 }

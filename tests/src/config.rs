@@ -51,10 +51,7 @@ pub struct Pool {
 impl Pool {
     pub(crate) fn new() -> Pool {
         let mut keys = BTreeMap::new();
-        keys.insert(
-            "python".to_owned(),
-            Value::from(Python::any().path.as_path()),
-        );
+        keys.insert("python".to_owned(), Value::from(Python::any().path.as_path()));
         keys.insert("workers".to_owned(), Value::from(1));
         Pool {
             keys,
@@ -101,10 +98,7 @@ impl Pool {
     #[must_use]
     pub fn allow(mut self, patterns: &[&str]) -> Pool {
         self.restricted = true;
-        let patterns: Vec<_> = patterns
-            .iter()
-            .map(|pattern| Value::from(*pattern))
-            .collect();
+        let patterns: Vec<_> = patterns.iter().map(|pattern| Value::from(*pattern)).collect();
         self.key("allow", patterns)
     }
 
@@ -168,8 +162,6 @@ impl Pool {
 
 /// An inline table.
 fn table(entries: &BTreeMap<String, Value>) -> Value {
-    let entries = entries
-        .iter()
-        .map(|(key, value)| format!("{key} = {}", value.0));
+    let entries = entries.iter().map(|(key, value)| format!("{key} = {}", value.0));
     Value(format!("{{ {} }}", entries.collect::<Vec<_>>().join(", ")))
 }

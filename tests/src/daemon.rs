@@ -161,9 +161,7 @@ impl Daemon {
     /// Waits until every pool has all its workers, ready and idle.
     #[track_caller]
     pub fn wait_ready(&self) {
-        wait_until("every worker is ready", START_BOUND, || {
-            unready(&self.try_status()?)
-        });
+        wait_until("every worker is ready", START_BOUND, || unready(&self.try_status()?));
     }
 
     /// The process ids of a pool's living workers, by slot.
@@ -172,9 +170,7 @@ impl Daemon {
         let status = self.status();
         let found = status.pools.iter().find(|one| one.name == pool);
         let workers = &found.unwrap_or_else(|| panic!("no pool '{pool}'")).workers;
-        let alive = workers
-            .iter()
-            .filter(|worker| worker.pid != 0 && process::alive(worker.pid));
+        let alive = workers.iter().filter(|worker| worker.pid != 0 && process::alive(worker.pid));
         alive.map(|worker| worker.pid).collect()
     }
 
@@ -202,10 +198,7 @@ impl Daemon {
     pub fn wait_for_log(&self, text: &str, deadline: Duration) -> String {
         match self.log.wait_for_line(text, deadline) {
             Some(line) => line,
-            None => panic!(
-                "no line with {text:?} within {deadline:?} in:\n{}",
-                self.log()
-            ),
+            None => panic!("no line with {text:?} within {deadline:?} in:\n{}", self.log()),
         }
     }
 
@@ -227,12 +220,7 @@ impl Daemon {
     #[track_caller]
     pub fn stop(&mut self, deadline: Duration) -> i32 {
         // A child that was waited for already has given its process id back.
-        if self
-            .child
-            .try_wait()
-            .expect("our own child can be waited for")
-            .is_none()
-        {
+        if self.child.try_wait().expect("our own child can be waited for").is_none() {
             self.signal(Signal::SIGTERM);
         }
         let code = self.wait_exit(deadline);
@@ -243,16 +231,12 @@ impl Daemon {
     /// Waits until none of its processes lives; panics with those that do.
     #[track_caller]
     pub fn assert_swept(&self, deadline: Duration) {
-        wait_until("no process of the daemon's tree lives", deadline, || {
-            self.left_alive()
-        });
+        wait_until("no process of the daemon's tree lives", deadline, || self.left_alive());
     }
 
     fn left_alive(&self) -> Result<(), Vec<String>> {
-        let alive: Vec<_> = process::with_token(&self.token)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let alive: Vec<_> =
+            process::with_token(&self.token).iter().map(ToString::to_string).collect();
         if alive.is_empty() { Ok(()) } else { Err(alive) }
     }
 }
@@ -278,11 +262,7 @@ impl Drop for Daemon {
 /// Which pool is not at its full size with idle workers, if any.
 pub fn unready(status: &Status) -> Result<(), String> {
     for pool in &status.pools {
-        let ready = pool
-            .workers
-            .iter()
-            .filter(|worker| worker.state == "ready")
-            .count();
+        let ready = pool.workers.iter().filter(|worker| worker.state == "ready").count();
         let idle = pool.workers.len() == ready && pool.queued == 0 && pool.running == 0;
         if !idle || u32::try_from(ready) != Ok(pool.workers_wanted) {
             return Err(format!("{pool:?}"));
@@ -304,13 +284,7 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
             if is_dir {
                 next.push(entry.path());
             } else {
-                found.push(
-                    entry
-                        .path()
-                        .strip_prefix(dir)
-                        .expect("it is below")
-                        .to_owned(),
-                );
+                found.push(entry.path().strip_prefix(dir).expect("it is below").to_owned());
             }
         }
     }
@@ -321,7 +295,5 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 /// Waits until a process does not live any more.
 #[track_caller]
 pub fn wait_dead(pid: u32, deadline: Duration) {
-    wait_for(&format!("process {pid} is dead"), deadline, || {
-        !process::alive(pid)
-    });
+    wait_for(&format!("process {pid} is dead"), deadline, || !process::alive(pid));
 }

@@ -22,11 +22,7 @@ pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
 
 /// A call with JSON arguments and a timeout in milliseconds.
 pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
-    let meta = Call {
-        pool: pool.to_owned(),
-        function: function.to_owned(),
-        timeout_ms,
-    };
+    let meta = Call { pool: pool.to_owned(), function: function.to_owned(), timeout_ms };
     let meta = wire::encode(&meta).expect("a short meta");
     frame(Kind::Call, id, Codec::Json, &meta, json.as_bytes())
 }
@@ -38,12 +34,7 @@ pub fn hello(role: Role) -> Vec<u8> {
 
 /// A hello of any versions, with bytes of the future behind its known fields.
 pub fn hello_of(version_min: u16, version_max: u16, role: Role, future: &[u8]) -> Vec<u8> {
-    let hello = Hello {
-        version_min,
-        version_max,
-        role,
-        program: "clutch-tests".to_owned(),
-    };
+    let hello = Hello { version_min, version_max, role, program: "clutch-tests".to_owned() };
     let mut meta = wire::encode(&hello).expect("a short meta");
     meta.extend_from_slice(future);
     frame(Kind::Hello, 0, Codec::None, &meta, &[])

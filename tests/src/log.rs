@@ -32,10 +32,7 @@ impl Log {
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stream);
             let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
+            while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                 let mut lines = log.lock();
                 if lines.text.len() < LOG_BYTES_MAX {
                     lines.text.push_str(&String::from_utf8_lossy(&line));
@@ -54,42 +51,24 @@ impl Log {
     }
 
     pub(crate) fn wait_for_line(&self, text: &str, deadline: Duration) -> Option<String> {
-        let find = |lines: &Lines| {
-            lines
-                .text
-                .lines()
-                .find(|line| line.contains(text))
-                .map(str::to_owned)
-        };
+        let find =
+            |lines: &Lines| lines.text.lines().find(|line| line.contains(text)).map(str::to_owned);
         let wait = |lines: &mut Lines| find(lines).is_none() && lines.open > 0;
-        let guard = self
-            .shared
-            .1
-            .wait_timeout_while(self.lock(), deadline, wait);
+        let guard = self.shared.1.wait_timeout_while(self.lock(), deadline, wait);
         find(&guard.unwrap_or_else(PoisonError::into_inner).0)
     }
 
     /// Waits until every stream has ended, at most `deadline`.
     pub(crate) fn wait_for_end(&self, deadline: Duration) {
-        drop(
-            self.shared
-                .1
-                .wait_timeout_while(self.lock(), deadline, |lines| lines.open > 0),
-        );
+        drop(self.shared.1.wait_timeout_while(self.lock(), deadline, |lines| lines.open > 0));
     }
 
     /// Prints the end of it, for the reader of a failed test.
-    #[expect(
-        clippy::print_stderr,
-        reason = "the test runner shows it with the failed test"
-    )]
+    #[expect(clippy::print_stderr, reason = "the test runner shows it with the failed test")]
     pub(crate) fn show(&self) {
         let text = self.text();
         let lines: Vec<_> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-        eprintln!(
-            "--- the daemon's log (last 60 of {} lines)\n{tail}\n---",
-            lines.len()
-        );
+        eprintln!("--- the daemon's log (last 60 of {} lines)\n{tail}\n---", lines.len());
     }
 }

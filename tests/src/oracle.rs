@@ -110,15 +110,10 @@ impl Oracle {
         note(self.healed(daemon));
         note(try_until(SETTLE, || accounted(daemon)));
         note(try_until(SETTLE, || {
-            self.baseline.strays(&expected_processes(
-                daemon,
-                daemon.try_status().ok().as_ref(),
-            ))
+            self.baseline.strays(&expected_processes(daemon, daemon.try_status().ok().as_ref()))
         }));
         note(try_until(SETTLE, || self.baseline.descriptors()));
-        note(try_until(SETTLE, || {
-            self.baseline.memory(self.memory_budget_bytes)
-        }));
+        note(try_until(SETTLE, || self.baseline.memory(self.memory_budget_bytes)));
         note(self.baseline.idle());
         let log = daemon.log();
         let since = log.get(self.log_bytes..).unwrap_or_default();
@@ -130,10 +125,7 @@ impl Oracle {
             }
         }
         if since.contains("panicked at") {
-            note(Err(Violation {
-                rule: "V9",
-                found: "the daemon panicked".to_owned(),
-            }));
+            note(Err(Violation { rule: "V9", found: "the daemon panicked".to_owned() }));
         }
         all
     }
@@ -166,9 +158,7 @@ impl Oracle {
             try_until(SETTLE, || self.baseline.strays(&BTreeSet::new())),
             leftovers(&[daemon.socket()], &[&run, &temporary]),
             leftovers_by_name(&tmp.join("state")),
-            try_until(SETTLE, || {
-                forgotten_shared_memory(daemon.shared_memory_before())
-            }),
+            try_until(SETTLE, || forgotten_shared_memory(daemon.shared_memory_before())),
         ];
         checks.into_iter().filter_map(Result::err).collect()
     }
@@ -180,11 +170,7 @@ fn report(violations: &[Violation], daemon: &Daemon) {
         return;
     }
     let all: Vec<_> = violations.iter().map(ToString::to_string).collect();
-    panic!(
-        "the oracle found, about daemon {}:\n{}",
-        daemon.pid(),
-        all.join("\n")
-    );
+    panic!("the oracle found, about daemon {}:\n{}", daemon.pid(), all.join("\n"));
 }
 
 /// V1: by each pool's counters, what was accepted was answered, waits or runs.
@@ -193,10 +179,7 @@ fn accounted(daemon: &Daemon) -> Result<(), Violation> {
     let status = daemon.try_status().map_err(wrong)?;
     for pool in &status.pools {
         let accepted = pool.counters.get("accepted").copied().unwrap_or(0);
-        let answered = pool
-            .counters
-            .iter()
-            .filter(|(name, _)| name.starts_with("answered."));
+        let answered = pool.counters.iter().filter(|(name, _)| name.starts_with("answered."));
         let answered: u64 = answered.map(|(_, count)| count).sum();
         if accepted != answered + pool.queued + pool.running {
             return Err(wrong(format!(
@@ -230,9 +213,7 @@ fn sentinel(daemon: &Daemon, pool: &str) -> Result<(), String> {
     let id = client.next_id();
     let call = crate::raw::call(id, pool, "math:sqrt", "[2]");
     client.send(&call).map_err(|error| error.to_string())?;
-    let frame = client
-        .read(10 * SECOND)
-        .map_err(|end| format!("no answer: {end:?}"))?;
+    let frame = client.read(10 * SECOND).map_err(|end| format!("no answer: {end:?}"))?;
     match crate::raw::reply(&frame) {
         Reply::Value(value) if value.as_f64() == Some(std::f64::consts::SQRT_2) => Ok(()),
         Reply::Value(value) => Err(format!("math:sqrt of 2 is {value}")),
@@ -250,9 +231,7 @@ fn sentinel(daemon: &Daemon, pool: &str) -> Result<(), String> {
 /// running daemon.
 pub(crate) fn leftovers_by_name(state: &Path) -> Result<(), Violation> {
     let ends = [".lock", ".pid", ".sock", ".tmp"];
-    let files = files_below(state)
-        .into_iter()
-        .map(|file| file.display().to_string());
+    let files = files_below(state).into_iter().map(|file| file.display().to_string());
     let found = files.filter(|file| ends.iter().any(|end| file.ends_with(end)));
     none_or("V4", "left in the state directory", found.collect())
 }

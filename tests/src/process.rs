@@ -47,12 +47,7 @@ impl Process {
             "" => head.split_once('(').map_or("", |(_, name)| name).to_owned(),
             line => line.chars().take(160).collect(),
         };
-        Some(Process {
-            pid,
-            parent,
-            state,
-            command,
-        })
+        Some(Process { pid, parent, state, command })
     }
 
     /// Whether it ended and was not waited for yet.
@@ -63,12 +58,7 @@ impl Process {
 
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Process {
-            pid,
-            parent,
-            state,
-            command,
-        } = self;
+        let Process { pid, parent, state, command } = self;
         write!(f, "{pid} (parent {parent}, {state}) {command}")
     }
 }
@@ -104,9 +94,7 @@ pub fn with_token(token: &str) -> Vec<Process> {
     let mark = format!("{TOKEN_VARIABLE}={token}");
     let marked = |process: &Process| {
         fs::read(format!("/proc/{}/environ", process.pid)).is_ok_and(|environment| {
-            environment
-                .split(|byte| *byte == 0)
-                .any(|entry| entry == mark.as_bytes())
+            environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
         })
     };
     all().into_iter().filter(marked).collect()
@@ -129,22 +117,15 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// The type nix wants.
 pub fn pid_of(pid: u32) -> Pid {
-    assert!(
-        pid > 1,
-        "0, 1 and negative ids mean other processes than one of ours"
-    );
+    assert!(pid > 1, "0, 1 and negative ids mean other processes than one of ours");
     Pid::from_raw(pid.try_into().expect("Linux process ids fit 31 bits"))
 }
 
 /// The environment a process was started with, as `NAME=value`.
 pub fn environment(pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    let entries = bytes
-        .split(|byte| *byte == 0)
-        .filter(|entry| !entry.is_empty());
-    entries
-        .map(|entry| String::from_utf8_lossy(entry).into_owned())
-        .collect()
+    let entries = bytes.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
+    entries.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
 }
 
 /// The descriptors of a process and what each is, as the kernel names it.
@@ -193,8 +174,7 @@ impl Descriptors {
     pub fn more_than(&self, baseline: &Descriptors) -> Vec<String> {
         let before = |kind: &str| baseline.0.get(kind).copied().unwrap_or(0);
         let more = self.0.iter().filter(|(kind, count)| **count > before(kind));
-        more.map(|(kind, count)| format!("{kind}: {} before, {count} now", before(kind)))
-            .collect()
+        more.map(|(kind, count)| format!("{kind}: {} before, {count} now", before(kind))).collect()
     }
 }
 
@@ -222,10 +202,7 @@ pub fn memory_bytes(pid: u32) -> u64 {
 /// The share of one processor a process used during `span`, in percent.
 pub fn cpu_percent(pid: u32, span: Duration) -> u64 {
     let (begun, before) = (Instant::now(), cpu_ticks(pid));
-    while let Some(rest) = span
-        .checked_sub(begun.elapsed())
-        .filter(|rest| !rest.is_zero())
-    {
+    while let Some(rest) = span.checked_sub(begun.elapsed()).filter(|rest| !rest.is_zero()) {
         park(rest);
     }
     let ticks = cpu_ticks(pid).saturating_sub(before);
@@ -237,11 +214,7 @@ fn cpu_ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let tail = stat.rsplit_once(')').map_or("", |(_, tail)| tail);
     // Fields 14 and 15 of proc(5), counted from the state, which is field 3.
-    tail.split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<u64>().ok())
-        .sum()
+    tail.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
 /// The names in `/dev/shm` that no living process has open or mapped: what was forgotten there.
@@ -259,9 +232,7 @@ pub fn abandoned_shared_memory() -> BTreeSet<String> {
         .iter()
         .map(|process| {
             let maps = fs::read_to_string(format!("/proc/{}/maps", process.pid));
-            let open = descriptor_list(process.pid)
-                .into_values()
-                .collect::<Vec<_>>();
+            let open = descriptor_list(process.pid).into_values().collect::<Vec<_>>();
             maps.unwrap_or_default() + &open.join("\n")
         })
         .collect();

@@ -29,22 +29,14 @@ impl Python {
     /// tested without.
     #[track_caller]
     pub fn any() -> &'static Python {
-        Python::supported()
-            .last()
-            .copied()
-            .expect("a CPython 3.8 or newer on PATH or in pyenv")
+        Python::supported().last().copied().expect("a CPython 3.8 or newer on PATH or in pyenv")
     }
 
     /// One CPython for each version a worker runs on, oldest first.
     pub fn supported() -> Vec<&'static Python> {
         let mut versions: BTreeMap<(u32, u32), &Python> = BTreeMap::new();
-        for python in Python::installed()
-            .iter()
-            .filter(|python| python.is_supported())
-        {
-            versions
-                .entry((python.version.0, python.version.1))
-                .or_insert(python);
+        for python in Python::installed().iter().filter(|python| python.is_supported()) {
+            versions.entry((python.version.0, python.version.1)).or_insert(python);
         }
         versions.into_values().collect()
     }
@@ -70,10 +62,7 @@ impl Python {
         let text = "import sys, platform; v = sys.version_info; \
                     print('%d %d %d' % tuple(v[:3])); \
                     print(platform.python_implementation().lower()); print(sys.executable)";
-        let output = Program::new(path)
-            .args(["-c", text])
-            .timeout(20 * SECOND)
-            .run();
+        let output = Program::new(path).args(["-c", text]).timeout(20 * SECOND).run();
         let mut lines = output.stdout.lines();
         let mut numbers = lines.next()?.split(' ').map(str::parse);
         let mut number = || numbers.next()?.ok();
@@ -88,12 +77,7 @@ impl Python {
 impl fmt::Display for Python {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor, micro) = self.version;
-        write!(
-            f,
-            "{} {major}.{minor}.{micro} ({})",
-            self.implementation,
-            self.path.display()
-        )
+        write!(f, "{} {major}.{minor}.{micro} ({})", self.implementation, self.path.display())
     }
 }
 
@@ -129,11 +113,7 @@ fn candidates() -> Vec<PathBuf> {
     ];
     for root in roots.into_iter().flatten() {
         if let Ok(versions) = fs::read_dir(root.join("versions")) {
-            paths.extend(
-                versions
-                    .flatten()
-                    .map(|entry| entry.path().join("bin/python")),
-            );
+            paths.extend(versions.flatten().map(|entry| entry.path().join("bin/python")));
         }
     }
     let is_name = |name: &str| {
@@ -145,9 +125,8 @@ fn candidates() -> Vec<PathBuf> {
     for dir in env::split_paths(&env::var_os("PATH").unwrap_or_default()) {
         let is_shim = dir.ends_with("shims");
         if let (false, Ok(entries)) = (is_shim, fs::read_dir(&dir)) {
-            let names = entries
-                .flatten()
-                .filter(|entry| entry.file_name().to_str().is_some_and(is_name));
+            let names =
+                entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_name));
             paths.extend(names.map(|entry| entry.path()));
         }
     }

@@ -107,12 +107,8 @@ impl RawClient {
     /// When no connection can be made, or the daemon does not welcome it.
     pub fn try_hello(socket: &Path) -> Result<(RawClient, Welcome), String> {
         let mut client = RawClient::try_connect(socket).map_err(|error| error.to_string())?;
-        client
-            .send(&hello(Role::Client))
-            .map_err(|error| error.to_string())?;
-        let frame = client
-            .read(PATIENCE)
-            .map_err(|end| format!("no welcome: {end:?}"))?;
+        client.send(&hello(Role::Client)).map_err(|error| error.to_string())?;
+        let frame = client.read(PATIENCE).map_err(|end| format!("no welcome: {end:?}"))?;
         if frame.header.kind != Kind::Welcome {
             return Err(format!("no welcome: {:?} {:?}", frame.header, frame.meta));
         }
@@ -151,9 +147,7 @@ impl RawClient {
 
     /// Sends bytes until nobody reads them any more; gives how many went.
     pub fn send_until_full(&mut self, bytes: &[u8], patience: Duration) -> usize {
-        self.stream
-            .set_write_timeout(Some(patience))
-            .expect("a timeout can be set");
+        self.stream.set_write_timeout(Some(patience)).expect("a timeout can be set");
         let mut sent = 0;
         while sent < bytes.len() {
             match self.stream.write(&bytes[sent..]) {
@@ -161,9 +155,7 @@ impl RawClient {
                 Ok(count) => sent += count,
             }
         }
-        self.stream
-            .set_write_timeout(Some(PATIENCE))
-            .expect("a timeout can be set");
+        self.stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
         sent
     }
 
@@ -176,13 +168,7 @@ impl RawClient {
         let control = [ControlMessage::ScmRights(all)];
         let slices = [IoSlice::new(bytes)];
         let socket = self.stream.as_raw_fd();
-        Ok(sendmsg::<()>(
-            socket,
-            &slices,
-            &control,
-            MsgFlags::MSG_NOSIGNAL,
-            None,
-        )?)
+        Ok(sendmsg::<()>(socket, &slices, &control, MsgFlags::MSG_NOSIGNAL, None)?)
     }
 
     /// The next frame, whatever it is.
@@ -198,12 +184,8 @@ impl RawClient {
                 Ok(Step::Need(_)) => {}
                 Err(error) => return Err(End::NoFrame(error)),
             }
-            let rest = end
-                .saturating_duration_since(Instant::now())
-                .max(MILLISECOND);
-            self.stream
-                .set_read_timeout(Some(rest))
-                .expect("a timeout can be set");
+            let rest = end.saturating_duration_since(Instant::now()).max(MILLISECOND);
+            self.stream.set_read_timeout(Some(rest)).expect("a timeout can be set");
             let mut chunk = [0; 64 << 10];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(End::Closed),
@@ -258,19 +240,16 @@ impl RawClient {
             match self.read(end.saturating_duration_since(Instant::now())) {
                 Ok(frame) => frames.push(frame),
                 Err(End::Closed | End::Broken(_)) => return frames,
-                Err(why) => panic!(
-                    "still open after {deadline:?} and {} frames: {why:?}",
-                    frames.len()
-                ),
+                Err(why) => {
+                    panic!("still open after {deadline:?} and {} frames: {why:?}", frames.len())
+                }
             }
         }
     }
 
     /// Nothing more will be sent from here; answers can still be read.
     pub fn close_sending(&mut self) {
-        self.stream
-            .shutdown(Shutdown::Write)
-            .expect("an open socket can be half closed");
+        self.stream.shutdown(Shutdown::Write).expect("an open socket can be half closed");
     }
 
     /// A fresh call id.
@@ -283,8 +262,7 @@ impl RawClient {
     #[track_caller]
     pub fn start(&mut self, pool: &str, function: &str, arguments: &str) -> u64 {
         let id = self.next_id();
-        self.send(&call(id, pool, function, arguments))
-            .expect("the daemon reads calls");
+        self.send(&call(id, pool, function, arguments)).expect("the daemon reads calls");
         id
     }
 
@@ -295,11 +273,7 @@ impl RawClient {
             Ok(frame) => frame,
             Err(end) => panic!("no answer to call {id}: {end:?}"),
         };
-        assert_eq!(
-            id, frame.header.id,
-            "an answer to another call: {:?}",
-            frame.header
-        );
+        assert_eq!(id, frame.header.id, "an answer to another call: {:?}", frame.header);
         reply(&frame)
     }
 
@@ -317,11 +291,8 @@ impl RawClient {
     /// When it does not answer, or not with a status.
     pub fn status(&mut self) -> Result<Status, String> {
         let id = self.next_id();
-        self.send(&Header::new(Kind::Status, id).encode())
-            .map_err(|error| error.to_string())?;
-        let frame = self
-            .read(PATIENCE)
-            .map_err(|end| format!("no status: {end:?}"))?;
+        self.send(&Header::new(Kind::Status, id).encode()).map_err(|error| error.to_string())?;
+        let frame = self.read(PATIENCE).map_err(|end| format!("no status: {end:?}"))?;
         if (frame.header.kind, frame.header.id) != (Kind::StatusReport, id) {
             return Err(format!("no status: {:?}", frame.header));
         }
@@ -345,9 +316,9 @@ pub fn reply(frame: &Frame) -> Reply {
         Kind::Result => Reply::Value(
             serde_json::from_slice(&frame.payload).expect("JSON arguments get a JSON result"),
         ),
-        Kind::Error => Reply::Failed(Box::new(
-            wire::decode(&frame.meta).expect("an error has its meta"),
-        )),
+        Kind::Error => {
+            Reply::Failed(Box::new(wire::decode(&frame.meta).expect("an error has its meta")))
+        }
         _ => panic!("no answer to a call: {:?}", frame.header),
     }
 }

@@ -18,13 +18,7 @@ pub fn park(span: Duration) {
 #[track_caller]
 pub fn wait_for(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
-    wait_until(what, deadline, || {
-        if condition() {
-            Ok(())
-        } else {
-            Err("still false")
-        }
-    });
+    wait_until(what, deadline, || if condition() { Ok(()) } else { Err("still false") });
     begun.elapsed()
 }
 
@@ -76,8 +70,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "not within 20ms: pigs fly; last state: \"on the ground\"")]
     fn a_condition_that_does_not_come_is_reported_with_its_last_state() {
-        wait_until::<(), _>("pigs fly", Duration::from_millis(20), || {
-            Err("on the ground")
-        });
+        wait_until::<(), _>("pigs fly", Duration::from_millis(20), || Err("on the ground"));
     }
 }

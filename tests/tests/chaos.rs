@@ -47,14 +47,17 @@ fn a_storm_loses_no_call_and_runs_none_twice_f030() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(3)).start();
     let oracle = daemon.oracle();
     let ledger = daemon.tmp().path().join("ledger");
-    let (storm_is_over, numbers, kills) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (storm_is_over, numbers, kills) =
+        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
 
     let answers = std::thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
             .map(|caller| {
                 let (daemon, ledger) = (&daemon, &ledger);
                 let (storm_is_over, numbers) = (&storm_is_over, &numbers);
-                scope.spawn(move || call_through(daemon, ledger, seed ^ caller, storm_is_over, numbers))
+                scope.spawn(move || {
+                    call_through(daemon, ledger, seed ^ caller, storm_is_over, numbers)
+                })
             })
             .collect();
         rage(&daemon, seed, &kills);

@@ -22,21 +22,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 const DESCRIPTORS_OF_A_MESSAGE_MAX: usize = 253;
 
 fn daemon() -> (Daemon, Oracle) {
-    let daemon = Daemon::builder()
-        .pool("default", |pool| pool)
-        .pool("quiet", |pool| pool)
-        .start();
+    let daemon = Daemon::builder().pool("default", |pool| pool).pool("quiet", |pool| pool).start();
     let oracle = daemon.oracle();
     (daemon, oracle)
 }
 
 /// A call whose header claims descriptors.
 fn call_with(descriptors: u8) -> Vec<u8> {
-    let meta = Call {
-        pool: "default".into(),
-        function: "math:sqrt".into(),
-        timeout_ms: 0,
-    };
+    let meta = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
     let meta = wire::encode(&meta).unwrap();
     let header = Header {
         codec: Codec::Json,
@@ -54,11 +47,7 @@ fn call_with(descriptors: u8) -> Vec<u8> {
 fn assert_dropped(client: &mut RawClient) {
     for frame in client.drain(5 * SECOND) {
         let fits = matches!(frame.header.kind, Kind::Welcome | Kind::Refused);
-        assert!(
-            fits,
-            "answered in spite of its descriptors: {:?}",
-            frame.header
-        );
+        assert!(fits, "answered in spite of its descriptors: {:?}", frame.header);
     }
 }
 
@@ -85,39 +74,25 @@ fn f086_thousands_of_descriptors_are_closed_at_once_and_their_senders_dropped() 
     let accepted = daemon.counter("default", "accepted");
     let (begun, mut tries) = (Instant::now(), 0);
     while tries < 10_000 && begun.elapsed() < 15 * SECOND {
-        let mut client = if tries % 2 == 0 {
-            daemon.stranger()
-        } else {
-            daemon.raw()
-        };
+        let mut client = if tries % 2 == 0 { daemon.stranger() } else { daemon.raw() };
         let bytes = match tries % 3 {
             0 => call(1, "default", "math:sqrt", "[2]"),
             1 => hello(Role::Client),
             _ => vec![b'C'],
         };
         let count = 1 + tries % DESCRIPTORS_OF_A_MESSAGE_MAX;
-        client
-            .send_with_descriptors(&bytes, &many[..count])
-            .unwrap();
+        client.send_with_descriptors(&bytes, &many[..count]).unwrap();
         assert_dropped(&mut client);
         tries += 1;
     }
-    assert!(
-        tries >= 1_000,
-        "only {tries} tries in {:?}",
-        begun.elapsed()
-    );
+    assert!(tries >= 1_000, "only {tries} tries in {:?}", begun.elapsed());
     assert_eq!(accepted, daemon.counter("default", "accepted"));
 
     let (mut read, write) = pipe();
     let mut client = daemon.raw();
-    client
-        .send_with_descriptors(&call_with(1), &[write.as_raw_fd()])
-        .unwrap();
+    client.send_with_descriptors(&call_with(1), &[write.as_raw_fd()]).unwrap();
     drop(write);
-    wait_for("the daemon has closed what it was sent", SECOND, || {
-        is_closed(&mut read)
-    });
+    wait_for("the daemon has closed what it was sent", SECOND, || is_closed(&mut read));
     assert_dropped(&mut client);
     bystander.assert_unharmed(5 * SECOND);
     oracle.judge(daemon);
@@ -147,16 +122,10 @@ fn f087_a_daemon_out_of_descriptors_uses_no_part_of_what_was_cut_off() {
     let (daemon, oracle) = daemon();
     let limit = |soft: &str| {
         let pid = format!("--pid={}", daemon.pid());
-        Program::new("prlimit")
-            .args([&pid, &format!("--nofile={soft}:")])
-            .run()
-            .expect_code(0);
+        Program::new("prlimit").args([&pid, &format!("--nofile={soft}:")]).run().expect_code(0);
     };
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
-    let line = limits
-        .lines()
-        .find(|line| line.starts_with("Max open files"))
-        .unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let before = line.split_whitespace().nth(3).unwrap();
 
     let mut client = daemon.raw();
@@ -191,18 +160,11 @@ fn f087_a_worker_born_in_the_storm_inherits_nothing_of_it() {
             assert_dropped(&mut client);
         }
         daemon.status().pools.iter().all(|pool| {
-            pool.workers
-                .iter()
-                .all(|worker| worker.state == "ready" && worker.pid != victim)
+            pool.workers.iter().all(|worker| worker.state == "ready" && worker.pid != victim)
         })
     });
     let newborn = daemon.worker_pids("default")[0];
-    assert_eq!(
-        quiet,
-        Descriptors::of(newborn),
-        "{:#?}",
-        descriptor_list(newborn)
-    );
+    assert_eq!(quiet, Descriptors::of(newborn), "{:#?}", descriptor_list(newborn));
     oracle.judge(daemon);
 }
 
@@ -230,9 +192,7 @@ fn f088_descriptors_left_in_flight_are_freed_when_their_connection_is() {
     client.stream().set_nonblocking(false).unwrap();
     drop(write);
     assert!(!is_closed(&mut read), "they are still on their way");
-    wait_for("all of them are closed", 15 * SECOND, || {
-        is_closed(&mut read)
-    });
+    wait_for("all of them are closed", 15 * SECOND, || is_closed(&mut read));
     client.drain(5 * SECOND);
     bystander.assert_unharmed(5 * SECOND);
     oracle.judge(daemon);
@@ -257,23 +217,14 @@ fn f089_no_kind_of_descriptor_is_looked_at_or_waited_for() {
         ("a path only", path_only.into()),
         ("a socket", socket.into()),
         ("a file", File::open(file).unwrap().into()),
-        (
-            "a connection to the daemon itself",
-            daemon.raw().stream().try_clone().unwrap().into(),
-        ),
+        ("a connection to the daemon itself", daemon.raw().stream().try_clone().unwrap().into()),
     ];
     for (what, descriptor) in &all {
         let begun = Instant::now();
         let mut client = daemon.raw();
-        client
-            .send_with_descriptors(&call_with(1), &[descriptor.as_raw_fd()])
-            .unwrap();
+        client.send_with_descriptors(&call_with(1), &[descriptor.as_raw_fd()]).unwrap();
         assert_dropped(&mut client);
-        assert!(
-            begun.elapsed() < 2 * SECOND,
-            "{what} held the daemon up: {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < 2 * SECOND, "{what} held the daemon up: {:?}", begun.elapsed());
     }
     // A header that claims descriptors which do not come is no better.
     let mut liar = daemon.raw();
@@ -294,27 +245,16 @@ fn f090_memory_that_may_shrink_under_its_reader_is_never_mapped() {
         let file = File::from(memory.try_clone().unwrap());
         file.set_len(1 << 20).unwrap();
         let mut client = daemon.raw();
-        client
-            .send_with_descriptors(&call_with(1), &[memory.as_raw_fd()])
-            .unwrap();
+        client.send_with_descriptors(&call_with(1), &[memory.as_raw_fd()]).unwrap();
         file.set_len(0).unwrap(); // who maps it now and looks gets SIGBUS
         assert_dropped(&mut client);
         tries += 1;
     }
     assert!(tries > 10, "only {tries} tries");
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", daemon.pid())).unwrap();
-    assert!(
-        !maps.contains("memfd:clutch-test"),
-        "the daemon maps a client's memory"
-    );
-    wait_for(
-        "the daemon holds none of it",
-        100 * MILLISECOND + SECOND,
-        || {
-            descriptor_list(daemon.pid())
-                .values()
-                .all(|target| !target.contains("clutch-test"))
-        },
-    );
+    assert!(!maps.contains("memfd:clutch-test"), "the daemon maps a client's memory");
+    wait_for("the daemon holds none of it", 100 * MILLISECOND + SECOND, || {
+        descriptor_list(daemon.pid()).values().all(|target| !target.contains("clutch-test"))
+    });
     oracle.judge(daemon);
 }

@@ -28,11 +28,7 @@ fn daemon() -> (Daemon, Oracle) {
 /// Says hello if asked to, then `bytes`, and gives the refusal and how long it took.
 #[track_caller]
 fn refused(daemon: &Daemon, greeted: bool, bytes: &[u8]) -> (Refused, Duration) {
-    let mut client = if greeted {
-        daemon.raw()
-    } else {
-        daemon.stranger()
-    };
+    let mut client = if greeted { daemon.raw() } else { daemon.stranger() };
     let begun = Instant::now();
     client.say(bytes);
     let refused = client.expect_refused(REFUSAL_BOUND);
@@ -44,11 +40,7 @@ fn refused(daemon: &Daemon, greeted: bool, bytes: &[u8]) -> (Refused, Duration) 
 fn assert_median(mut all: Vec<Duration>, bound: Duration) {
     all.sort();
     let median = all[all.len() / 2];
-    assert!(
-        median <= bound,
-        "the median of {} is {median:?}, over {bound:?}",
-        all.len()
-    );
+    assert!(median <= bound, "the median of {} is {median:?}, over {bound:?}", all.len());
 }
 
 #[test]
@@ -64,10 +56,7 @@ fn f071_a_length_no_frame_may_have_is_refused_at_once_and_costs_no_memory() {
         (true, forged(call, 1, u32::MAX, u32::MAX)),
         (true, forged(call, 1, max + 1, 1)),
         (true, forged(call, 1, 10, 11)),
-        (
-            true,
-            forged(call, 1, META_BYTES_MAX + 1, META_BYTES_MAX + 1),
-        ),
+        (true, forged(call, 1, META_BYTES_MAX + 1, META_BYTES_MAX + 1)),
         (true, forged(call, 1, 0, 0)),
     ];
     let storm = |count: usize| -> Vec<Duration> {
@@ -83,10 +72,7 @@ fn f071_a_length_no_frame_may_have_is_refused_at_once_and_costs_no_memory() {
     let before = memory_bytes(daemon.pid());
     assert_median(storm(1000), 100 * MILLISECOND);
     let grown = memory_bytes(daemon.pid()).saturating_sub(before);
-    assert!(
-        grown < 1 << 20,
-        "1000 lies about lengths cost {grown} bytes"
-    );
+    assert!(grown < 1 << 20, "1000 lies about lengths cost {grown} bytes");
     oracle.judge(daemon);
 }
 
@@ -105,11 +91,7 @@ fn f072_a_thousand_claims_of_the_longest_frame_cost_what_was_sent() {
     let claims: Vec<RawClient> = (0..1000)
         .map(|index| {
             let stranger = index % 2 == 0;
-            let mut client = if stranger {
-                daemon.stranger()
-            } else {
-                daemon.raw()
-            };
+            let mut client = if stranger { daemon.stranger() } else { daemon.raw() };
             client.say(&match stranger {
                 true => forged(Kind::Hello as u8, 0, HELLO_BYTES_MAX, HELLO_BYTES_MAX),
                 false => forged(Kind::Call as u8, 1, longest, META_BYTES_MAX),
@@ -135,12 +117,7 @@ fn f072_a_thousand_claims_of_the_longest_frame_cost_what_was_sent() {
 fn f077_a_frame_cut_short_runs_nothing_and_is_not_worth_a_log_line() {
     let (daemon, oracle) = daemon();
     let mark = daemon.tmp().join("ran");
-    let whole = call(
-        1,
-        "default",
-        "effects:touch",
-        &format!("[{:?}]", mark.to_str().unwrap()),
-    );
+    let whole = call(1, "default", "effects:touch", &format!("[{:?}]", mark.to_str().unwrap()));
     let (accepted, logged) = (daemon.counter("default", "accepted"), daemon.log().len());
     for cut in 1..whole.len() {
         let mut client = daemon.raw();
@@ -154,9 +131,7 @@ fn f077_a_frame_cut_short_runs_nothing_and_is_not_worth_a_log_line() {
     assert_eq!(accepted, daemon.counter("default", "accepted"));
     assert!(!mark.exists(), "half a call was run");
     let log = daemon.log();
-    let loud = log[logged..]
-        .lines()
-        .find(|line| line.contains("WARN") || line.contains("ERROR"));
+    let loud = log[logged..].lines().find(|line| line.contains("WARN") || line.contains("ERROR"));
     assert_eq!(None, loud, "a client that goes away is no event");
     assert!(whole.len() > 60);
     oracle.judge(daemon);
@@ -191,9 +166,7 @@ fn f078_where_the_bytes_are_split_makes_no_difference() {
 
 #[test]
 fn f078_ten_thousand_frames_in_one_write_are_ten_thousand_frames() {
-    let daemon = Daemon::builder()
-        .pool("default", |pool| pool.limit("queue", 10_000))
-        .start();
+    let daemon = Daemon::builder().pool("default", |pool| pool.limit("queue", 10_000)).start();
     let oracle = daemon.oracle();
     let count = 10_000;
     let calls =
@@ -207,18 +180,11 @@ fn f078_ten_thousand_frames_in_one_write_are_ten_thousand_frames() {
     for _ in 0..count {
         let frame = client.read(20 * SECOND).unwrap();
         let answer = reply(&frame).value();
-        assert_eq!(
-            None,
-            answers.insert(frame.header.id, answer),
-            "one answer each"
-        );
+        assert_eq!(None, answers.insert(frame.header.id, answer), "one answer each");
     }
     write.join().unwrap().unwrap();
     for (id, answer) in &answers {
-        assert_eq!(
-            answer.as_f64(),
-            Some(f64::from(u32::try_from(*id).unwrap()))
-        );
+        assert_eq!(answer.as_f64(), Some(f64::from(u32::try_from(*id).unwrap())));
     }
     assert_eq!(count, answers.len() as u64);
     drop(client);
@@ -228,19 +194,12 @@ fn f078_ten_thousand_frames_in_one_write_are_ten_thousand_frames() {
 #[test]
 fn f079_strangers_that_speak_something_else_are_told_so() {
     let (daemon, oracle) = daemon();
-    let client_hello = [
-        0x16, 0x03, 0x01, 0x00, 0xa5, 0x01, 0x00, 0x00, 0xa1, 0x03, 0x03, 0x5b, 0x1c, 0x0f, 0x9d,
-    ];
-    let noise: Vec<u8> = (0..4096u32)
-        .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0])
-        .collect();
-    let strangers: [&[u8]; 5] = [
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        &client_hello,
-        &noise,
-        &[0; 64],
-        &[0xff; 64],
-    ];
+    let client_hello =
+        [0x16, 0x03, 0x01, 0x00, 0xa5, 0x01, 0x00, 0x00, 0xa1, 0x03, 0x03, 0x5b, 0x1c, 0x0f, 0x9d];
+    let noise: Vec<u8> =
+        (0..4096u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let strangers: [&[u8]; 5] =
+        [b"SSH-2.0-OpenSSH_9.6\r\n", &client_hello, &noise, &[0; 64], &[0xff; 64]];
     let mut all = Vec::new();
     for round in 0..10 {
         for stranger in strangers {
@@ -268,17 +227,11 @@ fn f079_who_speaks_http_is_told_in_http_that_this_is_not() {
         let mut client = daemon.stranger();
         client.say(request);
         let mut answer = String::new();
-        client
-            .stream()
-            .set_read_timeout(Some(REFUSAL_BOUND))
-            .unwrap();
+        client.stream().set_read_timeout(Some(REFUSAL_BOUND)).unwrap();
         let mut stream = client.stream();
         // The daemon does not read the rest of the request, so its end may be a reset.
         let _ = std::io::Read::read_to_string(&mut stream, &mut answer);
-        assert!(
-            begun.elapsed() < REFUSAL_BOUND,
-            "the connection was not closed"
-        );
+        assert!(begun.elapsed() < REFUSAL_BOUND, "the connection was not closed");
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
         assert!(answer.contains("not HTTP"), "{answer:?}");
     }
@@ -298,12 +251,7 @@ fn f080_unknown_kinds_flags_codecs_and_directions_are_refused() {
     });
     for kind in kinds {
         let (refused, _) = refused(&daemon, true, &forged(kind, 1, 0, 0));
-        assert_eq!(
-            Refusal::Protocol,
-            refused.refusal,
-            "kind {kind}: {}",
-            refused.sentence
-        );
+        assert_eq!(Refusal::Protocol, refused.refusal, "kind {kind}: {}", refused.sentence);
     }
     let damage: [fn(&mut [u8; 32]); 5] = [
         |header| header[21] = 0x80,
@@ -316,12 +264,7 @@ fn f080_unknown_kinds_flags_codecs_and_directions_are_refused() {
         let mut bytes = Header::new(Kind::Ping, 1).encode();
         damage(&mut bytes);
         let (refused, _) = refused(&daemon, true, &sealed(bytes));
-        assert_eq!(
-            Refusal::Protocol,
-            refused.refusal,
-            "case {index}: {}",
-            refused.sentence
-        );
+        assert_eq!(Refusal::Protocol, refused.refusal, "case {index}: {}", refused.sentence);
     }
     for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::Hello) {
         let (refused, _) = refused(&daemon, false, &forged(*kind as u8, 1, 0, 0));
@@ -333,33 +276,20 @@ fn f080_unknown_kinds_flags_codecs_and_directions_are_refused() {
 #[test]
 fn f080_versions_are_agreed_on_or_both_are_named() {
     let (daemon, oracle) = daemon();
-    for (min, max) in [
-        (0, 0),
-        (version::MAX + 1, version::MAX + 8),
-        (u16::MAX, u16::MAX),
-    ] {
+    for (min, max) in [(0, 0), (version::MAX + 1, version::MAX + 8), (u16::MAX, u16::MAX)] {
         let (refused, _) = refused(&daemon, false, &hello_of(min, max, Role::Client, &[]));
         assert_eq!(Refusal::Version, refused.refusal);
         for named in [max, version::MAX] {
             let named = named.to_string();
-            assert!(
-                refused.sentence.contains(&named),
-                "{named} in: {}",
-                refused.sentence
-            );
+            assert!(refused.sentence.contains(&named), "{named} in: {}", refused.sentence);
         }
     }
     let (refused, _) = refused(&daemon, false, &hello_of(9, 1, Role::Client, &[]));
-    assert!(matches!(
-        refused.refusal,
-        Refusal::Version | Refusal::Protocol
-    ));
+    assert!(matches!(refused.refusal, Refusal::Version | Refusal::Protocol));
     // Newer peers that still speak our version, with fields we do not know.
     for future in [&b""[..], b"fields of the future"] {
         let mut client = daemon.stranger();
-        client
-            .send(&hello_of(0, u16::MAX, Role::Client, future))
-            .unwrap();
+        client.send(&hello_of(0, u16::MAX, Role::Client, future)).unwrap();
         client.expect(Kind::Welcome, REFUSAL_BOUND);
         assert_eq!(3.0, client.call("default", "math:sqrt", "[9]").value());
     }
@@ -390,48 +320,22 @@ fn bombs() -> Vec<(Codec, Vec<u8>, &'static str)> {
         laughs.extend([b'(', b'h', level, b'h', level, b'l', 0x94]);
     }
     laughs.push(b'.');
-    let lists = [
-        &b"\x80\x05"[..],
-        &b"]".repeat(200_000),
-        &b"a".repeat(199_999),
-        b".",
-    ]
-    .concat();
+    let lists = [&b"\x80\x05"[..], &b"]".repeat(200_000), &b"a".repeat(199_999), b"."].concat();
     vec![
-        (
-            Codec::Json,
-            nested(b"[", 200_000, b"]"),
-            "nested JSON lists",
-        ),
-        (
-            Codec::Json,
-            nested(b"{\"a\":", 100_000, b"}"),
-            "nested JSON objects",
-        ),
+        (Codec::Json, nested(b"[", 200_000, b"]"), "nested JSON lists"),
+        (Codec::Json, nested(b"{\"a\":", 100_000, b"}"), "nested JSON objects"),
         (Codec::Json, b"[1".to_vec(), "half a JSON list"),
         (Codec::Json, b"\xff\xfe".to_vec(), "no UTF-8"),
-        (
-            Codec::Json,
-            b"{}".to_vec(),
-            "an object where a list belongs",
-        ),
+        (Codec::Json, b"{}".to_vec(), "an object where a list belongs"),
         (Codec::Plain, lists, "nested plain lists"),
         (Codec::Plain, laughs, "billion laughs"),
         (Codec::Plain, claim(0x8e, &huge), "BINBYTES8 of 1 TiB"),
         (Codec::Plain, claim(0x8d, &huge), "BINUNICODE8 of 1 TiB"),
         (Codec::Plain, claim(0x96, &huge), "BYTEARRAY8 of 1 TiB"),
-        (
-            Codec::Plain,
-            claim(0x8b, &[0xff, 0xff, 0xff, 0x7f]),
-            "LONG4 of 2 GiB",
-        ),
+        (Codec::Plain, claim(0x8b, &[0xff, 0xff, 0xff, 0x7f]), "LONG4 of 2 GiB"),
         (Codec::Plain, claim(0x95, &huge), "FRAME of 1 TiB"),
         (Codec::Plain, claim(b'r', &[0xff; 4]), "LONG_BINPUT at 2^32"),
-        (
-            Codec::Plain,
-            b"\x80\x05cos\nsystem\n(S'true'\ntR.".to_vec(),
-            "a call of os.system",
-        ),
+        (Codec::Plain, b"\x80\x05cos\nsystem\n(S'true'\ntR.".to_vec(), "a call of os.system"),
         (Codec::Plain, Vec::new(), "nothing"),
     ]
 }
@@ -441,19 +345,13 @@ fn f082_payloads_that_explode_are_bad_arguments() {
     let (daemon, oracle) = daemon();
     let worker = daemon.worker_pids("default");
     let before = memory_bytes(worker[0]);
-    let meta = Call {
-        pool: "default".into(),
-        function: "bulk:ignore".into(),
-        timeout_ms: 0,
-    };
+    let meta = Call { pool: "default".into(), function: "bulk:ignore".into(), timeout_ms: 0 };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
     let mut misses = Vec::new();
     for (codec, payload, what) in bombs() {
         let id = client.next_id();
-        client
-            .send(&frame(Kind::Call, id, codec, &meta, &payload))
-            .unwrap();
+        client.send(&frame(Kind::Call, id, codec, &meta, &payload)).unwrap();
         let answer = client.read(20 * SECOND).unwrap();
         if answer.header.kind == Kind::Result {
             // Python shares what a payload refers to twice, so to it the laughs are no bomb.
@@ -465,11 +363,7 @@ fn f082_payloads_that_explode_are_bad_arguments() {
         misses.extend((!expected).then(|| format!("{what}: {reason:?}")));
     }
     assert!(misses.is_empty(), "{misses:#?}");
-    assert_eq!(
-        worker,
-        daemon.worker_pids("default"),
-        "the worker lived through all of it"
-    );
+    assert_eq!(worker, daemon.worker_pids("default"), "the worker lived through all of it");
     let grown = memory_bytes(worker[0]).saturating_sub(before);
     assert!(grown < 64 << 20, "the worker grew by {} MiB", grown >> 20);
     drop(client);
@@ -498,50 +392,23 @@ fn f083_names_that_are_no_names_never_reach_a_lookup() {
         &long,
     ] {
         let failure = client.call("default", name, "[2]").failure();
-        let Reason::NotFound(missing) = &failure.reason else {
-            panic!("{name:?}: {failure:?}")
-        };
+        let Reason::NotFound(missing) = &failure.reason else { panic!("{name:?}: {failure:?}") };
         assert_eq!(MissingWhat::Name, missing.what, "{name:?}");
         assert!(!failure.started, "{name:?}");
     }
-    for pool in [
-        "",
-        "nowhere",
-        "../default",
-        "default\0",
-        "default\n",
-        &"p".repeat(1000),
-    ] {
+    for pool in ["", "nowhere", "../default", "default\0", "default\n", &"p".repeat(1000)] {
         let failure = client.call(pool, "math:sqrt", "[2]").failure();
-        let Reason::NotFound(missing) = &failure.reason else {
-            panic!("{pool:?}: {failure:?}")
-        };
-        assert!(
-            matches!(missing.what, MissingWhat::Pool | MissingWhat::Name),
-            "{pool:?}"
-        );
+        let Reason::NotFound(missing) = &failure.reason else { panic!("{pool:?}: {failure:?}") };
+        assert!(matches!(missing.what, MissingWhat::Pool | MissingWhat::Name), "{pool:?}");
     }
     assert!(client.is_served(), "a bad name is no reason to hang up");
 
     // A meta that is no meta is one: text that is no text, and a name longer than any meta.
-    let good = Call {
-        pool: "default".into(),
-        function: "math:sqrt".into(),
-        timeout_ms: 0,
-    };
+    let good = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
     let mut bad = wire::encode(&good).unwrap();
     bad[8] = 0xff;
-    refused(
-        &daemon,
-        true,
-        &frame(Kind::Call, 1, Codec::Json, &bad, b"[2]"),
-    );
-    let mebibyte = forged(
-        Kind::Call as u8,
-        1,
-        META_BYTES_MAX + 40,
-        META_BYTES_MAX + 38,
-    );
+    refused(&daemon, true, &frame(Kind::Call, 1, Codec::Json, &bad, b"[2]"));
+    let mebibyte = forged(Kind::Call as u8, 1, META_BYTES_MAX + 40, META_BYTES_MAX + 38);
     refused(&daemon, true, &mebibyte);
     drop(client);
     oracle.judge(daemon);
@@ -556,18 +423,9 @@ fn f084_every_flipped_bit_of_a_header_is_noticed() {
         let mut damaged = whole.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
         let (refused, _) = refused(&daemon, true, &damaged);
-        assert_eq!(
-            Refusal::Protocol,
-            refused.refusal,
-            "bit {bit}: {}",
-            refused.sentence
-        );
+        assert_eq!(Refusal::Protocol, refused.refusal, "bit {bit}: {}", refused.sentence);
     }
-    assert_eq!(
-        accepted,
-        daemon.counter("default", "accepted"),
-        "a damaged call was accepted"
-    );
+    assert_eq!(accepted, daemon.counter("default", "accepted"), "a damaged call was accepted");
     oracle.judge(daemon);
 }
 
@@ -575,11 +433,7 @@ fn f084_every_flipped_bit_of_a_header_is_noticed() {
 fn f084_flags_that_do_not_belong_to_a_kind_change_nothing_else() {
     let (daemon, oracle) = daemon();
     // KEYWORDS on a payload that is no (args, kwargs), and ITEMS on one that is no list.
-    let meta = Call {
-        pool: "default".into(),
-        function: "math:sqrt".into(),
-        timeout_ms: 0,
-    };
+    let meta = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
     for (flags, payload) in [(Flags::KEYWORDS, &b"[2]"[..]), (Flags::ITEMS, b"7")] {
@@ -591,14 +445,9 @@ fn f084_flags_that_do_not_belong_to_a_kind_change_nothing_else() {
             payload_bytes: u32::try_from(payload.len()).unwrap(),
             ..Header::new(Kind::Call, id)
         };
-        client
-            .send(&[&header.encode()[..], &meta, payload].concat())
-            .unwrap();
+        client.send(&[&header.encode()[..], &meta, payload].concat()).unwrap();
         let reason = client.finish(id).failure().reason;
-        assert!(
-            matches!(reason, Reason::BadArguments { .. }),
-            "{flags:?}: {reason:?}"
-        );
+        assert!(matches!(reason, Reason::BadArguments { .. }), "{flags:?}: {reason:?}");
     }
     drop(client);
     oracle.judge(daemon);

@@ -25,11 +25,7 @@ fn scene() -> Scene {
         .start();
     let oracle = daemon.oracle();
     let bystander = Bystander::start(&daemon, "quiet");
-    Scene {
-        daemon,
-        oracle,
-        bystander,
-    }
+    Scene { daemon, oracle, bystander }
 }
 
 impl Scene {
@@ -40,20 +36,11 @@ impl Scene {
         let mut client = self.daemon.raw();
         let failure = client.call("villain", function, arguments).failure();
         let took = begun.elapsed();
-        assert!(
-            took < CAUGHT_BOUND,
-            "{function}{arguments} was seen through after {took:?}"
-        );
+        assert!(took < CAUGHT_BOUND, "{function}{arguments} was seen through after {took:?}");
         drop(client);
         self.daemon.wait_ready();
         // A call that succeeds shows that the pool works, and that its deaths are no crash loop.
-        assert_eq!(
-            3.0,
-            self.daemon
-                .raw()
-                .call("villain", "math:sqrt", "[9]")
-                .value()
-        );
+        assert_eq!(3.0, self.daemon.raw().call("villain", "math:sqrt", "[9]").value());
         failure
     }
 
@@ -65,15 +52,8 @@ impl Scene {
         let Reason::WorkerDied(certificate) = failure.reason else {
             panic!("{function}{arguments}: {}", failure.reason.name())
         };
-        assert_eq!(
-            Cause::Protocol,
-            certificate.cause,
-            "{function}{arguments}: {certificate}"
-        );
-        assert!(
-            !certificate.detail.is_empty(),
-            "it says what was wrong: {certificate}"
-        );
+        assert_eq!(Cause::Protocol, certificate.cause, "{function}{arguments}: {certificate}");
+        assert!(!certificate.detail.is_empty(), "it says what was wrong: {certificate}");
         *certificate
     }
 
@@ -94,20 +74,12 @@ fn f091_a_worker_cannot_answer_anothers_call() {
     let mut victim = daemon.raw();
     let victims = victim.start("default", "bulk:nap", "[3, \"true\"]");
     wait_for("the victim's call runs", 5 * SECOND, || {
-        daemon
-            .status()
-            .pools
-            .iter()
-            .any(|pool| pool.name == "default" && pool.running == 1)
+        daemon.status().pools.iter().any(|pool| pool.name == "default" && pool.running == 1)
     });
     let mut villain = daemon.raw();
     // Every id the victim's call can have by now, in the daemon's count or in its client's.
     let forger = villain.start("default", "hostile:answer_others", "[0, 5000]");
-    assert_eq!(
-        "true",
-        victim.finish(victims).value(),
-        "another worker's answer was believed"
-    );
+    assert_eq!("true", victim.finish(victims).value(), "another worker's answer was believed");
     let failure = villain.finish(forger).failure();
     match &failure.reason {
         Reason::WorkerDied(certificate) => assert_eq!(Cause::Protocol, certificate.cause),
@@ -178,10 +150,7 @@ fn f181_floods_end_with_their_worker_and_cost_nobody_else_anything() {
     let grown = memory_bytes(scene.daemon.pid()).saturating_sub(before);
     assert!(grown < 32 << 20, "floods cost {} MiB", grown >> 20);
     let log = scene.daemon.log();
-    let told = log
-        .lines()
-        .filter(|line| line.contains("broke the protocol"))
-        .count();
+    let told = log.lines().filter(|line| line.contains("broke the protocol")).count();
     assert_eq!(2 * kinds.len(), told, "each worker's fault is told once");
     scene.judge();
 }
@@ -214,16 +183,10 @@ fn f181_a_worker_that_shouts_is_not_heard_beyond_a_bound() {
     let logged = scene.daemon.log().len();
     let mut client = scene.daemon.raw();
     client.call("villain", "hostile:shout", "[100]").value();
-    client
-        .call("villain", "bulk:chatter", "[300000, 100]")
-        .value();
+    client.call("villain", "bulk:chatter", "[300000, 100]").value();
     drop(client);
     let log = scene.daemon.log().len() - logged;
-    assert!(
-        log < 40 << 20,
-        "130 MB of output made {} MiB of log",
-        log >> 20
-    );
+    assert!(log < 40 << 20, "130 MB of output made {} MiB of log", log >> 20);
     let grown = memory_bytes(scene.daemon.pid()).saturating_sub(before);
     assert!(grown < 32 << 20, "shouting cost {} MiB", grown >> 20);
     scene.judge();

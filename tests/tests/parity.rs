@@ -28,11 +28,16 @@ const NOT_INHERITED: [&str; 9] = [
 /// The words that follow the script's name.
 const ARGUMENTS: [&str; 3] = ["first", "two words", "--flag=ü"];
 
-/// One pool of a daemon whose configuration is written here, since the usual one of a test adds a
-/// directory to `sys.path`.
-fn pool(name: &str, python: &Python, keys: &str) -> String {
-    let path = python.path.to_str().expect("test paths are text");
-    format!("[pools.{name}]\npython = {path:?}\nworkers = 1\n{keys}\n")
+/// A pool `p0`, `p1`… for each interpreter. The configuration is written here, since the usual one
+/// of a test adds a directory to `sys.path`.
+fn pools(pythons: &[&Python], keys: &str) -> String {
+    let mut text = String::new();
+    for (index, python) in pythons.iter().enumerate() {
+        let path = path_text(&python.path);
+        let _ = writeln!(text, "[pools.p{index}]\npython = {path:?}\nworkers = 1");
+        let _ = writeln!(text, "{keys}");
+    }
+    text
 }
 
 /// What a function of the pool finds.
@@ -42,17 +47,17 @@ fn through_clutch(daemon: &Daemon, pool: &str, function: &str) -> Facts {
     serde_json::from_str(&output.stdout).expect("facts are JSON")
 }
 
-/// A python typed by a person: in this directory, with the daemon's own environment.
-fn typed(daemon: &Daemon, python: &Python, dir: &Path, words: &[&str]) -> Program {
+/// A command line typed by a person in this directory, with the daemon's own environment and what
+/// the words before the interpreter add to it.
+fn typed(daemon: &Daemon, dir: &Path, words: &[&str]) -> Program {
     let is_inherited =
         |entry: &String| !NOT_INHERITED.iter().any(|name| entry.starts_with(&format!("{name}=")));
     let environment = environment(daemon.pid()).into_iter().filter(is_inherited);
-    Program::new("env")
-        .args(["-i"])
-        .args(environment)
-        .args([python.path.as_os_str()])
-        .args(words)
-        .dir(dir)
+    Program::new("env").args(["-i"]).args(environment).args(words).dir(dir)
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().expect("test paths are text")
 }
 
 #[track_caller]
@@ -115,19 +120,14 @@ fn a_function_of_main_sees_what_a_person_would_have() {
     let pythons = Python::supported();
     let arguments = ARGUMENTS.map(|word| format!("{word:?}")).join(", ");
     let keys = format!("main = \"main.py\"\nargs = [{arguments}]");
-    let pools: String = pythons
-        .iter()
-        .enumerate()
-        .map(|(index, python)| pool(&format!("p{index}"), python, &keys))
-        .collect();
-    let builder = Daemon::builder().config_text(pools);
+    let builder = Daemon::builder().config_text(pools(&pythons, &keys));
     let script = std::fs::read(workers_dir().join("job_facts.py")).expect("it is there");
     builder.tmp().write("main.py", script);
     let daemon = builder.start();
     let oracle = daemon.oracle();
     for (index, python) in pythons.iter().enumerate() {
-        let words = [&["main.py"], &ARGUMENTS[..]].concat();
-        let mut typed = facts(typed(&daemon, python, daemon.tmp().path(), &words));
+        let words = [&[path_text(&python.path), "main.py"], &ARGUMENTS[..]].concat();
+        let mut typed = facts(typed(&daemon, daemon.tmp().path(), &words));
         assert_eq!("__main__", typed["main.name"]);
         let mut called = through_clutch(&daemon, &format!("p{index}"), "__main__:facts");
         normalize(&mut typed, &mut called);
@@ -141,41 +141,24 @@ fn options_a_directory_and_an_environment_of_the_pools_own_are_as_if_typed() {
     let dir = Tmp::new();
     let script = std::fs::read(workers_dir().join("job_facts.py")).expect("it is there");
     let script = dir.write("scripts/main.py", script);
-    let (dir_text, script_text) = (dir.path().to_str(), script.to_str());
-    let texts = (dir_text.expect("it is text"), script_text.expect("it is text"));
     let flags = ["-X", "dev", "-W", "ignore::DeprecationWarning", "-B"];
     let keys = format!(
-        "main = {:?}\ncwd = {:?}\nflags = {flags:?}\nenv.set = {{ EXTRA = \"1 2\" }}",
-        texts.1, texts.0
+        "main = {script:?}\ncwd = {:?}\nflags = {flags:?}\nenv.set = {{ EXTRA = \"1 2\" }}",
+        dir.path()
     );
     let pythons = Python::supported();
-    let pools: String = pythons
-        .iter()
-        .enumerate()
-        .map(|(index, python)| pool(&format!("p{index}"), python, &keys))
-        .collect();
-    let daemon = Daemon::builder().config_text(pools).start();
+    let daemon = Daemon::builder().config_text(pools(&pythons, &keys)).start();
     let oracle = daemon.oracle();
     for (index, python) in pythons.iter().enumerate() {
-        let words = [&flags[..], &[texts.1]].concat();
-        let mut program = vec!["EXTRA=1 2"];
         // `env` takes variables up to the first word without an equals sign: the interpreter.
-        program.push(python.path.to_str().expect("test paths are text"));
-        program.extend(words);
-        let mut typed = facts(with_extra(&daemon, dir.path(), &program));
+        let before = ["EXTRA=1 2", path_text(&python.path)];
+        let words = [&before, &flags[..], &[path_text(&script)]].concat();
+        let mut typed = facts(typed(&daemon, dir.path(), &words));
         let mut called = through_clutch(&daemon, &format!("p{index}"), "__main__:facts");
         normalize(&mut typed, &mut called);
         assert_same(python, &typed, &called);
     }
     oracle.judge(daemon);
-}
-
-/// As [`typed`], with the words given whole.
-fn with_extra(daemon: &Daemon, dir: &Path, words: &[&str]) -> Program {
-    let is_inherited =
-        |entry: &String| !NOT_INHERITED.iter().any(|name| entry.starts_with(&format!("{name}=")));
-    let environment = environment(daemon.pid()).into_iter().filter(is_inherited);
-    Program::new("env").args(["-i"]).args(environment).args(words).dir(dir)
 }
 
 /// Without `main` a worker is what `python -c CODE` or `python < FILE` would be. What differs is
@@ -189,20 +172,15 @@ fn with_extra(daemon: &Daemon, dir: &Path, words: &[&str]) -> Program {
 fn without_a_main_script_a_worker_is_a_bare_python() {
     let pythons = Python::supported();
     let workers = workers_dir();
-    let workers = workers.to_str().expect("test paths are text");
+    let workers = path_text(&workers);
     let keys = format!("path = [{workers:?}]");
-    let pools: String = pythons
-        .iter()
-        .enumerate()
-        .map(|(index, python)| pool(&format!("p{index}"), python, &keys))
-        .collect();
-    let daemon = Daemon::builder().config_text(pools).start();
+    let daemon = Daemon::builder().config_text(pools(&pythons, &keys)).start();
     let oracle = daemon.oracle();
     let script = workers_dir().join("job_facts.py");
     let script = std::fs::read_to_string(script).expect("it is there");
     for (index, python) in pythons.iter().enumerate() {
-        let program = typed(&daemon, python, daemon.tmp().path(), &["-c", &script]);
-        let mut typed = facts(program);
+        let words = [path_text(&python.path), "-c", &script];
+        let mut typed = facts(typed(&daemon, daemon.tmp().path(), &words));
         let mut called = through_clutch(&daemon, &format!("p{index}"), "job_facts:facts");
         normalize(&mut typed, &mut called);
         assert_eq!(json!(["-c"]), typed["argv"], "{python}");

@@ -44,7 +44,8 @@ def speak(value):
 
 def whoami():
     """Which process this is, and which interpreter it runs."""
-    return {"pid": os.getpid(), "python": list(sys.version_info[:3]), "role": os.environ.get("ROLE")}
+    version = list(sys.version_info[:3])
+    return {"pid": os.getpid(), "python": version, "role": os.environ.get("ROLE")}
 
 
 def square_or_die(x):

@@ -60,8 +60,9 @@ def leave_mark(path, text):
 @contextlib.contextmanager
 def held(path):
     """A resource that is taken and released, which a file tells."""
-    leave_mark(path, "taken")
     try:
+        # Inside, since the interrupt may come as soon as the file tells it.
+        leave_mark(path, "taken")
         yield
     finally:
         leave_mark(path, "released")

@@ -57,11 +57,7 @@ pub(crate) fn run(report: Report, watch: Watch) -> ExitCode {
         guardian.wait();
         guardian.step();
     }
-    if guardian.faulty {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    if guardian.faulty { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 struct Guardian {
@@ -99,11 +95,7 @@ impl Guardian {
 
     /// Waits until there is something to do.
     fn wait(&self) {
-        let orders = if self.listening {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
+        let orders = if self.listening { PollFlags::POLLIN } else { PollFlags::empty() };
         let room = match self.report.deadline() {
             Some(_) => PollFlags::POLLOUT,
             None => PollFlags::empty(),
@@ -130,18 +122,11 @@ impl Guardian {
             _ => None,
         };
         let grace = self.grace_end.filter(|_| self.sweep.is_none());
-        let Some(next) = [sweep, grace, self.report.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
+        let Some(next) = [sweep, grace, self.report.deadline()].into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
         // Rounded up: waking before the time would mean waking twice.
-        let ms = next
-            .saturating_duration_since(now)
-            .as_millis()
-            .saturating_add(1);
+        let ms = next.saturating_duration_since(now).as_millis().saturating_add(1);
         PollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
     }
 
@@ -185,10 +170,7 @@ impl Guardian {
     }
 
     fn spawn(&mut self, spawn: Spawn, sockets: [OwnedFd; 2]) {
-        assert!(
-            self.python.is_none(),
-            "there is one python in a guardian's life"
-        );
+        assert!(self.python.is_none(), "there is one python in a guardian's life");
         self.was_told = true;
         self.grace = Duration::from_millis(spawn.grace_ms);
         match launch(spawn, &sockets) {
@@ -207,8 +189,7 @@ impl Guardian {
             Some(Ok(pid)) => {
                 release_output();
                 self.announced = true;
-                self.report
-                    .send(Kind::Spawned, &Spawned { pid: number(pid) });
+                self.report.send(Kind::Spawned, &Spawned { pid: number(pid) });
             }
             Some(Err(failed)) => self.fail(failed),
         }
@@ -235,8 +216,7 @@ impl Guardian {
         if !self.was_told {
             let stage = SpawnStage::Prepare;
             let errno = Errno::EPROTO as i32;
-            self.report
-                .send(Kind::SpawnFailed, &SpawnFailed { stage, errno });
+            self.report.send(Kind::SpawnFailed, &SpawnFailed { stage, errno });
         }
         self.lose_daemon();
     }
@@ -258,10 +238,7 @@ impl Guardian {
                 }
                 Err(errno) => unreachable!("waiting for children cannot fail: {errno}"),
             };
-            let is_python = self
-                .python
-                .as_ref()
-                .is_some_and(|python| python.pid == ended);
+            let is_python = self.python.as_ref().is_some_and(|python| python.pid == ended);
             if is_python {
                 // Now or never: once python is reaped, its group's number may be a stranger's.
                 tree::kill_group(ended);
@@ -316,10 +293,7 @@ impl Guardian {
         tree::kill_all(self.python.as_ref().map(|python| python.pid));
         // Some die at once, and a sweep of nobody is over now: nothing else would wake us.
         self.reap();
-        let stalled = self
-            .sweep
-            .as_ref()
-            .is_some_and(|sweep| Instant::now() >= sweep.give_up);
+        let stalled = self.sweep.as_ref().is_some_and(|sweep| Instant::now() >= sweep.give_up);
         if stalled && !self.swept {
             let survivors = u32::try_from(tree::children().len()).unwrap_or(u32::MAX);
             self.faulty = true;

@@ -33,18 +33,12 @@ pub(crate) enum Launch {
 /// Forks, without waiting for the exec: a working directory on a dead file server can hold that up
 /// for ever, and the guardian must hear the daemon meanwhile.
 pub(crate) fn launch(spawn: Spawn, sockets: &[OwnedFd; 2]) -> Result<Python, SpawnFailed> {
-    let refused = |errno: Errno| SpawnFailed {
-        stage: SpawnStage::Prepare,
-        errno: errno as i32,
-    };
+    let refused = |errno: Errno| SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 };
     let image = image(spawn, sockets).map_err(refused)?;
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
     let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
-    Ok(Python {
-        pid,
-        launch: Launch::Pending(told),
-    })
+    Ok(Python { pid, launch: Launch::Pending(told) })
 }
 
 impl Python {
@@ -83,10 +77,7 @@ impl Python {
 
 fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {
     let [call, control] = sockets;
-    let inherited = [
-        sys::duplicate_high(call.as_fd())?,
-        sys::duplicate_high(control.as_fd())?,
-    ];
+    let inherited = [sys::duplicate_high(call.as_fd())?, sys::duplicate_high(control.as_fd())?];
     let numbers = [&inherited[0], &inherited[1]].map(|fd| fd.as_raw_fd().to_string());
     let argument = |bytes: Vec<u8>| {
         let bytes = replace(&bytes, b"{call}", numbers[0].as_bytes());
@@ -97,17 +88,8 @@ fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {
     }
     Ok(Image {
         program: text(spawn.program)?,
-        argv: spawn
-            .argv
-            .into_iter()
-            .map(argument)
-            .map(text)
-            .collect::<Result<_, _>>()?,
-        environment: spawn
-            .environment
-            .into_iter()
-            .map(text)
-            .collect::<Result<_, _>>()?,
+        argv: spawn.argv.into_iter().map(argument).map(text).collect::<Result<_, _>>()?,
+        environment: spawn.environment.into_iter().map(text).collect::<Result<_, _>>()?,
         directory: text(spawn.directory)?,
         inherited,
     })
@@ -141,10 +123,7 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_wherever_they_stand() {
         let replaced = |bytes: &[u8]| replace(bytes, b"{call}", b"101");
-        assert_eq!(
-            b"--call=101,101".to_vec(),
-            replaced(b"--call={call},{call}")
-        );
+        assert_eq!(b"--call=101,101".to_vec(), replaced(b"--call={call},{call}"));
         assert_eq!(b"{cal{101}".to_vec(), replaced(b"{cal{{call}}"));
         assert_eq!(b"\xff{calx}".to_vec(), replaced(b"\xff{calx}"));
         assert_eq!(b"".to_vec(), replaced(b""));

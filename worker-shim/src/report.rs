@@ -153,9 +153,7 @@ impl Report {
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let give_up = *self
-                        .give_up
-                        .get_or_insert_with(|| Instant::now() + UNREAD_MAX);
+                    let give_up = *self.give_up.get_or_insert_with(|| Instant::now() + UNREAD_MAX);
                     if Instant::now() >= give_up {
                         self.fall_silent();
                     }
@@ -191,10 +189,7 @@ impl AsFd for Report {
 }
 
 fn order(frame: &Frame, descriptors: Vec<OwnedFd>) -> Result<Order, Lost> {
-    let unexpected = |descriptors: usize| Lost::Unexpected {
-        kind: frame.header.kind,
-        descriptors,
-    };
+    let unexpected = |descriptors: usize| Lost::Unexpected { kind: frame.header.kind, descriptors };
     let count = descriptors.len();
     if count != usize::from(frame.header.descriptors) || frame.header.payload_bytes > 0 {
         return Err(unexpected(count));

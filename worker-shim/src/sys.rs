@@ -1,10 +1,7 @@
 //! Every system call of the guardian that needs `unsafe`, each behind a safe function.
 //!
 //! Leaves to others: every decision. Nothing here retries, waits or allocates after a fork.
-#![expect(
-    unsafe_code,
-    reason = "the crate's one file for it; each block says why it is sound"
-)]
+#![expect(unsafe_code, reason = "the crate's one file for it; each block says why it is sound")]
 
 use std::ffi::{CString, c_char, c_int};
 use std::io::IoSliceMut;
@@ -85,9 +82,7 @@ fn close_each_from(first: u32) {
 /// A close-on-exec duplicate with a high number.
 pub(crate) fn duplicate_high(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let floor = DESCRIPTOR_FLOOR
-        .min(limit.saturating_sub(DESCRIPTOR_SPARE))
-        .max(3);
+    let floor = DESCRIPTOR_FLOOR.min(limit.saturating_sub(DESCRIPTOR_SPARE)).max(3);
     let floor = RawFd::try_from(floor).expect("it is at most 100");
     let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(floor))?;
     // SAFETY: the kernel just made this descriptor for us, and nobody else knows its number.
@@ -106,13 +101,7 @@ pub(crate) fn reset_dispositions() {
         // SAFETY: the kernel reads less than `default` holds and writes nothing. No handler is set,
         // so nothing can run in signal context. SIGKILL and SIGSTOP are refused: harmless.
         unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                &raw const default,
-                old,
-                mask_bytes,
-            )
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, old, mask_bytes)
         };
     }
 }
@@ -136,9 +125,7 @@ pub(crate) fn receive(
     for part in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = part {
             // SAFETY: the kernel just put these descriptors into our table, for this message only.
-            let owned = numbers
-                .into_iter()
-                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+            let owned = numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
             descriptors.extend(owned);
         }
     }
@@ -150,14 +137,8 @@ pub(crate) fn receive(
 pub(crate) fn fork_exec(image: &Image, errors: BorrowedFd<'_>) -> nix::Result<Pid> {
     let argv = pointers(&image.argv);
     let environment = pointers(&image.environment);
-    assert!(
-        argv.last() == Some(&ptr::null()),
-        "execve reads up to a null"
-    );
-    assert!(
-        environment.last() == Some(&ptr::null()),
-        "execve reads up to a null"
-    );
+    assert!(argv.last() == Some(&ptr::null()), "execve reads up to a null");
+    assert!(environment.last() == Some(&ptr::null()), "execve reads up to a null");
     let guardian = getpid();
     // SAFETY: this process has one thread, so no lock can be held by another one, and the child
     // goes on with system calls only, none of which allocates.
@@ -184,13 +165,9 @@ pub(crate) fn fork_exec(image: &Image, errors: BorrowedFd<'_>) -> nix::Result<Pi
 /// What a child that could not exec wrote; `None` if it wrote nothing, since it could.
 pub(crate) fn spawn_error(told: &[u8]) -> Option<(SpawnStage, i32)> {
     let (&stage, errno) = told.split_first()?;
-    let stage = [
-        SpawnStage::Prepare,
-        SpawnStage::Directory,
-        SpawnStage::Execute,
-    ]
-    .into_iter()
-    .find(|known| *known as u8 == stage)?;
+    let stage = [SpawnStage::Prepare, SpawnStage::Directory, SpawnStage::Execute]
+        .into_iter()
+        .find(|known| *known as u8 == stage)?;
     Some((stage, i32::from_le_bytes(errno.try_into().ok()?)))
 }
 
@@ -215,11 +192,7 @@ pub(crate) fn reap(child: Pid) -> nix::Result<Reaped> {
     let flags = libc::WNOHANG | libc::__WALL;
     // SAFETY: both places are writable for the whole call.
     let result = unsafe { libc::wait4(child.as_raw(), &raw mut status, flags, &raw mut usage) };
-    assert_eq!(
-        child.as_raw(),
-        Errno::result(result)?,
-        "it was seen to have ended"
-    );
+    assert_eq!(child.as_raw(), Errno::result(result)?, "it was seen to have ended");
     Ok(Reaped {
         exit: if libc::WIFSIGNALED(status) {
             Exit::Signal(libc::WTERMSIG(status))
@@ -228,9 +201,7 @@ pub(crate) fn reap(child: Pid) -> nix::Result<Reaped> {
         },
         user_us: microseconds(usage.ru_utime),
         system_us: microseconds(usage.ru_stime),
-        peak_rss_bytes: u64::try_from(usage.ru_maxrss)
-            .unwrap_or(0)
-            .saturating_mul(1024),
+        peak_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
     })
 }
 
@@ -244,11 +215,7 @@ pub(crate) fn trim_memory() {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings
-        .iter()
-        .map(|string| string.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
 /// The child's half: returns only if it failed.
@@ -288,9 +255,7 @@ fn prepare(image: &Image, guardian: Pid) -> nix::Result<()> {
 
 fn microseconds(time: libc::timeval) -> u64 {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000)
-        .saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
+    seconds.saturating_mul(1_000_000).saturating_add(u64::try_from(time.tv_usec).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -65,10 +65,7 @@ fn is_own_namespace(status: &str, me: Pid) -> bool {
 }
 
 fn parse_list(list: &str) -> Vec<Pid> {
-    list.split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .map(Pid::from_raw)
-        .collect()
+    list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
 /// The same for kernels that were built without the list: reads every process's parent.
@@ -88,11 +85,7 @@ fn scan(parent: Pid) -> Vec<Pid> {
 fn parse_parent(stat: &[u8]) -> Option<Pid> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
-    rest.split_ascii_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
-        .map(Pid::from_raw)
+    rest.split_ascii_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
 }
 
 #[cfg(test)]
@@ -101,10 +94,7 @@ mod tests {
 
     #[test]
     fn a_process_cannot_lie_about_its_parent() {
-        assert_eq!(
-            Some(Pid::from_raw(7)),
-            parse_parent(b"12 (a) S 1 (b) R 7 0 0")
-        );
+        assert_eq!(Some(Pid::from_raw(7)), parse_parent(b"12 (a) S 1 (b) R 7 0 0"));
         assert_eq!(Some(Pid::from_raw(7)), parse_parent(b"12 (\xff\n) R 7 0 0"));
         assert_eq!(None, parse_parent(b"12"));
         assert_eq!(None, parse_parent(b"12 (a) R"));
@@ -121,23 +111,15 @@ mod tests {
 
     #[test]
     fn a_list_is_read_whole() {
-        assert_eq!(
-            vec![Pid::from_raw(3), Pid::from_raw(40)],
-            parse_list("3 40 ")
-        );
+        assert_eq!(vec![Pid::from_raw(3), Pid::from_raw(40)], parse_list("3 40 "));
         assert!(parse_list("").is_empty());
     }
 
     #[test]
     fn a_scan_finds_a_child_and_no_one_else() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this test needs one child of its own"
-        )]
-        let mut child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        #[expect(clippy::disallowed_methods, reason = "this test needs one child of its own")]
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
         let found = scan(getpid());
         child.kill().unwrap();

@@ -9,11 +9,7 @@ fn the_script_for_bash_is_sound_and_knows_the_verbs() {
     let place = Place::new();
     let script = clutch(["completions", "bash"]).expect_code(0).stdout;
     let file = place.tmp.write("clutch.bash", &script);
-    Program::new("bash")
-        .args(["-n"])
-        .args([file])
-        .run()
-        .expect_code(0);
+    Program::new("bash").args(["-n"]).args([file]).run().expect_code(0);
     for verb in ["serve", "call", "map", "status", "--on-error"] {
         assert!(script.contains(verb), "{verb}");
     }
@@ -25,7 +21,5 @@ fn every_shell_has_one() {
         let script = clutch(["completions", shell]).expect_code(0).stdout;
         assert!(script.contains("clutch"), "{shell}");
     }
-    clutch(["completions", "csh"])
-        .expect_code(2)
-        .expect_stderr("csh");
+    clutch(["completions", "csh"]).expect_code(2).expect_stderr("csh");
 }

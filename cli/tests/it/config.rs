@@ -9,24 +9,15 @@ fn the_default_configuration_passes_its_own_check() {
     assert!(default.contains("[pools.default]"), "{default}");
     place.tmp.write("clutch.toml", default);
     let output = place.run(["config", "check"]).expect_code(0);
-    assert!(
-        output.stdout.starts_with("ok\npool default: "),
-        "{}",
-        output.stdout
-    );
+    assert!(output.stdout.starts_with("ok\npool default: "), "{}", output.stdout);
     assert_eq!("", output.stderr);
 }
 
 #[test]
 fn a_wrong_configuration_is_shown_where_it_is_wrong_f155() {
     let place = Place::new();
-    place
-        .tmp
-        .write("bad.toml", "[pools.default]\nworkesr = 2\n");
-    for verb in [
-        &["config", "check", "bad.toml"],
-        &["serve", "--config", "bad.toml"],
-    ] {
+    place.tmp.write("bad.toml", "[pools.default]\nworkesr = 2\n");
+    for verb in [&["config", "check", "bad.toml"], &["serve", "--config", "bad.toml"]] {
         place
             .run(verb)
             .expect_code(8)

@@ -3,15 +3,7 @@
 use crate::clutch;
 
 const VERBS: [(&str, &[&str]); 8] = [
-    (
-        "serve",
-        &[
-            "clutch serve --config",
-            "SIGTERM",
-            "CLUTCH_LOG",
-            "--log-format",
-        ],
-    ),
+    ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
         &[
@@ -23,29 +15,11 @@ const VERBS: [(&str, &[&str]); 8] = [
             "behind --",
         ],
     ),
-    (
-        "map",
-        &[
-            "--on-error",
-            "--unordered",
-            "--chunk",
-            "--window",
-            "--no-progress",
-            "blank lines",
-        ],
-    ),
+    ("map", &["--on-error", "--unordered", "--chunk", "--window", "--no-progress", "blank lines"]),
     ("status", &["--json", "jq"]),
     ("ping", &["--count", "exit code 3"]),
     ("stop", &["--now", "--wait", "exit code 4"]),
-    (
-        "config",
-        &[
-            "check",
-            "default",
-            "schema",
-            "clutch config default > clutch.toml",
-        ],
-    ),
+    ("config", &["check", "default", "schema", "clutch config default > clutch.toml"]),
     ("completions", &["bash", "zsh", "fish"]),
 ];
 
@@ -57,16 +31,9 @@ fn every_verb_explains_itself_with_examples() {
         assert!(help.stdout.contains("Examples:"), "{verb}: {}", help.stdout);
         assert!(help.stdout.contains("--socket"), "{verb}: {}", help.stdout);
         for phrase in phrases {
-            assert!(
-                help.stdout.contains(phrase),
-                "{verb}: {phrase:?} in {}",
-                help.stdout
-            );
+            assert!(help.stdout.contains(phrase), "{verb}: {phrase:?} in {}", help.stdout);
         }
-        assert!(
-            !help.stdout.contains("shim"),
-            "{verb}: the guardian is hidden"
-        );
+        assert!(!help.stdout.contains("shim"), "{verb}: the guardian is hidden");
     }
 }
 
@@ -81,9 +48,7 @@ fn the_first_page_has_every_verb_and_exit_code() {
     }
     assert!(!help.contains("shim"), "the guardian is hidden: {help}");
     let nothing: [&str; 0] = [];
-    clutch(nothing)
-        .expect_code(2)
-        .expect_stderr("Usage: clutch");
+    clutch(nothing).expect_code(2).expect_stderr("Usage: clutch");
 }
 
 #[test]

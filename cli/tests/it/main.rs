@@ -32,10 +32,7 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        Place {
-            tmp: Tmp::new(),
-            token: clutch_tests::builder::unique_token(),
-        }
+        Place { tmp: Tmp::new(), token: clutch_tests::builder::unique_token() }
     }
 
     fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Program {
@@ -53,9 +50,7 @@ impl Place {
     /// `call` or `map` with a private supervisor and an interpreter that is there.
     fn local(&self, verb: &str, args: &[&str]) -> Program {
         let python = Python::any().path.as_os_str();
-        self.command([verb, "--local", "--python"].map(OsStr::new))
-            .args([python])
-            .args(args)
+        self.command([verb, "--local", "--python"].map(OsStr::new)).args([python]).args(args)
     }
 
     /// No process that was started from here lives.

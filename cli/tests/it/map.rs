@@ -32,35 +32,17 @@ fn place() -> Place {
 }
 
 fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
 fn words_are_items_and_results_are_lines_in_order() {
     let place = place();
     let output = place
-        .local(
-            "map",
-            &[
-                "--path",
-                ".",
-                "--workers",
-                "2",
-                "tasks:square",
-                "1",
-                "2",
-                "3",
-                "4",
-            ],
-        )
+        .local("map", &["--path", ".", "--workers", "2", "tasks:square", "1", "2", "3", "4"])
         .run()
         .expect_code(0);
-    assert_eq!(
-        ("1\n4\n9\n16\n", ""),
-        (output.stdout.as_str(), output.stderr.as_str())
-    );
+    assert_eq!(("1\n4\n9\n16\n", ""), (output.stdout.as_str(), output.stderr.as_str()));
     place.expect_no_process();
 }
 
@@ -69,18 +51,7 @@ fn lines_are_items_and_may_be_many() {
     let place = place();
     let items: String = (0..20_000).map(|x| format!("{x}\n")).collect();
     let output = place
-        .local(
-            "map",
-            &[
-                "--path",
-                ".",
-                "--workers",
-                "2",
-                "tasks:square",
-                "--input",
-                "-",
-            ],
-        )
+        .local("map", &["--path", ".", "--workers", "2", "tasks:square", "--input", "-"])
         .stdin(items)
         .run()
         .expect_code(0);
@@ -96,10 +67,7 @@ fn unordered_results_come_as_they_are_done() {
         .run()
         .expect_code(0);
     assert_eq!(
-        vec![
-            json!({"index": 1, "result": 0.1}),
-            json!({"index": 0, "result": 1.5})
-        ],
+        vec![json!({"index": 1, "result": 0.1}), json!({"index": 0, "result": 1.5})],
         lines(&output.stdout)
     );
 }
@@ -119,10 +87,7 @@ fn on_error_stop_names_the_item_and_keeps_what_came_before() {
 #[test]
 fn on_error_skip_leaves_no_line_and_counts() {
     let output = place()
-        .local(
-            "map",
-            &["--path", ".", "--on-error", "skip", "tasks:square"],
-        )
+        .local("map", &["--path", ".", "--on-error", "skip", "tasks:square"])
         .args(["1", "-2", "3", "-4"])
         .run()
         .expect_code(1);
@@ -133,18 +98,7 @@ fn on_error_skip_leaves_no_line_and_counts() {
 #[test]
 fn on_error_report_keeps_every_place() {
     let output = place()
-        .local(
-            "map",
-            &[
-                "--path",
-                ".",
-                "--on-error",
-                "report",
-                "tasks:square",
-                "--input",
-                "-",
-            ],
-        )
+        .local("map", &["--path", ".", "--on-error", "report", "tasks:square", "--input", "-"])
         .stdin("1\n\nnope\n-2\n3\n")
         .run()
         .expect_code(1);
@@ -160,10 +114,7 @@ fn on_error_report_keeps_every_place() {
     );
     assert_eq!(
         (json!(2), json!("Raised")),
-        (
-            lines[2]["index"].clone(),
-            lines[2]["error"]["reason"]["kind"].clone()
-        )
+        (lines[2]["index"].clone(), lines[2]["error"]["reason"]["kind"].clone())
     );
     assert_eq!(4, lines.len());
     output.expect_stderr("error: 2 of 4 items failed; the first: item 1, line 3: it is not JSON");
@@ -174,10 +125,7 @@ fn a_bad_line_ends_the_map_behind_the_results_before_it() {
     let place = place();
     place.tmp.write("items.jsonl", "1\n2\n\n{bad\n3\n");
     let output = place
-        .local(
-            "map",
-            &["--path", ".", "tasks:square", "--input", "items.jsonl"],
-        )
+        .local("map", &["--path", ".", "tasks:square", "--input", "items.jsonl"])
         .run()
         .expect_code(2);
     assert_eq!("1\n4\n", output.stdout);
@@ -187,9 +135,7 @@ fn a_bad_line_ends_the_map_behind_the_results_before_it() {
 #[test]
 fn a_result_is_printed_when_it_is_there() {
     let place = place();
-    let daemon = Daemon::builder()
-        .pool("default", |pool| pool.path(place.tmp.path()))
-        .start();
+    let daemon = Daemon::builder().pool("default", |pool| pool.path(place.tmp.path())).start();
     let program = daemon.command(["map", "tasks:square", "--input", "-"]);
     let mut child = Running(program.spawn(Stdio::piped(), Stdio::piped(), Stdio::null()));
     let mut stdin = child.0.stdin.take().unwrap();
@@ -207,9 +153,7 @@ fn a_result_is_printed_when_it_is_there() {
 #[test]
 fn endless_input_into_a_reader_that_has_enough() {
     let place = place();
-    let daemon = Daemon::builder()
-        .pool("default", |pool| pool.workers(2))
-        .start();
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
     let script = r#"yes 4 | "$0" --socket "$1" map math:sqrt --input - | head -n 3"#;
     let output = clutch_tests::Program::new("bash")
@@ -218,10 +162,7 @@ fn endless_input_into_a_reader_that_has_enough() {
         .dir(place.tmp.path())
         .run()
         .expect_code(0);
-    assert_eq!(
-        ("2.0\n2.0\n2.0\n", ""),
-        (output.stdout.as_str(), output.stderr.as_str())
-    );
+    assert_eq!(("2.0\n2.0\n2.0\n", ""), (output.stdout.as_str(), output.stderr.as_str()));
     oracle.judge(daemon);
 }
 
@@ -229,18 +170,11 @@ fn endless_input_into_a_reader_that_has_enough() {
 fn ctrl_c_cancels_what_is_in_flight() {
     let place = place();
     let started = place.tmp.join("started");
-    let child = start(
-        place
-            .local("map", &["--path", ".", "tasks:wait"])
-            .args([&started]),
-    );
+    let child = start(place.local("map", &["--path", ".", "tasks:wait"]).args([&started]));
     wait_for("the call runs", 60 * SECOND, || started.exists());
     child.interrupt();
     let (code, stderr) = child.end(20 * SECOND);
     assert_eq!(Some(5), code, "{stderr}");
-    assert_eq!(
-        "error: cancelled by Ctrl-C after 0 results; what was in flight is lost\n",
-        stderr
-    );
+    assert_eq!("error: cancelled by Ctrl-C after 0 results; what was in flight is lost\n", stderr);
     place.expect_no_process();
 }

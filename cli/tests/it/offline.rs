@@ -28,25 +28,14 @@ fn wrong_usage_is_one_line_and_exit_code_2_f167() {
     for (args, part) in wrong {
         let output = Place::new().command(args).stdin("1").run().expect_code(2);
         assert_eq!("", output.stdout, "{args:?}");
-        assert!(
-            output.stderr.starts_with("error: "),
-            "{args:?}: {}",
-            output.stderr
-        );
-        assert!(
-            output.stderr.contains(part),
-            "{args:?}: {part:?} in {}",
-            output.stderr
-        );
+        assert!(output.stderr.starts_with("error: "), "{args:?}: {}", output.stderr);
+        assert!(output.stderr.contains(part), "{args:?}: {part:?} in {}", output.stderr);
     }
 }
 
 #[test]
 fn input_that_is_not_json_is_named_by_line_and_column() {
-    let output = Place::new()
-        .command(["call", "m:f", "-"])
-        .stdin("{\"a\":\n 1,}")
-        .run();
+    let output = Place::new().command(["call", "m:f", "-"]).stdin("{\"a\":\n 1,}").run();
     output.expect_code(2).expect_stderr("line 2 column 4");
     clutch(["map", "--local", "m:f", "--input", "nowhere.jsonl"])
         .expect_code(2)
@@ -69,9 +58,7 @@ fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one() {
         let output = output.expect_code(3);
         assert_eq!("", output.stdout);
         assert_eq!(1, output.stderr.lines().count(), "{}", output.stderr);
-        output
-            .expect_stderr(&socket.display().to_string())
-            .expect_stderr("clutch serve");
+        output.expect_stderr(&socket.display().to_string()).expect_stderr("clutch serve");
     }
 }
 
@@ -79,9 +66,7 @@ fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one() {
 fn the_variable_names_the_socket_and_an_empty_one_does_not() {
     let place = Place::new();
     let named = |value: &str| place.command(["ping"]).env("CLUTCH_SOCKET", value).run();
-    named("/nowhere/x.sock")
-        .expect_code(3)
-        .expect_stderr("/nowhere/x.sock");
+    named("/nowhere/x.sock").expect_code(3).expect_stderr("/nowhere/x.sock");
     let output = named("").expect_code(3);
     assert!(output.stderr.contains("clutch.sock"), "{}", output.stderr);
 }

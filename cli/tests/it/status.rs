@@ -4,9 +4,7 @@ use clutch_tests::Daemon;
 
 #[test]
 fn status_is_a_page_for_people_and_json_for_programs() {
-    let daemon = Daemon::builder()
-        .pool("default", |pool| pool.workers(2))
-        .start();
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     daemon.cli(["call", "math:sqrt", "2"]).expect_code(0);
     let page = daemon.cli(["status"]).expect_code(0).stdout;
     for part in [
@@ -32,9 +30,6 @@ fn ping_shows_each_time_and_a_summary() {
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let output = daemon.cli(["ping", "--count", "3"]).expect_code(0).stdout;
     assert_eq!(4, output.lines().count(), "{output}");
-    assert!(
-        output.contains(&format!("pong from pid {} in ", daemon.pid())),
-        "{output}"
-    );
+    assert!(output.contains(&format!("pong from pid {} in ", daemon.pid())), "{output}");
     assert!(output.contains("3 answers: shortest "), "{output}");
 }

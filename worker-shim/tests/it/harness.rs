@@ -43,10 +43,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 }
 
 /// A command, which every process of these tests starts as.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place these tests start processes"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place these tests start processes")]
 pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
@@ -60,13 +57,7 @@ pub(crate) fn python() -> &'static str {
             .into_iter()
             .flatten()
             .filter_map(|entry| Some(entry.ok()?.path().join("bin/python3").display().to_string()));
-        let on_path = [
-            "python3",
-            "python3.13",
-            "python3.12",
-            "python3.11",
-            "python3.10",
-        ];
+        let on_path = ["python3", "python3.13", "python3.12", "python3.11", "python3.10"];
         on_path
             .map(String::from)
             .into_iter()
@@ -85,11 +76,7 @@ pub(crate) fn python() -> &'static str {
 pub(crate) fn spawn(program: &str, args: &[&str]) -> Spawn {
     Spawn {
         program: program.into(),
-        argv: [program]
-            .iter()
-            .chain(args)
-            .map(|arg| arg.as_bytes().to_vec())
-            .collect(),
+        argv: [program].iter().chain(args).map(|arg| arg.as_bytes().to_vec()).collect(),
         environment: vec![b"PATH=/usr/bin:/bin".to_vec()],
         directory: b"/".to_vec(),
         grace_ms: 60_000,
@@ -118,11 +105,7 @@ pub(crate) fn frame<T: Encode>(kind: Kind, descriptors: u8, meta: &T) -> Vec<u8>
 /// Sends bytes together with descriptors.
 pub(crate) fn send(socket: &UnixStream, bytes: &[u8], descriptors: &[RawFd]) {
     let rights = [ControlMessage::ScmRights(descriptors)];
-    let rights = if descriptors.is_empty() {
-        &[]
-    } else {
-        &rights[..]
-    };
+    let rights = if descriptors.is_empty() { &[] } else { &rights[..] };
     let sent = sendmsg::<()>(
         socket.as_raw_fd(),
         &[IoSlice::new(bytes)],
@@ -198,14 +181,7 @@ impl Guardian {
         // A command keeps what it was given, and an open end here would hide the guardian's end.
         command.stdin(Stdio::null());
         let stdout = process.stdout.take();
-        let guardian = Guardian {
-            process,
-            report,
-            call,
-            control,
-            stdout,
-            tree,
-        };
+        let guardian = Guardian { process, report, call, control, stdout, tree };
         (guardian, [worker_call, worker_control])
     }
 
@@ -245,9 +221,7 @@ impl Guardian {
     }
 
     fn expect<T: Decode<()>>(&mut self, kind: Kind) -> T {
-        let (found, meta) = self
-            .next()
-            .unwrap_or_else(|| panic!("{kind:?}, not the end"));
+        let (found, meta) = self.next().unwrap_or_else(|| panic!("{kind:?}, not the end"));
         assert_eq!(kind, found);
         wire::decode(&meta).unwrap()
     }
@@ -311,9 +285,7 @@ impl Guardian {
             stdout.read_to_end(&mut text).unwrap();
             String::from_utf8_lossy(&text).into_owned()
         });
-        wait_for("the end of the output", || {
-            reader.is_finished().then_some(())
-        });
+        wait_for("the end of the output", || reader.is_finished().then_some(()));
         reader.join().unwrap()
     }
 }
@@ -335,9 +307,7 @@ impl Tree {
     pub(crate) fn new() -> Tree {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Tree {
-            token: format!("{TOKEN}={}.{count}", std::process::id()),
-        }
+        Tree { token: format!("{TOKEN}={}.{count}", std::process::id()) }
     }
 
     /// The variable to put into an environment.
@@ -349,14 +319,9 @@ impl Tree {
     pub(crate) fn processes(&self) -> Vec<Pid> {
         let has_token = |pid: &i32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == self.token.as_bytes())
+            environment.split(|byte| *byte == 0).any(|variable| variable == self.token.as_bytes())
         };
-        all_processes()
-            .filter(has_token)
-            .map(Pid::from_raw)
-            .collect()
+        all_processes().filter(has_token).map(Pid::from_raw).collect()
     }
 }
 

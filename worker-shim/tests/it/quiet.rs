@@ -21,13 +21,7 @@ fn private_kib(pid: Pid) -> u64 {
         .unwrap()
         .lines()
         .filter(|line| line.starts_with("Private_"))
-        .map(|line| {
-            line.split_ascii_whitespace()
-                .nth(1)
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
-        })
+        .map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap())
         .sum()
 }
 
@@ -45,9 +39,7 @@ fn an_idle_guardian_never_wakes() {
     guardian.spawned();
     let pid = guardian.pid();
     guardian.call.read_exact(&mut [0]).unwrap();
-    wait_for("an idle guardian", || {
-        status(pid)["State"].starts_with('S').then_some(())
-    });
+    wait_for("an idle guardian", || status(pid)["State"].starts_with('S').then_some(()));
     let before = wake_ups(pid);
     guardian.call.read_exact(&mut [0]).unwrap();
     assert_eq!(before, wake_ups(pid));
@@ -67,9 +59,7 @@ fn a_guardian_stays_far_below_a_mebibyte_whatever_it_was_told() {
     for guardian in &mut guardians {
         guardian.spawned();
         let pid = guardian.pid();
-        wait_for("an idle guardian", || {
-            status(pid)["State"].starts_with('S').then_some(())
-        });
+        wait_for("an idle guardian", || status(pid)["State"].starts_with('S').then_some(()));
     }
     for guardian in &guardians {
         let private = private_kib(guardian.pid());

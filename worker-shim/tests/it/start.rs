@@ -19,10 +19,7 @@ use crate::harness::{
     wait_for,
 };
 
-const NOTHING_LEFT: Swept = Swept {
-    killed: 0,
-    survivors: 0,
-};
+const NOTHING_LEFT: Swept = Swept { killed: 0, survivors: 0 };
 
 /// A python that stays until it is killed.
 fn sleeper() -> Spawn {
@@ -43,15 +40,9 @@ fn an_exit_code_is_reported_with_what_it_cost() {
     ));
     let pid = guardian.spawned();
     let exited = guardian.exited();
-    assert_eq!(
-        (pid.as_raw(), Exit::Code(7)),
-        (exited.pid.try_into().unwrap(), exited.exit)
-    );
+    assert_eq!((pid.as_raw(), Exit::Code(7)), (exited.pid.try_into().unwrap(), exited.exit));
     assert!(exited.user_us + exited.system_us >= 90_000, "{exited:?}");
-    assert!(
-        (64 << 20..1 << 30).contains(&exited.peak_rss_bytes),
-        "{exited:?}"
-    );
+    assert!((64 << 20..1 << 30).contains(&exited.peak_rss_bytes), "{exited:?}");
     assert_eq!(NOTHING_LEFT, guardian.swept());
 }
 
@@ -86,59 +77,18 @@ fn what_cannot_be_executed_is_told_by_stage_and_reason() {
     };
     let missing = dir.path().join("missing").as_os_str().as_bytes().to_vec();
     let cases = [
+        (Spawn { program: missing.clone(), ..sleeper() }, SpawnStage::Execute, Errno::ENOENT),
+        (Spawn { program: file("plain", 0o644), ..sleeper() }, SpawnStage::Execute, Errno::EACCES),
+        (Spawn { program: file("bad", 0o755), ..sleeper() }, SpawnStage::Execute, Errno::ENOEXEC),
+        (Spawn { directory: missing, ..sleeper() }, SpawnStage::Directory, Errno::ENOENT),
         (
-            Spawn {
-                program: missing.clone(),
-                ..sleeper()
-            },
-            SpawnStage::Execute,
-            Errno::ENOENT,
-        ),
-        (
-            Spawn {
-                program: file("plain", 0o644),
-                ..sleeper()
-            },
-            SpawnStage::Execute,
-            Errno::EACCES,
-        ),
-        (
-            Spawn {
-                program: file("bad", 0o755),
-                ..sleeper()
-            },
-            SpawnStage::Execute,
-            Errno::ENOEXEC,
-        ),
-        (
-            Spawn {
-                directory: missing,
-                ..sleeper()
-            },
-            SpawnStage::Directory,
-            Errno::ENOENT,
-        ),
-        (
-            Spawn {
-                directory: file("file", 0o644),
-                ..sleeper()
-            },
+            Spawn { directory: file("file", 0o644), ..sleeper() },
             SpawnStage::Directory,
             Errno::ENOTDIR,
         ),
+        (Spawn { argv: Vec::new(), ..sleeper() }, SpawnStage::Prepare, Errno::EINVAL),
         (
-            Spawn {
-                argv: Vec::new(),
-                ..sleeper()
-            },
-            SpawnStage::Prepare,
-            Errno::EINVAL,
-        ),
-        (
-            Spawn {
-                program: b"/bin/sl\0eep".to_vec(),
-                ..sleeper()
-            },
+            Spawn { program: b"/bin/sl\0eep".to_vec(), ..sleeper() },
             SpawnStage::Prepare,
             Errno::EINVAL,
         ),
@@ -147,10 +97,7 @@ fn what_cannot_be_executed_is_told_by_stage_and_reason() {
         let mut guardian = Guardian::start(spawn);
         let errno = errno as i32;
         assert_eq!(SpawnFailed { stage, errno }, guardian.spawn_failed());
-        assert!(
-            guardian.gone().success(),
-            "a failure that was told is no failure of the guardian"
-        );
+        assert!(guardian.gone().success(), "a failure that was told is no failure of the guardian");
     }
 }
 
@@ -160,11 +107,7 @@ fn python_has_five_descriptors_and_no_more_f169() {
     let pid = guardian.spawned();
     let found = descriptors(pid);
     let numbers: Vec<_> = found.iter().map(|(number, _)| *number).collect();
-    assert_eq!(
-        (5, vec![0, 1, 2]),
-        (numbers.len(), numbers[..3].to_vec()),
-        "{found:?}"
-    );
+    assert_eq!((5, vec![0, 1, 2]), (numbers.len(), numbers[..3].to_vec()), "{found:?}");
     assert!(numbers[3] >= 100, "{found:?}");
     assert_eq!(Path::new("/dev/null"), found[0].1);
     guardian.order(Signal::Kill);
@@ -182,10 +125,7 @@ fn the_sockets_are_where_the_arguments_say() {
     guardian.spawned();
     let mut told = String::new();
     (&guardian.call).take(4).read_to_string(&mut told).unwrap();
-    (&guardian.control)
-        .take(7)
-        .read_to_string(&mut told)
-        .unwrap();
+    (&guardian.control).take(7).read_to_string(&mut told).unwrap();
     assert_eq!("callcontrol", told);
     assert_eq!(Exit::Code(0), guardian.exited().exit);
     // The guardian kept no copy: with python gone, its sockets end.
@@ -200,15 +140,9 @@ fn arguments_environment_and_directory_are_what_was_asked_byte_by_byte() {
     let home = dir.path().canonicalize().unwrap().join("a b");
     fs::create_dir(&home).unwrap();
     let mut asked = shell("sleep 1000; :");
-    asked.argv.extend([
-        b"--call={call}{control}".to_vec(),
-        b"\xff\xfe {cal}".to_vec(),
-        vec![],
-    ]);
+    asked.argv.extend([b"--call={call}{control}".to_vec(), b"\xff\xfe {cal}".to_vec(), vec![]]);
     asked.environment = vec![b"PATH=/bin:/usr/bin".to_vec(), b"RAW=\xc3\x28\n".to_vec()];
-    asked
-        .environment
-        .extend([b"NOTHING=".to_vec(), b"no equals sign".to_vec()]);
+    asked.environment.extend([b"NOTHING=".to_vec(), b"no equals sign".to_vec()]);
     asked.directory = home.as_os_str().as_bytes().to_vec();
     let mut expected_argv = asked.argv.clone();
     let mut expected_environment = asked.environment.clone();
@@ -222,10 +156,7 @@ fn arguments_environment_and_directory_are_what_was_asked_byte_by_byte() {
     let list = |name: &str| {
         let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap();
         let bytes = bytes.strip_suffix(b"\0").unwrap();
-        bytes
-            .split(|byte| *byte == 0)
-            .map(<[u8]>::to_vec)
-            .collect::<Vec<_>>()
+        bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect::<Vec<_>>()
     };
     assert_eq!(expected_argv, list("cmdline"));
     assert_eq!(expected_environment, list("environ"));
@@ -239,14 +170,8 @@ fn arguments_environment_and_directory_are_what_was_asked_byte_by_byte() {
 fn python_leads_its_own_group_in_the_guardians_session() {
     let mut guardian = Guardian::start(sleeper());
     let pid = guardian.spawned();
-    assert_eq!(
-        (Ok(pid), Ok(guardian.pid())),
-        (getpgid(Some(pid)), getsid(Some(pid)))
-    );
-    assert_eq!(
-        Some("clutch-guardian"),
-        status(guardian.pid()).get("Name").map(String::as_str)
-    );
+    assert_eq!((Ok(pid), Ok(guardian.pid())), (getpgid(Some(pid)), getsid(Some(pid))));
+    assert_eq!(Some("clutch-guardian"), status(guardian.pid()).get("Name").map(String::as_str));
     guardian.order(Signal::Kill);
     guardian.exited();
     guardian.swept();
@@ -260,20 +185,12 @@ fn leaked_descriptors_and_ignored_signals_stop_at_the_guardian_f169() {
     fs::write(&leak, "").unwrap();
     let mut careless = command("/bin/sh");
     careless
-        .args([
-            "-c",
-            r#"trap '' HUP INT QUIT TERM CHLD USR1; exec 7<"$1"; exec "$0""#,
-            GUARDIAN,
-        ])
+        .args(["-c", r#"trap '' HUP INT QUIT TERM CHLD USR1; exec 7<"$1"; exec "$0""#, GUARDIAN])
         .arg(&leak);
     let mut guardian = Guardian::start_as(&mut careless, sleeper());
     let pid = guardian.spawned();
     for holder in [guardian.pid(), pid] {
-        assert!(
-            descriptors(holder)
-                .iter()
-                .all(|(_, target)| *target != leak)
-        );
+        assert!(descriptors(holder).iter().all(|(_, target)| *target != leak));
     }
     let status = status(pid);
     for name in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"] {
@@ -302,9 +219,7 @@ fn a_large_environment_in_small_pieces_arrives_whole() {
     let (mut guardian, sockets) = Guardian::start_silent();
     let mut asked = spawn("/usr/bin/env", &[]);
     let large: Vec<u8> = [&b"LARGE="[..], &[b'x'; 100_000]].concat();
-    asked
-        .environment
-        .extend([guardian.variable(), large.clone()]);
+    asked.environment.extend([guardian.variable(), large.clone()]);
     let bytes = frame(Kind::Spawn, 2, &asked);
     let numbers = sockets.each_ref().map(AsRawFd::as_raw_fd);
     send(&guardian.report, &bytes[..1], &numbers);
@@ -314,13 +229,7 @@ fn a_large_environment_in_small_pieces_arrives_whole() {
     drop(sockets);
     guardian.spawned();
     // All of it is read before python's end is, since a pipe does not hold that much.
-    assert!(
-        guardian
-            .output()
-            .as_bytes()
-            .windows(large.len())
-            .any(|part| part == large)
-    );
+    assert!(guardian.output().as_bytes().windows(large.len()).any(|part| part == large));
     assert_eq!(Exit::Code(0), guardian.exited().exit);
     assert_eq!(NOTHING_LEFT, guardian.swept());
 }
@@ -334,26 +243,15 @@ fn a_first_frame_that_is_no_spawn_is_refused_with_a_reason() {
         ("too many descriptors", frame(Kind::Spawn, 2, &asked), 3),
         ("more than any frame has", frame(Kind::Spawn, 2, &asked), 9),
         ("an honest wrong number", frame(Kind::Spawn, 1, &asked), 1),
-        (
-            "a frame for somebody else",
-            frame(Kind::Ready, 0, &ready()),
-            0,
-        ),
-        (
-            "an order too early",
-            frame(Kind::Signal, 0, &Signal::Kill),
-            0,
-        ),
+        ("a frame for somebody else", frame(Kind::Ready, 0, &ready()), 0),
+        ("an order too early", frame(Kind::Signal, 0, &Signal::Kill), 0),
         ("an empty spawn", frame(Kind::Spawn, 2, &0u8), 2),
         ("no frame at all", b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0),
     ];
     for (what, bytes, count) in cases {
         let (mut guardian, sockets) = Guardian::start_silent();
         send(&guardian.report, &bytes, &vec![stray.as_raw_fd(); count]);
-        let refused = SpawnFailed {
-            stage: SpawnStage::Prepare,
-            errno: Errno::EPROTO as i32,
-        };
+        let refused = SpawnFailed { stage: SpawnStage::Prepare, errno: Errno::EPROTO as i32 };
         assert_eq!(refused, guardian.spawn_failed(), "{what}");
         // Closing with bytes unread is a reset at the other end.
         assert!(!guardian.hang_up().success(), "{what}");
@@ -367,11 +265,7 @@ fn a_guardian_that_is_never_told_anything_ends_with_its_daemon_f025() {
     assert!(guardian.hang_up().success());
     let (guardian, sockets) = Guardian::start_silent();
     let numbers = sockets.each_ref().map(AsRawFd::as_raw_fd);
-    send(
-        &guardian.report,
-        &frame(Kind::Spawn, 2, &sleeper())[..40],
-        &numbers,
-    );
+    send(&guardian.report, &frame(Kind::Spawn, 2, &sleeper())[..40], &numbers);
     assert!(guardian.hang_up().success());
 }
 
@@ -380,10 +274,7 @@ fn a_person_who_types_it_is_told_what_to_type() {
     let output = command(GUARDIAN).stdin(Stdio::null()).output().unwrap();
     assert_eq!(Some(2), output.status.code());
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        text.contains("`clutch serve`") && text.lines().count() == 1,
-        "{text}"
-    );
+    assert!(text.contains("`clutch serve`") && text.lines().count() == 1, "{text}");
 }
 
 /// The guardian's parent must be who made its socket, or it would watch the wrong process.
@@ -396,19 +287,10 @@ fn a_guardian_that_was_orphaned_before_it_began_does_not_begin_f025() {
         .output()
         .unwrap();
     assert_eq!(Some(2), output.status.code());
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("not the parent")
-    );
+    assert!(String::from_utf8(output.stderr).unwrap().contains("not the parent"));
 }
 
 fn ready() -> Ready {
     let executable = PathBuf::from(harness::python()).display().to_string();
-    Ready {
-        version: 1,
-        pid: 1,
-        python: "3".into(),
-        executable,
-    }
+    Ready { version: 1, pid: 1, python: "3".into(), executable }
 }

@@ -103,36 +103,23 @@ fn terminate_reaches_the_whole_group() {
 #[test]
 fn a_python_that_ignores_sigterm_is_killed_when_its_grace_is_over_f014() {
     let grace = Duration::from_millis(300);
-    let mut guardian = Guardian::start(Spawn {
-        grace_ms: 300,
-        ..script(DEAF)
-    });
+    let mut guardian = Guardian::start(Spawn { grace_ms: 300, ..script(DEAF) });
     guardian.spawned();
     heard(&mut guardian, 1);
     let start = Instant::now();
     guardian.order(Signal::Terminate);
     assert_eq!(Exit::Signal(9), guardian.exited().exit);
-    assert!(
-        start.elapsed() >= grace && gone_since(start),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() >= grace && gone_since(start), "{:?}", start.elapsed());
     guardian.swept();
 }
 
 #[test]
 fn a_second_terminate_does_not_start_the_grace_again() {
-    let mut guardian = Guardian::start(Spawn {
-        grace_ms: 400,
-        ..script(DEAF)
-    });
+    let mut guardian = Guardian::start(Spawn { grace_ms: 400, ..script(DEAF) });
     guardian.spawned();
     heard(&mut guardian, 1);
     let start = Instant::now();
-    guardian
-        .report
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
+    guardian.report.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let mut byte = [0];
     while guardian.report.read(&mut byte).is_err() {
         assert!(gone_since(start));
@@ -162,9 +149,7 @@ fn a_stopped_python_hears_sigterm_and_dies_of_sigkill() {
         let mut guardian = Guardian::start(spawn("/bin/sleep", &["1000"]));
         let pid = guardian.spawned();
         kill(pid, Unix::SIGSTOP).unwrap();
-        wait_for("a stopped python", || {
-            status(pid)["State"].starts_with('T').then_some(())
-        });
+        wait_for("a stopped python", || status(pid)["State"].starts_with('T').then_some(()));
         guardian.order(order);
         assert_eq!(Exit::Signal(signal), guardian.exited().exit);
         guardian.swept();
@@ -256,10 +241,8 @@ fn the_daemons_sigkill_kills_the_tree_f025() {
     let dir = tempfile::tempdir().unwrap();
     let tree = Tree::new();
     let ready = dir.path().join("ready");
-    let told = LEAVER.replace(
-        "os.write(int(sys.argv[1]), b'.')",
-        "open(sys.argv[3], 'a').write('.')",
-    );
+    let told =
+        LEAVER.replace("os.write(int(sys.argv[1]), b'.')", "open(sys.argv[3], 'a').write('.')");
     assert_ne!(LEAVER, told);
     let mut asked = script(&told);
     asked.argv.push(ready.to_str().unwrap().into());
@@ -274,21 +257,15 @@ fn the_daemons_sigkill_kills_the_tree_f025() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(daemon.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let guardian: i32 = line.trim().parse().unwrap();
-    wait_for("the tree", || {
-        (fs::read(&ready).ok()?.len() == 3).then_some(())
-    });
+    wait_for("the tree", || (fs::read(&ready).ok()?.len() == 3).then_some(()));
     assert_eq!(4, tree.processes().len());
 
     let start = Instant::now();
     daemon.kill().unwrap();
     daemon.wait().unwrap();
-    wait_for("the tree's end", || {
-        tree.processes().is_empty().then_some(())
-    });
+    wait_for("the tree's end", || tree.processes().is_empty().then_some(()));
     assert!(gone_since(start), "{:?}", start.elapsed());
     wait_for("the guardian's end", || {
         let name = fs::read_to_string(format!("/proc/{guardian}/comm")).unwrap_or_default();
@@ -301,35 +278,23 @@ fn the_daemons_sigkill_kills_the_tree_f025() {
 fn a_stray_sigterm_is_not_the_daemons_death() {
     let mut guardian = Guardian::start(spawn("/bin/sleep", &["1000"]));
     let pid = guardian.spawned();
-    for signal in [
-        Unix::SIGTERM,
-        Unix::SIGINT,
-        Unix::SIGHUP,
-        Unix::SIGQUIT,
-        Unix::SIGPIPE,
-    ] {
+    for signal in [Unix::SIGTERM, Unix::SIGINT, Unix::SIGHUP, Unix::SIGQUIT, Unix::SIGPIPE] {
         kill(guardian.pid(), signal).unwrap();
     }
     let taken = || u64::from_str_radix(&status(guardian.pid())["ShdPnd"], 16).unwrap() >> 14 & 1;
-    wait_for("the guardian to take its SIGTERM", || {
-        (taken() == 0).then_some(())
-    });
+    wait_for("the guardian to take its SIGTERM", || (taken() == 0).then_some(()));
     // Whatever it decided, it has acted on it by the time it obeys the next order.
     guardian.order(Signal::Terminate);
     let exited = guardian.exited();
-    assert_eq!(
-        (pid.as_raw(), Exit::Signal(15)),
-        (exited.pid.try_into().unwrap(), exited.exit)
-    );
+    assert_eq!((pid.as_raw(), Exit::Signal(15)), (exited.pid.try_into().unwrap(), exited.exit));
     guardian.swept();
 }
 
 /// The death signal is tied to the thread that spawned, which may end before the daemon does.
 #[test]
 fn the_end_of_the_spawning_thread_is_not_the_daemons_death() {
-    let mut guardian = std::thread::spawn(|| Guardian::start(spawn("/bin/sleep", &["1000"])))
-        .join()
-        .unwrap();
+    let mut guardian =
+        std::thread::spawn(|| Guardian::start(spawn("/bin/sleep", &["1000"]))).join().unwrap();
     guardian.spawned();
     guardian.order(Signal::Terminate);
     assert_eq!(Exit::Signal(15), guardian.exited().exit);

@@ -84,11 +84,7 @@ fn a_tree_that_forks_happily_is_swept_f017() {
             kill(pid, Unix::SIGKILL).unwrap();
         }
         assert_eq!(Exit::Signal(9), guardian.exited().exit);
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         let swept = guardian.swept();
         assert_eq!((all - 1, 0), (swept.killed as usize, swept.survivors));
     }
@@ -137,9 +133,7 @@ fn orphans_are_reaped_while_python_lives() {
     ));
     let pid = guardian.spawned();
     heard(&mut guardian, 1);
-    wait_for("orphans to be reaped", || {
-        (children(guardian.pid()) == [pid]).then_some(())
-    });
+    wait_for("orphans to be reaped", || (children(guardian.pid()) == [pid]).then_some(()));
     guardian.order(Signal::Kill);
     assert_eq!(Exit::Signal(9), guardian.exited().exit);
     assert_eq!(0, guardian.swept().killed);
@@ -150,9 +144,7 @@ fn orphans_are_not_killed_while_python_lives() {
     let mut guardian = Guardian::start(script(LEAVER));
     let pid = guardian.spawned();
     heard(&mut guardian, 3);
-    wait_for("orphans to move up", || {
-        (children(guardian.pid()).len() == 4).then_some(())
-    });
+    wait_for("orphans to move up", || (children(guardian.pid()).len() == 4).then_some(()));
     kill(pid, Unix::SIGTERM).unwrap();
     assert_eq!(Exit::Signal(15), guardian.exited().exit);
     assert_eq!(3, guardian.swept().killed);
@@ -164,9 +156,7 @@ fn what_will_not_die_is_counted_and_left() {
     let mut guardian = Guardian::start(script(TRACED));
     guardian.spawned();
     let mut stubborn = String::new();
-    BufReader::new(&guardian.call)
-        .read_line(&mut stubborn)
-        .unwrap();
+    BufReader::new(&guardian.call).read_line(&mut stubborn).unwrap();
     let mut tracer = command(python())
         .args(["-IS", "-c", TRACER, stubborn.trim()])
         .stdin(Stdio::piped())
@@ -174,9 +164,7 @@ fn what_will_not_die_is_counted_and_left() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(tracer.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(tracer.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!("tracing\n", line);
 
     guardian.order(Signal::Kill);
