@@ -108,7 +108,7 @@ pub struct Phases {
 
 /// Which worker process: a place in the pool, and how many had that place before.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.

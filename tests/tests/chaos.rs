@@ -1,6 +1,8 @@
 //! A seeded storm: workers and guardians are killed, stopped and continued under load, and every
 //! call is accounted for. `CHAOS_SEED=N cargo test -p clutch-tests --test chaos` repeats one.
 
+#![expect(clippy::print_stdout, reason = "a storm is repeated by the seed it prints")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
