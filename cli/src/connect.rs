@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clutch_client::{Client, ConnectError, ConnectOptions};
 use clutch_supervisor::config::{self, Config, LocalOptions};
-use clutch_supervisor::{Guardian, Local};
+use clutch_supervisor::{Guardian, Local, Orphans};
 
 use crate::args::{Global, LocalArgs};
 use crate::error::Error;
@@ -62,7 +62,7 @@ pub(crate) async fn daemon(socket: &Socket) -> Result<Client, Error> {
 
 /// What guards each worker: this very program, by its hidden verb.
 pub(crate) fn guardian() -> Guardian {
-    Guardian { program: "/proc/self/exe".into(), args: vec!["shim".into()] }
+    Guardian { program: "/proc/self/exe".into(), args: vec!["shim".into()], orphans: Orphans::All }
 }
 
 /// A client, and the private supervisor behind it if there is one.

@@ -223,6 +223,9 @@ pub struct Spawn {
     pub directory: Vec<u8>,
     /// How long a terminated python may take before its tree is killed, in milliseconds.
     pub grace_ms: u64,
+    /// Its soft limit of open files. The daemon raises its own, and python shall have what a person
+    /// at the daemon's terminal would have.
+    pub open_files: u64,
 }
 
 /// Python was started.

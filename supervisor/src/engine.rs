@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
@@ -14,9 +15,13 @@ use crate::dispatch::{Core, FirstStart, Parts, PoolParts, Quantity};
 use crate::door::Door;
 use crate::interpreter::InterpreterError;
 use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
+use crate::net::SharedBudget;
 use crate::prepare::{ServeError, Unasked};
 use crate::session::connection::Doorway;
 use crate::worker::spawner::{Guardian, Spawner};
+
+/// How long a cancelled probe may take to clean up.
+const PROBE_END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the other pools may take to say that their first start fails, too.
 const OTHER_STARTS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,11 +40,24 @@ pub struct Engine {
     stop_orders: mpsc::Receiver<Stop>,
     connections_max: usize,
     stop_grace: Duration,
+    /// How long a stop may take before everything is killed.
+    stop_bound: Duration,
     unasked: Vec<Unasked>,
+    asking_is_over: CancelOnDrop,
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
     _tasks: JoinSet<()>,
     spawner_thread: std::thread::JoinHandle<()>,
+}
+
+/// A flag that becomes true when its owner is gone.
+#[derive(Debug, Default)]
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Runs `work` on a data plane of its own, on this thread, until it is done.
@@ -52,7 +70,11 @@ pub fn run_on_this_thread<F: Future>(work: F) -> Result<F::Output, ServeError> {
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { doing: "start the runtime", source })?;
-    Ok(LocalSet::new().block_on(&runtime, work))
+    let output = LocalSet::new().block_on(&runtime, work);
+    // An interpreter that is still being asked who it is has been told to stop, and kills what it
+    // has started; it is not waited for any longer than that takes.
+    runtime.shutdown_timeout(PROBE_END_TIMEOUT);
+    Ok(output)
 }
 
 impl Engine {
@@ -75,15 +97,25 @@ impl Engine {
         let (spawner, spawner_thread) =
             Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
         let core = Core::new(Parts { daemon: config.daemon.clone(), pools, spawner, socket });
+        let graces = config.pools.values().map(|pool| pool.limits.grace);
+        let grace_max = graces.max().unwrap_or_default();
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_launches(outcomes));
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
+        let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);
+        let answers = SharedBudget::new(memory_bytes);
         let (stop, stop_orders) = mpsc::channel(4);
         let (close, closing) = watch::channel(false);
-        let doorway =
-            Doorway { core: core.clone(), daemon: config.daemon.clone(), memory, closing, stop };
+        let doorway = Doorway {
+            core: core.clone(),
+            daemon: config.daemon.clone(),
+            memory,
+            answers,
+            closing,
+            stop,
+        };
         core.start();
         Ok(Engine {
             core,
@@ -91,7 +123,9 @@ impl Engine {
             stop_orders,
             connections_max: config.daemon.connections as usize,
             stop_grace: config.daemon.stop_grace,
+            stop_bound: config.daemon.stop_grace + grace_max * 2 + KILL_TIMEOUT,
             unasked,
+            asking_is_over: CancelOnDrop::default(),
             close,
             _tasks: tasks,
             spawner_thread,
@@ -161,7 +195,8 @@ impl Engine {
         let mut questions = JoinSet::new();
         for unasked in self.unasked.iter().filter(|unasked| pools.contains(&unasked.pool)) {
             let unasked = unasked.clone();
-            questions.spawn_blocking(move || (unasked.pool.clone(), unasked.ask()));
+            let cancelled = self.asking_is_over.0.clone();
+            questions.spawn_blocking(move || (unasked.pool.clone(), unasked.ask(&cancelled)));
         }
         let mut faults = Vec::new();
         while let Some(answer) = questions.join_next().await {
@@ -206,7 +241,12 @@ impl Engine {
         tokio::select! {
             never = serving => match never {},
             () = core.drained() => {}
-            () = async { tokio::select! { () = hurry => {}, () = second_order => {} } } => {
+            () = async { tokio::select! {
+                () = hurry => {},
+                () = second_order => {},
+                // Every step of a drain has its own bound; this one is for all of them.
+                () = tokio::time::sleep_until((now + self.stop_bound).into()) => {}
+            } } => {
                 core.kill_all();
                 if tokio::time::timeout(KILL_TIMEOUT, core.drained()).await.is_err() {
                     tracing::error!("some workers would not die; their guardians are left to it");

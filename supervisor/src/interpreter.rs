@@ -12,6 +12,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::unistd::{AccessFlags, eaccess};
@@ -109,12 +110,27 @@ pub fn probe(
     env: &[(OsString, OsString)],
     timeout: Duration,
 ) -> Result<Interpreter, InterpreterError> {
+    probe_until(path, cwd, env, timeout, &AtomicBool::new(false))
+}
+
+/// As [`probe`], but given up soon after `cancelled` becomes true.
+///
+/// # Errors
+///
+/// As [`probe`]; a cancelled one is as one that hung.
+pub fn probe_until(
+    path: &Path,
+    cwd: &Path,
+    env: &[(OsString, OsString)],
+    timeout: Duration,
+    cancelled: &AtomicBool,
+) -> Result<Interpreter, InterpreterError> {
     // Isolated: since 3.13 even `-c` imports modules, and would take them from the working
     // directory.
-    let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], cwd, env, timeout)?;
+    let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], cwd, env, timeout, cancelled)?;
     if parse(&answer.stdout).is_none() && knows_no_isolation(&answer) {
         // Python 2.7, which is to be named, too.
-        answer = run::run(path, &["-E", "-s", "-S", "-c", SCRIPT], cwd, env, timeout)?;
+        answer = run::run(path, &["-E", "-s", "-S", "-c", SCRIPT], cwd, env, timeout, cancelled)?;
     }
     let Some((version, implementation, executable)) = parse(&answer.stdout) else {
         return Err(no_answer(path, &answer));

@@ -60,4 +60,4 @@ pub mod local;
 pub use local::Local;
 pub use prepare::{ServeError, ServeExit};
 pub use serve::{ServeOptions, ServeReady, serve};
-pub use worker::spawner::Guardian;
+pub use worker::spawner::{Guardian, Orphans};

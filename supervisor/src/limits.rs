@@ -29,6 +29,10 @@ pub const CLIENT_OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// When this many bytes wait for a client, nothing new is read from it until it has read them.
 pub const CLIENT_OUTBOX_BYTES_HIGH: usize = 1 << 20;
 
+/// How long a long frame may wait for its bytes. Calls that hold memory have deadlines, so it does
+/// come free; a client that still waits after this long is better told.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Frames at least this long take their bytes from the daemon's memory budget before they are
 /// received. Shorter ones are bounded by the queue's length.
 pub const BUDGETED_BYTES_MIN: u32 = 64 << 10;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, run_on_this_thread};
 use crate::package;
-use crate::prepare::{self, ServeError};
+use crate::prepare::{self, OpenFiles, ServeError};
 use crate::worker::spawner::Guardian;
 
 /// Connections that may wait to be taken over; they are made by this process alone.
@@ -104,7 +104,8 @@ fn run(
     up: &sync_mpsc::SyncSender<()>,
 ) -> Result<(), ServeError> {
     let (package, _directory) = package::unpack_temporary()?;
-    let pools = prepare::pools(config, &package.boot)?;
+    let open_files = OpenFiles::as_they_are()?;
+    let pools = prepare::pools(config, &package.boot, open_files.inherited)?;
     run_on_this_thread(async move {
         let mut engine = Engine::start(config, pools, guardian, String::new())?;
         let mut door = Door::handed(handed);

@@ -3,9 +3,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clutch_protocol::failure::Certificate;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 
 use crate::config::{self, Config, Python};
@@ -20,6 +22,13 @@ use crate::worker::launch::Recipe;
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Descriptors of a worker in the daemon: three sockets, two pipes, a pidfd, and two to spare while
+/// it is being started.
+const DESCRIPTORS_PER_WORKER: u64 = 8;
+
+/// Descriptors of the daemon itself: runtime, listener, log, files it reads.
+const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// Why a daemon does not start.
 #[derive(Debug, Error)]
@@ -101,6 +110,52 @@ fn list_certificates(certificates: &[Certificate]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Limits of this process on open files.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFiles {
+    /// The soft limit it was started with, which its workers get.
+    pub inherited: u64,
+    /// The soft limit it has now.
+    pub limit: u64,
+}
+
+impl OpenFiles {
+    /// The limits as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell.
+    pub fn as_they_are() -> Result<OpenFiles, ServeError> {
+        let doing = "read the limit of open files";
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)
+            .map_err(|errno| ServeError::System { doing, source: errno.into() })?;
+        Ok(OpenFiles { inherited: soft, limit: soft })
+    }
+
+    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and eight per
+    /// worker, and the usual soft limit of 1024 exists for programs that use `select`.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell the limits.
+    pub fn raise() -> Result<OpenFiles, ServeError> {
+        let before = Self::as_they_are()?;
+        let doing = "read the limit of open files";
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)
+            .map_err(|errno| ServeError::System { doing, source: errno.into() })?;
+        let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+        Ok(OpenFiles { limit: if raised { hard } else { before.limit }, ..before })
+    }
+
+    /// How many connections leave enough for `config`'s workers, their successors included.
+    pub fn connections(&self, config: &Config) -> u32 {
+        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
+        let free = u32::try_from(self.limit.saturating_sub(reserve)).unwrap_or(u32::MAX);
+        config.daemon.connections.min(free.max(1))
+    }
+}
+
 /// An interpreter that was taken at its word, since asking it would cost a start of Python, and
 /// what is needed to ask it after all, should its first worker not come up.
 #[derive(Clone, Debug)]
@@ -114,13 +169,14 @@ pub struct Unasked {
 }
 
 impl Unasked {
-    /// Asks it.
+    /// Asks it; gives up soon after `cancelled` becomes true.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn ask(&self) -> Result<Interpreter, InterpreterError> {
-        interpreter::probe(&self.path, &self.cwd, &self.environment, self.timeout)
+    pub fn ask(&self, cancelled: &AtomicBool) -> Result<Interpreter, InterpreterError> {
+        let Unasked { path, cwd, environment, timeout, .. } = self;
+        interpreter::probe_until(path, cwd, environment, *timeout, cancelled)
     }
 }
 
@@ -130,7 +186,11 @@ impl Unasked {
 /// # Errors
 ///
 /// Names every pool whose interpreter cannot be used.
-pub fn pools(config: &Config, boot: &Path) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+pub fn pools(
+    config: &Config,
+    boot: &Path,
+    open_files: u64,
+) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
         let threads: Vec<_> =
             config.pools.values().map(|pool| (pool, scope.spawn(move || probe(pool)))).collect();
@@ -147,7 +207,8 @@ pub fn pools(config: &Config, boot: &Path) -> Result<(Vec<PoolParts>, Vec<Unaske
             Ok((executable, environment, doubt)) => {
                 unasked.extend(doubt);
                 let payload_max = config.daemon.payload;
-                let recipe = Recipe::new(pool, &executable, boot, environment, payload_max);
+                let recipe =
+                    Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
                 parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
             }
             Err(error) => failures.push((pool.name.clone(), error)),
@@ -179,7 +240,7 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
     if interpreter::is_binary(&path) {
         return Ok((path, environment, Some(unasked)));
     }
-    Ok((unasked.ask()?.executable, environment, None))
+    Ok((unasked.ask(&AtomicBool::new(false))?.executable, environment, None))
 }
 
 fn policy(pool: &config::Pool) -> Pool {

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, run_on_this_thread};
 use crate::package;
-use crate::prepare::{self, ServeError};
+use crate::prepare::{self, OpenFiles, ServeError};
 use crate::socket::Claim;
 use crate::worker::spawner::Guardian;
 
@@ -37,16 +37,27 @@ pub struct ServeReady {
 
 /// Serves until a signal or a client stops it. Blocks; calls `ready` once calls are taken.
 ///
-/// SIGTERM and SIGINT stop it gracefully; a second one stops it at once.
+/// SIGTERM, SIGINT and SIGHUP stop it gracefully; a second one stops it at once.
 ///
 /// # Errors
 ///
 /// When it cannot start; nothing is left running then.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(), ServeError> {
-    let ServeOptions { config, socket, guardian } = options;
+    let ServeOptions { mut config, socket, guardian } = options;
     let mut claim = Claim::take(&socket)?;
     let package = package::unpack_to_state(&package::state_dir()?)?;
-    let pools = prepare::pools(&config, &package.boot)?;
+    let open_files = OpenFiles::raise()?;
+    let connections = open_files.connections(&config);
+    if connections < config.daemon.connections {
+        tracing::warn!(
+            connections,
+            wanted = config.daemon.connections,
+            limit = open_files.limit,
+            "serving fewer connections than configured; raise the hard limit of open files"
+        );
+    }
+    config.daemon.connections = connections;
+    let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
     run_on_this_thread(async move {
         let mut signals = StopSignals::listen()?;
         let name = socket.display().to_string();
@@ -87,6 +98,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl StopSignals {
@@ -97,6 +109,7 @@ impl StopSignals {
         Ok(StopSignals {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
         })
     }
 
@@ -105,6 +118,7 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

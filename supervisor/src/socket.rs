@@ -49,8 +49,7 @@ pub enum SocketError {
     },
     /// Others could replace the socket.
     #[error(
-        "the directory of the socket, {path}, is not safe: {why}; use one of your own with mode \
-         0700"
+        "{path} is not safe to put a socket at: {why}; use a directory of your own with mode 0700"
     )]
     Unsafe {
         /// The directory or file.
@@ -251,6 +250,11 @@ fn lock(path: &Path, lock_path: &Path) -> Result<Flock<File>, SocketError> {
             Err((_, errno)) => return Err(system("lock", errno.into())),
         };
         let held = lock.metadata().map_err(|error| system("look at", error))?;
+        let me = nix::unistd::geteuid().as_raw();
+        if held.uid() != me || held.nlink() > 1 || !held.is_file() {
+            let why = "it is a lock file that somebody else has put there";
+            return Err(SocketError::Unsafe { path: lock_path.to_owned(), why });
+        }
         let named = std::fs::symlink_metadata(lock_path).ok();
         if named.is_some_and(|n| (n.dev(), n.ino()) == (held.dev(), held.ino())) {
             let pid = std::process::id().to_string();

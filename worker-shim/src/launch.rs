@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use clutch_protocol::message::{Spawn, SpawnFailed, SpawnStage};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, pipe2, read};
 
 use crate::sys::{self, Image};
@@ -34,7 +35,9 @@ pub(crate) enum Launch {
 /// for ever, and the guardian must hear the daemon meanwhile.
 pub(crate) fn launch(spawn: Spawn, sockets: &[OwnedFd; 2]) -> Result<Python, SpawnFailed> {
     let refused = |errno: Errno| SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 };
+    let open_files = spawn.open_files;
     let image = image(spawn, sockets).map_err(refused)?;
+    limit_open_files(open_files).map_err(refused)?;
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
     let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
@@ -73,6 +76,13 @@ impl Python {
         self.launch = Launch::Done;
         Some(Ok(self.pid))
     }
+}
+
+/// Gives this process, and so python, the soft limit of open files that a person would have. The
+/// guardian itself needs a dozen, and has them by now.
+fn limit_open_files(soft: u64) -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
 }
 
 fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {

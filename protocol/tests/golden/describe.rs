@@ -181,7 +181,7 @@ structs! {
     }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
-    Spawn { program, argv, environment, directory, grace_ms }
+    Spawn { program, argv, environment, directory, grace_ms, open_files }
     Spawned { pid }
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }

@@ -409,6 +409,7 @@ fn guardians(samples: &mut Samples) {
         environment: vec![b"PATH=/usr/bin".into(), b"ODD=\xff\xfe".into()],
         directory: b"/home/me".into(),
         grace_ms: 5_000,
+        open_files: 1_024,
     };
     let descriptors = Rest { descriptors: 2, ..NONE };
     samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);

@@ -26,7 +26,7 @@ pub struct Call {
     /// The id its client gave it.
     id: u64,
     pool: PoolIndex,
-    function: String,
+    function: Rc<str>,
     flags: Flags,
     codec: Codec,
     payload: Bytes,
@@ -41,7 +41,7 @@ pub struct Call {
 
 impl Call {
     /// The function it calls.
-    pub fn function(&self) -> &str {
+    pub fn function(&self) -> &Rc<str> {
         &self.function
     }
 
@@ -169,7 +169,7 @@ impl Dispatcher {
                 peer: peer.clone(),
                 id,
                 pool,
-                function,
+                function: function.into(),
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
@@ -192,6 +192,10 @@ impl Dispatcher {
 
     /// Hands a call to a free worker.
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
+        if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
+            // What the call before it printed must not be taken for its own.
+            self.catch_up_with_output(now, &link, key);
+        }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
         call.assigned = Some((now, worker));
         let left = (call.arrived + call.timeout).saturating_duration_since(now);
@@ -215,8 +219,13 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         entry.last_call = Some(key);
+        entry.function = Some(call.function.clone());
         let link = entry.link.as_ref().expect("a ready worker has a link");
-        if link.call.send(head, &payload).is_err() {
+        if link.call.send(head, &payload).is_ok() {
+            call.payload = Bytes::new();
+        } else {
+            // Nothing of it has left, so it has not been with a worker at all.
+            call.assigned = None;
             self.follow_up(pool, Event::Undelivered { worker, call: key });
         }
     }
@@ -257,9 +266,9 @@ impl Dispatcher {
         let failure = Failure {
             call: call.id,
             pool: state.config.name.clone(),
-            function: call.function.clone(),
+            function: call.function.to_string(),
             attempt: u32::from(call.assigned.is_some()),
-            started: call.assigned.is_some() && may_have_begun(&reason),
+            started: call.assigned.is_some(),
             phases: call.phases(now),
             reason,
         };
@@ -321,12 +330,6 @@ impl Dispatcher {
         call.peer.changed.notify_one();
         Some(call)
     }
-}
-
-/// Whether the function can have begun, for a call that was handed to a worker. It has not when the
-/// worker itself found a fault before calling it.
-const fn may_have_begun(reason: &Reason) -> bool {
-    !matches!(reason, Reason::NotFound(_) | Reason::BadArguments { .. })
 }
 
 /// Writes a `message::Run`.

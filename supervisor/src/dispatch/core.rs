@@ -32,6 +32,29 @@ struct Shared {
     progress: Notify,
 }
 
+/// A panic inside the dispatcher leaves it half changed, and a daemon that goes on half alive lies
+/// to its callers. It ends instead: guardians see that and leave nothing behind, and whoever
+/// supervises the daemon starts it anew.
+struct AbortOnPanic {
+    /// A panic elsewhere, whose cleaning up has led here, is not the dispatcher's.
+    was_panicking: bool,
+}
+
+impl AbortOnPanic {
+    fn watch() -> AbortOnPanic {
+        AbortOnPanic { was_panicking: std::thread::panicking() }
+    }
+}
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            tracing::error!("the dispatcher panicked; aborting");
+            std::process::abort();
+        }
+    }
+}
+
 /// The dispatcher as everybody on the data-plane thread holds it.
 #[derive(Clone, Debug)]
 pub struct Core(Rc<Shared>);
@@ -50,6 +73,7 @@ impl Core {
 
     /// Looks at the dispatcher, or changes what no pool decides about.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Dispatcher) -> T) -> T {
+        let _guard = AbortOnPanic::watch();
         look(&mut self.0.dispatcher.borrow_mut())
     }
 
@@ -60,6 +84,7 @@ impl Core {
 
     /// As [`Core::tell`], for a caller that knows the time.
     pub(crate) fn tell_at(&self, now: Instant, pool: PoolIndex, event: Event) {
+        let _guard = AbortOnPanic::watch();
         let mut dispatcher = self.0.dispatcher.borrow_mut();
         dispatcher.apply(self, now, pool, event);
         let wake = dispatcher.pools[pool.0].policy.next_wake();

@@ -69,6 +69,10 @@ pub(super) struct Worker {
     pub(super) last_call: Option<CallKey>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
+    /// The function it was given last.
+    pub(super) function: Option<Rc<str>>,
+    /// It broke the protocol: nothing it says is heard any more.
+    pub(super) outlaw: bool,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
     pub(super) dead: bool,
@@ -257,6 +261,8 @@ impl Dispatcher {
                 python: String::new(),
                 served: 0,
                 last_call: None,
+                function: None,
+                outlaw: false,
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),

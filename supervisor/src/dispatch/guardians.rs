@@ -12,7 +12,7 @@ use clutch_protocol::{Frame, Kind, wire};
 use super::certificate;
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
-use crate::pool::{Event, WorkerState};
+use crate::pool::{Event, StopCause, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::{Asker, escape};
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
@@ -68,6 +68,10 @@ impl Core {
     /// A guardian's process has ended, so nothing of its tree can still be guarded.
     pub(crate) fn guardian_ended(&self, link: &Rc<Link>) {
         let (pool, worker) = (link.pool, link.worker);
+        // Its last reports may have come in together with its end.
+        for frame in link.last_reports() {
+            self.guardian_frame(link, &frame);
+        }
         let (dead, swept) = self.with(|dispatcher| {
             dispatcher.worker(pool, worker).map_or((true, true), |w| (w.dead, w.swept))
         });
@@ -131,7 +135,8 @@ impl Dispatcher {
                 survivors = swept.survivors, "processes of a worker would not die");
         }
         if let Some(worker) = self.worker(link.pool, link.worker) {
-            worker.swept = true;
+            // Survivors fall to this process, which tries again.
+            worker.swept = swept.survivors == 0;
         }
     }
 
@@ -143,10 +148,11 @@ impl Dispatcher {
             return;
         };
         entry.dead = true;
-        let function = before
-            .and_then(WorkerState::call)
-            .and_then(|call| self.calls.get(&call))
-            .map(|call| call.function().to_owned());
+        let had_call = match before {
+            Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
+            before => before.and_then(WorkerState::call).is_some(),
+        };
+        let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
         let certificate =
             certificate::write(&state.config.name, worker, entry, before, exited, function);
         state.counters.one(super::counters::death(certificate.cause));

@@ -9,7 +9,10 @@ use super::core::Core;
 use super::dispatcher::Dispatcher;
 use crate::pool::CallKey;
 use crate::worker::link::Link;
-use crate::worker::output::{Asker, escape};
+use crate::worker::output::{Asker, READ_BYTES, escape};
+
+/// Turns that empty a pipe of the usual size.
+const PIPE_TURNS: usize = 64 * 1024 / READ_BYTES;
 
 impl Core {
     /// A worker's pipe has something to read, or has ended.
@@ -27,55 +30,62 @@ impl Dispatcher {
         }
     }
 
-    /// Reads one of a worker's pipes empty, at most one pipe full at a time.
+    /// Reads from one of a worker's pipes: a bounded piece for its task, which comes again; what
+    /// a pipe holds for the dispatcher, which cannot wait.
     pub(super) fn read_output(&mut self, now: Instant, link: &Link, stream: Stream, asker: Asker) {
-        let Some(worker) = self.worker(link.pool, link.worker) else {
-            return;
+        let turns = match asker {
+            Asker::Task => 1,
+            Asker::Dispatcher => PIPE_TURNS,
         };
-        let call = worker.last_call;
-        let (mut raw, mut lines) = (Vec::new(), Vec::new());
-        link.pipe(stream).borrow_mut().read(
-            asker,
-            &mut |bytes| raw.extend_from_slice(bytes),
-            &mut |line| lines.push(line.to_vec()),
-        );
-        if raw.is_empty() && lines.is_empty() {
-            return;
-        }
-        self.log_output(now, link, stream, call, &lines);
-        if let Some(call) = call
-            && !raw.is_empty()
-        {
-            self.pass_output_on(call, stream, &raw);
+        for _ in 0..turns {
+            if !self.read_output_once(now, link, stream, asker) {
+                return;
+            }
         }
     }
 
-    fn log_output(
+    fn read_output_once(
         &mut self,
         now: Instant,
         link: &Link,
         stream: Stream,
-        call: Option<CallKey>,
-        lines: &[Vec<u8>],
-    ) {
+        asker: Asker,
+    ) -> bool {
         let state = &mut self.pools[link.pool.0];
-        state.counters.add("output_lines", lines.len() as u64);
         let Some(worker) = state.workers.get_mut(&link.worker) else {
-            return;
+            return false;
         };
-        let call = call.map_or(0, |call| call.0);
-        for line in lines {
+        let call = worker.last_call;
+        let wanted =
+            call.filter(|call| self.calls.get(call).is_some_and(super::call::Call::wants_output));
+        let (mut raw, mut lines, mut dropped_lines) = (Vec::new(), 0, 0);
+        let mut log = |line: &[u8]| {
+            lines += 1;
             if stream == Stream::Stderr {
                 worker.tail.push(line);
             }
             let Some(dropped) = worker.allowance.take(now) else {
-                state.counters.one("output_lines_not_logged");
-                continue;
+                dropped_lines += 1;
+                return;
             };
             tracing::info!(target: "clutch::output", pool = state.config.name,
-                worker = %link.worker, call, stream = stream_name(stream), dropped,
-                "{}", escape(line));
+                worker = %link.worker, call = call.map_or(0, |call| call.0),
+                stream = stream_name(stream), dropped, "{}", escape(line));
+        };
+        let mut keep = |bytes: &[u8]| {
+            if wanted.is_some() {
+                raw.extend_from_slice(bytes);
+            }
+        };
+        let got = link.pipe(stream).borrow_mut().read(asker, &mut keep, &mut log);
+        state.counters.add("output_lines", lines);
+        state.counters.add("output_lines_not_logged", dropped_lines);
+        if let Some(call) = wanted
+            && !raw.is_empty()
+        {
+            self.pass_output_on(call, stream, &raw);
         }
+        got
     }
 }
 

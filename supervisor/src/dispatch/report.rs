@@ -28,7 +28,7 @@ impl Dispatcher {
                 state: if self.stopping { "stopping" } else { "running" }.to_owned(),
                 socket: self.socket.clone(),
                 clients: self.clients,
-                descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as u64),
+                descriptors: open_descriptors(),
                 counters,
             },
             pools: self.pools.iter().map(|pool| self.pool_status(now, pool)).collect(),
@@ -87,9 +87,24 @@ impl Dispatcher {
             since_ms: millis_since(now, view.since),
             pid: entry.map_or(0, |worker| worker.pid),
             python: entry.map_or_else(String::new, |worker| worker.python.clone()),
-            function: call.map(|call| call.function().to_owned()),
+            function: match view.state {
+                pool::WorkerState::Interrupting(_) => {
+                    entry.and_then(|worker| worker.function.as_deref()).map(str::to_owned)
+                }
+                _ => call.map(|call| call.function().to_string()),
+            },
             calls_served: entry.map_or(0, |worker| worker.served),
         }
+    }
+}
+
+/// How many descriptors this process has open. Since Linux 6.2 the directory's size says so; older
+/// kernels say 0 there, and have to be asked for each.
+fn open_descriptors() -> u64 {
+    const LIST: &str = "/proc/self/fd";
+    match std::fs::metadata(LIST) {
+        Ok(list) if list.len() > 0 => list.len(),
+        _ => std::fs::read_dir(LIST).map_or(0, |list| list.count() as u64),
     }
 }
 
@@ -100,7 +115,7 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         id: slot.id,
         state: "backoff".to_owned(),
         reason: format!("started again in {wait} ms, after {} failed starts", slot.failures),
-        since_ms: 0,
+        since_ms: slot.since.map_or(0, |since| millis_since(now, since)),
         pid: 0,
         python: String::new(),
         function: None,

@@ -71,14 +71,17 @@ impl Core {
     /// The worker broke the rules, or cannot be reached any more: it has to go.
     fn worker_faulted(&self, pool: PoolIndex, worker: WorkerId, cause: StopCause, fault: String) {
         self.with(|dispatcher| {
-            let name = dispatcher.pool(pool).config.name.clone();
-            if let Some(entry) = dispatcher.worker(pool, worker)
-                && !entry.dead
+            let state = dispatcher.pool(pool);
+            if let Some(entry) = state.workers.get_mut(&worker)
                 && cause == StopCause::Protocol
+                && !entry.outlaw
             {
-                tracing::warn!(pool = name, %worker, pid = entry.pid, fault,
-                    "a worker broke the protocol");
-                entry.detail = fault;
+                entry.outlaw = true;
+                if !entry.dead {
+                    tracing::warn!(pool = state.config.name, %worker, pid = entry.pid, fault,
+                        "a worker broke the protocol");
+                    entry.detail = fault;
+                }
             }
         });
         self.tell(pool, Event::Doomed { worker, cause });
@@ -190,12 +193,9 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a worker broke the protocol and is going for it.
+    /// Whether a worker has broken the protocol, or is gone.
     fn is_outlaw(&self, link: &Link) -> bool {
-        matches!(
-            self.pools[link.pool.0].policy.worker_state(link.worker),
-            None | Some(WorkerState::Stopping(StopCause::Protocol, _) | WorkerState::Dead)
-        )
+        self.pools[link.pool.0].workers.get(&link.worker).is_none_or(|w| w.outlaw || w.dead)
     }
 
     /// The call `id`, if it is the one this worker has; none if it had a call that was given up, so

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -28,6 +29,9 @@ const READS_MAX: usize = 16;
 
 /// How long a killed program may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a probe looks whether it was cancelled.
+const CANCEL_LOOK: Duration = Duration::from_millis(50);
 
 /// How long to wait before a busy file is tried again.
 const BUSY_RETRY_MS: u8 = 5;
@@ -53,6 +57,7 @@ pub(super) fn run(
     cwd: &Path,
     env: &[(OsString, OsString)],
     timeout: Duration,
+    cancelled: &AtomicBool,
 ) -> Result<Answer, InterpreterError> {
     #[expect(
         clippy::disallowed_methods,
@@ -73,7 +78,7 @@ pub(super) fn run(
     let unwatched = |source| InterpreterError::Probe { path: path.to_owned(), source };
     let child = spawn(&mut command, deadline).map_err(failed)?;
     let mut group = Group::new(child).map_err(unwatched)?;
-    let answer = group.watch(deadline).map_err(unwatched)?;
+    let answer = group.watch(deadline, cancelled).map_err(unwatched)?;
     answer.ok_or_else(|| InterpreterError::Hung { path: path.to_owned(), timeout })
 }
 
@@ -118,18 +123,18 @@ impl Group {
 
     /// Reads what it says until it ends; nothing if it has not by the deadline. Its own end counts,
     /// not that of its output, which something it has started may hold open.
-    fn watch(&mut self, deadline: Instant) -> io::Result<Option<Answer>> {
+    fn watch(&mut self, deadline: Instant, cancelled: &AtomicBool) -> io::Result<Option<Answer>> {
         let stdout = self.child.stdout.take().expect("it was piped");
         let stderr = self.child.stderr.take().expect("it was piped");
         let mut outputs = [Output::new(stdout.into())?, Output::new(stderr.into())?];
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || cancelled.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
             fds.extend(outputs.iter().filter(|output| output.open).map(Output::poll_fd));
-            wait(&mut fds, left)?;
+            wait(&mut fds, left.min(CANCEL_LOOK))?;
             let ended = fds[0].any().unwrap_or(false);
             for output in &mut outputs {
                 output.drain()?;

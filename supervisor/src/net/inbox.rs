@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::limits::BUDGETED_BYTES_MIN;
 use crate::sys;
 
 /// Room for the first receives of a connection: enough for dozens of small calls, and little enough
@@ -93,7 +94,14 @@ impl Inbox {
         match self.decoder.step(&mut self.buffer)? {
             // Only a guardian is ever sent descriptors, and it is not read here.
             Step::Frame(frame) if frame.header.descriptors > 0 => Err(InboxError::Descriptors),
-            Step::Frame(frame) => Ok(Some(frame)),
+            Step::Frame(frame) => {
+                if frame.header.payload_bytes >= BUDGETED_BYTES_MIN {
+                    // What follows a long frame must not keep its memory, which is given back when
+                    // its call is answered.
+                    self.buffer = BytesMut::from(&self.buffer[..]);
+                }
+                Ok(Some(frame))
+            }
             Step::Need(_) => Ok(None),
         }
     }
@@ -164,14 +172,20 @@ impl Inbox {
         }
     }
 
-    /// Takes everything that has been sent, without regard for turns or for what the runtime knows:
-    /// the last words of a peer that is dead already.
+    /// Takes what has been sent, without regard for turns or for what the runtime knows: the last
+    /// words of a peer that is dead already. At most `bytes_max`, since something that has
+    /// inherited the socket may go on talking.
     ///
     /// # Errors
     ///
     /// As [`Inbox::pump`].
-    pub fn drain(&mut self, mut take: impl FnMut(Frame)) -> Result<(), InboxError> {
-        loop {
+    pub fn drain(
+        &mut self,
+        bytes_max: usize,
+        mut take: impl FnMut(Frame),
+    ) -> Result<(), InboxError> {
+        let mut taken = 0;
+        while taken <= bytes_max {
             while let Some(frame) = self.next_frame()? {
                 take(frame);
             }
@@ -179,12 +193,13 @@ impl Inbox {
             match sys::receive(self.stream.as_fd(), &mut self.buffer) {
                 Ok(got) if got.descriptors => return Err(InboxError::Descriptors),
                 Ok(got) if got.bytes == 0 => return Ok(()),
-                Ok(_) => {}
+                Ok(got) => taken += got.bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(InboxError::Socket(error)),
             }
         }
+        Ok(())
     }
 
     /// Room for what the pending frame still needs, but never much more than has been received: a

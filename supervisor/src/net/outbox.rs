@@ -33,6 +33,20 @@ pub enum OutboxError {
     Closed,
 }
 
+/// What may wait in many outboxes together.
+#[derive(Clone, Debug)]
+pub struct SharedBudget {
+    used_bytes: Rc<Cell<usize>>,
+    limit_bytes: usize,
+}
+
+impl SharedBudget {
+    /// A budget of `limit_bytes`.
+    pub fn new(limit_bytes: usize) -> SharedBudget {
+        SharedBudget { used_bytes: Rc::default(), limit_bytes }
+    }
+}
+
 /// The way out of one connection.
 #[derive(Debug)]
 pub struct Outbox {
@@ -40,6 +54,7 @@ pub struct Outbox {
     waiting: RefCell<VecDeque<Bytes>>,
     waiting_bytes: Cell<usize>,
     limit_bytes: usize,
+    shared: SharedBudget,
     closed: Cell<bool>,
     /// Bytes that have left since the beginning: how a stall is told from slowness.
     sent_bytes: Cell<u64>,
@@ -48,13 +63,14 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox that lets `limit_bytes` wait.
-    pub fn new(stream: Rc<UnixStream>, limit_bytes: usize) -> Outbox {
+    /// An outbox that lets `limit_bytes` wait, and no more than `shared` has left.
+    pub fn new(stream: Rc<UnixStream>, limit_bytes: usize, shared: SharedBudget) -> Outbox {
         Outbox {
             stream,
             waiting: RefCell::default(),
             waiting_bytes: Cell::new(0),
             limit_bytes,
+            shared,
             closed: Cell::new(false),
             sent_bytes: Cell::new(0),
             blocked: Notify::new(),
@@ -90,7 +106,8 @@ impl Outbox {
         let total = head.len() + payload.len();
         let waiting = self.waiting_bytes.get();
         if waiting > 0 {
-            if waiting + total > self.limit_bytes {
+            let shared = self.shared.used_bytes.get() + total > self.shared.limit_bytes;
+            if shared || waiting + total > self.limit_bytes {
                 return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
             }
             self.keep(Bytes::copy_from_slice(head));
@@ -124,7 +141,7 @@ impl Outbox {
     pub fn close(&self) {
         self.closed.set(true);
         self.waiting.borrow_mut().clear();
-        self.waiting_bytes.set(0);
+        self.count_down(self.waiting_bytes.get());
         self.blocked.notify_one();
         self.drained.notify_waiters();
     }
@@ -160,8 +177,14 @@ impl Outbox {
     fn keep(&self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.waiting_bytes.set(self.waiting_bytes.get() + bytes.len());
+            self.shared.used_bytes.set(self.shared.used_bytes.get() + bytes.len());
             self.waiting.borrow_mut().push_back(bytes);
         }
+    }
+
+    fn count_down(&self, bytes: usize) {
+        self.waiting_bytes.set(self.waiting_bytes.get() - bytes);
+        self.shared.used_bytes.set(self.shared.used_bytes.get() - bytes);
     }
 
     fn write_waiting(&self) -> io::Result<()> {
@@ -173,7 +196,7 @@ impl Outbox {
             }
             self.write(&parts)?
         };
-        self.waiting_bytes.set(self.waiting_bytes.get() - sent);
+        self.count_down(sent);
         let mut left = sent;
         let mut waiting = self.waiting.borrow_mut();
         while left > 0 {
@@ -202,5 +225,11 @@ impl Outbox {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.count_down(self.waiting_bytes.get());
     }
 }

@@ -30,7 +30,8 @@ impl Pool {
         cause: StopCause,
         effects: &mut Vec<Effect>,
     ) {
-        let proven = self.is_proven(now, worker);
+        let has_call = self.worker_state(worker).and_then(WorkerState::call).is_some();
+        let proven = has_call || self.is_proven(now, worker);
         if self.stop(now, worker, cause) {
             self.kill(now, worker, effects);
             self.refill(now, worker.slot, proven, effects);
@@ -59,6 +60,25 @@ impl Pool {
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
     }
 
+    /// A slot is left with one worker on its way out: those before it have had their time.
+    pub(super) fn hurry_predecessors(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let first = WorkerId { generation: 0, ..worker };
+        let leaving: Vec<_> = self
+            .workers
+            .range(first..worker)
+            .filter(|(_, w)| matches!(w.state, WorkerState::Stopping(StopCause::Interrupted, _)))
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in leaving {
+            self.kill(now, worker, effects);
+        }
+    }
+
     /// Takes a worker out of its slot; it has to die now. False when it was going already.
     pub(super) fn stop(&mut self, now: Instant, worker: WorkerId, cause: StopCause) -> bool {
         if !self.step(now, worker, Move::Stop(cause)) {
@@ -83,7 +103,8 @@ impl Pool {
         let Some(before) = self.worker_state(worker) else {
             return;
         };
-        let proven = self.is_proven(now, worker);
+        // A call that kills its worker is to blame itself, however young the worker was.
+        let proven = before.call().is_some() || self.is_proven(now, worker);
         if !self.step(now, worker, Move::Die) {
             return;
         }
@@ -126,6 +147,7 @@ impl Pool {
         let failures = &mut self.slots[slot as usize].failures;
         *failures += 1;
         let wait = backoff::backoff(*failures, &mut self.dice);
+        self.slots[slot as usize].empty_since = Some(now);
         self.timers.set(Timer::Backoff(slot), now + wait);
         if self.failed_starts >= CRASH_LOOP_FAILURES && self.no_worker_left() {
             self.state = PoolState::CrashLoop { failures: self.failed_starts };

@@ -46,6 +46,7 @@ pub(super) struct Slot {
     pub(super) current: Option<u32>,
     pub(super) last_generation: u32,
     pub(super) failures: u32,
+    pub(super) empty_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -150,6 +151,7 @@ impl Pool {
         numbered.map(|(number, slot)| EmptySlot {
             id: WorkerId { slot: number, generation: slot.last_generation },
             failures: slot.failures,
+            since: slot.empty_since,
             until: self.timers.due(Timer::Backoff(number)),
         })
     }
@@ -298,6 +300,7 @@ impl Pool {
             }
             Timer::Interrupt(worker) => {
                 if self.stop(now, worker, StopCause::Interrupted) {
+                    self.hurry_predecessors(now, worker, effects);
                     self.terminate(now, worker, effects);
                     self.refill(now, worker.slot, true, effects);
                 }

@@ -124,6 +124,8 @@ pub struct EmptySlot {
     pub id: WorkerId,
     /// Failed starts in a row.
     pub failures: u32,
+    /// Since when it has waited.
+    pub since: Option<Instant>,
     /// When it is started again.
     pub until: Option<Instant>,
 }

@@ -3,12 +3,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use clutch_protocol::frame::Decoder;
 use clutch_protocol::message::{Refusal, Refused, Stop};
-use clutch_protocol::{Codec, Frame, FrameError, Header, Kind, wire};
+use clutch_protocol::{Frame, FrameError, Kind};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -17,12 +17,8 @@ use super::hello;
 use super::peer::Peer;
 use crate::config;
 use crate::dispatch::Core;
-use crate::limits::{
-    BUDGETED_BYTES_MIN, CLIENT_OUTBOX_BYTES_HIGH, CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT,
-    FRAME_BYTES_PER_SEC_MIN, FRAME_TIMEOUT, HELLO_TIMEOUT, STALL_TIMEOUT,
-};
-use crate::net::hangup::wait_until_closed;
-use crate::net::{Inbox, InboxError, Outbox, Pumped};
+use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
+use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::worker::link::frame_head;
 
 /// What every connection is given.
@@ -34,6 +30,8 @@ pub struct Doorway {
     pub daemon: config::Daemon,
     /// Bytes of long requests the daemon may hold, in KiB.
     pub memory: Arc<Semaphore>,
+    /// Bytes that may wait for all clients together to read them.
+    pub answers: SharedBudget,
     /// True when the daemon closes its doors.
     pub closing: watch::Receiver<bool>,
     /// Told when a client wants the daemon stopped.
@@ -53,18 +51,31 @@ pub enum End {
     Broken,
 }
 
+/// How many frames one client may have handled before others get their turn.
+const TURN_ALLOWANCE: u32 = 64;
+
+/// What a status takes of it: a page about every worker, written anew.
+const STATUS_PRICE: u32 = 32;
+
+/// How a client's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing complete is left.
+    Done,
+    /// There is more, but others are waiting.
+    Over,
+}
+
 /// One client's connection.
 pub struct Connection {
-    doorway: Doorway,
-    stream: Rc<UnixStream>,
-    inbox: Inbox,
-    peer: Rc<Peer>,
+    pub(super) doorway: Doorway,
+    pub(super) stream: Rc<UnixStream>,
+    pub(super) inbox: Inbox,
+    pub(super) peer: Rc<Peer>,
     /// Memory for the frame that is coming in.
-    memory: Option<OwnedSemaphorePermit>,
+    pub(super) memory: Option<OwnedSemaphorePermit>,
     /// When the frame that is coming in must be complete.
-    frame_deadline: Option<Instant>,
-    /// Why reading has to stop for good.
-    fault: Option<Refused>,
+    pub(super) frame_deadline: Option<Instant>,
 }
 
 impl Connection {
@@ -74,12 +85,14 @@ impl Connection {
         let limit = CLIENT_OUTBOX_BYTES_MAX + doorway.daemon.payload as usize;
         Connection {
             inbox: Inbox::new(stream.clone(), Decoder::before_hello()),
-            peer: Rc::new(Peer::new(id, Outbox::new(stream.clone(), limit))),
+            peer: Rc::new(Peer::new(
+                id,
+                Outbox::new(stream.clone(), limit, doorway.answers.clone()),
+            )),
             doorway,
             stream,
             memory: None,
             frame_deadline: None,
-            fault: None,
         }
     }
 
@@ -88,6 +101,8 @@ impl Connection {
     ///
     /// `leave` is told when a stranger has to make room.
     pub async fn run(mut self, leave: Rc<Notify>, introduced: impl FnOnce()) -> End {
+        let mut leave_taker =
+            LeaveTaker { core: self.doorway.core.clone(), peer: self.peer.clone(), greeted: false };
         let mut flusher = JoinSet::new();
         let peer = self.peer.clone();
         flusher.spawn_local(async move { peer.outbox.flush_forever().await });
@@ -106,6 +121,7 @@ impl Connection {
             Ok(()) => {
                 introduced();
                 self.doorway.core.client_came();
+                leave_taker.greeted = true;
                 let peer = self.peer.clone();
                 let end = tokio::select! {
                     end = self.serve() => end,
@@ -115,12 +131,11 @@ impl Connection {
                         stopped()
                     }
                 };
-                self.doorway.core.client_left();
                 end
             }
             Err(end) => end,
         };
-        self.doorway.core.abandon_calls(&self.peer);
+        drop(leave_taker);
         match &end {
             End::Refused(refused) => {
                 self.peer.send(&frame_head(Kind::Refused, 0, refused), &Bytes::new());
@@ -172,11 +187,23 @@ impl Connection {
     async fn serve(&mut self) -> End {
         // Calls may have come in together with the hello.
         loop {
-            if let Some(end) = self.take_frames() {
-                return end;
+            match self.peer.lost() {
+                None => {}
+                Some(OutboxError::Closed) => return End::Broken,
+                Some(error) => {
+                    return refused(
+                        Refusal::TooSlow,
+                        format!("{error}; read answers as they come"),
+                    );
+                }
             }
-            if let Some(error) = self.peer.lost() {
-                return refused(Refusal::TooSlow, format!("{error}; read answers as they come"));
+            match self.take_frames() {
+                Ok(Turn::Done) => {}
+                Ok(Turn::Over) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Err(end) => return end,
             }
             if self.must_pause() {
                 if let Some(end) = self.pause().await {
@@ -216,24 +243,27 @@ impl Connection {
         self.inbox.receive().map_err(|error| self.inbox_end(&error))
     }
 
-    /// Hands every complete frame on. The end, if one of them brings it about.
-    fn take_frames(&mut self) -> Option<End> {
+    /// Hands complete frames on, as many as one turn allows.
+    fn take_frames(&mut self) -> Result<Turn, End> {
         let now = Instant::now();
+        let mut allowance = TURN_ALLOWANCE;
         while !self.must_pause() {
-            match self.inbox.next_frame() {
-                Ok(Some(frame)) => {
-                    self.frame_deadline = None;
-                    self.take(now, frame);
-                    if let Some(fault) = self.fault.take() {
-                        return Some(End::Refused(fault));
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => return Some(self.inbox_end(&error)),
+            if allowance == 0 {
+                return Ok(Turn::Over);
             }
+            let frame = match self.inbox.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => return Err(self.inbox_end(&error)),
+            };
+            // A status is the one request that costs more than passing on does.
+            let price = if frame.header.kind == Kind::Status { STATUS_PRICE } else { 1 };
+            allowance = allowance.saturating_sub(price);
+            self.frame_deadline = None;
+            self.take(now, frame).map_err(End::Refused)?;
         }
         self.watch_partial_frame(now);
-        None
+        Ok(Turn::Done)
     }
 
     /// A frame that was begun has to be finished, at a rate even a slow client makes.
@@ -245,133 +275,6 @@ impl Connection {
         }
         // The allowance for a long frame is added once, when its length becomes known, together
         // with its memory.
-    }
-
-    fn take(&mut self, now: Instant, frame: Frame) {
-        let id = frame.header.id;
-        let answered = match frame.header.kind {
-            Kind::Call => {
-                let memory = self.memory.take();
-                self.doorway
-                    .core
-                    .call(now, &self.peer, frame, memory)
-                    .map_err(|fault| fault.to_string())
-            }
-            Kind::Cancel => {
-                if !self.doorway.core.cancel(&self.peer, id) {
-                    self.doorway.core.count("cancels_of_unknown_calls");
-                }
-                Ok(())
-            }
-            Kind::Ping => {
-                self.peer.send(&Header::new(Kind::Pong, id).encode(), &Bytes::new());
-                Ok(())
-            }
-            Kind::Pong => Ok(()),
-            Kind::Status => {
-                self.report_status(id);
-                Ok(())
-            }
-            Kind::Stop => self.order_stop(&frame).map_err(|error| error.to_string()),
-            kind => Err(format!("a client may not send a {kind:?} frame")),
-        };
-        if let Err(sentence) = answered {
-            self.fault = Some(Refused { refusal: Refusal::Protocol, sentence });
-        }
-    }
-
-    fn report_status(&self, id: u64) {
-        let json = serde_json::to_vec(&self.doorway.core.status()).expect("a status is plain data");
-        let payload = Bytes::from(json);
-        let header = Header {
-            codec: Codec::Json,
-            payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
-            ..Header::new(Kind::StatusReport, id)
-        };
-        self.peer.send(&header.encode(), &payload);
-    }
-
-    fn order_stop(&self, frame: &Frame) -> Result<(), wire::MetaError> {
-        let stop: Stop = wire::decode(&frame.meta)?;
-        self.peer.send(&Header::new(Kind::Stopping, frame.header.id).encode(), &Bytes::new());
-        // A full channel means that a stop is under way already.
-        let _ = self.doorway.stop.try_send(stop);
-        Ok(())
-    }
-
-    /// Whether nothing may be read now: too many calls in flight, or answers unread.
-    fn must_pause(&self) -> bool {
-        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
-            || self.peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
-    }
-
-    /// Waits until the client has got on with its answers. A client that does not read at all is
-    /// dropped.
-    async fn pause(&mut self) -> Option<End> {
-        let (peer, stream) = (self.peer.clone(), self.stream.clone());
-        let sent = peer.outbox.sent_bytes();
-        let unread = peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH;
-        let stalled = async {
-            if unread {
-                tokio::time::sleep_until(tokio::time::Instant::now() + STALL_TIMEOUT).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = peer.changed.notified() => None,
-            // Only when there is something to drain: an empty outbox is drained at once, and a wait
-            // that is over at once is a loop that never gives the thread back.
-            () = peer.outbox.drained(), if unread => None,
-            () = wait_until_closed(&stream) => Some(End::Broken),
-            () = stalled => (peer.outbox.sent_bytes() == sent).then(|| {
-                let sentence = format!("answers unread for {} s", STALL_TIMEOUT.as_secs());
-                refused(Refusal::TooSlow, sentence)
-            }),
-        }
-    }
-
-    /// A long frame takes its bytes out of the daemon's memory budget before they come in.
-    async fn claim_memory(&mut self) -> Result<(), End> {
-        let Some(header) = self.inbox.pending() else {
-            return Ok(());
-        };
-        if self.memory.is_some() || header.payload_bytes < BUDGETED_BYTES_MIN {
-            return Ok(());
-        }
-        let bytes = u64::from(header.payload_bytes);
-        let kib = u32::try_from(bytes.div_ceil(1024)).expect("a payload is below 4 GiB");
-        let claim = self.doorway.memory.clone().acquire_many_owned(kib);
-        let Ok(Ok(permit)) = tokio::time::timeout(FRAME_TIMEOUT, claim).await else {
-            let sentence = "the daemon holds as many request bytes as it may (daemon.memory); try \
-                            again later";
-            return Err(refused(Refusal::Overloaded, sentence.to_owned()));
-        };
-        self.memory = Some(permit);
-        let allowance = Duration::from_secs(bytes / FRAME_BYTES_PER_SEC_MIN);
-        self.frame_deadline = Some(Instant::now() + FRAME_TIMEOUT + allowance);
-        Ok(())
-    }
-
-    /// The client sends no more. It may have closed only that half, and still read its answers.
-    async fn leave(&mut self) -> End {
-        if self.inbox.partial_bytes() > 0 {
-            return End::Broken;
-        }
-        let (peer, stream) = (self.peer.clone(), self.stream.clone());
-        let answered = async {
-            while peer.in_flight() > 0 {
-                peer.changed.notified().await;
-                if peer.lost().is_some() {
-                    return;
-                }
-            }
-            let _ = tokio::time::timeout(STALL_TIMEOUT, peer.outbox.drained()).await;
-        };
-        tokio::select! {
-            () = answered => End::Closed,
-            () = wait_until_closed(&stream) => End::Closed,
-        }
     }
 
     fn inbox_end(&self, error: &InboxError) -> End {
@@ -389,10 +292,26 @@ impl Connection {
     }
 }
 
+/// Cancels a client's calls when its connection ends, even by a panic.
+struct LeaveTaker {
+    core: Core,
+    pub(super) peer: Rc<Peer>,
+    greeted: bool,
+}
+
+impl Drop for LeaveTaker {
+    fn drop(&mut self) {
+        self.core.abandon_calls(&self.peer);
+        if self.greeted {
+            self.core.client_left();
+        }
+    }
+}
+
 fn stopped() -> End {
     refused(Refusal::ShuttingDown, "the daemon has stopped".to_owned())
 }
 
-fn refused(refusal: Refusal, sentence: String) -> End {
+pub(super) fn refused(refusal: Refusal, sentence: String) -> End {
     End::Refused(Refused { refusal, sentence })
 }

@@ -9,11 +9,17 @@
 //! - [`peer`]: a client as the dispatcher sees it.
 //! - [`connection`]: the connection's task.
 //! - [`hello`]: who may come in.
+//! - `requests`: what a client's frames ask for.
+//! - `pace`: when a connection stops reading, and for how long.
 
 pub mod peer;
 
 pub mod connection;
 
 pub mod hello;
+
+mod requests;
+
+mod pace;
 
 pub use peer::Peer;

@@ -16,15 +16,16 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Works out the recipe of `pool`, run by the interpreter `executable`, with the `boot` script
-    /// of the worker package
-    /// script and the finished `environment`.
+    /// Works out the recipe of `pool`: run by the interpreter `executable`, started with the `boot`
+    /// script of the worker's package, in the finished `environment`, with `open_files` as its soft
+    /// limit of descriptors.
     pub fn new(
         pool: &config::Pool,
         executable: &Path,
         boot: &Path,
         environment: Vec<(OsString, OsString)>,
         payload_bytes_max: u32,
+        open_files: u64,
     ) -> Recipe {
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
@@ -39,6 +40,7 @@ impl Recipe {
                 .collect(),
             directory: bytes(pool.cwd.as_os_str()),
             grace_ms: millis(pool.limits.grace),
+            open_files,
         };
         let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
         let args = pool.args.iter().cloned();

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::dispatch::Core;
 use crate::limits::SIDE_OUTBOX_BYTES_MAX;
-use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped};
+use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::worker::output::Pipe;
 use crate::worker::spawner::{Channels, PoolIndex};
 
@@ -41,6 +41,8 @@ pub struct Link {
     control: Outbox,
     report: Outbox,
     call_in: RefCell<Inbox>,
+    report_in: RefCell<Inbox>,
+    last_words_max: usize,
     stdout: RefCell<Pipe>,
     stderr: RefCell<Pipe>,
     pidfd: AsyncFd<OwnedFd>,
@@ -66,17 +68,21 @@ impl Link {
             (watch(channels.call)?, watch(channels.control)?, watch(channels.report)?);
         // A call's frame is sent only to a free worker, so this waits for one call at most.
         let one_call = payload_bytes_max as usize + SIDE_OUTBOX_BYTES_MAX;
+        // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
+        let free = SharedBudget::new(usize::MAX);
         Ok(Link {
             pool,
             worker,
             guardian: channels.guardian,
-            call: Outbox::new(call.clone(), one_call),
-            control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX),
-            report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX),
+            call: Outbox::new(call.clone(), one_call, free.clone()),
+            control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
+            report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),
             call_in: RefCell::new(Inbox::new(
                 call.clone(),
                 Decoder::with_payload_max(payload_bytes_max),
             )),
+            report_in: RefCell::new(Inbox::new(report.clone(), Decoder::with_payload_max(0))),
+            last_words_max: one_call,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
             stderr: RefCell::new(Pipe::new(channels.stderr)?),
             pidfd: crate::sys::watch(channels.pidfd)?,
@@ -144,7 +150,15 @@ impl Link {
     /// worker's, so it is left at what came before.
     pub fn last_words(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let _ = self.call_in.borrow_mut().drain(|frame| frames.push(frame));
+        let _ = self.call_in.borrow_mut().drain(self.last_words_max, |frame| frames.push(frame));
+        frames
+    }
+
+    /// What the guardian has reported and nobody has read yet.
+    pub fn last_reports(&self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let _ =
+            self.report_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, |frame| frames.push(frame));
         frames
     }
 
@@ -183,11 +197,9 @@ impl Link {
     }
 
     async fn listen_to_guardian(self: Rc<Link>, core: Core) {
-        let inbox =
-            RefCell::new(Inbox::new(self.report_stream.clone(), Decoder::with_payload_max(0)));
         // Its end needs no answer: the guardian's own end is told by its pidfd.
         let take = |frame| core.guardian_frame(&self, &frame);
-        let _ = listen(&self.report_stream, &inbox, take, || false).await;
+        let _ = listen(&self.report_stream, &self.report_in, take, || false).await;
     }
 
     async fn await_guardian(self: Rc<Link>, core: Core) {

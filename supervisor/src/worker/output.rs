@@ -13,8 +13,8 @@ use crate::limits::{
     OUTPUT_LINE_BYTES_MAX, OUTPUT_LINES_BURST, OUTPUT_LINES_PER_SEC, STDERR_TAIL_BYTES_MAX,
 };
 
-/// Taken from a pipe in one go: a pipe's usual capacity.
-const READ_BYTES: usize = 64 << 10;
+/// Taken from a pipe in one go: little enough that a flood of empty lines delays nobody.
+pub const READ_BYTES: usize = 4 << 10;
 
 /// One pipe of a worker, and the line that is not finished yet.
 #[derive(Debug)]
@@ -55,9 +55,14 @@ impl Pipe {
         self.pipe.clone()
     }
 
-    /// Reads what is there, up to one pipe full. Whole lines and overlong pieces go to `line`, all
-    /// bytes as they came to `raw`.
-    pub fn read(&mut self, asker: Asker, raw: &mut dyn FnMut(&[u8]), line: &mut dyn FnMut(&[u8])) {
+    /// Reads what is there, up to a bound. Whole lines and overlong pieces go to `line`, all bytes
+    /// as they came to `raw`. Whether anything was read.
+    pub fn read(
+        &mut self,
+        asker: Asker,
+        raw: &mut dyn FnMut(&[u8]),
+        line: &mut dyn FnMut(&[u8]),
+    ) -> bool {
         let mut buffer = [0; READ_BYTES];
         let got = match asker {
             Asker::Task => self.pipe.try_read(&mut buffer),
@@ -69,17 +74,18 @@ impl Pipe {
             Ok(0) => {
                 self.open = false;
                 self.finish(line);
+                false
             }
             Ok(count) => {
                 raw(&buffer[..count]);
                 self.split(&buffer[..count], line);
+                true
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) => {}
-            Err(_) => self.open = false,
+            Err(error) => {
+                let wait = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
+                self.open = wait.contains(&error.kind());
+                false
+            }
         }
     }
 
@@ -116,26 +122,22 @@ impl Pipe {
 
 /// The last lines of a worker's standard error, within a bound.
 #[derive(Debug, Default)]
-pub struct Tail {
-    lines: VecDeque<String>,
-    bytes: usize,
-}
+pub struct Tail(VecDeque<u8>);
 
 impl Tail {
-    /// Adds a line, and forgets the oldest ones beyond the bound.
+    /// Adds a line, and forgets the oldest bytes beyond the bound.
     pub fn push(&mut self, line: &[u8]) {
-        let line = escape(line);
-        self.bytes += line.len() + 1;
-        self.lines.push_back(line);
-        while self.bytes > STDERR_TAIL_BYTES_MAX && self.lines.len() > 1 {
-            let oldest = self.lines.pop_front().expect("there is more than one");
-            self.bytes -= oldest.len() + 1;
-        }
+        self.0.extend(line);
+        self.0.push_back(b'\n');
+        let extra = self.0.len().saturating_sub(STDERR_TAIL_BYTES_MAX);
+        self.0.drain(..extra);
     }
 
-    /// The lines as one text.
+    /// The lines as one text, fit for a terminal. The first may have lost its beginning.
     pub fn text(&self) -> String {
-        self.lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').map(escape).collect();
+        lines.join("\n").trim_end().to_owned()
     }
 }
 
@@ -223,10 +225,11 @@ mod tests {
         let mut total = 0;
         for _ in 0..10 {
             writer.write_all(&[b'x'; 50_000]).unwrap();
-            pipe.read(Asker::Dispatcher, &mut |_| {}, &mut |line| {
+            let mut line = |line: &[u8]| {
                 longest = longest.max(line.len());
                 total += line.len();
-            });
+            };
+            while pipe.read(Asker::Dispatcher, &mut |_| {}, &mut line) {}
         }
         pipe.finish(&mut |line| total += line.len());
         assert_eq!((OUTPUT_LINE_BYTES_MAX, 500_000), (longest, total));

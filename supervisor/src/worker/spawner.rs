@@ -26,6 +26,9 @@ use crate::limits::SPAWNER_ORDERS_MAX;
 /// How long a guardian may take to read what it is to start. It reads first thing.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long one killed orphan is waited for.
+const ORPHAN_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// How long orphans of a lost guardian are chased.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +39,17 @@ pub struct Guardian {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// Which orphans are its tree's, should it be killed.
+    pub orphans: Orphans,
+}
+
+/// Which children of this process a lost guardian may have left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// All that are in another session: right where this process starts nothing else.
+    All,
+    /// Those in the guardian's session: right inside a program with children of its own.
+    OfItsSession,
 }
 
 /// Which pool of the daemon, by place in its list.
@@ -172,7 +186,7 @@ impl Nursery {
                     let _ = child.wait();
                 }
                 if orphans {
-                    self.sweep_orphans();
+                    self.sweep_orphans(guardian);
                 }
                 None
             }
@@ -214,31 +228,50 @@ impl Nursery {
         Ok(Channels { call, control, report, stdout, stderr, guardian, pidfd })
     }
 
-    /// Kills what a lost guardian left behind. The daemon is a subreaper, so such orphans are its
-    /// children; they are told from its own by their session, which a guardian makes anew.
-    fn sweep_orphans(&self) {
+    /// Kills what a lost guardian left behind. This process is a subreaper, so such orphans are its
+    /// children; they are told from others by their session, which is the guardian's unless they
+    /// have made their own.
+    fn sweep_orphans(&self, guardian: u32) {
         let own_session = nix::unistd::getsid(None).ok();
+        let lost_session = i32::try_from(guardian).ok().map(Pid::from_raw);
         let deadline = Instant::now() + SWEEP_TIMEOUT;
         while Instant::now() < deadline {
-            let orphans: Vec<_> = children_of_this_process()
-                .into_iter()
-                .filter(|pid| {
-                    u32::try_from(pid.as_raw()).is_ok_and(|p| !self.children.contains_key(&p))
-                })
-                .filter(|pid| nix::unistd::getsid(Some(*pid)).ok() != own_session)
-                .collect();
+            let is_orphan = |pid: &Pid| {
+                let known =
+                    u32::try_from(pid.as_raw()).is_ok_and(|p| self.children.contains_key(&p));
+                let session = nix::unistd::getsid(Some(*pid)).ok();
+                let left_behind = match self.guardian.orphans {
+                    Orphans::All => session != own_session,
+                    Orphans::OfItsSession => session == lost_session,
+                };
+                !known && left_behind
+            };
+            let orphans: Vec<_> =
+                children_of_this_process().into_iter().filter(is_orphan).collect();
             if orphans.is_empty() {
                 return;
             }
             for pid in orphans {
                 // An unreaped child of ours: its number cannot have been given to a stranger.
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-                std::thread::yield_now();
+                reap_within(pid, ORPHAN_TIMEOUT);
             }
         }
         tracing::error!("processes of a lost guardian would not die");
     }
+}
+
+/// Reaps a child that was killed, if it dies soon.
+fn reap_within(pid: Pid, timeout: Duration) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use rustix::process::{Pid as RawPid, PidfdFlags, pidfd_open};
+    let opened =
+        RawPid::from_raw(pid.as_raw()).and_then(|raw| pidfd_open(raw, PidfdFlags::empty()).ok());
+    if let Some(pidfd) = opened {
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut ended, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO));
+    }
+    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
 }
 
 /// Sends the guardian its first frame, with the worker's two sockets.

@@ -80,6 +80,7 @@ pub(crate) fn spawn(program: &str, args: &[&str]) -> Spawn {
         environment: vec![b"PATH=/usr/bin:/bin".to_vec()],
         directory: b"/".to_vec(),
         grace_ms: 60_000,
+        open_files: 512,
     }
 }
 

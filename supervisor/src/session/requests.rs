@@ -1,0 +1,65 @@
+//! What a client's frames ask for, and how it is done. Order and pace are the connection's.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use clutch_protocol::message::{Refusal, Refused, Stop};
+use clutch_protocol::{Codec, Frame, Header, Kind, wire};
+
+use super::connection::Connection;
+
+impl Connection {
+    /// Does what a frame asks for.
+    pub(super) fn take(&mut self, now: Instant, frame: Frame) -> Result<(), Refused> {
+        let memory = self.memory.take();
+        let core = &self.doorway.core;
+        let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
+        let protocol = |sentence| Refused { refusal: Refusal::Protocol, sentence };
+        if payload_bytes > 0 && kind != Kind::Call {
+            return Err(protocol(format!("a {kind:?} frame has no payload")));
+        }
+        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop) {
+            return Err(protocol(format!("a {kind:?} frame has no meta")));
+        }
+        match kind {
+            Kind::Call => {
+                let taken = core.call(now, &self.peer, frame, memory);
+                return taken.map_err(|fault| protocol(fault.to_string()));
+            }
+            Kind::Cancel => {
+                if !core.cancel(&self.peer, id) {
+                    core.count("cancels_of_unknown_calls");
+                }
+            }
+            Kind::Ping => {
+                self.peer.send(&Header::new(Kind::Pong, id).encode(), &Bytes::new());
+            }
+            Kind::Pong => {}
+            Kind::Status => self.report_status(id),
+            Kind::Stop => {
+                self.order_stop(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
+        }
+        Ok(())
+    }
+
+    fn report_status(&self, id: u64) {
+        let json = serde_json::to_vec(&self.doorway.core.status()).expect("a status is plain data");
+        let payload = Bytes::from(json);
+        let header = Header {
+            codec: Codec::Json,
+            payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
+            ..Header::new(Kind::StatusReport, id)
+        };
+        self.peer.send(&header.encode(), &payload);
+    }
+
+    fn order_stop(&self, frame: &Frame) -> Result<(), wire::MetaError> {
+        let stop: Stop = wire::decode(&frame.meta)?;
+        self.peer.send(&Header::new(Kind::Stopping, frame.header.id).encode(), &Bytes::new());
+        // A full channel means that a stop is under way already.
+        let _ = self.doorway.stop.try_send(stop);
+        Ok(())
+    }
+}
