@@ -178,8 +178,8 @@ fn f088_descriptors_left_in_flight_are_freed_when_their_connection_is() {
     let oracle = daemon.oracle();
     let bystander = Bystander::start(&daemon, "quiet");
     let mut client = daemon.raw();
-    client.start("default", "bulk:nap", "[1]");
-    client.start("default", "bulk:nap", "[1]");
+    client.start("default", "bulk:nap", "[4]");
+    client.start("default", "bulk:nap", "[4]");
     // Nothing more is read from this connection now: what follows stays in the kernel.
     let (mut read, write) = pipe();
     client.stream().set_nonblocking(true).unwrap();

@@ -268,7 +268,7 @@ impl Dispatcher {
             pool: state.config.name.clone(),
             function: call.function.to_string(),
             attempt: u32::from(call.assigned.is_some()),
-            started: call.assigned.is_some(),
+            started: call.assigned.is_some() && may_have_begun(&reason),
             phases: call.phases(now),
             reason,
         };
@@ -330,6 +330,12 @@ impl Dispatcher {
         call.peer.changed.notify_one();
         Some(call)
     }
+}
+
+/// Whether the function can have begun, for a call that was with a worker. A function that was not
+/// found has not; the import that looked for it is as good to run again.
+const fn may_have_begun(reason: &Reason) -> bool {
+    !matches!(reason, Reason::NotFound(_))
 }
 
 /// Writes a `message::Run`.
