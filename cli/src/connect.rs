@@ -104,11 +104,14 @@ pub(crate) async fn open(
 
 /// Starts a private supervisor. Ctrl-C does not leave a half started one behind.
 async fn start(config: Config, interrupt: &mut Interrupt) -> Result<Local, Error> {
-    let mut started = tokio::task::spawn_blocking(move || Local::start(config, guardian()));
+    let starting = Local::begin(config, guardian())?;
+    let abort = starting.abort();
+    let mut started = tokio::task::spawn_blocking(move || starting.wait());
     let interrupted = tokio::select! {
         local = &mut started => return Ok(local.expect("starting does not panic")?),
         () = interrupt.wait() => Error::Interrupted,
     };
+    abort.abort();
     if let Ok(local) = started.await.expect("starting does not panic") {
         stop(local, true).await;
     }

@@ -30,7 +30,11 @@ impl Interrupt {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _context = runtime.enter();
-            signal(SignalKind::interrupt())?
+            Signals {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+                hangup: signal(SignalKind::hangup())?,
+            }
         };
         let (sender, pressed) = watch::channel(false);
         let armed = Arc::new(AtomicBool::new(false));
@@ -51,19 +55,38 @@ impl Interrupt {
     }
 }
 
+/// The signals that ask a program to end: Ctrl-C, and what `kill` and a closed terminal send. All
+/// are obeyed alike, so that whoever ends the program leaves nothing behind.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
 #[expect(
     clippy::exit,
     reason = "the rest of the program had its chance; guardians end what runs locally"
 )]
-async fn listen(mut signals: Signal, sender: &watch::Sender<bool>, armed: &AtomicBool) {
-    while signals.recv().await.is_some() {
+async fn listen(mut signals: Signals, sender: &watch::Sender<bool>, armed: &AtomicBool) {
+    loop {
+        signals.next().await;
         let armed = armed.load(Ordering::Acquire);
         if armed && !sender.send_replace(true) {
             continue;
         }
         if armed {
             // The program is about to end; a third Ctrl-C does not wait for it.
-            let _ = tokio::time::timeout(END_MAX, signals.recv()).await;
+            let _ = tokio::time::timeout(END_MAX, signals.next()).await;
         }
         std::process::exit(Exit::Cancelled.code().into());
     }

@@ -74,13 +74,24 @@ fn run(cli: Cli) -> Result<Exit, Error> {
     match verb {
         Verb::Serve(args) => serve::run(&args, &global),
         Verb::Call(args) => block_on(call::run(args, &global)),
-        Verb::Map(args) => block_on(map::run(args, &global)),
+        Verb::Map(args) => block_on_beside_reader(map::run(args, &global)),
         Verb::Status(args) => block_on(status::run(args, &socket)),
         Verb::Ping(args) => block_on(ping::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),
         Verb::Completions(args) => completions::run(args),
     }
+}
+
+/// Runs a verb that may be held up by whoever reads its output: the connection has a thread of its
+/// own, so that answers are taken in meanwhile and the daemon does not have to keep them.
+fn block_on_beside_reader(verb: impl Future<Output = Result<Exit, Error>>) -> Result<Exit, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(Error::Prepare)?
+        .block_on(verb)
 }
 
 /// Runs a verb that talks to a daemon. One thread is enough for one connection.

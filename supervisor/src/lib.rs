@@ -57,7 +57,7 @@ pub mod serve;
 
 pub mod local;
 
-pub use local::Local;
+pub use local::{Abort, Local, Starting};
 pub use prepare::{ServeError, ServeExit};
 pub use serve::{ServeOptions, ServeReady, serve};
 pub use worker::spawner::{Guardian, Orphans};

@@ -7,7 +7,7 @@ use std::sync::mpsc as sync_mpsc;
 use std::thread::JoinHandle;
 
 use clutch_protocol::message::Stop;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::door::Door;
@@ -23,34 +23,78 @@ const HANDED_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Local {
     streams: mpsc::Sender<UnixStream>,
-    stop: Option<oneshot::Sender<Stop>>,
+    stop: mpsc::Sender<Stop>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
-impl Local {
-    /// Starts a private supervisor. Its workers' files are in a temporary directory that goes with
-    /// it.
+/// A private supervisor that is being started.
+#[derive(Debug)]
+pub struct Starting {
+    local: Local,
+    is_up: sync_mpsc::Receiver<()>,
+}
+
+/// Gives a start up, from any thread.
+#[derive(Clone, Debug)]
+pub struct Abort(mpsc::Sender<Stop>);
+
+impl Abort {
+    /// Gives the start up: what was started is killed, and [`Starting::wait`] returns.
+    pub fn abort(&self) {
+        // A full channel means that it has been told already.
+        let _ = self.0.try_send(Stop::Now);
+    }
+}
+
+impl Starting {
+    /// The way to give the start up.
+    pub fn abort(&self) -> Abort {
+        Abort(self.local.stop.clone())
+    }
+
+    /// Waits until every pool has a worker that is ready.
     ///
     /// # Errors
     ///
-    /// When an interpreter cannot be used or a first worker does not become ready.
+    /// When an interpreter cannot be used, a first worker does not become ready, or the start was
+    /// given up. Nothing is left running then.
+    pub fn wait(mut self) -> Result<Local, ServeError> {
+        match self.is_up.recv() {
+            Ok(()) => Ok(self.local),
+            // The sender went with its thread, whose result says why.
+            Err(_) => match self.local.join() {
+                Err(error) => Err(error),
+                Ok(()) => Err(ServeError::Interrupted),
+            },
+        }
+    }
+}
+
+impl Local {
+    /// Starts a private supervisor and waits until it is up. Its workers' files are in a temporary
+    /// directory that goes with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Starting::wait`].
     pub fn start(config: Config, guardian: Guardian) -> Result<Local, ServeError> {
+        Local::begin(config, guardian)?.wait()
+    }
+
+    /// Begins to start a private supervisor.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread left.
+    pub fn begin(config: Config, guardian: Guardian) -> Result<Starting, ServeError> {
         let (streams, handed) = mpsc::channel(HANDED_MAX);
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = mpsc::channel(4);
         let (up, is_up) = sync_mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("clutch-local".into())
             .spawn(move || run(&config, guardian, handed, stopped, &up))
             .map_err(|source| ServeError::System { doing: "start a thread", source })?;
-        let mut local = Local { streams, stop: Some(stop), thread: Some(thread) };
-        match is_up.recv() {
-            Ok(()) => Ok(local),
-            // The sender went with its thread, whose result says why.
-            Err(_) => match local.join() {
-                Err(error) => Err(error),
-                Ok(()) => Err(ServeError::Interrupted),
-            },
-        }
+        Ok(Starting { local: Local { streams, stop, thread: Some(thread) }, is_up })
     }
 
     /// A new connection to it.
@@ -73,10 +117,8 @@ impl Local {
     }
 
     fn finish(&mut self, how: Stop) {
-        if let Some(stop) = self.stop.take() {
-            // It may have ended by itself, which is as good.
-            let _ = stop.send(how);
-        }
+        // It may have ended by itself, or been told before; both are as good.
+        let _ = self.stop.try_send(how);
         if let Err(error) = self.join() {
             tracing::error!(%error, "the private supervisor failed");
         }
@@ -100,7 +142,7 @@ fn run(
     config: &Config,
     guardian: Guardian,
     handed: mpsc::Receiver<UnixStream>,
-    stopped: oneshot::Receiver<Stop>,
+    mut stopped: mpsc::Receiver<Stop>,
     up: &sync_mpsc::SyncSender<()>,
 ) -> Result<(), ServeError> {
     let (package, _directory) = package::unpack_temporary()?;
@@ -109,13 +151,17 @@ fn run(
     run_on_this_thread(async move {
         let mut engine = Engine::start(config, pools, guardian, String::new())?;
         let mut door = Door::handed(handed);
-        if let Err(error) = engine.first_starts().await {
+        let started = tokio::select! {
+            started = engine.first_starts() => started,
+            _ = stopped.recv() => Err(ServeError::Interrupted),
+        };
+        if let Err(error) = started {
             engine.stop(Stop::Now, &mut door, std::future::pending()).await;
             return Err(error);
         }
         let _ = up.send(());
         // A dropped sender means that the owner is gone.
-        let until = async { stopped.await.unwrap_or(Stop::Now) };
+        let until = async { stopped.recv().await.unwrap_or(Stop::Now) };
         let how = engine.serve(&mut door, until).await;
         engine.stop(how, &mut door, std::future::pending()).await;
         Ok(())

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clutch_protocol::failure::{Cause, Certificate, Reason};
 use clutch_tests::process;
-use clutch_tests::{Daemon, Program, RawClient, SECOND, kill, raw, signal, wait_for, wait_until};
+use clutch_tests::{Daemon, Program, RawClient, SECOND, kill, raw, wait_for, wait_until};
 use nix::sys::signal::Signal;
 
 /// Calls `function` with a timeout it does not keep; the caller must hear of that and nothing else.
@@ -53,10 +53,9 @@ fn a_worker_that_floods_empty_lines_starves_no_other_pool() {
         })
         .collect();
     counts.sort_unstable();
-    println!("{counts:?}");
     // The lower quartile: a machine that lets the client wait adds to some.
     let usual = counts[ROUNDS / 4];
-    assert!(usual < 10000000, "{usual} lines of another pool were read during each call");
+    assert!(usual < 60_000, "{usual} lines of another pool were read during each call");
     drop((noisy, client));
     oracle.judge(daemon);
 }

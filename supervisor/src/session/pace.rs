@@ -11,6 +11,9 @@ use crate::limits::{
 };
 use crate::net::hangup::wait_until_closed;
 
+/// How long a client that sends no more may take to read its last answers.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl Connection {
     /// Whether nothing may be read now: too many calls in flight, or answers unread.
     pub(super) fn must_pause(&self) -> bool {
@@ -94,7 +97,7 @@ impl Connection {
                     return;
                 }
             }
-            let _ = tokio::time::timeout(STALL_TIMEOUT, peer.outbox.drained()).await;
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, peer.outbox.drained()).await;
         };
         tokio::select! {
             () = answered => End::Closed,
