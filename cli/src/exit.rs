@@ -101,20 +101,8 @@ mod tests {
     use super::*;
 
     fn certificate() -> Box<Certificate> {
-        Box::new(Certificate {
-            pool: "default".into(),
-            worker: WorkerId { slot: 0, generation: 1 },
-            pid: 7,
-            cause: Cause::Signalled,
-            exit: None,
-            exit_name: "SIGKILL".into(),
-            peak_rss_bytes: 0,
-            uptime_ms: 0,
-            calls_served: 0,
-            function: None,
-            stderr_tail: String::new(),
-            detail: String::new(),
-        })
+        let worker = WorkerId { slot: 0, generation: 1 };
+        Box::new(Certificate::unknown("default", worker, Cause::Signalled))
     }
 
     fn text(text: &str) -> String {

@@ -160,13 +160,15 @@ impl Connection {
         }
     }
 
-    /// Sends a frame, if there is room.
+    /// Sends a frame, if there is room or it is a cancel.
     fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
         let header = letter.header(id).encode();
         let frame = Outgoing { id, header: &header, meta: &letter.meta, payload: &letter.payload };
         let sent = {
             let mut outbound = lock(&self.outbound);
-            if !outbound.has_room() {
+            // A cancel makes room. There is at most one for each call the daemon has, and no call
+            // is sent without room, so they are few: `in_flight_max` headers.
+            if letter.kind != Kind::Cancel && !outbound.has_room() {
                 return None;
             }
             outbound.send(&self.socket, &frame)
@@ -189,16 +191,17 @@ impl Connection {
     }
 
     /// Tells the daemon that nobody waits for call `id`. Never waits: a frame that has not left is
-    /// taken back instead, and when too much waits to be sent the daemon is left to its deadline.
+    /// taken back instead.
     fn cancel(&self, id: u64) {
         if !lock(&self.outbound).withdraw(id) {
             self.remark(id, Kind::Cancel);
         }
     }
 
-    /// Sends a frame without meta that nobody waits for, if there is room.
+    /// Sends a cancel, or a pong if there is room.
     fn remark(&self, id: u64, kind: Kind) {
-        // Lost when there is no room: whoever sends a remark has no use for its failure.
+        // Nobody waits for it, so nobody has a use for its failure. A daemon that does not read
+        // what it is sent needs no pong to learn that we live.
         let _lost = self.try_send(id, &Letter::bare(kind));
     }
 

@@ -289,6 +289,7 @@ mod tests {
             program: String::new(),
             payload_bytes_max: 10,
             in_flight_max: 1,
+            pools: Vec::new(),
         }
     }
 

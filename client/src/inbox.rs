@@ -49,7 +49,8 @@ impl Inbox {
     /// For a peer that has not said welcome yet.
     pub(crate) fn before_hello() -> Inbox {
         Inbox {
-            decoder: Decoder::before_hello(),
+            // The daemon's answer names its pools, so it may be longer than a hello.
+            decoder: Decoder::with_payload_max(0),
             buffer: BytesMut::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             large: None,

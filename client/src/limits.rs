@@ -53,8 +53,12 @@ pub(crate) const CHUNK_ITEMS_MAX: u32 = 8_192;
 /// Bytes of one chunk's arguments that automatic chunks aim to stay below.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
 
-/// Chunks of one map that may be unanswered: enough to keep as many workers busy, few enough that
-/// 64 maps still fit a default queue.
+/// A chunk that runs for less is short: the way to the worker and back is then a part of its time
+/// that counts, so the next one should be waiting at its worker's door.
+pub(crate) const SHORT_CHUNK_US: u64 = 20_000;
+
+/// Chunks of one map that may be unanswered, however many workers there are: few enough that 64
+/// maps still fit a default queue.
 pub(crate) const CHUNKS_IN_FLIGHT: u32 = 64;
 
 /// Items of one map that may be pulled and not yet yielded, unless the caller says otherwise.

@@ -168,6 +168,38 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
 }
 
 #[test]
+fn a_deadline_is_kept_behind_another_threads_long_write() {
+    let (begun, has_begun) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = Arc::new(std::sync::Mutex::new(may_go_on));
+    let daemon = Daemon::new(move |mut peer| {
+        peer.begin_to_receive();
+        begun.send(()).unwrap();
+        // Longer than the short deadline below, and not for ever if the client overstays it.
+        let _told = may_go_on.lock().unwrap().recv_timeout(Duration::from_secs(10));
+        while let Some(received) = peer.receive() {
+            peer.say(received.id(), Say::Payload(received.frame.payload.to_vec()));
+        }
+    });
+    let client = Client::connect(&daemon.path).unwrap();
+    let large = "x".repeat(900_000);
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| client.call::<(String,)>("m:f", (&large,)).unwrap());
+        // More than the socket holds has begun to be written, so it cannot be finished yet.
+        next(&has_begun);
+        let short = client.request("m:f").timeout(Duration::from_millis(50)).send::<()>();
+        let patient = scope.spawn(|| client.call::<(u8,)>("m:f", (7,)).unwrap());
+        go_on.send(()).unwrap();
+        let failure = short.unwrap_err();
+        assert_eq!(Reason::TimedOut { timeout_ms: 50 }, failure.reason);
+        assert!(!failure.started, "nothing of it was sent");
+        assert_eq!((7,), patient.join().unwrap());
+        assert!(long.join().unwrap().0 == large);
+    });
+    assert_eq!(0, client.late_replies());
+}
+
+#[test]
 fn nobody_there_a_full_backlog_and_a_silent_daemon() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("c.sock");

@@ -6,7 +6,10 @@ mod fake;
 use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::pin::Pin;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use clutch_client::{
@@ -27,6 +30,11 @@ fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
     single.enable_all().build().unwrap().block_on(test());
     let mut multi = tokio::runtime::Builder::new_multi_thread();
     multi.worker_threads(2).enable_all().build().unwrap().block_on(test());
+}
+
+/// Begins a future, or goes on with it, without waiting for it.
+async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
 }
 
 async fn connect(daemon: &Daemon) -> Client {
@@ -98,6 +106,43 @@ fn a_large_frame_goes_through_a_full_socket_both_ways() {
         for answer in futures_util::future::join_all(calls).await {
             assert!(answer.unwrap().0 == large);
         }
+    });
+}
+
+#[test]
+fn a_cancel_is_sent_even_when_nothing_else_may_be() {
+    on_both(|| async {
+        let (sender, receiver) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let may_go_on = Arc::new(Mutex::new(may_go_on));
+        let daemon = Daemon::new(move |mut peer| {
+            sender.send((Kind::Call, peer.expect(Kind::Call).id())).unwrap();
+            may_go_on.lock().unwrap().recv_timeout(Duration::from_secs(30)).unwrap();
+            while let Some(received) = peer.receive() {
+                sender.send((received.kind(), received.id())).unwrap();
+                if received.kind() == Kind::Call {
+                    peer.say(received.id(), Say::Payload(plain(&())));
+                }
+            }
+        });
+        let client = connect(&daemon).await;
+        let mut cancelled = Box::pin(client.call::<()>("m:f", ()));
+        assert!(is_pending(&mut cancelled).await);
+        let (_, id) = next(&receiver);
+        // Twice what may wait for a socket that nobody reads.
+        let large = "x".repeat(900_000);
+        let calls = (0..10).map(|_| Box::pin(client.call::<()>("m:f", (&large,))));
+        let mut calls: Vec<_> = calls.collect();
+        for call in &mut calls {
+            assert!(is_pending(call).await);
+        }
+        drop(cancelled);
+        go_on.send(()).unwrap();
+        for answer in futures_util::future::join_all(calls).await {
+            answer.unwrap();
+        }
+        let said: Vec<_> = (0..11).map(|_| next(&receiver)).collect();
+        assert!(said.contains(&(Kind::Cancel, id)), "{said:?}");
     });
 }
 
@@ -224,7 +269,7 @@ fn a_call_that_never_left_had_not_started() {
     on_both(|| async {
         // Reads nothing, until told to go.
         let (go, gone) = channel::<()>();
-        let gone = std::sync::Arc::new(std::sync::Mutex::new(gone));
+        let gone = Arc::new(Mutex::new(gone));
         let daemon = Daemon::new(move |peer| {
             next(&gone.lock().unwrap());
             drop(peer);

@@ -107,6 +107,9 @@ pub enum Payload {
 }
 
 /// What a worker sends when a call fails in it. The daemon adds the rest of the [`Failure`].
+///
+/// Some variants repeat fields of [`Reason`]: what a worker may say is a type of its own, so that
+/// none can claim a verdict of the daemon's, such as `TimedOut` or `NotAllowed`.
 #[derive(Clone, Debug, Decode, Encode, PartialEq)]
 pub enum WorkerFailure {
     /// The function raised.
@@ -267,6 +270,26 @@ pub enum Cause {
     GuardianLost,
     /// The pool or the daemon stopped it.
     Stopped,
+}
+
+impl Certificate {
+    /// A certificate that says which worker died and why, and nothing else.
+    pub fn unknown(pool: impl Into<String>, worker: WorkerId, cause: Cause) -> Certificate {
+        Certificate {
+            pool: pool.into(),
+            worker,
+            pid: 0,
+            cause,
+            exit: None,
+            exit_name: "unknown".to_owned(),
+            peak_rss_bytes: 0,
+            uptime_ms: 0,
+            calls_served: 0,
+            function: None,
+            stderr_tail: String::new(),
+            detail: String::new(),
+        }
+    }
 }
 
 impl Reason {

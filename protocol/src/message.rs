@@ -56,6 +56,18 @@ pub struct Welcome {
     pub payload_bytes_max: u32,
     /// How many calls may be unanswered on one connection before the daemon stops reading it.
     pub in_flight_max: u32,
+    /// Its pools. Who has many calls for one of them keeps about as many under way as it has
+    /// workers: what waits in a queue spends its deadline there, and keeps others waiting.
+    pub pools: Vec<PoolSize>,
+}
+
+/// How large a pool is.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct PoolSize {
+    /// Its name.
+    pub name: String,
+    /// How many workers it has.
+    pub workers: u32,
 }
 
 /// Why a connection is refused or closed.

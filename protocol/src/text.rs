@@ -14,8 +14,9 @@ impl fmt::Display for Failure {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms } => write!(
                 f,
-                "{function} timed out after {} ({phases}); pass a longer timeout, or raise \
-                 call_timeout of pool '{pool}'",
+                "{function} timed out after {} ({phases}); pass a longer timeout (at most \
+                 limits.call_timeout_max of pool '{pool}'), or raise its limits.call_timeout for \
+                 calls that pass none",
                 Span(timeout_ms * 1000)
             ),
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
@@ -31,8 +32,8 @@ impl fmt::Display for Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop ({failures} starts in a row failed); the last: \
-                 {last}"
+                "pool '{pool}' is in a crash loop ({failures} starts in a row failed; it \
+                 goes on trying, and takes calls again once a worker is ready); the last: {last}"
             ),
             Reason::NotAllowed => {
                 write!(
@@ -85,8 +86,13 @@ impl fmt::Display for Certificate {
         match self.cause {
             Cause::Exited => write!(f, "ended with {exit_name}")?,
             Cause::Signalled => write!(f, "was ended by {exit_name}")?,
+            Cause::StartFailed if self.exit.is_some() => {
+                write!(f, "could not be started, it ended with {exit_name}")?;
+            }
             Cause::StartFailed => f.write_str("could not be started")?,
-            Cause::StartTimedOut => f.write_str("took too long to start and was killed")?,
+            Cause::StartTimedOut => {
+                f.write_str("took longer to start than limits.start_timeout and was killed")?;
+            }
             Cause::Interrupted => f.write_str("would not give up a call and was killed")?,
             Cause::Protocol => f.write_str("broke the protocol and was killed")?,
             Cause::ChannelLost => f.write_str("closed its sockets and was killed")?,

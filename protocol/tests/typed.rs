@@ -122,6 +122,42 @@ fn what_python_does_not_tell_apart_is_taken_for_each_other() {
 }
 
 #[test]
+fn a_float_is_rounded_but_never_made_infinite() {
+    fn bits(float: f64) -> u64 {
+        float.to_bits()
+    }
+    let power = |bits: usize| Value::int(&[&vec![0; bits / 8][..], &[1]].concat());
+    let negative = |bits: usize| Value::int(&[&vec![0; bits / 8][..], &[0xff]].concat());
+
+    // Rounded, as serde_json does it.
+    let odd = (1_i64 << 53) + 1;
+    let from_json: f64 = serde_json::from_str(&odd.to_string()).unwrap();
+    assert_eq!(bits(from_json), bits(read::<f64>(&odd.into()).unwrap()));
+    assert_eq!(bits(2_f64.powi(1016)), bits(read::<f64>(&power(1016)).unwrap()));
+    assert_eq!(bits(2_f64.powi(120)), bits(read::<f32>(&power(120)).unwrap().into()));
+    assert_eq!(0.1_f32.to_bits(), read::<f32>(&0.1.into()).unwrap().to_bits());
+    assert_eq!(f32::MAX.to_bits(), read::<f32>(&f64::from(f32::MAX).into()).unwrap().to_bits());
+
+    // Infinite and no number only when Python says so.
+    assert!(read::<f32>(&f64::NEG_INFINITY.into()).unwrap().is_infinite());
+    assert!(read::<f64>(&f64::INFINITY.into()).unwrap().is_infinite());
+    assert!(read::<f32>(&f64::NAN.into()).unwrap().is_nan());
+
+    let says = |error: plain::Error| error.to_string();
+    let beyond = |float| format!("expected {float}, found int beyond its range");
+    for int in [power(1024), negative(1024), power(8000)] {
+        assert_eq!(beyond("f64"), says(read::<f64>(&int).unwrap_err()));
+        assert_eq!(beyond("f32"), says(read::<f32>(&int).unwrap_err()));
+        assert_eq!(int, read::<Value>(&int).unwrap());
+    }
+    assert_eq!(beyond("f32"), says(read::<f32>(&power(128)).unwrap_err()));
+    for float in [1e300, -1e300, f64::MAX] {
+        let error = says(read::<Vec<f32>>(&list(vec![float])).unwrap_err());
+        assert!(error.starts_with("value[0]: expected f32, found float "), "{error}");
+    }
+}
+
+#[test]
 fn an_error_says_where_and_what() {
     let dict: Value = [("name", 300)].into_iter().collect();
     let outer = Value::from(vec![Value::None, dict]);

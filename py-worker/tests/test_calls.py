@@ -405,6 +405,50 @@ class Failures(Conversation):
             self.assertEqual("Unserializable", self.failure("tasks:" + name)["kind"], name)
         self.assertEqual(9, self.call("tasks:square", 3))
 
+    def test_results_whose_encoding_runs_code_f041(self):
+        self.call(
+            "builtins:exec",
+            "import array, tasks\n"
+            "class List(list):\n"
+            "  def __iter__(self): raise KeyError('lazy')\n"
+            "class Exits(list):\n"
+            "  def __iter__(self): raise SystemExit(3)\n"
+            "class Broken(dict):\n"
+            "  def items(self): raise OSError(9, 'gone')\n"
+            "tasks.made = {'List': List([1]), 'Exits': Exits([1]), 'Broken': Broken(a=1), 'ok': 5}\n"
+            "tasks.make = tasks.made.get\n"
+            "def released(_):\n"
+            "  view = memoryview(b'abc')\n"
+            "  view.release()\n"
+            "  return view\n"
+            "tasks.released = released\n",
+        )
+        worker = self.worker_here
+        for name in ("List", "Exits", "Broken"):
+            call_id = worker.send("tasks:make", json.dumps([name]).encode(), 0, JSON)
+            with self.assertRaises(Failed) as caught:
+                worker.answer(call_id)
+            self.assertEqual("Unserializable", caught.exception.failure["kind"], name)
+            items = json.dumps(["ok", name, "ok"]).encode()
+            flags, _, payload = worker.answer(worker.send("tasks:make", items, ITEMS, JSON))
+            results, failures = json.loads(payload)
+            self.assertEqual((ITEMS, [5, None, 5]), (flags, results))
+            self.assertEqual([1], [index for index, _ in failures])
+        call_id = worker.send("tasks:released", b"", 0, RAW)
+        with self.assertRaises(Failed) as caught:
+            worker.answer(call_id)
+        self.assertEqual("Unserializable", caught.exception.failure["kind"])
+        self.assertEqual(9, self.call("tasks:square", 3))
+
+    def test_a_json_number_too_large_for_a_float(self):
+        worker = self.worker_here
+        call_id = worker.send("tasks:echo", b"[1e400]", 0, JSON)
+        with self.assertRaises(Failed) as caught:
+            worker.answer(call_id)
+        failure = caught.exception.failure
+        self.assertEqual("BadArguments", failure["kind"])
+        self.assertIn("too large for a float", failure["message"])
+
     def test_a_result_for_json_and_raw(self):
         worker = self.worker_here
         for codec, payload, function in (
@@ -524,6 +568,29 @@ class Cancelling(Conversation):
 
     def test_a_coroutine(self):
         self.assertEqual(["async woken"], self.cancel("long_nap"))
+
+    def test_a_coroutine_while_another_task_runs(self):
+        self.write(
+            "others.py",
+            "import asyncio, time\nlog = []\nasync def other():\n"
+            "    print('ready', flush=True)\n"
+            "    try:\n        time.sleep(1000)\n"
+            "    finally:\n        log.append('other')\n"
+            "async def main():\n"
+            "    task = asyncio.ensure_future(other())\n"
+            "    try:\n        await asyncio.sleep(1000)\n"
+            "    finally:\n        log.append('main')\n",
+        )
+        worker = self.worker_here
+        call_id = worker.send("others:main", pickle.dumps([], 5))
+        wait_for(lambda: "ready" in worker.stdout(), "the other task")
+        worker.interrupt(call_id)
+        with self.assertRaises(Failed) as caught:
+            worker.answer(call_id)
+        self.assertEqual({"kind": "Cancelled"}, caught.exception.failure)
+        log = worker.call("builtins:eval", "__import__('others').log")
+        self.assertEqual(["other", "main"], log)
+        self.assertEqual("tasks:nap", worker.call("tasks:nap", 0))
 
     def test_an_import(self):
         self.write("slow.py", "import time\nprint('ready', flush=True)\ntime.sleep(1000)\n")

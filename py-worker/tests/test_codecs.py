@@ -2,6 +2,7 @@
 
 import array
 import collections
+import ctypes
 import dataclasses
 import datetime
 import decimal
@@ -473,6 +474,29 @@ class Json(unittest.TestCase):
         with self.assertRaisesRegex(UnserializableError, "digits"):
             convert([10**5000], for_json=True)
 
+    def test_numbers_too_large_for_a_float(self):
+        for text in ("1e400", "-1e+400", "1E309", "9" * 320 + ".5", "12345678901" * 20 + "e99"):
+            with self.assertRaisesRegex(ValueError, "too large for a float"):
+                _json_codec.decode(b"[%s]" % text.encode())
+        for text in ("1e308", '"e400"', "1e-400", "9" * 320, '[1.5, "1e999", 2e2]'):
+            self.assertEqual(json.loads(text), _json_codec.decode(text.encode()))
+
+    def test_keys_that_become_the_same_text(self):
+        for value in (
+            {1: "a", "1": "b"},
+            [{"x": {"x": 0, True: "a", "true": "b"}}],
+            {None: 1, "null": 2},
+            {"-1.5": 1, -1.5: 2},
+        ):
+            self.assertIsNone(_json_codec.encode(value, 0), value)
+            with self.assertRaisesRegex(UnserializableError, "another key"):
+                convert(value, for_json=True)
+        for value in ({1: "a", "2": "b"}, {"true": 1, False: 2}, [{"1": 0}, {1: 0}]):
+            self.assertIsNotNone(_json_codec.encode(value, 0), value)
+            convert(value, for_json=True)
+        with self.assertRaisesRegex(UnserializableError, "another key"):
+            convert({pathlib.PurePath("a"): 1, "a": 2}, for_json=False)
+
     def test_written_compactly_in_utf_8(self):
         self.assertEqual('{"ü":[1,2]}'.encode(), _json_codec.encode({"ü": [1, 2]}, 0))
 
@@ -486,13 +510,25 @@ class Raw(unittest.TestCase):
             (memoryview(b"abcdef")[::2], b"ace"),
             (memoryview(array.array("i", [1])), array.array("i", [1]).tobytes()),
             (memoryview(b""), b""),
+            ((ctypes.c_uint16.__ctype_be__ * 2)(1, 2), b"\0\1\0\2"),
         ]
         for value, expected in values:
             body = _raw.encode(value, 0)
             self.assertEqual(expected, bytes(body))
             self.assertEqual(len(expected), len(body))
-        for value in (None, "text", 3, [1]):
+        released = memoryview(b"abc")
+        released.release()
+        for value in (None, "text", 3, [1], released):
             self.assertIsNone(_raw.encode(value, 0))
+
+    def test_a_buffer_in_fortrans_order(self):
+        try:
+            import _testbuffer
+        except ImportError:
+            self.skipTest("this Python cannot make one")
+        flags = _testbuffer.ND_FORTRAN
+        value = _testbuffer.ndarray(list(range(6)), shape=[2, 3], format="B", flags=flags)
+        self.assertEqual(memoryview(value).tobytes(), bytes(_raw.encode(value, 0)))
 
 
 class Nesting(unittest.TestCase):

@@ -2,14 +2,18 @@
 
 import binascii
 import json
+import linecache
 import os
 import random
 import re
+import signal
+import socket
 import struct
+import threading
 import unittest
 
 import support
-from clutch import _frames, _limits
+from clutch import _frames, _limits, _loop, _receive
 from clutch._receive import receive_exactly, receive_frames
 
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -224,6 +228,68 @@ class Receiving(unittest.TestCase):
         self.assertEqual(b"12345", bytes(receive_exactly(source_of(b"123456"), 5)))
         with self.assertRaises(_frames.ProtocolError):
             receive_exactly(source_of(b"123"), 5)
+
+
+class Disturbed(unittest.TestCase):
+    """Signal handlers that raise where bytes are received or sent lose and repeat none."""
+
+    def setUp(self):
+        self.near, self.far = socket.socketpair()
+        self.addCleanup(self.near.close)
+        self.addCleanup(self.far.close)
+        self.reported = 0
+        # One at a time: in a worker, reporting the first one stops the timer.
+        self.is_raised = False
+        self.addCleanup(setattr, _receive, "report", _receive.report)
+        self.addCleanup(setattr, _loop, "report", _loop.report)
+        _receive.report = _loop.report = self.report
+        before = signal.signal(signal.SIGALRM, self.handler)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        self.addCleanup(signal.setitimer, signal.ITIMER_REAL, 0)
+
+    def report(self, error):
+        self.assertIsInstance(error, TimeoutError)
+        self.reported += 1
+        self.is_raised = False
+
+    def handler(self, _number, frame):
+        # Where bytes are taken: during the system call, and before its result is looked at.
+        code = frame.f_code
+        if not self.is_raised and code.co_name in ("receive_into", "send_frame"):
+            if "extend(" in linecache.getline(code.co_filename, frame.f_lineno):
+                self.is_raised = True
+                raise TimeoutError("from a handler")
+
+    def test_receiving(self):
+        data = bytes(range(256)) * 4000
+        sender = threading.Thread(target=self.far.sendall, args=(data,))
+        sender.start()
+        receive_into = _receive.shielded(self.near)
+        received, buffer = bytearray(), bytearray(100)
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        while len(received) < len(data):
+            received += buffer[: receive_into(buffer)]
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sender.join()
+        self.assertEqual(data, received)
+        self.assertGreater(self.reported, 0)
+
+    def test_sending(self):
+        frames = [bytes([n % 256]) * (n % 90 * 997) for n in range(800)]
+        received = []
+        whole = sum(map(len, frames)) + 32 * len(frames)
+        read = lambda: received.append(support.read_exactly(self.far, whole, support.DEADLINE_S))
+        reader = threading.Thread(target=read)
+        reader.start()
+        send = _loop.make_send(self.near)
+        self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        for body in frames:
+            send(b"h" * 32, body)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        reader.join()
+        self.assertEqual(b"".join(b"h" * 32 + body for body in frames), received[0])
+        self.assertGreater(self.reported, 0)
 
 
 if __name__ == "__main__":

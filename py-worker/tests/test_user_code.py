@@ -152,6 +152,28 @@ class Streams(UserCode):
             worker.call("__main__:say")
         self.assertEqual("tee said\n" * 2, worker.stdout())
 
+    def test_odd_streams_of_main(self):
+        tee = (
+            "class Tee:\n  def __init__(self, s): self.s = s\n"
+            "  def write(self, t): return self.s.write(t)\n  def flush(self): self.s.flush()\n"
+            "sys.stdout = Tee(sys.stdout)\n"
+        )
+        odd = (
+            "class Odd:\n  def __getattr__(self, name): raise KeyError(name)\n"
+            "sys.stdin = sys.stdout = sys.stderr = Odd()\n"
+        )
+        for code in (tee, odd, "sys.stdin = sys.stdout = sys.stderr = None\n"):
+            kept = "kept = sys.stdout\ndef is_kept(): return sys.stdout is kept\n"
+            self.write("main.py", "import sys\n" + code + kept)
+            worker = self.worker(main="main.py")
+            for _ in range(3):
+                self.assertTrue(worker.call("__main__:is_kept"))
+                worker.call("builtins:exec", "import sys; sys.stdout = 5")
+
+    def test_detached_streams(self):
+        self.run_code("import sys; sys.stdout.detach(); sys.stderr.detach()")
+        self.still_works()
+
 
 class Descriptors(UserCode):
     def test_only_the_known_ones_are_open_f169(self):
@@ -221,6 +243,46 @@ class Processes(UserCode):
         self.one.call("tasks:print_lines", "")
         self.still_works()
 
+    def test_a_fork_in_an_item_runs_no_other_item(self):
+        by_c = "ctypes.CDLL(None).fork()"
+        for fork in ("os.fork()", by_c):
+            self.run_code(
+                "import os, sys\n%s\ntasks = sys.modules['tasks']\n"
+                "def forks(x):\n"
+                "    with open('runs', 'a') as file: file.write('x')\n"
+                "    pid = %s\n"
+                "    if pid: os.waitpid(pid, 0)\n"
+                "    return x\n"
+                "tasks.forks = forks\n" % ("import ctypes" if fork is by_c else "", fork)
+            )
+            self.assertEqual(([1, 2, 3], []), self.one.map("tasks:forks", [1, 2, 3]))
+            runs = os.path.join(self.folder, "runs")
+            self.assertEqual(3, os.path.getsize(runs))
+            os.unlink(runs)
+            self.still_works()
+
+    def test_a_child_without_standard_error_f052(self):
+        code = (
+            "import atexit, os, sys\n"
+            "pid = os.fork()\n"
+            "if pid: result = os.WEXITSTATUS(os.waitpid(pid, 0)[1])\n"
+            "else:\n"
+            "    atexit.register(os.mkdir, 'ran')\n"
+            "    sys.stdout = sys.stderr = None\n"
+            "    sys.exit('text')\n"
+        )
+        self.assertEqual(1, self.run_code(code))
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "ran")))
+        self.still_works()
+
+    def test_few_descriptors_f050(self):
+        code = "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (3, r.getrlimit(7)[1]))"
+        self.run_code(code)
+        failure = self.one.failure("builtins:int", "x")
+        self.assertEqual(("Raised", "ValueError"), (failure["kind"], failure["type_name"]))
+        self.assertIn("invalid literal", failure["message"])
+        self.assertEqual(9, self.one.call("tasks:square", 3))
+
     def test_a_fork_that_python_does_not_see(self):
         code = (
             "import ctypes, os\n"
@@ -250,14 +312,42 @@ class Processes(UserCode):
         self.run_code("import os; os.chdir('gone'); os.rmdir(os.getcwd())")
         self.still_works()
 
+    def test_timers_are_stopped_f049(self):
+        code = (
+            "import signal\n"
+            "def handler(*_): raise RuntimeError('from a handler')\n"
+            "for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):\n"
+            "    signal.signal(number, handler)\n"
+            "for timer in range(3): signal.setitimer(timer, 60, 0.0005)\n"
+        )
+        self.run_code(code)
+        code = "import signal; result = [signal.getitimer(timer) for timer in range(3)]"
+        self.assertEqual([(0.0, 0.0)] * 3, self.run_code(code))
+
+    def test_signals_between_calls_cost_no_call(self):
+        self.run_code(
+            "import signal\n"
+            "def handler(*_): raise TimeoutError('from a handler')\n"
+            "signal.signal(signal.SIGALRM, handler)\n"
+        )
+        for _ in range(20):
+            before = self.one.stderr().count("TimeoutError: from a handler")
+            os.kill(self.one.process.pid, signal.SIGALRM)
+            wait_for(
+                lambda: self.one.stderr().count("TimeoutError: from a handler") > before,
+                "the handler",
+            )
+            self.assertEqual(9, self.one.call("tasks:square", 3))
+        self.still_works()
+
     def test_signal_handlers_f049(self):
         code = (
             "import signal\n"
             "def handler(*_): raise RuntimeError('from a handler')\n"
             "signal.signal(signal.SIGALRM, handler)\n"
-            "signal.setitimer(signal.ITIMER_REAL, 0.1)\n"
         )
         self.run_code(code)
+        os.kill(self.one.process.pid, signal.SIGALRM)
         wait_for(lambda: "from a handler" in self.one.stderr(), "the handler")
         self.assertIn("a signal handler raised between two calls", self.one.stderr())
         self.still_works()
@@ -302,6 +392,27 @@ class Monkeys(UserCode):
         self.assertEqual("TypeError", failure["type_name"])
         self.assertLess(self.one.ping(), 10)
         self.assertEqual("Unserializable", self.one.failure("_thread:allocate_lock")["kind"])
+
+    def test_odd_modules(self):
+        self.run_code(
+            "import sys\n"
+            "class Weird:\n"
+            "    def __getattr__(self, name): raise RuntimeError(name)\n"
+            "class Worse:\n"
+            "    def __getattribute__(self, name): raise SystemExit(name)\n"
+            "sys.modules.update({'weird': Weird(), 'worse': Worse(), 5: Worse(), 'none': None})\n"
+        )
+        for _ in range(2):
+            self.assertEqual("ValueError", self.one.failure("math:sqrt", -1)["type_name"])
+        self.assertEqual("NotFound", self.one.failure("tsks:square")["kind"])
+        self.assertEqual(
+            [(0, "ValueError"), (1, "ValueError")],
+            [
+                (index, failure["type_name"])
+                for index, failure in self.one.map("math:sqrt", [-1, -1])[1]
+            ],
+        )
+        self.still_works()
 
     def test_emptied_modules(self):
         self.run_code(
@@ -490,6 +601,28 @@ class Package(unittest.TestCase):
         code += "assert not any('packages' in (getattr(m, '__file__', '') or '')"
         code += " for m in list(sys.modules.values()))"
         subprocess.run([sys.executable, "-I", "-S", "-W", "error", "-c", code], check=True)
+
+    def test_modules_are_looked_through_only_when_there_are_new_ones(self):
+        code = (
+            "import sys, types; sys.path.insert(0, %r)\n"
+            "from clutch import _pristine as p\n"
+            "p.configure([])\n"
+            "looked, look = [], p.pristine_imports._hides\n"
+            "p._Importer._hides = lambda *args: looked.append(args[1]) or args[1] == 'foreign'\n"
+            "def enter():\n"
+            "    looked.clear()\n"
+            "    with p.pristine_imports: pass\n"
+            "    return len(looked)\n"
+            "assert enter() > 5\n"
+            "assert enter() == 0\n"
+            "sys.modules['new'] = types\n"
+            "assert enter() > 5 and enter() == 0\n"
+            "sys.modules['foreign'] = types\n"
+            "for _ in range(3):\n"
+            "    with p.pristine_imports: assert 'foreign' not in sys.modules\n"
+            "    assert sys.modules['foreign'] is types\n"
+        ) % support.SOURCE
+        subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 
     def test_the_api_works_outside_a_worker(self):
         code = (

@@ -13,8 +13,8 @@ pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// and continued client makes this.
 pub const FRAME_BYTES_PER_SEC_MIN: u64 = 1 << 20;
 
-/// How long a client may leave its answers unread before it is dropped. Long, since a slow reader is
-/// often a person (`clutch map ... | less`), and what waits for it has a limit of its own.
+/// How long a client may leave its answers unread before it is dropped. Long, since a slow reader
+/// is often a person (`clutch map ... | less`), and what waits for it has a limit of its own.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a client may take to read its last answers when the daemon has stopped.

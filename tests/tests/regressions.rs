@@ -16,8 +16,8 @@ use clutch_tests::raw::{self, PATIENCE};
 use clutch_tests::{Daemon, RawClient, SECOND, wait_for, wait_until};
 use nix::sys::signal::Signal;
 
-/// How many `Cancel` frames of one client the daemon takes before it looks at a request that another
-/// client has made meanwhile, when `block` waits to be read: the most of a few rounds.
+/// How many `Cancel` frames of one client the daemon takes before it looks at a request that
+/// another client has made meanwhile, when `block` waits to be read: the most of a few rounds.
 fn cancels_taken_before_anothers_request(daemon: &Daemon, block: &[u8]) -> u64 {
     let count = |status: &Status| {
         status.daemon.counters.get("cancels_of_unknown_calls").copied().unwrap_or(0)
@@ -49,11 +49,9 @@ fn a_client_that_floods_requests_delays_nobody() {
     let oracle = daemon.oracle();
     let [cancel, status] = [Kind::Cancel, Kind::Status].map(|kind| Header::new(kind, 7).encode());
     let taken = cancels_taken_before_anothers_request(&daemon, &cancel.repeat(2000));
-    println!("{taken}");
     // A status costs more than other requests, and a client has fewer of them in one turn.
     let pairs = [status, cancel].concat().repeat(1000);
     let costly = cancels_taken_before_anothers_request(&daemon, &pairs);
-    println!("{costly}");
     assert!(taken <= 256, "another client waited for {taken} cheap requests");
     assert!(costly <= 32, "another client waited for {costly} costly requests");
     oracle.judge(daemon);

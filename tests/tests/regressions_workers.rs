@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use clutch_protocol::failure::{Cause, Certificate, Reason};
-use clutch_tests::process;
+use clutch_tests::process::{self, Process};
 use clutch_tests::{Daemon, Program, RawClient, SECOND, kill, raw, wait_for, wait_until};
 use nix::sys::signal::Signal;
 
@@ -119,11 +119,18 @@ fn a_call_that_could_not_be_handed_over_is_not_said_to_have_started() {
         daemon.tmp().write("slow", "");
         // The daemon finds the call before it finds that the worker is gone.
         daemon.signal(Signal::SIGSTOP);
+        wait_for("the daemon is stopped", 5 * SECOND, || {
+            Process::find(daemon.pid()).is_some_and(|daemon| daemon.state == 'T')
+        });
         let id = client.next_id();
         let call = raw::call_within(id, "default", "math:sqrt", "[9]", 500);
         client.send(&call).expect("a socket's buffer holds a short call");
         kill(worker);
-        wait_for("the worker is dead", 5 * SECOND, || !process::alive(worker));
+        wait_for("every thread of the worker is gone", 5 * SECOND, || {
+            // The first thread's remains stay until somebody has waited for them.
+            let threads = std::fs::read_dir(format!("/proc/{worker}/task"));
+            !process::alive(worker) && threads.map_or(0, Iterator::count) <= 1
+        });
         daemon.signal(Signal::SIGCONT);
         let failure = client.finish(id).failure();
         assert!(matches!(failure.reason, Reason::TimedOut { .. }), "{failure}");
@@ -177,11 +184,12 @@ fn repeated_timeouts_of_a_stuck_function_leave_two_workers_per_slot_at_most() {
             if pids.len() <= 2 { Ok(()) } else { Err(pids) }
         });
     }
-    for worker in &daemon.status().pools[0].workers {
-        if worker.state == "stopping" {
-            kill(worker.pid);
-        }
-    }
+    // The last one has its whole grace, which need not be waited for.
+    wait_until("the last of them is on its way out", 10 * SECOND, || {
+        let workers = daemon.status().pools.remove(0).workers;
+        let last = workers.iter().find(|worker| worker.state == "stopping");
+        last.map(|worker| kill(worker.pid)).ok_or(workers)
+    });
     daemon.wait_ready();
     drop(client);
     oracle.judge(daemon);

@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 
 use super::desk::{Desk, Mailbox, lock};
+use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Filled, Inbox};
 use crate::limits::{HANG_UP_WAIT, WRITE_LOOK};
@@ -39,8 +40,8 @@ pub(super) struct Connection {
     owner: Owner,
     welcome: Welcome,
     ids: Ids,
-    /// Held while a frame is written, so that frames never interleave.
-    writing: Mutex<()>,
+    /// Frames never interleave.
+    writing: Turns,
     desk: Mutex<Desk>,
 }
 
@@ -74,7 +75,7 @@ impl Connection {
             owner: Owner::current(),
             welcome,
             ids: Ids::default(),
-            writing: Mutex::new(()),
+            writing: Turns::default(),
             desk: Mutex::default(),
         };
         // What came together with the welcome would not be looked at before more comes.
@@ -157,13 +158,13 @@ impl Connection {
     }
 
     /// Sends the remarks that wait, unless another thread is writing: that one calls this when it
-    /// has let go of `writing`, and so after the remark was noted.
+    /// has given back its turn, and so after the remark was noted.
     fn flush_remarks(&self) {
         loop {
             if !lock(&self.desk).has_remarks() {
                 return;
             }
-            let Ok(_turn) = self.writing.try_lock() else {
+            let Some(_turn) = self.writing.try_take() else {
                 return;
             };
             let remarks = lock(&self.desk).take_remarks();
@@ -182,7 +183,8 @@ impl Connection {
     /// Writes a whole frame, or nothing, or closes the connection.
     fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
         let written = {
-            let _turn = lock(&self.writing);
+            // A daemon that does not read can hold up one writer for ever, but not the others.
+            let _turn = self.writing.wait(deadline.at()).ok_or_else(|| deadline.passed())?;
             self.write_in_turn(id, letter, deadline)
         };
         self.flush_remarks();

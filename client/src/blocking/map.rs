@@ -41,7 +41,7 @@ where
         let welcome = map.client.welcome();
         let limits = (welcome.payload_bytes_max, welcome.in_flight_max);
         Driver {
-            plan: Plan::new(map.settings, order, limits.0, limits.1),
+            plan: Plan::new(map.settings, order, limits.0, limits.1).for_workers(welcome),
             client: map.client,
             source: map.source,
             pulled: Vec::new(),

@@ -4,12 +4,14 @@
 //! - `opening`: connecting.
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
+//! - `turn`: who writes.
 //! - `map`: the driver of a blocking map.
 
 mod connection;
 mod desk;
 mod map;
 mod opening;
+mod turn;
 
 use std::fmt;
 use std::os::unix::net::UnixStream;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::failure::Payload;
+use clutch_protocol::message::Welcome;
 use clutch_protocol::{Codec, Failure, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 use super::sizer::Sizer;
 use crate::codec::{Results, decode_items, encode};
 use crate::exchange::{Reply, Target, Trouble};
-use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, WINDOW_ITEMS};
+use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US, WINDOW_ITEMS};
 
 /// How many items travel in one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,6 +133,8 @@ pub(crate) struct Plan<R> {
     sizer: Sizer,
     payload_bytes_max: u64,
     chunks_max: u32,
+    /// How many workers the pool has, if the daemon said so.
+    workers: Option<u32>,
     /// How many chunks may be unanswered now: halved when the queue is full, grown by successes.
     chunks_now: u32,
     in_flight: u32,
@@ -171,6 +174,7 @@ impl<R: DeserializeOwned> Plan<R> {
             order,
             payload_bytes_max: payload_bytes_max.into(),
             chunks_max,
+            workers: None,
             chunks_now: chunks_max,
             in_flight: 0,
             to_send: VecDeque::new(),
@@ -184,13 +188,34 @@ impl<R: DeserializeOwned> Plan<R> {
         }
     }
 
+    /// Keeps about as many chunks under way as the pool has workers.
+    pub(crate) fn for_workers(mut self, welcome: &Welcome) -> Plan<R> {
+        let pools = &welcome.pools;
+        let pool = pools.iter().find(|pool| pool.name == self.settings.target.pool);
+        self.workers = pool.map(|pool| pool.workers.max(1));
+        self
+    }
+
+    /// How many chunks may be under way now. A chunk that waits in the pool's queue spends its
+    /// deadline there and keeps other callers waiting, so there are only as many as can run; twice
+    /// that when chunks are short, so that no worker waits for the next one.
+    fn chunks_allowed(&self) -> u32 {
+        let Some(workers) = self.workers else { return self.chunks_now };
+        let is_short = self.sizer.chunk_run_us().is_some_and(|run| run < SHORT_CHUNK_US);
+        let wanted = match self.settings.timeout {
+            None if is_short => workers.saturating_mul(2),
+            _ => workers,
+        };
+        self.chunks_now.min(wanted)
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// What to do next. `may_pull` is false while the source has said that it has nothing yet.
     pub(crate) fn step(&mut self, may_pull: bool) -> Step<R> {
-        if self.in_flight < self.chunks_now
+        if self.in_flight < self.chunks_allowed()
             && self.pause.is_none()
             && let Some(parcel) = self.to_send.pop_front()
         {
@@ -221,7 +246,7 @@ impl<R: DeserializeOwned> Plan<R> {
 
     /// How many items to pull now: a whole chunk or, unless nothing is under way, none.
     fn room(&self) -> u32 {
-        let busy = self.in_flight >= self.chunks_now || !self.to_send.is_empty();
+        let busy = self.in_flight >= self.chunks_allowed() || !self.to_send.is_empty();
         if self.exhausted || busy || self.pause.is_some() {
             return 0;
         }
@@ -365,7 +390,10 @@ mod tests {
     use clutch_protocol::failure::{Cause, Certificate};
     use clutch_protocol::message::{Answer, Phases, WorkerId};
 
+    use clutch_protocol::message::PoolSize;
+
     use super::*;
+    use crate::exchange::DEFAULT_POOL;
 
     /// A map of 0, 1, 2, ... driven by hand.
     struct Hand {
@@ -448,20 +476,8 @@ mod tests {
     }
 
     fn died() -> Reason {
-        Reason::WorkerDied(Box::new(Certificate {
-            pool: "default".into(),
-            worker: WorkerId { slot: 0, generation: 1 },
-            pid: 1,
-            cause: Cause::Signalled,
-            exit: None,
-            exit_name: "SIGKILL".into(),
-            peak_rss_bytes: 0,
-            uptime_ms: 0,
-            calls_served: 0,
-            function: None,
-            stderr_tail: String::new(),
-            detail: String::new(),
-        }))
+        let worker = WorkerId { slot: 0, generation: 1 };
+        Reason::WorkerDied(Box::new(Certificate::unknown("default", worker, Cause::Signalled)))
     }
 
     fn window(items: u32) -> impl FnOnce(&mut Settings) {
@@ -648,5 +664,32 @@ mod tests {
         assert!(matches!(plan.step(false), Step::Wait));
         plan.exhaust();
         assert!(matches!(plan.step(false), Step::Done));
+    }
+
+    #[test]
+    fn no_more_chunks_are_under_way_than_can_run() {
+        let welcome = Welcome {
+            version: 1,
+            pid: 1,
+            program: String::new(),
+            payload_bytes_max: 1000,
+            in_flight_max: 1000,
+            pools: vec![PoolSize { name: DEFAULT_POOL.into(), workers: 3 }],
+        };
+        let plan = |timeout| {
+            let settings = Settings { timeout, ..Settings::new("m:f") };
+            Plan::<u64>::new(settings, Order::Items, 1000, 1000).for_workers(&welcome)
+        };
+        let mut long = plan(None);
+        assert_eq!(3, long.chunks_allowed(), "nothing is known yet");
+        long.sizer.ran(1, 2_000_000);
+        assert_eq!(3, long.chunks_allowed());
+        let mut short = plan(None);
+        short.sizer.ran(1, 100);
+        assert_eq!(6, short.chunks_allowed());
+        // With a timeout of its own, an item must not spend it waiting for its siblings.
+        let mut strict = plan(Some(Duration::from_millis(300)));
+        strict.sizer.ran(1, 100);
+        assert_eq!(3, strict.chunks_allowed());
     }
 }

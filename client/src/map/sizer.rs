@@ -30,6 +30,12 @@ impl Sizer {
         self.items.min(bytes_allow).max(1)
     }
 
+    /// How long a chunk takes to run, as far as is known, in microseconds.
+    pub(crate) fn chunk_run_us(&self) -> Option<u64> {
+        let item_run_ns = self.item_run_ns?;
+        Some(item_run_ns.saturating_mul(u64::from(self.items())) / 1000)
+    }
+
     /// A chunk was encoded.
     pub(crate) fn encoded(&mut self, items: u32, bytes: usize) {
         self.item_bytes = average(self.item_bytes, bytes as u64 / u64::from(items.max(1)));

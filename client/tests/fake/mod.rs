@@ -147,6 +147,7 @@ impl Peer {
             program: "fake".into(),
             payload_bytes_max,
             in_flight_max,
+            pools: Vec::new(),
         };
         self.decoder = Decoder::with_payload_max(payload_bytes_max);
         self.send(Kind::Welcome, 0, &wire::encode(&welcome).unwrap(), b"");
@@ -165,6 +166,13 @@ impl Peer {
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
             }
         }
+    }
+
+    /// Waits until the next frame has begun to arrive, and leaves the rest of it in the socket.
+    pub(crate) fn begin_to_receive(&mut self) {
+        let mut byte = [0];
+        self.stream.read_exact(&mut byte).unwrap();
+        self.buffer.extend_from_slice(&byte);
     }
 
     /// The next frame, which must be of this kind.

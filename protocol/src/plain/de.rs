@@ -90,11 +90,12 @@ impl<'t, 'de> Deserializer<'t, 'de> {
         Error::invalid_type(found, expected)
     }
 
+    fn wide(self, span: Span) -> BigInt {
+        BigInt::new(self.tape.bytes(span)).expect("the tape keeps small ints as such")
+    }
+
     fn big_int<V: Visitor<'de>>(self, span: Span, visitor: V) -> Result<V::Value, Error> {
-        let bytes = self.tape.bytes(span);
-        let Some(big) = BigInt::new(bytes) else {
-            unreachable!("the tape keeps small ints as such")
-        };
+        let big = self.wide(span);
         if let Some(int) = big.to_i128() {
             match u64::try_from(int) {
                 Ok(int) => visitor.visit_u64(int),
@@ -106,6 +107,16 @@ impl<'t, 'de> Deserializer<'t, 'de> {
             Err(self.unfit(&visitor))
         }
     }
+}
+
+/// An int whose nearest float would be infinite.
+const BEYOND_FLOATS: Unexpected<'_> = Unexpected::Other("int beyond its range");
+
+/// Whether the nearest `f32` is infinite.
+fn is_beyond_f32(float: f64) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "what becomes of it is the question")]
+    let nearest = float as f32;
+    nearest.is_infinite()
 }
 
 /// What a type took of a container that holds more.
@@ -191,16 +202,25 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.node {
             Node::Float(float) => visitor.visit_f64(float),
-            Node::BigInt(span) => match BigInt::new(self.tape.bytes(span)) {
-                Some(big) => visitor.visit_f64(big.to_f64()),
-                None => unreachable!("the tape keeps small ints as such"),
+            Node::BigInt(span) => match self.wide(span).to_f64() {
+                Some(float) => visitor.visit_f64(float),
+                None => Err(Error::invalid_value(BEYOND_FLOATS, &visitor)),
             },
             _ => self.deserialize_any(visitor),
         }
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.deserialize_f64(visitor)
+        // serde's own `f32` would take what is beyond its range for infinite.
+        match self.node {
+            Node::Float(float) if float.is_finite() && is_beyond_f32(float) => {
+                Err(Error::invalid_value(Unexpected::Float(float), &visitor))
+            }
+            Node::BigInt(span) if self.wide(span).to_f64().is_none_or(is_beyond_f32) => {
+                Err(Error::invalid_value(BEYOND_FLOATS, &visitor))
+            }
+            _ => self.deserialize_f64(visitor),
+        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

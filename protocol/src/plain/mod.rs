@@ -22,8 +22,10 @@
 //! In Rust's terms: structs and maps are dicts, enums are tagged from outside as in `serde_json`,
 //! `Option` is the value or `None`, sequences are lists, tuples are tuples, `serialize_bytes` is
 //! bytes. On the way back an int fits any integer type that holds it, floats take ints, sequences
-//! take tuples and sets too, and texts and bytes can be borrowed from the input. What serde has no
-//! word for (sets, bytearrays, ints of any size) a [`Value`](crate::Value) holds.
+//! take tuples and sets too, and texts and bytes can be borrowed from the input. A float type takes
+//! the nearest number it has, as in `serde_json`: an int above 2^53 may lose its last digits in an
+//! `f64`. What is beyond its range is an error and never becomes infinite. What serde has no word
+//! for (sets, bytearrays, ints of any size) a [`Value`](crate::Value) holds.
 //!
 //! The reader is bounded by [`Limits`], which count what the value would be with its shared parts
 //! copied. It keeps at most 96 bytes for each byte of input, and takes time in proportion to it.

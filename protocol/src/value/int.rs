@@ -46,12 +46,13 @@ impl BigInt {
         Some(u128::from_le_bytes(wide))
     }
 
-    /// The nearest float; infinite when there is none. Rounded like a sum of its parts, which may
+    /// The nearest float, if it is within their range. Rounded like a sum of its parts, which may
     /// differ in the last bit from Python's `float(int)`.
-    pub fn to_f64(&self) -> f64 {
+    pub fn to_f64(&self) -> Option<f64> {
         let magnitude = self.magnitude();
         let float = magnitude.iter().rev().fold(0.0, |sum, byte| sum * 256.0 + f64::from(*byte));
-        if self.is_negative() { -float } else { float }
+        let float = if self.is_negative() { -float } else { float };
+        float.is_finite().then_some(float)
     }
 
     /// The bytes of its absolute value, little endian and without a sign.
@@ -123,12 +124,12 @@ mod tests {
             assert_eq!((Some(int), u128::try_from(int).ok()), (big.to_i128(), big.to_u128()));
             #[expect(clippy::cast_precision_loss, reason = "these are powers of two, nearly")]
             let float = int as f64;
-            assert_eq!(float.to_bits(), big.to_f64().to_bits(), "{int}");
+            assert_eq!(Some(float.to_bits()), big.to_f64().map(f64::to_bits), "{int}");
         }
         let top = BigInt::new(&[&[0xff; 16][..], &[0]].concat()).unwrap();
         assert_eq!((None, Some(u128::MAX)), (top.to_i128(), top.to_u128()));
         let huge = BigInt::new(&[&[0; 400][..], &[0x80]].concat()).unwrap();
         assert_eq!((None, None), (huge.to_i128(), huge.to_u128()));
-        assert_eq!(f64::NEG_INFINITY.to_bits(), huge.to_f64().to_bits());
+        assert_eq!(None, huge.to_f64());
     }
 }

@@ -6,8 +6,9 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, Ready, Refusal, Refused, Role, Run, Setup,
-    Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
+    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
+    WorkerId,
 };
 use serde_json::{Value as Json, json};
 
@@ -150,7 +151,7 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> TraceFrame Link }
+lists! { String Vec<u8> TraceFrame Link PoolSize }
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -169,7 +170,8 @@ macro_rules! structs {
 
 structs! {
     Hello { version_min, version_max, role, program }
-    Welcome { version, pid, program, payload_bytes_max, in_flight_max }
+    Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
+    PoolSize { name, workers }
     Refused { refusal, sentence }
     Call { pool, function, timeout_ms }
     Phases { queue_us, run_us }

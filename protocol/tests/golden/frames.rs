@@ -10,8 +10,9 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, Ready, Refusal, Refused, Role, Run, Setup,
-    Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
+    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
+    WorkerId,
 };
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
@@ -162,6 +163,7 @@ fn connection(samples: &mut Samples) {
         program: "clutch 0.1.0".into(),
         payload_bytes_max: 64 << 20,
         in_flight_max: 1024,
+        pools: vec![PoolSize { name: "default".into(), workers: 2 }],
     };
     samples.meta("welcome", Kind::Welcome, 0, &welcome, NONE);
     for refusal in [

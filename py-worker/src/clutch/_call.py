@@ -1,9 +1,10 @@
 """The call that is running: what its code may ask about it, and how it is cancelled.
 
 `State` is the one thing the main thread, the control thread and user code share. Every field is
-written by one thread only, except `armed`, which the signal handler also clears: it runs on the
-main thread, between two of its instructions, so there is no race. Who delivers the signal is
-`_control`; who arms and disarms is `_loop`.
+written by one thread only, with two exceptions. `armed` is also cleared by the signal handler: it
+runs on the main thread, between two of its instructions, so there is no race. `call` is written by
+any thread that asks for the current call; see `current_call`. Who delivers the signal is
+`_control`; who arms and disarms is `_execute`.
 
 ```text
    control thread                        main thread
@@ -14,6 +15,10 @@ main thread, between two of its instructions, so there is no race. Who delivers 
 """
 
 from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 __all__ = ["Call", "Cancelled", "State", "current_call", "on_interrupt", "state"]
 
@@ -36,9 +41,11 @@ class State:
     __slots__ = (
         "armed",
         "call",
+        "end_items",
         "generation",
         "interrupted",
         "key",
+        "on_interrupt",
         "pool",
         "running",
         "slot",
@@ -61,6 +68,10 @@ class State:
         # The last call the daemon wanted interrupted. Ids never return, so it needs no clearing,
         # and an interrupt that overtakes its call on the other socket is not lost.
         self.interrupted = 0
+        # What a forked child does first with a chunk of items: there is none left for it.
+        self.end_items: "Callable[[], object]" = int
+        # What raising `Cancelled` needs first: whether it shall be raised here. See `_coroutine`.
+        self.on_interrupt: "Callable[[], bool] | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
 
@@ -111,8 +122,9 @@ Call.__module__ = "clutch"
 
 
 def current_call() -> Call:
-    """The call that is running in this process, the same object each time.
+    """The call that is running in this process.
 
+    The same object each time, unless two threads are the first to ask; then two that say the same.
     Any thread may ask. A thread that outlives its call should keep the object: asked again, it
     would be told about the next call. Where no call is running (in a `multiprocessing` child, in
     a test, while `main` is loaded) the answer is a call with id 0, no deadline, never cancelled,
@@ -132,4 +144,6 @@ def on_interrupt(_signal_number: int, _frame: object) -> None:
     """
     if state.armed and state.interrupted == state.running:
         state.armed = False
+        if state.on_interrupt is not None and not state.on_interrupt():
+            return
         raise Cancelled(f"call {state.running} was cancelled")

@@ -6,6 +6,7 @@ main thread by a signal, whose handler (`_call.on_interrupt`) decides there, wit
 """
 
 import _thread
+import sys
 from _socket import MSG_PEEK, MSG_WAITALL
 from binascii import crc32
 from posix import _exit, write
@@ -13,6 +14,7 @@ from posix import _exit, write
 from clutch._call import on_interrupt, state
 from clutch._frames import HEADER, INTERRUPT, PING, PONG, ProtocolError, check_header, header_bytes
 from clutch._limits import HEADER_BYTES
+from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ __all__ = [
     "INTERRUPT_SIGNAL",
     "complain_to",
     "die",
+    "disarm_timers",
     "install_handler",
+    "is_of_system",
+    "report",
     "start_control",
 ]
 
@@ -42,6 +47,10 @@ INTERRUPT_SIGNAL = int(_signal.SIGUSR2 if _REAL_TIME is None else _REAL_TIME + 1
 
 _getsignal = _signal.getsignal
 _pthread_kill = _signal.pthread_kill
+_getitimer, _setitimer = _signal.getitimer, _signal.setitimer
+_TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
+_UNSET = (0.0, 0.0)
+_modules = sys.modules
 
 # Python code a few calls deep; a finalizer of user code may run here when memory is collected.
 _STACK_BYTES = 512 << 10
@@ -61,6 +70,23 @@ def die(sentence: str) -> "NoReturn":
         _exit(EXIT_CODE_BROKEN)
 
 
+def is_of_system(error: BaseException) -> bool:
+    """Whether a system call failed. A handler's `TimeoutError` is an OSError without a number."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def report(error: BaseException) -> None:
+    """Says that a signal handler of user code raised between two calls, and goes on."""
+    try:
+        # Before the next time: a timer may be quicker than this.
+        disarm_timers()
+        with pristine_imports:
+            text = load("clutch._errors").format_traceback(error, ())
+        sys.stderr.write(f"clutch worker: a signal handler raised between two calls\n{text}")
+    except BaseException:  # noqa: BLE001, S110 - it may raise again meanwhile.
+        pass
+
+
 def complain_to(descriptor: int) -> None:
     """Where `die` tries to write first: a copy of standard error, which user code may close."""
     _complaints.insert(0, descriptor)
@@ -73,6 +99,18 @@ def install_handler() -> None:
     """Lets the interrupt signal reach `on_interrupt`, if it does not. Main thread only."""
     if _getsignal(INTERRUPT_SIGNAL) is not on_interrupt:
         _signal.signal(INTERRUPT_SIGNAL, on_interrupt)
+
+
+def disarm_timers() -> None:
+    """Stops what `signal.alarm` and `setitimer` left running, so that it hits no later call.
+
+    Asking costs three system calls, so nobody asks in a worker where nothing that can set a timer
+    was ever imported.
+    """
+    if "signal" in _modules or "_ctypes" in _modules:
+        for timer in _TIMERS:
+            if _getitimer(timer) != _UNSET:
+                _setitimer(timer, 0)
 
 
 def start_control(sock: "socket") -> None:

@@ -165,12 +165,18 @@ class _Converter:
         return converted
 
     def _dict(self, value: "dict[Any, Any]", where: "Where", levels: int) -> "dict[Any, Any]":
-        converted = {}
+        converted: "dict[Any, Any]" = {}
+        texts: "set[str]" = set()
         for key, item in value.items():
             step = f"[{_short(_repr(key), _KEY_CHARACTERS_MAX)}]"
-            converted[self._key(key, where, step, levels)] = self.convert(
-                item, (where, step), levels
-            )
+            plain = self._key(key, where, step, levels)
+            text = _json_key(plain) if self._for_json else ""
+            if plain in converted or text in texts:
+                message = "as plain data it is equal to another key of the same dict; return pairs"
+                raise UnserializableError((where, f".key{step}"), type(key), message)
+            if self._for_json:
+                texts.add(text)
+            converted[plain] = self.convert(item, (where, step), levels)
         return converted
 
     def _key(self, key: "Any", where: "Where", step: str, levels: int) -> "Any":
@@ -245,6 +251,15 @@ class _Converter:
         if type(simpler) is kind:
             _refuse(where, kind)
         return self.convert(simpler, where, levels)
+
+
+def _json_key(key: "Any") -> str:
+    """The text that JSON's encoder makes of a key."""
+    if key is None:
+        return "null"
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return key if isinstance(key, str) else repr(key)
 
 
 def _refuse(where: "Where", kind: type) -> "NoReturn":

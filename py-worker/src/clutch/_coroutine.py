@@ -1,15 +1,55 @@
 """Runs a coroutine that a call's function returned, as `asyncio.run` does, on the main thread.
 
-So an `async def` is called like any other function. A cancel is raised where the event loop
-waits; `asyncio.run` then cancels the coroutine, whose `finally` blocks run as usual. Imported when
-the first coroutine appears: `asyncio` costs more than the whole worker.
+So an `async def` is called like any other function. A cancel cancels the main task, as Ctrl-C does
+in `asyncio.run`; and it is raised where code runs, since that code may never come back to the
+loop. Only raised, it would end the task that happens to run, or a callback, and be logged away.
+Imported when the first coroutine appears: `asyncio` costs more than the whole worker.
 """
 
 import asyncio
 
+from clutch._call import state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Coroutine
+
 __all__ = ["SKIP", "run"]
 
-run = asyncio.run
+_run, _current_task, _running_loop = asyncio.run, asyncio.current_task, asyncio.get_running_loop
 
 # The event loop's own frames, which a traceback of the coroutine begins with.
 SKIP = (asyncio.__file__ or "asyncio/__init__.py").rpartition("/")[0] + "/"
+
+
+def run(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
+    """What the coroutine returns."""
+    try:
+        return _run(_interruptible(coroutine))
+    finally:
+        state.on_interrupt = None
+        # For an interrupt that came before its first step.
+        coroutine.close()
+
+
+async def _interruptible(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
+    main, loop = _current_task(), _running_loop()
+
+    def on_interrupt() -> bool:
+        """Whether the interrupt shall also be raised where it came."""
+        current = _current_task(loop)
+        if main is not None and current is not main:
+            main.cancel()
+            # The loop may be about to wait.
+            loop.call_soon_threadsafe(_nothing)
+        return current is not None
+
+    state.on_interrupt = on_interrupt
+    try:
+        return await coroutine
+    finally:
+        state.on_interrupt = None
+
+
+def _nothing() -> None:
+    """Wakes the loop up."""

@@ -21,6 +21,9 @@ from clutch._frames import (
     RESULT,
     MetaReader,
     ProtocolError,
+    encode_exception,
+    failed_cancelled,
+    failed_raised,
     failed_too_large,
     header_bytes,
 )
@@ -30,6 +33,9 @@ from clutch._pristine import load, pristine_imports
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional, Protocol, Tuple, Union
+
+    from clutch._failures import Attempt
+    from clutch._items import Items
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
@@ -57,6 +63,9 @@ _FUNCTIONS_MAX = 4096
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
 _WRAPPERS_MAX = 16
+
+# Of an exception that cannot be described in full.
+_BRIEF_CHARACTERS_MAX = 4096
 
 # Behind the timeout and the length of the name.
 _NAME_AT = 16
@@ -150,23 +159,45 @@ class Executor:
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or state.interrupted == call_id:
             attempt = (call_id, key, stage, function, args, kwargs)
-            with pristine_imports:
-                body = load("clutch._failures").failure(error, attempt, self._skip)
+            body = self._failure(error, attempt)
             # The traceback holds this frame, and this frame would hold it.
             error = None
             return header_bytes(FAILED, call_id, len(body), 0), body
-        if items is not None:
-            return self._answer(call_id, codec, *items.encode(codec, encode))
-        body = encode(value, 0)
-        if body is None:
-            return self._answer_slowly(call_id, codec, value, encode)
-        if len(body) > self._payload_bytes_max:
-            return self._too_large(call_id, len(body))
-        return header_bytes(RESULT, call_id, 0, len(body), 0, codec), body
+        return self._answered(call_id, codec, value, items, encode)
+
+    def _answered(
+        self, call_id: int, codec: int, value: object, items: "Optional[Items]", encode: "Encode"
+    ) -> "Answer":
+        """The answer with the result. What encoding it raises costs this call and no other."""
+        try:
+            if items is not None:
+                return self._answer(call_id, codec, *items.encode(codec, encode))
+            body = encode(value, 0)
+            if body is None:
+                return self._answer_slowly(call_id, codec, value, encode)
+            return self._answer(call_id, codec, body, 0)
+        except BaseException as error:  # noqa: BLE001 - a value's own code, or no memory.
+            # Not as a call that came so far: what is told is what was raised.
+            failed = self._failure(error, (call_id, state.key, CALLING, None, None, None))
+            return header_bytes(FAILED, call_id, len(failed), 0), failed
+
+    def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
+        try:
+            with pristine_imports:
+                return load("clutch._failures").failure(error, attempt, self._skip)
+        except ProtocolError:
+            raise
+        except BaseException as unexpected:  # noqa: BLE001 - e.g. no descriptor to import with.
+            if error is None or state.interrupted == attempt[0]:
+                return failed_cancelled()
+            note = f"not told in full, since describing it raised {_brief(unexpected)}"
+            name = type.__dict__["__name__"].__get__(type(error))
+            return failed_raised(encode_exception(name, _brief(error), [note], [], "", []))
 
     def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
-            return self._too_large(call_id, len(body))
+            failed = failed_too_large(len(body), self._payload_bytes_max)
+            return header_bytes(FAILED, call_id, len(failed), 0), failed
         return header_bytes(RESULT, call_id, 0, len(body), flags, codec), body
 
     def _answer_slowly(self, call_id: int, codec: int, value: object, encode: "Encode") -> "Answer":
@@ -175,10 +206,6 @@ class Executor:
         if failed:
             return header_bytes(FAILED, call_id, len(failed), 0), failed
         return self._answer(call_id, codec, body, 0)
-
-    def _too_large(self, call_id: int, size: int) -> "Answer":
-        body = failed_too_large(size, self._payload_bytes_max)
-        return header_bytes(FAILED, call_id, len(body), 0), body
 
     def _find(self, key: bytes) -> "Callable[..., Any]":
         """The function of this name, imported if need be; raises what the import raises."""
@@ -252,6 +279,14 @@ class Executor:
         if module.SKIP not in self._skip:
             self._skip = (*self._skip, module.SKIP)
         return module
+
+
+def _brief(error: BaseException) -> str:
+    name = type.__dict__["__name__"].__get__(type(error))
+    try:
+        return f"{name}: {str(error)[:_BRIEF_CHARACTERS_MAX]}"
+    except BaseException:  # noqa: BLE001 - the exception's own code.
+        return name
 
 
 def split_name(key: bytes) -> "tuple[str, str]":

@@ -25,7 +25,7 @@ from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Optional, Tuple
+    from typing import Any, NoReturn, Optional, Tuple
 
     from clutch._execute import Encode
 
@@ -38,6 +38,15 @@ __all__ = ["encode_slowly", "failure", "leave_child", "raised"]
 
 def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
     """The meta for a call that raised, or that was interrupted whatever it did."""
+    try:
+        return _failure(error, attempt, skip)
+    except ProtocolError:
+        raise
+    except BaseException as unexpected:  # noqa: BLE001 - odd modules and finders of a user's.
+        return raised(unexpected if error is None else error, skip)
+
+
+def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
     call_id, key, stage, function, args, kwargs = attempt
     if state.call is not None:
         # A thread that holds the object must still see it when the next call runs.
@@ -104,17 +113,25 @@ def leave_child(error: "BaseException | None", skip: "tuple[str, ...]") -> None:
 
     It must never speak for its parent. It ends as a script would that has come to its end.
     """
-    code: "Any" = 0
+    code = 1
     try:
-        if isinstance(error, SystemExit):
-            code = error.code or 0
-            if not isinstance(code, int):
-                sys.stderr.write(f"{code}\n")
-                code = 1
-        elif error is not None:
-            code = 1
+        if error is None:
+            code = 0
+        elif not isinstance(error, SystemExit):
             sys.stderr.write(format_traceback(error, skip))
+        elif error.code is None:
+            code = 0
+        elif isinstance(error.code, int):
+            code = int.__and__(error.code, 0xFF)
+        else:
+            sys.stderr.write(f"{error.code}\n")
+    finally:
+        _flush_and_exit(code)
+
+
+def _flush_and_exit(code: int) -> "NoReturn":
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
-        _exit(code & 0xFF)
+        _exit(code)

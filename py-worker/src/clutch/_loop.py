@@ -6,9 +6,8 @@ An answer is sent whole before the next call is looked at, so no finished result
 
 from _socket import MSG_NOSIGNAL
 
-from clutch._control import die, install_handler
+from clutch._control import die, disarm_timers, install_handler, is_of_system, report
 from clutch._frames import EXIT, RUN, ProtocolError
-from clutch._stdio import make_flush
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,16 +22,22 @@ __all__ = ["make_send", "serve"]
 # Up to here, joining header and body is cheaper than giving the system two buffers.
 _JOINED_BYTES_MAX = 16 << 10
 
+# How often a signal handler may disturb one step between two calls.
+_ATTEMPTS_MAX = 10_000
+
+_FLAGS = (MSG_NOSIGNAL,)
+_NO_ANCILLARY = ((),)
+
 
 def serve(
     frames: "Iterator[Frame]",
     send: "Callable[[bytes, bytes | memoryview], None]",
     executor: "Executor",
+    flush: "Callable[[], None]",
     restore: "Callable[[], Callable[[], None] | None]",
 ) -> None:
     """Answers calls until the daemon says exit or closes the socket."""
     execute = executor.execute
-    flush = make_flush()
     try:
         for kind, flags, codec, call_id, meta, payload in frames:
             if kind != RUN:
@@ -45,33 +50,64 @@ def serve(
             send(head, body)
             # Large arguments and results go before the wait for the next call, not after it.
             del meta, payload, body
-            changed = restore()
+            changed = _in_order(restore)
             if changed is not None:
                 flush = changed
-            install_handler()
     except ProtocolError as error:
         die(f"on the call socket, {error}")
-    except OSError as error:
-        die(f"a call closed descriptors of the worker ({error}); no other call can be served")
+    except BaseException as error:  # noqa: BLE001 - a signal handler, between two steps.
+        report(error)
+        die(f"a signal handler raised {type(error).__name__} between two calls")
+
+
+def _in_order(
+    restore: "Callable[[], Callable[[], None] | None]",
+) -> "Callable[[], None] | None":
+    """Undoes what a call left behind; a signal handler that raises meanwhile only delays it."""
+    for _ in range(_ATTEMPTS_MAX):
+        try:
+            # First: without timers, handlers have less reason to run.
+            disarm_timers()
+            install_handler()
+            return restore()
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises.
+            if is_of_system(error):
+                die(f"a call closed descriptors of the worker ({error}); it can serve no other")
+            report(error)
+    return die("what a call left behind cannot be undone; no other call can be served")
 
 
 def make_send(sock: "socket") -> "Callable[[bytes, bytes | memoryview], None]":
     """A function that sends a frame whole. If it cannot, the worker ends: nobody listens."""
     send, sendmsg = sock.send, sock.sendmsg
 
+    # How many bytes each of the sends took. Stored by the same C code that sends, so that a
+    # signal handler which raises between two instructions here cannot make it be forgotten.
+    counts: "list[int]" = []
+    clear, extend = counts.clear, counts.extend
+
     def send_frame(head: bytes, body: "bytes | memoryview") -> None:
+        clear()
         size = len(head) + len(body)
-        try:
-            if size <= _JOINED_BYTES_MAX:
-                sent = send(head + body, MSG_NOSIGNAL)
-            else:
-                sent = sendmsg((head, body), (), MSG_NOSIGNAL)
-            if sent != size:
-                rest = memoryview(b"".join((head, body)) if sent < len(head) else body)
-                at = sent if sent < len(head) else sent - len(head)
-                while at < len(rest):
-                    at += send(rest[at:], MSG_NOSIGNAL)
-        except BaseException as error:  # noqa: BLE001 - also what a user's signal handler raises.
-            die(f"an answer could not be sent: {type(error).__name__}: {error}")
+        for _ in range(_ATTEMPTS_MAX):
+            try:
+                if not counts:
+                    if size <= _JOINED_BYTES_MAX:
+                        extend(map(send, (head + body,), _FLAGS))
+                    else:
+                        extend(map(sendmsg, ((head, body),), _NO_ANCILLARY, _FLAGS))
+                if counts[0] != size:
+                    while sum(counts) < size:
+                        sent = sum(counts)
+                        parts = (head[sent:], body) if sent < len(head) else (body,)
+                        rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+                        at = 0 if sent < len(head) else sent - len(head)
+                        extend(map(send, (rest[at:],), _FLAGS))
+                return
+            except BaseException as error:  # noqa: BLE001 - whatever a signal handler raises.
+                if is_of_system(error):
+                    die(f"an answer could not be sent: {type(error).__name__}: {error}")
+                report(error)
+        die("an answer could not be sent: it is interrupted again and again")
 
     return send_frame

@@ -1,7 +1,7 @@
 """Finds out why a function could not be found, or why its arguments do not fit.
 
 Only asked after something failed, so it may take milliseconds and import what it needs. Finding
-a function that is there is `_loop`'s.
+a function that is there is `_execute`'s.
 """
 
 import difflib
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable
 
-__all__ = ["arguments_misfit", "bad_name", "bad_preload", "not_found"]
+__all__ = ["arguments_misfit", "bad_name", "bad_preload", "is_absent", "not_found"]
 
 _MODULE = 1
 _FUNCTION = 2
@@ -43,9 +43,9 @@ def not_found(
     """The failure for `error`, raised by importing the module or by getting a part of the name.
 
     An `error` that is a TypeError without frames, about something that is there, says that the
-    thing cannot be called; `_loop` raises it.
+    thing cannot be called; `_execute` raises it.
     """
-    invalidate_finders()
+    _invalidate_finders()
     text = cut(format_traceback(error, skip), FAILURE_TEXT_BYTES_MAX)
     module = sys.modules.get(module_name)
     if module is None or isinstance(error, ImportError):
@@ -95,7 +95,7 @@ def arguments_misfit(function: "Any", args: "Iterable[Any]", kwargs: "dict[str, 
     return False
 
 
-def invalidate_finders() -> None:
+def _invalidate_finders() -> None:
     """Forgets what folders held, so that a module written a moment ago is found next time."""
     for finder in list(sys.path_importer_cache.values()):
         invalidate = getattr(finder, "invalidate_caches", None)
@@ -150,7 +150,8 @@ def _module_names(absent: str) -> "list[str]":
         names: "set[str]" = set()
     else:
         paths = [entry or "." for entry in sys.path]
-        names = {*sys.builtin_module_names, *sys.modules}
+        names = {*sys.builtin_module_names}
+        names.update(name for name in list(sys.modules) if type(name) is str)
         names.update(getattr(sys, "stdlib_module_names", ()))
     for path in paths:
         try:

@@ -89,7 +89,7 @@ def _make_encode() -> "Encode":
         try:
             dump(value)
             payload = value_of()
-        except (NotDataError, RecursionError, OverflowError):
+        except BaseException:  # noqa: BLE001 - `NotDataError`, too deep, too large, no memory.
             return None
         finally:
             clear()

@@ -77,21 +77,29 @@ class _Importer(_NoImports):
         # What was found out about names; a program has a bounded number of modules.
         self._is_standard: "dict[str, bool]" = {}
         self._entered = 0
-        self._before: "set[str]" = set()
+        # The `_mark` at which nothing was to be hidden: failing items enter this a lot.
+        self._clean = _UNKNOWN
+        self._before: "set[str] | None" = None
         self._hidden: "dict[str, ModuleType]" = {}
 
     def __enter__(self) -> None:
-        self._entered += 1
-        if self._entered == 1:
-            self._hidden = self._hide_foreign()
-            self._before = set(sys.modules)
+        if not self._entered:
+            mark = _mark()
+            if mark != self._clean:
+                self._hidden = self._hide_foreign()
+                self._clean = _UNKNOWN if self._hidden else mark
+            self._before = None if mark == self._clean else set(sys.modules)
             super().__enter__()
+        self._entered += 1
 
     def __exit__(self, *_error: object) -> None:
         self._entered -= 1
         if not self._entered:
             super().__exit__()
-            self._forget_shadowing(set(sys.modules) - self._before)
+            if self._before is not None:
+                self._forget_shadowing(set(sys.modules) - self._before)
+            elif _mark() != self._clean:
+                self._forget_shadowing(set(list(sys.modules)[self._clean[0] :]))
             sys.modules.update(self._hidden)
             self._hidden = {}
 
@@ -116,7 +124,7 @@ class _Importer(_NoImports):
 
     def _hide_foreign(self) -> "dict[str, ModuleType]":
         """Takes out of `sys.modules` what users loaded under a name of the standard library."""
-        modules = list(sys.modules.items())
+        modules = [entry for entry in list(sys.modules.items()) if type(entry[0]) is str]
         tops = {name for name, module in modules if "." not in name and self._hides(name, module)}
         if not tops:
             return {}
@@ -127,13 +135,16 @@ class _Importer(_NoImports):
 
     def _forget_shadowing(self, added: "set[str]") -> None:
         """Takes out again what a person's own import of the same name would not have found."""
+        added = {name for name in added if type(name) is str}
         for top in {name.partition(".")[0] for name in added}:
-            module = sys.modules.get(top)
-            spec = getattr(module, "__spec__", None)
-            origin = getattr(spec, "origin", None)
+            spec = _names(sys.modules.get(top)).get("__spec__")
+            origin = _names(spec).get("origin")
             if type(origin) is not str or not origin.startswith(self.prefixes):
                 continue
-            theirs = PathFinder.find_spec(top, sys.path)
+            try:
+                theirs = PathFinder.find_spec(top, sys.path)
+            except BaseException:  # noqa: BLE001 - a finder of a user's; imports raise as well.
+                theirs = None
             if top != __package__ and (theirs is None or theirs.origin != origin):
                 for name in added:
                     if name.partition(".")[0] == top:
@@ -141,7 +152,7 @@ class _Importer(_NoImports):
 
     def _hides(self, name: str, module: object) -> bool:
         """Whether the module is a user's with the name of one of the standard library."""
-        file = getattr(module, "__file__", None)
+        file = _names(module).get("__file__")
         if type(file) is not str:
             return False
         if file.startswith(self.prefixes) and "-packages/" not in file:
@@ -153,6 +164,26 @@ class _Importer(_NoImports):
         return self._is_standard[name]
 
 
+def _names(value: object) -> "dict[str, Any]":
+    """What an object holds, without asking it: a lazy module's `__getattr__` may do anything."""
+    try:
+        names = object.__getattribute__(value, "__dict__")
+    except BaseException:  # noqa: BLE001 - it has none, or a property of that name.
+        return {}
+    return names if type(names) is dict else {}
+
+
+def _mark() -> "tuple[int, str]":
+    """Changes when a module is added to `sys.modules`, which goes to its end, or taken out."""
+    modules = sys.modules
+    try:
+        return len(modules), next(reversed(modules), "")
+    except (RuntimeError, TypeError):
+        # Changed meanwhile by another thread, or replaced by a mapping without an order.
+        return -2, ""
+
+
+_UNKNOWN = (-1, "")
 _loaded: "dict[str, ModuleType]" = {}
 pristine_imports = _Importer()
 no_imports = _NoImports()

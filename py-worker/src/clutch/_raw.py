@@ -19,8 +19,12 @@ def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "bytes |
         return value
     try:
         view = memoryview(value)  # type: ignore[arg-type]
-    except TypeError:
+        try:
+            # In C's order, whatever order the memory has: what numpy's `tobytes` gives.
+            is_flat = view.c_contiguous and view.nbytes
+            return view.cast("B") if is_flat else view.tobytes()
+        except (TypeError, ValueError):
+            # A format that cannot be cast, like numpy's big-endian or structured ones.
+            return view.tobytes()
+    except BaseException:  # noqa: BLE001 - no buffer, a released one, or `__buffer__` raised.
         return None
-    if not view.contiguous:
-        return view.tobytes()
-    return view.cast("B") if view.nbytes else b""

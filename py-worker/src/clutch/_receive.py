@@ -6,6 +6,7 @@ exact size for each longer frame, allocated after its length was checked.
 
 from binascii import crc32
 
+from clutch._control import is_of_system, report
 from clutch._frames import (
     CODEC_RAW,
     FLAGS_KNOWN,
@@ -28,27 +29,32 @@ if TYPE_CHECKING:
 __all__ = ["receive_exactly", "receive_frames", "shielded"]
 
 
-def shielded(sock: "socket", report: "Callable[[BaseException], None]") -> "ReceiveInto":
+def shielded(sock: "socket") -> "ReceiveInto":
     """`sock.recv_into`, undisturbed by signal handlers that user code left behind.
 
-    A handler that raises while the worker waits for its next call is reported and forgotten: no
-    byte was taken yet, so waiting on is safe.
+    A handler that raises while the worker waits for its next call is reported and forgotten. It may
+    run between two instructions here, also after bytes were taken. So their number is stored by
+    the same C code that takes them, where no handler runs between.
     """
     recv_into = sock.recv_into
+    counts: "list[int]" = []
+    clear, extend = counts.clear, counts.extend
 
     def receive_into(buffer: "bytearray | memoryview") -> int:
+        clear()
         while True:
             try:
-                return recv_into(buffer)
-            except ConnectionError:
-                return 0
-            except OSError as error:
-                raise ProtocolError(f"the call socket cannot be read any more: {error}") from None
+                if not counts:
+                    extend(map(recv_into, (buffer,)))
+                return counts[0]
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises.
-                try:
+                if not is_of_system(error):
                     report(error)
-                except BaseException:  # noqa: BLE001, S112 - and may raise again meanwhile.
-                    continue
+                elif isinstance(error, ConnectionError):
+                    return 0
+                else:
+                    message = f"the call socket cannot be read any more: {error}"
+                    raise ProtocolError(message) from None
 
     return receive_into
 

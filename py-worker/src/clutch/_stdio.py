@@ -7,6 +7,7 @@ arranged (a tee, another directory) stays arranged.
 
 import faulthandler
 import sys
+from _io import TextIOWrapper
 from _io import open as open_stream
 from posix import O_CLOEXEC, O_DIRECTORY, close, dup, dup2, fchdir
 from posix import open as open_fd
@@ -59,7 +60,7 @@ def line_buffered() -> None:
 
 def make_flush() -> "Callable[[], None]":
     """A function that flushes the standard streams, before an answer is sent."""
-    flush_out, flush_error = sys.stdout.flush, sys.stderr.flush
+    flush_out, flush_error = _flush_of(sys.stdout), _flush_of(sys.stderr)
 
     def flush() -> None:
         try:
@@ -77,23 +78,28 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
     It gives a new flush function when a stream had to be replaced.
     """
     stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
+    seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
     saved_in, saved_out, saved_error = descriptors.stdio
     folder = descriptors.folder()
     modules = sys
 
     def restore() -> "Callable[[], None] | None":
-        nonlocal stdin, stdout, stderr
+        nonlocal stdin, stdout, stderr, seen_in, seen_out, seen_error
         fchdir(folder)
         dup2(saved_in, 0)
         dup2(saved_out, 1)
         dup2(saved_error, 2)
-        if (
-            getattr(modules, "stdout", None) is stdout
-            and getattr(modules, "stderr", None) is stderr
-            and getattr(modules, "stdin", None) is stdin
-            and not (stdout.closed or stderr.closed or stdin.closed)
-        ):
-            return None
+        try:
+            if (
+                getattr(modules, "stdout", None) is stdout
+                and getattr(modules, "stderr", None) is stderr
+                and getattr(modules, "stdin", None) is stdin
+                and not (seen_out.closed or seen_error.closed or seen_in.closed)
+            ):
+                return None
+        except ValueError:
+            # Detached from its descriptor; as good as closed.
+            pass
         for name in ("stdout", "stderr"):
             try:
                 getattr(modules, name).flush()
@@ -102,20 +108,50 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
         stdin = modules.stdin = _opened(stdin, 0)
         stdout = modules.stdout = _opened(stdout, 1)
         stderr = modules.stderr = _opened(stderr, 2)
+        seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
         return make_flush()
 
     return restore
 
 
+class _NeverClosed:
+    """Stands for a stream that cannot say whether it is closed, like a tee of a user's, or None."""
+
+    closed = False
+
+
+_never_closed = _NeverClosed()
+
+
+def _nothing_to_flush() -> None:
+    """For a stream that is None, or has no such method."""
+
+
+def _flush_of(stream: "Any") -> "Callable[[], None]":
+    try:
+        return stream.flush
+    except BaseException:  # noqa: BLE001 - a user's object.
+        return _nothing_to_flush
+
+
+def _closable(stream: "Any") -> "Any":
+    """The stream if it is one of Python's, which alone are replaced when they were closed."""
+    return stream if type(stream) is TextIOWrapper else _never_closed
+
+
 def _opened(stream: "Any", number: int) -> "Any":
     """The stream, or one like it on the same descriptor when it was closed."""
-    if not stream.closed:
-        return stream
+    errors = "backslashreplace" if number == 2 else "strict"  # noqa: PLR2004 - standard error.
+    try:
+        if not _closable(stream).closed:
+            return stream
+        errors = stream.errors
+    except ValueError:
+        # Detached: it forgot how it treated errors.
+        pass
     mode = "r" if number == 0 else "w"
     names = ("__stdin__", "__stdout__", "__stderr__")
-    fresh = open_stream(
-        number, mode, 1 if number else -1, stream.encoding, stream.errors, closefd=False
-    )
+    fresh = open_stream(number, mode, 1 if number else -1, stream.encoding, errors, closefd=False)
     if getattr(sys, names[number]) is stream:
         setattr(sys, names[number], fresh)
     return fresh

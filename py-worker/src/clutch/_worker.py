@@ -40,7 +40,7 @@ from clutch._limits import HEADER_BYTES, META_BYTES_MAX
 from clutch._loop import make_send, serve
 from clutch._receive import receive_exactly, receive_frames, shielded
 from clutch._setup import become, load_main
-from clutch._stdio import PrivateDescriptors, line_buffered, make_restore
+from clutch._stdio import PrivateDescriptors, line_buffered, make_flush, make_restore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _live(
     here: str,
     inherited: "list[str]",
 ) -> int:
-    receive_into = shielded(call, _report)
+    receive_into = shielded(call)
     send = make_send(call)
     try:
         setup = _receive_setup(receive_into)
@@ -100,13 +100,13 @@ def _live(
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
-    restore = make_restore(descriptors)
+    flush, restore = make_flush(), make_restore(descriptors)
     python = "%d.%d.%d" % sys.version_info[:3]
     meta = encode_ready(getpid(), python, sys.executable or "")
     send(header_bytes(READY, 0, len(meta), 0), meta)
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
-    serve(frames, send, Executor(package, setup.payload_bytes_max), restore)
+    serve(frames, send, Executor(package, setup.payload_bytes_max), flush, restore)
     return 0
 
 
@@ -154,6 +154,7 @@ def _forget_sockets(call: socket, control: socket) -> "Callable[[], None]":
     def forget() -> None:
         state.armed = False
         state.running = 0
+        state.end_items()
         call.close()
         control.close()
 
@@ -172,10 +173,3 @@ def _warm(call: socket) -> None:
         pass
     finally:
         call.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, 0))
-
-
-def _report(error: BaseException) -> None:
-    """A signal handler of user code raised between two calls."""
-    with _pristine.pristine_imports:
-        text = _pristine.load("clutch._errors").format_traceback(error, ())
-    sys.stderr.write(f"clutch worker: a signal handler raised between two calls\n{text}")

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use clutch_protocol::message::PoolSize;
 use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
@@ -95,6 +96,17 @@ impl Core {
     /// Counts something that no pool is concerned with.
     pub(crate) fn count(&self, name: &'static str) {
         self.with(|dispatcher| dispatcher.counters.one(name));
+    }
+
+    /// How large each pool is.
+    pub(crate) fn pool_sizes(&self) -> Vec<PoolSize> {
+        self.with(|dispatcher| {
+            let sizes = dispatcher.pools.iter().map(|pool| PoolSize {
+                name: pool.config.name.clone(),
+                workers: pool.config.workers,
+            });
+            sizes.collect()
+        })
     }
 
     /// A client has said hello.

@@ -130,19 +130,9 @@ impl PoolState {
     /// The newest death that nobody here ordered. A start that is only just being given up has no
     /// certificate of its own yet, and stands for itself.
     pub(super) fn newest_death(&self) -> Certificate {
-        self.last_death.clone().unwrap_or_else(|| Certificate {
-            pool: self.config.name.clone(),
-            worker: WorkerId { slot: 0, generation: 1 },
-            pid: 0,
-            cause: Cause::StartTimedOut,
-            exit: None,
-            exit_name: "unknown".to_owned(),
-            peak_rss_bytes: 0,
-            uptime_ms: 0,
-            calls_served: 0,
-            function: None,
-            stderr_tail: String::new(),
-            detail: String::new(),
+        self.last_death.clone().unwrap_or_else(|| {
+            let first = WorkerId { slot: 0, generation: 1 };
+            Certificate::unknown(&self.config.name, first, Cause::StartTimedOut)
         })
     }
 }

@@ -157,7 +157,9 @@ impl Connection {
                 return Err(refused(Refusal::TooSlow, sentence));
             }
         };
-        let (hello, welcome) = hello::judge(&frame, &self.doorway.daemon).map_err(End::Refused)?;
+        let pools = self.doorway.core.pool_sizes();
+        let (hello, welcome) =
+            hello::judge(&frame, &self.doorway.daemon, pools).map_err(End::Refused)?;
         tracing::debug!(
             client = self.peer.id,
             program = hello.program.escape_debug().to_string(),

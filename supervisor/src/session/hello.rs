@@ -1,7 +1,7 @@
 //! Who may come in: the first frame of a client, judged.
 
 use clutch_protocol::limits::PROGRAM_BYTES_MAX;
-use clutch_protocol::message::{Hello, Refusal, Refused, Role, Welcome, version};
+use clutch_protocol::message::{Hello, PoolSize, Refusal, Refused, Role, Welcome, version};
 use clutch_protocol::{Frame, FrameError, Kind, wire};
 
 use crate::config;
@@ -26,7 +26,11 @@ pub fn is_http(fault: &FrameError) -> bool {
 /// # Errors
 ///
 /// What the client is told before its connection is closed.
-pub fn judge(frame: &Frame, daemon: &config::Daemon) -> Result<(Hello, Welcome), Refused> {
+pub fn judge(
+    frame: &Frame,
+    daemon: &config::Daemon,
+    pools: Vec<PoolSize>,
+) -> Result<(Hello, Welcome), Refused> {
     let refuse = |refusal, sentence: String| Err(Refused { refusal, sentence });
     if frame.header.kind != Kind::Hello {
         let sentence = format!("the first frame must be a Hello, not a {:?}", frame.header.kind);
@@ -62,6 +66,7 @@ pub fn judge(frame: &Frame, daemon: &config::Daemon) -> Result<(Hello, Welcome),
         program: concat!("clutch ", env!("CARGO_PKG_VERSION")).to_owned(),
         payload_bytes_max: daemon.payload,
         in_flight_max: daemon.in_flight,
+        pools,
     };
     Ok((hello, welcome))
 }
