@@ -35,7 +35,7 @@
 //! - [`forge`]: the frames it sends.
 //! - [`bystander`]: calls made beside a fault, which must not notice it.
 //! - [`wait`]: waiting for a condition, never for a time.
-//! - [`python`]: the interpreters of this machine.
+//! - [`mod@python`]: the interpreters of this machine.
 //! - [`process`]: what `/proc` says about a process.
 //! - [`command`]: running a program to its end; the only place that starts one.
 //! - [`binary`]: where the binary under test is.
