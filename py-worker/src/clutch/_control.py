@@ -52,6 +52,9 @@ _TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
 _UNSET = (0.0, 0.0)
 _modules = sys.modules
 
+# How long to wait for the handler before the signal is sent again; half a second in all.
+_RESEND_AFTER_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05, 0.1, 0.1, 0.15)
+
 # Python code a few calls deep; a finalizer of user code may run here when memory is collected.
 _STACK_BYTES = 512 << 10
 
@@ -144,6 +147,24 @@ def _serve(sock: "socket", main_thread: int) -> None:
             continue
 
 
+def _interrupt(call_id: int, main_thread: int) -> None:
+    """Signals the main thread until its handler has run, within a bound.
+
+    Once is not always enough: a signal that comes just before a system call, after Python has
+    looked for signals, does not wake that call, and only the next one does.
+    """
+    pause = _thread.allocate_lock()
+    pause.acquire()
+    for seconds in _RESEND_AFTER_S:
+        if not (state.armed and state.running == call_id):
+            return
+        if _getsignal(INTERRUPT_SIGNAL) is not on_interrupt:
+            return
+        _pthread_kill(main_thread, INTERRUPT_SIGNAL)
+        # Nobody releases the lock: this waits for as long as it says.
+        pause.acquire(True, seconds)
+
+
 def _handle(
     fields: "tuple[bytes, int, int, int, int, int, int, int, int, int]",
     computed: int,
@@ -158,7 +179,6 @@ def _handle(
         # In this order: either the main thread sees the interrupt before it starts the call, or
         # it had started the call before we look.
         state.interrupted = call_id
-        if state.running == call_id and _getsignal(INTERRUPT_SIGNAL) is on_interrupt:
-            _pthread_kill(main_thread, INTERRUPT_SIGNAL)
+        _interrupt(call_id, main_thread)
     else:
         raise ProtocolError(f"kind {kind} is not for a worker")
