@@ -26,10 +26,17 @@ fn ask(path: &Path) -> Result<Interpreter, InterpreterError> {
     probe(path, Path::new("/"), &environment(), PATIENCE)
 }
 
-/// An executable script.
+/// An executable script. Another process writes it: were it open for writing here, a child that
+/// another test starts meanwhile could hold it open, and nobody could execute it.
 fn script(path: &Path, text: &str) -> PathBuf {
-    fs::write(path, text).expect("a script");
-    fs::set_permissions(path, Permissions::from_mode(0o755)).expect("its mode");
+    let source = tempfile::NamedTempFile::new().expect("a temporary file");
+    fs::write(source.path(), text).expect("a script");
+    #[expect(clippy::disallowed_methods, reason = "a test's own helper")]
+    let copied = std::process::Command::new("install")
+        .args([Path::new("-m755"), source.path(), path])
+        .status()
+        .expect("coreutils");
+    assert!(copied.success(), "{} cannot be written", path.display());
     path.to_owned()
 }
 

@@ -39,8 +39,7 @@ fn f149_what_is_no_interpreter_fails_the_start_and_is_named() {
     let tmp = Tmp::new();
     let dir = tmp.dir("a-directory");
     let plain = tmp.write("not-executable", "#!/bin/sh\n");
-    let dead = tmp.write("bad-magic", "\x7fELF is not enough");
-    fs::set_permissions(&dead, Permissions::from_mode(0o755)).unwrap();
+    let dead = tmp.program("bad-magic", "\x7fELF is not enough");
     let missing = tmp.join("missing/python3");
     for path in [&missing, &plain, &dead, &dir] {
         let output = assert_refused(with_python(path), &["default", path.to_str().unwrap()]);
@@ -52,8 +51,7 @@ fn f149_what_is_no_interpreter_fails_the_start_and_is_named() {
     }
     // One that reads for ever and one that writes for ever.
     for (name, text) in [("deaf", "exec sleep 1000"), ("loud", "while :; do echo y; done")] {
-        let path = tmp.write(name, format!("#!/bin/sh\n{text}\n"));
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        let path = tmp.program(name, format!("#!/bin/sh\n{text}\n"));
         let output = assert_refused(with_python(&path), &["default", path.to_str().unwrap()]);
         assert!(output.took < 15 * SECOND, "{name}: {:?}", output.took);
     }

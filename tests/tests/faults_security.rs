@@ -32,8 +32,7 @@ fn as_nobody(outside: &Tmp, words: &[&str]) -> Output {
     set_mode(outside.path(), 0o755);
     let copy = outside.join("clutch");
     if !copy.exists() {
-        fs::copy(Clutch::binary(), &copy).unwrap();
-        set_mode(&copy, 0o755);
+        outside.program("clutch", fs::read(Clutch::binary()).unwrap());
     }
     Clutch::private(Program::new(copy)).args(words).user(NOBODY, NOBODY).dir("/").run()
 }
@@ -360,7 +359,11 @@ fn f169_a_worker_holds_its_streams_and_its_two_sockets_and_nothing_else() {
     let oracle = daemon.oracle();
     // Clients that are connected while a worker is born leave nothing in it.
     let clients: Vec<_> = (0..20).map(|_| daemon.raw()).collect();
-    kill(daemon.worker_pids("default")[0]);
+    let killed = daemon.worker_pids("default")[0];
+    kill(killed);
+    wait_for("the death is noticed", 5 * SECOND, || {
+        !daemon.worker_pids("default").contains(&killed)
+    });
     daemon.wait_ready();
     for pid in daemon.worker_pids("default") {
         let all = descriptor_list(pid);
