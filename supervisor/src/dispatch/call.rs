@@ -15,7 +15,7 @@ use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::refusal::{early_failure, refusal, send_failure};
-use crate::pool::{CallKey, Event, PoolState, Verdict};
+use crate::pool::{CallKey, Caller, Event, PoolState, Retry, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -180,7 +180,10 @@ impl Dispatcher {
                 _memory: memory,
             },
         );
-        Some((pool, Event::CallArrived { call: key, deadline: now + timeout }))
+        let caller = Caller(peer.id);
+        let deadline = now + timeout;
+        let retry = Retry::default();
+        Some((pool, Event::CallArrived { call: key, deadline, caller, priority: 0, retry }))
     }
 
     fn no_such_pool(&self, name: &str) -> Missing {

@@ -47,7 +47,10 @@ fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cau
         Some(WorkerState::Stopping(StopCause::StartTimedOut, _)) => Cause::StartTimedOut,
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => Cause::Interrupted,
         Some(WorkerState::Stopping(StopCause::Protocol, _)) => Cause::Protocol,
-        Some(WorkerState::Stopping(StopCause::Drain, _)) => Cause::Stopped,
+        Some(WorkerState::Stopping(
+            StopCause::Drain | StopCause::Replaced(_) | StopCause::Surplus | StopCause::Memory,
+            _,
+        )) => Cause::Stopped,
         Some(WorkerState::Starting) => Cause::StartFailed,
         _ if entry.pid == 0 => Cause::StartFailed,
         _ => match exit {

@@ -198,6 +198,10 @@ impl Dispatcher {
             Effect::Interrupt { worker, call } => {
                 self.order(pool, worker, |link| link.interrupt(call.0));
             }
+            Effect::Warn { .. } => {}
+            Effect::DumpStack { worker } => {
+                self.pending.push_back((pool, Event::StackDumped { worker }));
+            }
             Effect::Retire { worker } => self.order(pool, worker, Link::exit),
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
@@ -271,7 +275,7 @@ impl Dispatcher {
             entry.detail = error.to_string();
         }
         self.bury(pool, worker, None);
-        self.pending.push_back((pool, Event::Died { worker }));
+        self.pending.push_back((pool, Event::Died { worker, begun: false }));
         self.pending.push_back((pool, Event::Gone { worker }));
         self.pool(pool).workers.remove(&worker);
     }

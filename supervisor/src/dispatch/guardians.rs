@@ -99,7 +99,7 @@ impl Core {
             dispatcher.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
             dispatcher.bury(link.pool, link.worker, exited);
         });
-        self.tell_at(now, link.pool, Event::Died { worker: link.worker });
+        self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun: true });
         self.note_progress();
     }
 }

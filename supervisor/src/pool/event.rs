@@ -4,12 +4,45 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
+use super::policy::Settings;
+
 /// A call's id, unique in the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallKey(pub u64);
 
-/// Something that happened.
+/// Who sends calls, for fair sharing: one connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Caller(pub u64);
+
+/// What a caller wants done when an attempt fails. The default is one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included; at least one.
+    pub attempts: u32,
+    /// Whether the worker's death is a reason for another attempt.
+    pub on_death: bool,
+    /// Whether an attempt that took longer than its own time is one.
+    pub on_timeout: bool,
+    /// How long to wait before the second attempt; doubled before each one after that.
+    pub backoff: Duration,
+    /// How long one attempt may run; none means until the call's deadline.
+    pub attempt_timeout: Option<Duration>,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry {
+            attempts: 1,
+            on_death: false,
+            on_timeout: false,
+            backoff: Duration::ZERO,
+            attempt_timeout: None,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The daemon starts: launch every slot.
     Start,
@@ -19,6 +52,12 @@ pub enum Event {
         call: CallKey,
         /// When the caller stops waiting.
         deadline: Instant,
+        /// Who wants it.
+        caller: Caller,
+        /// Higher goes first; 0 is usual.
+        priority: i8,
+        /// What is to be done when an attempt fails.
+        retry: Retry,
     },
     /// The caller does not want it any more, or is gone.
     CallCancelled {
@@ -52,10 +91,33 @@ pub enum Event {
         /// Why.
         cause: StopCause,
     },
+    /// A worker answered a call with a failure for which its caller wants another attempt, and
+    /// [`super::Pool::may_retry`] said that there may be one.
+    AttemptFailed {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which call.
+        call: CallKey,
+    },
+    /// The stacks that were asked for are there, as far as they will ever be.
+    StackDumped {
+        /// Which worker's.
+        worker: WorkerId,
+    },
+    /// A worker is to be replaced, without haste and without a word.
+    Outworn {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        cause: ReplaceCause,
+    },
     /// A worker's python ended, or could not be started.
     Died {
         /// Which.
         worker: WorkerId,
+        /// Whether the call it had, if it had one, can have begun. When not, it is moved to another
+        /// worker.
+        begun: bool,
     },
     /// No process of a dead worker is left.
     Gone {
@@ -71,6 +133,57 @@ pub enum Event {
     },
     /// The daemon stops at once.
     KillAll,
+    /// An operator wants something.
+    Operator(Order),
+    /// The configuration was read anew: these are the settings from now on. Every worker that was
+    /// launched before is outworn if `replace` says so.
+    Reconfigured {
+        /// What holds from now on.
+        settings: Box<Settings>,
+        /// Whether the workers are to be replaced.
+        replace: bool,
+    },
+}
+
+/// What an operator can want from a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Take calls in, but hand none to a worker.
+    Pause,
+    /// Go on after a pause or a drain.
+    Resume,
+    /// Take no calls in any more; finish those that were taken in. The workers stay.
+    Drain,
+    /// Have so many workers.
+    Resize {
+        /// At least.
+        min: u32,
+        /// At most.
+        max: u32,
+    },
+    /// Replace every worker, new ones first.
+    Recycle,
+    /// Forget all failures, and start what is missing at once.
+    Reset,
+}
+
+/// Why a worker is replaced though nothing is wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReplaceCause {
+    /// It has answered its number of calls.
+    Calls,
+    /// It is old.
+    Age,
+    /// It had nothing to do for long.
+    Idle,
+    /// It holds too much memory after its calls.
+    Memory,
+    /// It asked for it.
+    OwnRequest,
+    /// An operator asked for it.
+    Operator,
+    /// The configuration or a watched file has changed.
+    Reload,
 }
 
 /// Something to be done. The dispatcher carries effects out in their order.
@@ -87,6 +200,18 @@ pub enum Effect {
         worker: WorkerId,
         /// Which call.
         call: CallKey,
+    },
+    /// Tell a worker that its call is not wanted any more, by the flag that user code can look at.
+    Warn {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which call.
+        call: CallKey,
+    },
+    /// Have a worker write the stacks of its threads; [`Event::StackDumped`] comes when it has.
+    DumpStack {
+        /// Which worker.
+        worker: WorkerId,
     },
     /// Interrupt the call a worker runs.
     Interrupt {
@@ -137,6 +262,9 @@ pub enum Verdict {
     WorkerDied {
         /// Which worker.
         worker: WorkerId,
+        /// Whether it was not tried again, though its caller wanted that, because it has killed
+        /// too many workers.
+        quarantined: bool,
     },
     /// Too many calls wait.
     QueueFull,
@@ -159,10 +287,16 @@ pub enum StopCause {
     ChannelLost,
     /// The daemon stops.
     Drain,
+    /// It holds more memory than it may.
+    Memory,
+    /// It is replaced.
+    Replaced(ReplaceCause),
+    /// The pool has become smaller.
+    Surplus,
 }
 
 /// How long the pure policy waits for what, taken from the pool's configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budgets {
     /// For a start.
     pub start: Duration,

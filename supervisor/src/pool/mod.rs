@@ -35,6 +35,6 @@ pub mod queue;
 
 pub mod backoff;
 
-pub use event::{CallKey, Effect, Event, StopCause, Verdict};
+pub use event::{CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict};
 pub use policy::{Pool, PoolState, Settings};
 pub use state::{EmptySlot, WorkerState, WorkerView};

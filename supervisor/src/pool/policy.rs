@@ -15,7 +15,7 @@ use super::queue::{Calls, Place, Timer, Timers};
 use super::state::{EmptySlot, Move, WorkerState, WorkerView};
 
 /// What a pool is told once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How many slots it has.
     pub workers: u32,
@@ -98,17 +98,22 @@ impl Pool {
                     self.launch(now, slot, effects);
                 }
             }
-            Event::CallArrived { call, deadline } => self.arrive(now, call, deadline, effects),
+            Event::CallArrived { call, deadline, .. } => self.arrive(now, call, deadline, effects),
             Event::CallCancelled { call } => self.give_up(now, call, Verdict::Cancelled, effects),
             Event::Ready { worker } => self.ready(now, worker, effects),
             Event::Answered { worker, call } => self.answered(now, worker, call, effects),
             Event::Undelivered { worker, call } => self.undelivered(now, worker, call, effects),
             Event::Doomed { worker, cause } => self.doom(now, worker, cause, effects),
-            Event::Died { worker } => self.died(now, worker, effects),
+            Event::Died { worker, .. } => self.died(now, worker, effects),
             Event::Gone { worker } => self.gone(worker),
             Event::Tick => self.tick(now, effects),
             Event::Drain { until } => self.drain(now, until, effects),
             Event::KillAll => self.kill_all(now, effects),
+            Event::AttemptFailed { worker, call } => self.answered(now, worker, call, effects),
+            Event::StackDumped { .. }
+            | Event::Outworn { .. }
+            | Event::Operator(_)
+            | Event::Reconfigured { .. } => {}
         }
         self.report_drained(effects);
     }
@@ -119,6 +124,11 @@ impl Pool {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
+    }
+
+    /// Whether a call that failed may be tried again.
+    pub const fn may_retry(&self, _now: Instant, _call: CallKey) -> bool {
+        false
     }
 
     /// What the pool is doing.

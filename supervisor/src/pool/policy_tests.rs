@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::backoff::{self, CRASH_LOOP_FAILURES};
 use super::super::endings::REAP_BUDGET;
+use super::super::event::{Caller, Retry};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,6 +25,11 @@ fn settings(workers: u32, queue: u32) -> Settings {
 
 fn id(slot: u32, generation: u32) -> WorkerId {
     WorkerId { slot, generation }
+}
+
+fn arrival(call: CallKey, deadline: Instant) -> Event {
+    let retry = Retry::default();
+    Event::CallArrived { call, deadline, caller: Caller(1), priority: 0, retry }
 }
 
 impl World {
@@ -55,7 +61,7 @@ impl World {
     }
 
     fn call_until(&mut self, call: u64, deadline: Instant) -> Vec<Effect> {
-        self.tell(Event::CallArrived { call: CallKey(call), deadline })
+        self.tell(arrival(CallKey(call), deadline))
     }
 
     fn pass(&mut self, time: Duration) -> Vec<Effect> {
@@ -64,7 +70,7 @@ impl World {
     }
 
     fn die(&mut self, worker: WorkerId) -> Vec<Effect> {
-        let effects = self.tell(Event::Died { worker });
+        let effects = self.tell(Event::Died { worker, begun: true });
         self.tell(Event::Gone { worker });
         effects
     }
@@ -138,7 +144,7 @@ fn a_death_fails_the_call_it_had_and_no_other() {
     world.now += 2 * SECOND;
     let effects = world.die(id(1, 1));
     let wanted = vec![
-        settle(1, Verdict::WorkerDied { worker: id(1, 1) }),
+        settle(1, Verdict::WorkerDied { worker: id(1, 1), quarantined: false }),
         Effect::Launch { worker: id(1, 2) },
     ];
     assert_eq!(wanted, effects);
@@ -224,7 +230,7 @@ fn a_drain_lets_running_calls_finish_and_takes_no_new_ones() {
     let answered = Event::Answered { worker: id(1, 1), call: CallKey(1) };
     assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], world.tell(answered));
     world.die(id(0, 1));
-    world.tell(Event::Died { worker: id(1, 1) });
+    world.tell(Event::Died { worker: id(1, 1), begun: true });
     assert_eq!(vec![Effect::Drained], world.tell(Event::Gone { worker: id(1, 1) }));
 }
 
@@ -277,6 +283,7 @@ impl Model {
                 | Effect::Retire { worker } => {
                     self.told_to_go.insert(worker);
                 }
+                Effect::Warn { .. } | Effect::DumpStack { .. } => {}
                 Effect::Interrupt { worker, call } => {
                     assert_eq!(Some(&call.0), self.has.get(&worker), "the wrong call was hit");
                 }
@@ -330,7 +337,7 @@ fn trouble(dice: &mut Dice, model: &mut Model, next: &mut u64, now: Instant) -> 
             *next += 1;
             let deadline = now + Duration::from_millis(500 + dice.roll() % 2000);
             model.owed.insert(*next, deadline);
-            Some(Event::CallArrived { call: CallKey(*next), deadline })
+            Some(arrival(CallKey(*next), deadline))
         }
         4 | 5 => worker.map(|worker| Event::Ready { worker }),
         6 | 7 => {
@@ -344,7 +351,7 @@ fn trouble(dice: &mut Dice, model: &mut Model, next: &mut u64, now: Instant) -> 
             model.alive.remove(&worker);
             model.has.remove(&worker);
             model.unswept.push(worker);
-            Some(Event::Died { worker })
+            Some(Event::Died { worker, begun: true })
         }
         9 => model.unswept.pop().map(|worker| Event::Gone { worker }),
         _ if dice.roll().is_multiple_of(2) => {

@@ -100,6 +100,9 @@ impl WorkerState {
             WorkerState::Stopping(StopCause::Protocol, _) => "it broke the protocol",
             WorkerState::Stopping(StopCause::ChannelLost, _) => "it closed its sockets",
             WorkerState::Stopping(StopCause::Drain, _) => "the daemon is stopping",
+            WorkerState::Stopping(StopCause::Memory, _) => "it held too much memory",
+            WorkerState::Stopping(StopCause::Replaced(_), _) => "it was replaced",
+            WorkerState::Stopping(StopCause::Surplus, _) => "the pool became smaller",
             WorkerState::Dead => "its processes are being swept",
             _ => "",
         }
