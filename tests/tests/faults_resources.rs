@@ -200,7 +200,7 @@ fn f141_a_worker_that_cannot_be_started_for_want_of_descriptors_comes_when_there
     oracle.judge(daemon);
 }
 
-/// Kills an idle worker, and waits until the daemon knows.
+/// Kills an idle worker of the first pool, and waits until the daemon knows.
 #[track_caller]
 fn kill_idle(inside: &mut RawClient) {
     let pids = |client: &mut RawClient| {
@@ -329,7 +329,7 @@ fn f142_a_pool_without_any_worker_says_why_and_heals() {
     let bystander = Bystander::start(&daemon, "quiet");
     crowd.take_only(daemon.pid());
     crowd.lower(0);
-    kill(daemon.worker_pids("default")[0]);
+    kill_idle(&mut daemon.raw());
     // Refused with the reason, after a few tries, and not for ever.
     let failure = wait_until("calls are refused", 60 * SECOND, || {
         let mut client = daemon.raw();
