@@ -161,3 +161,14 @@ def fill(path, mebibytes):
 def end_in_c(code):
     """Let the C library end the process, exit handlers of C included."""
     ctypes.CDLL(None).exit(code)
+
+
+def scatter(count):
+    """Leave processes behind that nobody but a subreaper would adopt, and end."""
+    for _ in range(count):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(1000)
+            os._exit(0)
+    os._exit(3)
