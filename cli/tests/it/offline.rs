@@ -43,7 +43,7 @@ fn input_that_is_not_json_is_named_by_line_and_column() {
 }
 
 #[test]
-fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one() {
+fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one_f093() {
     let verbs: [&[&str]; 5] = [
         &["call", "math:sqrt", "2"],
         &["map", "math:sqrt", "2"],
@@ -72,7 +72,7 @@ fn the_variable_names_the_socket_and_an_empty_one_does_not() {
 }
 
 #[test]
-fn a_stale_socket_and_a_silent_peer_are_no_daemon() {
+fn a_stale_socket_and_a_silent_peer_are_no_daemon_f093_f095() {
     let place = Place::new();
     let socket = place.tmp.join("s.sock");
     drop(UnixListener::bind(&socket).unwrap());
