@@ -22,7 +22,8 @@ pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
 
 /// A call with JSON arguments and a timeout in milliseconds.
 pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
-    let meta = Call { pool: pool.to_owned(), function: function.to_owned(), timeout_ms };
+    let (pool, function) = (pool.to_owned(), function.to_owned());
+    let meta = Call { pool, function, timeout_ms, priority: 0, retry: None };
     let meta = wire::encode(&meta).expect("a short meta");
     frame(Kind::Call, id, Codec::Json, &meta, json.as_bytes())
 }

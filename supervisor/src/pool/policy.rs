@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use clutch_protocol::limits::WORKERS_KILLED_MAX;
 use clutch_protocol::message::WorkerId;
 
 use super::backoff::Dice;
-use super::event::{Budgets, CallKey, Effect, Event, StopCause, Verdict};
+use super::event::{Budgets, CallKey, Effect, Event, Retry, StopCause, Verdict};
 use super::queue::{Calls, Place, Timer, Timers};
 use super::state::{EmptySlot, Move, WorkerState, WorkerView};
 
@@ -98,7 +99,9 @@ impl Pool {
                     self.launch(now, slot, effects);
                 }
             }
-            Event::CallArrived { call, deadline, .. } => self.arrive(now, call, deadline, effects),
+            Event::CallArrived { call, deadline, priority, retry, .. } => {
+                self.arrive(now, (call, deadline, priority, retry), effects);
+            }
             Event::CallCancelled { call } => self.give_up(now, call, Verdict::Cancelled, effects),
             Event::Ready { worker } => self.ready(now, worker, effects),
             Event::Answered { worker, call } => self.answered(now, worker, call, effects),
@@ -109,7 +112,12 @@ impl Pool {
             Event::Tick => self.tick(now, effects),
             Event::Drain { until } => self.drain(now, until, effects),
             Event::KillAll => self.kill_all(now, effects),
-            Event::AttemptFailed { worker, call } => self.answered(now, worker, call, effects),
+            Event::AttemptFailed { worker, call } => {
+                if self.calls.place(call) == Some(Place::Running(worker)) {
+                    self.try_again(now, call);
+                }
+                self.answered(now, worker, call, effects);
+            }
             Event::StackDumped { .. }
             | Event::Outworn { .. }
             | Event::Operator(_)
@@ -127,8 +135,8 @@ impl Pool {
     }
 
     /// Whether a call that failed may be tried again.
-    pub const fn may_retry(&self, _now: Instant, _call: CallKey) -> bool {
-        false
+    pub fn may_retry(&self, now: Instant, call: CallKey) -> bool {
+        self.state != PoolState::Draining && self.calls.backoff(now, call).is_some()
     }
 
     /// What the pool is doing.
@@ -174,8 +182,7 @@ impl Pool {
     fn arrive(
         &mut self,
         now: Instant,
-        call: CallKey,
-        deadline: Instant,
+        (call, deadline, priority, retry): (CallKey, Instant, i8, Retry),
         effects: &mut Vec<Effect>,
     ) {
         let refusal = match self.state {
@@ -192,7 +199,7 @@ impl Pool {
             effects.push(Effect::Settle { call, verdict });
             return;
         }
-        self.calls.push(call, deadline);
+        self.calls.push(call, deadline, priority, retry);
         self.assign_waiting(now, effects);
     }
 
@@ -204,6 +211,9 @@ impl Pool {
             };
             self.idle.pop();
             self.step(now, worker, Move::Assign(call));
+            if let Some(timeout) = self.calls.retry(call).attempt_timeout {
+                self.timers.set(Timer::Attempt(call), now + timeout);
+            }
             effects.push(Effect::Assign { worker, call });
         }
     }
@@ -220,9 +230,18 @@ impl Pool {
             return;
         };
         self.settle(call, verdict, effects);
-        let Place::Running(worker) = place else {
-            return;
-        };
+        if let Place::Running(worker) = place {
+            self.interrupt(now, worker, call, effects);
+        }
+    }
+
+    fn interrupt(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        call: CallKey,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.step(now, worker, Move::Interrupt(call)) {
             effects.push(Effect::Interrupt { worker, call });
             self.timers.set(Timer::Interrupt(worker), now + self.settings.budgets.interrupt);
@@ -230,8 +249,61 @@ impl Pool {
     }
 
     pub(super) fn settle(&mut self, call: CallKey, verdict: Verdict, effects: &mut Vec<Effect>) {
+        self.clear_timers_of(call);
         if self.calls.remove(call) {
             effects.push(Effect::Settle { call, verdict });
+        }
+    }
+
+    fn clear_timers_of(&mut self, call: CallKey) {
+        self.timers.clear(Timer::Attempt(call));
+        self.timers.clear(Timer::Again(call));
+    }
+
+    /// An attempt failed and another one is allowed: the call waits for it.
+    fn try_again(&mut self, now: Instant, call: CallKey) {
+        let wait = self.calls.backoff(now, call).expect("it may be tried again");
+        self.clear_timers_of(call);
+        self.calls.hold(call);
+        if wait.is_zero() {
+            self.calls.resume(call);
+        } else {
+            self.timers.set(Timer::Again(call), now + wait);
+        }
+    }
+
+    /// A worker died with a call: it is tried again where its caller wants that and it is not the
+    /// call that kills.
+    pub(super) fn after_death(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        call: CallKey,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.calls.place(call) != Some(Place::Running(worker)) {
+            return;
+        }
+        let wanted = self.calls.retry(call).on_death && self.may_retry(now, call);
+        let quarantined = wanted && self.calls.killed(call) >= WORKERS_KILLED_MAX;
+        if wanted && !quarantined {
+            self.try_again(now, call);
+            self.assign_waiting(now, effects);
+        } else {
+            self.settle(call, Verdict::WorkerDied { worker, quarantined }, effects);
+        }
+    }
+
+    fn attempt_timed_out(&mut self, now: Instant, call: CallKey, effects: &mut Vec<Effect>) {
+        let Some(Place::Running(worker)) = self.calls.place(call) else {
+            return;
+        };
+        if self.may_retry(now, call) {
+            self.try_again(now, call);
+            self.interrupt(now, worker, call, effects);
+            self.assign_waiting(now, effects);
+        } else {
+            self.give_up(now, call, Verdict::TimedOut, effects);
         }
     }
 
@@ -256,6 +328,7 @@ impl Pool {
     ) {
         // A worker can settle its own call only, whatever it says and whatever state it is in.
         if self.calls.place(call) == Some(Place::Running(worker)) {
+            self.clear_timers_of(call);
             self.calls.remove(call);
         }
         if !self.step(now, worker, Move::Answered(call)) {
@@ -321,6 +394,11 @@ impl Pool {
                 if self.state != PoolState::Draining {
                     self.launch(now, slot, effects);
                 }
+            }
+            Timer::Attempt(call) => self.attempt_timed_out(now, call, effects),
+            Timer::Again(call) => {
+                self.calls.resume(call);
+                self.assign_waiting(now, effects);
             }
             Timer::Drain => self.end_patience(now, effects),
         }
