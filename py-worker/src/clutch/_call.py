@@ -131,9 +131,11 @@ class Call:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller no longer wants the call: it has cancelled it, is gone, or its time
-        is over. Where the pool has a `cooperate` budget, this is so for that long before
-        `Cancelled` is raised."""
+        """Whether the caller no longer wants the call.
+
+        It has cancelled it, is gone, or its time is over. Where the pool has a `cooperate` budget,
+        this is so for that long before `Cancelled` is raised.
+        """
         if not self._cancelled and self.run:
             self._cancelled = self.run in (state.interrupted, state.warned)
         return self._cancelled

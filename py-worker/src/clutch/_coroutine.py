@@ -53,9 +53,10 @@ async def _interruptible(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
 
 
 def cancel_tasks() -> bool:
-    """Cancels all tasks of the loop that user code runs, which ends it in an orderly way. Whether
-    the interrupt shall also be raised where it came: in a task, since that may never come back to
-    the loop, and where there are no tasks.
+    """Cancels all tasks of a loop that user code runs, which ends it in an orderly way.
+
+    Whether the interrupt shall also be raised where it came: in a task, since that may never come
+    back to the loop, and where there are no tasks.
     """
     loop = _running_loop()
     tasks = [task for task in _all_tasks(loop) if not task.done()]

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use clutch_protocol::limits::WORKERS_KILLED_MAX;
 use clutch_protocol::message::WorkerId;
 
 use super::backoff::Dice;
@@ -219,7 +218,7 @@ impl Pool {
     }
 
     /// Answers a call with `verdict` now, and makes its worker, if it has one, give it up.
-    fn give_up(
+    pub(super) fn give_up(
         &mut self,
         now: Instant,
         call: CallKey,
@@ -235,7 +234,7 @@ impl Pool {
         }
     }
 
-    fn interrupt(
+    pub(super) fn interrupt(
         &mut self,
         now: Instant,
         worker: WorkerId,
@@ -252,58 +251,6 @@ impl Pool {
         self.clear_timers_of(call);
         if self.calls.remove(call) {
             effects.push(Effect::Settle { call, verdict });
-        }
-    }
-
-    fn clear_timers_of(&mut self, call: CallKey) {
-        self.timers.clear(Timer::Attempt(call));
-        self.timers.clear(Timer::Again(call));
-    }
-
-    /// An attempt failed and another one is allowed: the call waits for it.
-    fn try_again(&mut self, now: Instant, call: CallKey) {
-        let wait = self.calls.backoff(now, call).expect("it may be tried again");
-        self.clear_timers_of(call);
-        self.calls.hold(call);
-        if wait.is_zero() {
-            self.calls.resume(call);
-        } else {
-            self.timers.set(Timer::Again(call), now + wait);
-        }
-    }
-
-    /// A worker died with a call: it is tried again where its caller wants that and it is not the
-    /// call that kills.
-    pub(super) fn after_death(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        call: CallKey,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.calls.place(call) != Some(Place::Running(worker)) {
-            return;
-        }
-        let wanted = self.calls.retry(call).on_death && self.may_retry(now, call);
-        let quarantined = wanted && self.calls.killed(call) >= WORKERS_KILLED_MAX;
-        if wanted && !quarantined {
-            self.try_again(now, call);
-            self.assign_waiting(now, effects);
-        } else {
-            self.settle(call, Verdict::WorkerDied { worker, quarantined }, effects);
-        }
-    }
-
-    fn attempt_timed_out(&mut self, now: Instant, call: CallKey, effects: &mut Vec<Effect>) {
-        let Some(Place::Running(worker)) = self.calls.place(call) else {
-            return;
-        };
-        if self.may_retry(now, call) {
-            self.try_again(now, call);
-            self.interrupt(now, worker, call, effects);
-            self.assign_waiting(now, effects);
-        } else {
-            self.give_up(now, call, Verdict::TimedOut, effects);
         }
     }
 
