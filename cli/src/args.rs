@@ -15,6 +15,7 @@ use clutch_protocol::name;
 use crate::commands::{call, completions, config, map, ping, serve, status, stop};
 use crate::exit;
 use crate::output::Color;
+use crate::wishes::WishArgs;
 
 /// Calls Python functions in supervised pools of real Python processes.
 ///
@@ -79,6 +80,8 @@ pub(crate) struct TargetArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
     #[command(flatten)]
+    pub(crate) wishes: WishArgs,
+    #[command(flatten)]
     pub(crate) local: LocalArgs,
 }
 
@@ -120,7 +123,8 @@ pub(crate) fn duration(word: &str) -> Result<Duration, clutch_supervisor::config
     clutch_supervisor::config::duration(word)
 }
 
-fn timeout(word: &str) -> Result<Duration, TimeoutError> {
+/// A time span with units, 0 excluded.
+pub(crate) fn timeout(word: &str) -> Result<Duration, TimeoutError> {
     match duration(word)? {
         Duration::ZERO => Err(TimeoutError::Zero),
         duration => Ok(duration),
@@ -129,7 +133,7 @@ fn timeout(word: &str) -> Result<Duration, TimeoutError> {
 
 /// Why a text is no timeout.
 #[derive(Debug, thiserror::Error)]
-enum TimeoutError {
+pub(crate) enum TimeoutError {
     #[error(transparent)]
     Duration(#[from] clutch_supervisor::config::DurationError),
     #[error("a call cannot take no time at all: write a positive time, like 500ms")]
@@ -191,5 +195,44 @@ mod tests {
             assert!(parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
         assert!(parse(&["--python", "3.12", "m:f"]).is_err(), "needs --local");
+    }
+
+    #[test]
+    fn wishes_are_checked_at_the_door() {
+        let parse = |words: &[&str]| {
+            let words = ["clutch", "call", "m:f"].iter().chain(words);
+            match Cli::try_parse_from(words).map(|cli| cli.verb) {
+                Ok(Verb::Call(call)) => Ok(call.target.wishes.check()),
+                Ok(_) => panic!("it is a call"),
+                Err(error) => Err(error),
+            }
+        };
+        let on = "--retry-on=worker_died,timed_out,raised:pkg.Transient";
+        let full =
+            ["--retry=3", on, "--retry-backoff=100ms", "--attempt-timeout=2s", "--priority", "-5"];
+        assert!(parse(&full).unwrap().is_ok());
+        assert!(parse(&["--retry=3", "--retry-on=raised:A", "--retry-on=raised:B"]).is_ok());
+        for bad in [
+            &["--retry=3"][..],
+            &["--retry-on=worker_died"],
+            &["--retry=0", "--retry-on=worker_died"],
+            &["--retry=101", "--retry-on=worker_died"],
+            &["--retry=3", "--retry-on=died"],
+            &["--retry=3", "--retry-on=raised:"],
+            &["--retry=3", "--retry-on=raised:a b"],
+            &["--attempt-timeout=2s"],
+            &["--retry-backoff=2s"],
+            &["--retry=3", "--retry-on=worker_died", "--retry-backoff=5"],
+            &["--priority=128"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        let says = |words: &[&str]| parse(words).unwrap().unwrap_err().to_string();
+        let error = says(&["--retry=3", "--retry-on=timed_out"]);
+        assert!(error.contains("needs --attempt-timeout"), "{error}");
+        let error = says(&["--retry=3", "--retry-on=worker_died", "--attempt-timeout=1s"]);
+        assert!(error.contains("only for --retry-on timed_out"), "{error}");
+        let error = says(&["--retry=3", "--retry-on=worker_died", "--retry-backoff=61m"]);
+        assert!(error.contains("3600000 ms"), "{error}");
     }
 }

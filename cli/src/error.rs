@@ -16,6 +16,7 @@ use crate::items::InputError;
 use crate::logging::LogError;
 use crate::report::{self, FailureFormat};
 use crate::value::ValueError;
+use crate::wishes::WishError;
 use crate::{commands, output};
 
 /// Why a verb failed.
@@ -25,6 +26,8 @@ pub(crate) enum Error {
     Value(#[from] ValueError),
     #[error(transparent)]
     Input(#[from] InputError),
+    #[error(transparent)]
+    Wish(#[from] WishError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -84,7 +87,7 @@ impl Error {
 
     fn exit(&self) -> Exit {
         match self {
-            Error::Value(_) | Error::Input(_) | Error::Log(_) => Exit::Usage,
+            Error::Value(_) | Error::Input(_) | Error::Log(_) | Error::Wish(_) => Exit::Usage,
             Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
             Error::Config(_) | Error::NoConfig => Exit::Configuration,

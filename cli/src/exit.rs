@@ -118,6 +118,7 @@ mod tests {
             frames: Vec::new(),
             traceback: String::new(),
             chain: Vec::new(),
+            bases: Vec::new(),
         };
         let missing =
             Missing { what: MissingWhat::Pool, message: String::new(), traceback: String::new() };

@@ -19,6 +19,7 @@ mod args;
 mod commands;
 
 mod value;
+mod wishes;
 
 mod items;
 

@@ -133,6 +133,7 @@ mod tests {
             started: true,
             phases: Phases::default(),
             reason: Reason::WorkerDied(Box::new(certificate)),
+            quarantined: false,
         }
     }
 

@@ -11,6 +11,7 @@ use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, 
 
 use crate::limits::TIMEOUT_GRACE;
 use crate::pending::{Closing, OutputChunk};
+use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
@@ -74,8 +75,18 @@ impl Target {
             started: trouble.started,
             phases: Phases::default(),
             reason: trouble.reason,
+            quarantined: false,
         }
     }
+}
+
+/// What a caller wants beyond its answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Higher goes first.
+    pub(crate) priority: i8,
+    /// What is to be done when an attempt fails.
+    pub(crate) retry: Option<Retry>,
 }
 
 /// What this side noticed about a request.
@@ -165,11 +176,13 @@ impl Letter {
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
     pub(crate) fn call(
         target: &Target,
+        wishes: &Wishes,
         deadline: Deadline,
         (codec, flags, payload): (Codec, Flags, Bytes),
         welcome: &Welcome,
     ) -> Result<Letter, Reason> {
         target.check()?;
+        let retry = wishes.retry.as_ref().map(Retry::checked).transpose()?;
         let limit = welcome.payload_bytes_max;
         if payload.len() as u64 > u64::from(limit) {
             return Err(Reason::TooLarge {
@@ -178,7 +191,8 @@ impl Letter {
                 limit: u64::from(limit),
             });
         }
-        let meta = (target.pool.as_str(), target.function.as_str(), deadline.rest_ms());
+        let (pool, function) = (target.pool.as_str(), target.function.as_str());
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload })
     }
@@ -296,7 +310,7 @@ mod tests {
     fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
         let payload = Bytes::from(vec![0; bytes]);
         let payload = (Codec::Plain, Flags::NONE, payload);
-        Letter::call(target, Deadline::new(timeout), payload, &welcome())
+        Letter::call(target, &Wishes::default(), Deadline::new(timeout), payload, &welcome())
     }
 
     #[test]
@@ -304,7 +318,30 @@ mod tests {
         let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
-        assert_eq!(message::Call { pool, function, timeout_ms: 0 }, meta);
+        let (priority, retry) = (0, None);
+        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry }, meta);
+    }
+
+    #[test]
+    fn wishes_travel_and_impossible_ones_do_not() {
+        let send = |retry: Retry| {
+            let wishes = Wishes { priority: -3, retry: Some(retry) };
+            let payload = (Codec::Plain, Flags::NONE, Bytes::new());
+            let target = Target::new("math:sqrt");
+            Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
+        };
+        let second = Duration::from_secs(1);
+        let retry = Retry::new(3).on_worker_died().on_timed_out(second).on_raised("a.B");
+        let letter = send(retry.backoff(second / 10)).unwrap();
+        let meta: message::Call = wire::decode(&letter.meta).unwrap();
+        let on =
+            message::RetryOn { worker_died: true, timed_out: true, raised: vec!["a.B".into()] };
+        let (attempts, backoff_ms, attempt_timeout_ms) = (3, 100, 1000);
+        let retry = message::Retry { attempts, on, backoff_ms, attempt_timeout_ms };
+        assert_eq!((-3, Some(retry)), (meta.priority, meta.retry));
+        for impossible in [Retry::new(0), Retry::new(2), Retry::new(2).on_raised("a b")] {
+            assert_eq!("BadArguments", send(impossible).unwrap_err().name());
+        }
     }
 
     #[test]

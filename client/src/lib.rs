@@ -25,6 +25,7 @@
 //!
 //! - [`Client`] and [`ConnectError`]: connecting, and the verbs.
 //! - [`Request`]: one call with everything that can be said about it.
+//! - [`Retry`]: when it is tried again.
 //! - [`Map`]: one function over many items.
 //! - [`blocking`]: the same without a runtime.
 //!
@@ -62,6 +63,8 @@ mod connection;
 
 mod client;
 
+mod retry;
+
 mod request;
 
 mod map;
@@ -72,6 +75,7 @@ pub use client::Client;
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
 };
+pub use clutch_protocol::retry::RetryError;
 pub use clutch_protocol::status::Status;
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
@@ -82,5 +86,6 @@ pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOU
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
 pub use pending::OutputChunk;
 pub use request::Request;
+pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use transport::{ConnectOptions, default_socket};

@@ -26,6 +26,9 @@ pub struct Failure {
     pub phases: Phases,
     /// What happened.
     pub reason: Reason,
+    /// Whether it was not tried again, though its caller asked for that, because it has killed too
+    /// many workers.
+    pub quarantined: bool,
 }
 
 /// What happened to a call.
@@ -183,6 +186,10 @@ pub struct Exception {
     pub traceback: String,
     /// What led to it, nearest first.
     pub chain: Vec<Link>,
+    /// The names of its base classes in the order Python looks things up in them, without the type
+    /// itself and `object`.
+    #[serde(default)]
+    pub bases: Vec<String>,
 }
 
 /// One frame of a traceback.

@@ -93,6 +93,9 @@ byte_enum! {
         Interrupt = 36,
         /// Daemon → worker, on the call socket: finish and exit. No meta.
         Exit = 37,
+        /// Daemon → worker, on the control socket: the caller no longer wants call `id`; sets the
+        /// flag that its code can look at, and nothing more. No meta.
+        Warn = 38,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], two descriptors.
         Spawn = 48,

@@ -18,6 +18,7 @@
 //! - [`message`]: the meta struct of each kind of frame.
 //! - [`failure`]: every way a call can fail, as one enum; `text` says it in sentences.
 //! - [`name`]: the grammar of function and pool names.
+//! - [`retry`]: what may be asked for when an attempt fails.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
 //! - [`status`]: what `clutch status --json` prints.
@@ -35,6 +36,8 @@ pub mod failure;
 mod text;
 
 pub mod name;
+
+pub mod retry;
 
 pub mod path;
 

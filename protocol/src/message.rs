@@ -107,6 +107,38 @@ pub struct Call {
     pub function: String,
     /// How long the caller waits in all, in milliseconds; 0 takes the pool's default.
     pub timeout_ms: u64,
+    /// Higher goes first among the calls that wait; 0 is usual.
+    pub priority: i8,
+    /// What is to be done when an attempt fails; none means that there is one attempt.
+    pub retry: Option<Retry>,
+}
+
+/// What a caller wants done when an attempt of its call fails. [`Retry::check`] says what may be
+/// asked for.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+    /// Which failures are reasons for another attempt.
+    pub on: RetryOn,
+    /// How long to wait before the second attempt, in milliseconds; doubled before each one after
+    /// that.
+    pub backoff_ms: u64,
+    /// How long one attempt may run, in milliseconds; 0 for as long as the call may take.
+    pub attempt_timeout_ms: u64,
+}
+
+/// The failures after which a call is tried again.
+#[derive(Clone, Debug, Decode, Default, Encode, PartialEq, Eq)]
+pub struct RetryOn {
+    /// The worker died. A death counts as an attempt, and a call that has killed two workers is
+    /// not given a third.
+    pub worker_died: bool,
+    /// The attempt took longer than its own time.
+    pub timed_out: bool,
+    /// The function raised one of these, or something derived from it: names as in
+    /// [`Exception::type_name`](crate::failure::Exception::type_name).
+    pub raised: Vec<String>,
 }
 
 /// How long the phases of a call took, in microseconds.

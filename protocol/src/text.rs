@@ -3,12 +3,26 @@
 use std::fmt;
 
 use crate::failure::{Cause, Certificate, Exception, Failure, Payload, Reason};
+use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
 
 impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say_what_happened(f)?;
+        if self.quarantined {
+            write!(f, "; not tried again: it has killed {WORKERS_KILLED_MAX} workers")
+        } else if self.attempt > 1 {
+            write!(f, "; that was attempt {}", self.attempt)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Failure {
+    fn say_what_happened(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),

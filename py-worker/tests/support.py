@@ -27,6 +27,7 @@ if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
 
 RESULT, PING, PONG, SETUP, READY, RUN, FAILED, INTERRUPT, EXIT = 6, 9, 10, 32, 33, 34, 35, 36, 37
+WARN = 38
 KEYWORDS, ITEMS = 1, 2
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -104,6 +105,7 @@ def read_failure(meta):
                 "message": reader.text(),
             }
         )
+        failure["bases"] = reader.many(reader.text)
     elif kind == "NotFound":
         failure.update(what=WHAT[reader.take("I")], message=reader.text(), traceback=reader.text())
     elif kind == "BadArguments":
@@ -286,6 +288,10 @@ class Worker:
     def interrupt(self, call_id):
         """Tells the control thread to interrupt a call."""
         self.control_socket.sendall(frame(INTERRUPT, call_id))
+
+    def warn(self, call_id):
+        """Tells the control thread that nobody waits for a call any more."""
+        self.control_socket.sendall(frame(WARN, call_id))
 
     def ping(self, ping_id=7):
         """Seconds until the pong."""

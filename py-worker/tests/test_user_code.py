@@ -628,7 +628,7 @@ class Package(unittest.TestCase):
         code = (
             "import sys; sys.path.insert(0, %r); import clutch\n"
             "call = clutch.current_call()\n"
-            "assert (call.id, call.function, call.cancelled, call.remaining()) == "
+            "assert (call.id, call.function, call.cancelled, call.time_left()) == "
             "(0, '', False, None)\n"
             "assert issubclass(clutch.Cancelled, BaseException)\n"
             "assert not issubclass(clutch.Cancelled, Exception)\n"

@@ -37,6 +37,7 @@ Examples:
   clutch call --timeout 500ms json:dumps '{\"b\": 1, \"a\": 2}' sort_keys=true
   clutch call --local --main tasks.py __main__:report 2026-11 title='\"a=b\"'
   clutch call --pool cpu mytasks:total - < numbers.json
+  clutch call --retry 3 --retry-on worker_died,raised:OSError --retry-backoff 1s mytasks:fetch
   clutch call --local builtins:print -- --verbose")]
 pub(crate) struct Args {
     /// Print a failure as one JSON object, still on standard error
@@ -54,6 +55,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
+    args.target.wishes.check()?;
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let arguments = value::arguments(&args.arguments, io::stdin())?;
     let link = connect::open(&args.target.local, global, 1, &mut interrupt).await?;
@@ -86,10 +88,14 @@ async fn call(
     let mut request = client
         .request(&args.function)
         .pool(&args.target.pool)
+        .priority(args.target.wishes.priority)
         .encoded(Codec::Json, flags, Bytes::from(text))
         .output(sink);
     if let Some(timeout) = args.target.timeout {
         request = request.timeout(timeout);
+    }
+    if let Some(retry) = args.target.wishes.retry() {
+        request = request.retry(retry);
     }
     let mut printed = Printed::default();
     let reply = {

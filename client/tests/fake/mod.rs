@@ -245,6 +245,7 @@ pub(crate) fn failure(call: u64, started: bool, reason: Reason) -> Vec<u8> {
         started,
         phases: Phases::default(),
         reason,
+        quarantined: false,
     })
 }
 

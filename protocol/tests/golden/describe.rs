@@ -6,9 +6,9 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
-    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
-    WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
 use serde_json::{Value as Json, json};
 
@@ -18,6 +18,7 @@ pub(super) type Fields = Vec<(&'static str, Node)>;
 
 /// One value of a meta.
 pub(super) enum Node {
+    I8(i8),
     U16(u16),
     U32(u32),
     U64(u64),
@@ -34,6 +35,7 @@ pub(super) enum Node {
 impl Node {
     pub(super) fn bytes(&self, out: &mut Vec<u8>) {
         match self {
+            Node::I8(int) => out.extend(int.to_le_bytes()),
             Node::U16(int) => out.extend(int.to_le_bytes()),
             Node::U32(int) => out.extend(int.to_le_bytes()),
             Node::U64(int) => out.extend(int.to_le_bytes()),
@@ -69,6 +71,7 @@ impl Node {
             fields.iter().map(|(name, field)| json!([name, field.json()])).collect()
         };
         match self {
+            Node::I8(int) => json!({"type": "i8", "value": int}),
             Node::U16(int) => json!({"type": "u16", "value": int}),
             Node::U32(int) => json!({"type": "u32", "value": int}),
             Node::U64(int) => json!({"type": "u64", "value": int}),
@@ -120,6 +123,7 @@ macro_rules! plain {
 }
 
 plain! {
+    i8 => |int| Node::I8(*int);
     u16 => |int| Node::U16(*int);
     u32 => |int| Node::U32(*int);
     u64 => |int| Node::U64(*int);
@@ -173,7 +177,9 @@ structs! {
     Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
     PoolSize { name, workers }
     Refused { refusal, sentence }
-    Call { pool, function, timeout_ms }
+    Call { pool, function, timeout_ms, priority, retry }
+    Retry { attempts, on, backoff_ms, attempt_timeout_ms }
+    RetryOn { worker_died, timed_out, raised }
     Phases { queue_us, run_us }
     WorkerId { slot, generation }
     Answer { phases, worker }
@@ -188,9 +194,9 @@ structs! {
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
     Swept { killed, survivors }
-    Failure { call, pool, function, attempt, started, phases, reason }
+    Failure { call, pool, function, attempt, started, phases, reason, quarantined }
     Missing { what, message, traceback }
-    Exception { type_name, message, notes, frames, traceback, chain }
+    Exception { type_name, message, notes, frames, traceback, chain, bases }
     TraceFrame { file, line, function, source }
     Link { relation, type_name, message }
     Certificate {

@@ -10,9 +10,9 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
-    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
-    WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
@@ -190,7 +190,24 @@ fn connection(samples: &mut Samples) {
 }
 
 fn calls(samples: &mut Samples) {
-    let call = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let call = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
+    let retry = Retry {
+        attempts: 3,
+        on: RetryOn {
+            worker_died: true,
+            timed_out: true,
+            raised: vec!["mytasks.Transient".into(), "OSError".into()],
+        },
+        backoff_ms: 100,
+        attempt_timeout_ms: 2_000,
+    };
+    let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
     let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
     let answer = Answer { phases: PHASES, worker: WORKER };
     let arguments = plain::to_vec(&(2,)).unwrap();
@@ -207,6 +224,8 @@ fn calls(samples: &mut Samples) {
         samples.meta(&format!("call-{name}"), Kind::Call, 7, &call, rest);
         samples.meta(&format!("run-{name}"), Kind::Run, 7, &run, rest);
     }
+    let rest = with(Codec::Plain, &arguments, Flags::NONE);
+    samples.meta("call-retry", Kind::Call, 7, &insistent, rest);
     samples.bare("cancel", Kind::Cancel, 7, NONE);
     let value = plain::to_vec(&2f64.sqrt()).unwrap();
     let value = with(Codec::Plain, &value, Flags::NONE);
@@ -242,6 +261,7 @@ fn exception() -> Exception {
                 message: "'size'".into(),
             },
         ],
+        bases: vec!["ValueError".into(), "Exception".into(), "BaseException".into()],
     }
 }
 
@@ -341,6 +361,7 @@ fn failures(samples: &mut Samples) {
             started: index % 2 == 0,
             phases: PHASES,
             reason,
+            quarantined: index % 3 == 0,
         };
         samples.meta(&format!("error-{name}"), Kind::Error, 7, &failure, NONE);
     }
@@ -401,6 +422,7 @@ fn workers(samples: &mut Samples) {
     };
     samples.meta("ready", Kind::Ready, 0, &ready, NONE);
     samples.bare("interrupt", Kind::Interrupt, 7, NONE);
+    samples.bare("warn", Kind::Warn, 7, NONE);
     samples.bare("exit", Kind::Exit, 0, NONE);
 }
 

@@ -12,7 +12,16 @@ from binascii import crc32
 from posix import _exit, write
 
 from clutch._call import on_interrupt, state
-from clutch._frames import HEADER, INTERRUPT, PING, PONG, ProtocolError, check_header, header_bytes
+from clutch._frames import (
+    HEADER,
+    INTERRUPT,
+    PING,
+    PONG,
+    WARN,
+    ProtocolError,
+    check_header,
+    header_bytes,
+)
 from clutch._limits import HEADER_BYTES
 from clutch._pristine import load, pristine_imports
 
@@ -180,5 +189,11 @@ def _handle(
         # it had started the call before we look.
         state.interrupted = call_id
         _interrupt(call_id, main_thread)
+    elif kind == WARN:
+        state.warned = call_id
+        call = state.call
+        if call is not None:
+            # A thread that holds the object must still see it when the next call runs.
+            _ = call.cancelled
     else:
         raise ProtocolError(f"kind {kind} is not for a worker")

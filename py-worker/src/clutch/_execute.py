@@ -192,7 +192,7 @@ class Executor:
                 return failed_cancelled()
             note = f"not told in full, since describing it raised {_brief(unexpected)}"
             name = type.__dict__["__name__"].__get__(type(error))
-            return failed_raised(encode_exception(name, _brief(error), [note], [], "", []))
+            return failed_raised(encode_exception(name, _brief(error), [note], [], "", [], []))
 
     def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
@@ -252,8 +252,8 @@ class Executor:
             if _is_coroutine_function(function):
                 self._asyncio()
                 one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
-            items = load("clutch._items").Items(one, args, call_id, self._skip)
-            return (), {}, items
+            items = load("clutch._items").Items(one, function, args, call_id, self._skip)
+            return args, {}, items
         if flags & FLAG_KEYWORDS:
             args, kwargs = args
             if type(args) not in (list, tuple) or type(kwargs) is not dict:

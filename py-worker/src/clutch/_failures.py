@@ -56,6 +56,8 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return failed_cancelled()
     if isinstance(error, ProtocolError):
         raise error
+    if type(error) is UnserializableError:
+        return failed_unserializable(error.path, error.type_name, error.message)
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):
@@ -82,7 +84,7 @@ def raised(error: BaseException, skip: "tuple[str, ...]") -> bytes:
         return failed_raised(encode_exception(*describe(error, skip)))
     except BaseException as unexpected:  # noqa: BLE001 - an answer is owed, whatever happens.
         message = f"the exception could not be described: {type_name(type(unexpected))}"
-        return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", []))
+        return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", [], []))
 
 
 def encode_slowly(

@@ -30,6 +30,7 @@ __all__ = [
     "RUN",
     "SETUP",
     "VERSION",
+    "WARN",
     "MetaReader",
     "ProtocolError",
     "Setup",
@@ -60,6 +61,7 @@ RUN = 34
 FAILED = 35
 INTERRUPT = 36
 EXIT = 37
+WARN = 38
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
@@ -234,6 +236,7 @@ def encode_exception(
     frames: "list[tuple[str, int, str, str]]",
     traceback: str,
     chain: "list[tuple[int, str, str]]",
+    bases: "list[str]",
 ) -> bytes:
     """An `Exception`; a frame is (file, line, function, source), a link (relation, type, text)."""
     parts = [_text(type_name), _text(message), _U64.pack(len(notes))]
@@ -244,6 +247,8 @@ def encode_exception(
     parts += [_text(traceback), _U64.pack(len(chain))]
     for relation, link_type, link_message in chain:
         parts += [_pack_u32(relation), _text(link_type), _text(link_message)]
+    parts.append(_U64.pack(len(bases)))
+    parts.extend(_text(base) for base in bases)
     return b"".join(parts)
 
 

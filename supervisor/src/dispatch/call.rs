@@ -7,15 +7,16 @@ use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
 use clutch_protocol::message::{self, Answer, Output, Phases, Stream, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
-use clutch_protocol::{Codec, Flags, Frame, Header, Kind};
+use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::attempts::Attempts;
 use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::refusal::{early_failure, refusal, send_failure};
-use crate::pool::{CallKey, Caller, Event, PoolState, Retry, Verdict};
+use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -32,7 +33,7 @@ pub struct Call {
     payload: Bytes,
     timeout: Duration,
     arrived: Instant,
-    assigned: Option<(Instant, WorkerId)>,
+    pub(super) attempts: Attempts,
     /// Output bytes its client has missed because it read too slowly.
     output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -56,11 +57,15 @@ impl Call {
     }
 
     fn phases(&self, now: Instant) -> Phases {
-        let started = self.assigned.map_or(now, |(at, _)| at);
-        Phases {
-            queue_us: micros(started.saturating_duration_since(self.arrived)),
-            run_us: micros(now.saturating_duration_since(started)),
-        }
+        let run = self.attempts.ran(now);
+        let queue = now.saturating_duration_since(self.arrived).saturating_sub(run);
+        Phases { queue_us: micros(queue), run_us: micros(run) }
+    }
+
+    /// What the time was that has passed: the call's own, or that of its last attempt.
+    fn passed(&self, now: Instant) -> Duration {
+        let attempt = self.attempts.timeout().filter(|_| now < self.arrived + self.timeout);
+        attempt.unwrap_or(self.timeout)
     }
 }
 
@@ -139,7 +144,7 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -150,7 +155,7 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         state.counters.one("accepted");
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if let Some(reason) = refusal(&state.config, &function, &frame.header) {
+        if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
             state.counters.one(answered(&reason));
             send_failure(peer, &early_failure(id, pool_name, function, reason));
             return None;
@@ -160,6 +165,8 @@ impl Dispatcher {
             0 => limits.call_timeout,
             ms => Duration::from_millis(ms).min(limits.call_timeout_max),
         };
+        let attempts = Attempts::new(retry);
+        let policy = attempts.policy();
         self.last_call += 1;
         let key = CallKey(self.last_call);
         peer.calls.borrow_mut().insert(id, key);
@@ -175,15 +182,15 @@ impl Dispatcher {
                 payload: frame.payload,
                 timeout,
                 arrived: now,
-                assigned: None,
+                attempts,
                 output_dropped: 0,
                 _memory: memory,
             },
         );
         let caller = Caller(peer.id);
         let deadline = now + timeout;
-        let retry = Retry::default();
-        Some((pool, Event::CallArrived { call: key, deadline, caller, priority: 0, retry }))
+        let retry = policy;
+        Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry }))
     }
 
     fn no_such_pool(&self, name: &str) -> Missing {
@@ -200,8 +207,9 @@ impl Dispatcher {
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
-        call.assigned = Some((now, worker));
+        let run = retry::run_id(key.0, call.attempts.begin(now, worker));
         let left = (call.arrived + call.timeout).saturating_duration_since(now);
+        let left = call.attempts.timeout().map_or(left, |timeout| timeout.min(left));
         let payload = call.payload.clone();
         // The meta's layout is `message::Run`; written out here since this is the call path, and
         // pinned to the struct by a test.
@@ -214,7 +222,7 @@ impl Dispatcher {
                 codec: call.codec,
                 meta_bytes: u32::try_from(meta_bytes).expect("a function's name is short"),
                 payload_bytes: u32::try_from(payload.len()).expect("it came in one frame"),
-                ..Header::new(Kind::Run, key.0)
+                ..Header::new(Kind::Run, run)
             }
             .encode(),
         );
@@ -222,20 +230,32 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         entry.last_call = Some(key);
+        entry.last_run = run;
         entry.function = Some(call.function.clone());
         let link = entry.link.as_ref().expect("a ready worker has a link");
         if link.call.send(head, &payload).is_ok() {
-            call.payload = Bytes::new();
+            if !call.attempts.may_be_more() {
+                call.payload = Bytes::new();
+            }
         } else {
             // Nothing of it has left, so it has not been with a worker at all.
-            call.assigned = None;
+            call.attempts.never_began();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
         }
     }
 
     /// Passes a worker's result on to its caller. False when nobody waits for it any more.
-    pub(super) fn answer(&mut self, now: Instant, worker: WorkerId, frame: &Frame) -> bool {
-        let Some(call) = self.forget(CallKey(frame.header.id)) else {
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        key: CallKey,
+        frame: &Frame,
+    ) -> bool {
+        if !self.is_with(worker, key) {
+            return false;
+        }
+        let Some(call) = self.forget(key) else {
             return false;
         };
         let state = &mut self.pools[call.pool.0];
@@ -259,8 +279,18 @@ impl Dispatcher {
         true
     }
 
-    /// Tells a caller that its call failed. False when nobody waits for it any more.
-    pub(super) fn fail(&mut self, now: Instant, key: CallKey, reason: Reason) -> bool {
+    /// Tells a caller that its call failed in a worker. False when nobody waits for that any more.
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        key: CallKey,
+        reason: Reason,
+    ) -> bool {
+        self.is_with(worker, key) && self.fail(now, key, reason, false)
+    }
+
+    fn fail(&mut self, now: Instant, key: CallKey, reason: Reason, quarantined: bool) -> bool {
         let Some(call) = self.forget(key) else {
             return false;
         };
@@ -270,10 +300,11 @@ impl Dispatcher {
             call: call.id,
             pool: state.config.name.clone(),
             function: call.function.to_string(),
-            attempt: u32::from(call.assigned.is_some()),
-            started: call.assigned.is_some() && may_have_begun(&reason),
+            attempt: call.attempts.number(),
+            started: call.attempts.have_begun(&reason),
             phases: call.phases(now),
             reason,
+            quarantined,
         };
         send_failure(&call.peer, &failure);
         true
@@ -284,7 +315,7 @@ impl Dispatcher {
         let state = &self.pools[pool.0];
         let reason = match verdict {
             Verdict::TimedOut => {
-                let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.timeout);
+                let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.passed(now));
                 Reason::TimedOut { timeout_ms: micros(timeout) / 1000 }
             }
             Verdict::Cancelled => Reason::Cancelled,
@@ -299,7 +330,11 @@ impl Dispatcher {
                 last: Box::new(state.newest_death()),
             },
         };
-        self.fail(now, key, reason);
+        let quarantined = matches!(verdict, Verdict::WorkerDied { quarantined: true, .. });
+        if quarantined {
+            self.pool(pool).counters.one("quarantined");
+        }
+        self.fail(now, key, reason, quarantined);
     }
 
     /// Sends what a call prints to its caller, as far as the caller reads it.
@@ -333,12 +368,6 @@ impl Dispatcher {
         call.peer.changed.notify_one();
         Some(call)
     }
-}
-
-/// Whether the function can have begun, for a call that was with a worker. A function that was not
-/// found has not; the import that looked for it is as good to run again.
-const fn may_have_begun(reason: &Reason) -> bool {
-    !matches!(reason, Reason::NotFound(_))
 }
 
 /// Writes a `message::Run`.

@@ -69,6 +69,8 @@ pub(super) struct Worker {
     pub(super) last_call: Option<CallKey>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
+    /// The id under which it was given that: the call's own, and which attempt it is.
+    pub(super) last_run: u64,
     /// The function it was given last.
     pub(super) function: Option<Rc<str>>,
     /// It broke the protocol: nothing it says is heard any more.
@@ -181,6 +183,7 @@ impl Dispatcher {
         let mut next = Some((pool, event));
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
+            self.before(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
@@ -196,9 +199,13 @@ impl Dispatcher {
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
             Effect::Interrupt { worker, call } => {
-                self.order(pool, worker, |link| link.interrupt(call.0));
+                let run = self.give_up_attempt(now, pool, worker, call);
+                self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { .. } => {}
+            Effect::Warn { worker, call } => {
+                let run = self.give_up_attempt(now, pool, worker, call);
+                self.order(pool, worker, |link| link.warn(run));
+            }
             Effect::DumpStack { worker } => {
                 self.pending.push_back((pool, Event::StackDumped { worker }));
             }
@@ -255,6 +262,7 @@ impl Dispatcher {
                 python: String::new(),
                 served: 0,
                 last_call: None,
+                last_run: 0,
                 function: None,
                 outlaw: false,
                 tail: Tail::default(),

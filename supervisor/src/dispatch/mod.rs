@@ -5,6 +5,7 @@
 //! Nothing in here waits, and no borrow of the dispatcher outlives the function that took it.
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
+//! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
@@ -14,6 +15,8 @@
 //! - [`counters`]: what is counted.
 
 pub mod call;
+
+mod attempts;
 
 pub mod dispatcher;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
-use clutch_protocol::message::Phases;
+use clutch_protocol::message::{Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
 use crate::session::Peer;
@@ -13,6 +13,7 @@ pub(super) fn refusal(
     config: &crate::config::Pool,
     function: &str,
     header: &Header,
+    retry: Option<&Retry>,
 ) -> Option<Reason> {
     let (module, qualname) = match name::check_function(function) {
         Ok(halves) => halves,
@@ -27,6 +28,9 @@ pub(super) fn refusal(
     };
     if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
         return Some(Reason::NotAllowed);
+    }
+    if let Some(Err(error)) = retry.map(Retry::check) {
+        return Some(Reason::BadArguments { message: error.to_string() });
     }
     if header.codec == Codec::Raw && header.flags.has(Flags::KEYWORDS) {
         let message = "raw bytes have no keyword arguments; use another codec".to_owned();
@@ -50,6 +54,7 @@ pub(super) fn early_failure(call: u64, pool: String, function: String, reason: R
         started: false,
         phases,
         reason,
+        quarantined: false,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clutch_protocol::failure::{Payload, Reason, WorkerFailure};
 use clutch_protocol::message::{Ready, WorkerId, version};
-use clutch_protocol::{Frame, Kind, wire};
+use clutch_protocol::{Frame, Kind, retry, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
@@ -140,7 +140,7 @@ impl Core {
                 return Ok(None);
             };
             dispatcher.catch_up_with_output(now, link, call);
-            if !dispatcher.answer(now, link.worker, frame) {
+            if !dispatcher.answer(now, link.worker, call, frame) {
                 dispatcher.pool(link.pool).counters.one("late_answers_dropped");
             }
             Ok(dispatcher.served(link, call))
@@ -171,7 +171,12 @@ impl Core {
                 return Ok(None);
             };
             dispatcher.catch_up_with_output(now, link, call);
-            if !dispatcher.fail(now, call, reason) {
+            if dispatcher.tries_again(now, link, call, &reason) {
+                let worker = link.worker;
+                dispatcher.served(link, call);
+                return Ok(Some(Event::AttemptFailed { worker, call }));
+            }
+            if !dispatcher.failed(now, link.worker, call, reason) {
                 dispatcher.pool(link.pool).counters.one("late_answers_dropped");
             }
             Ok(dispatcher.served(link, call))
@@ -201,8 +206,11 @@ impl Dispatcher {
     /// The call `id`, if it is the one this worker has; none if it had a call that was given up, so
     /// that this can only be its late answer.
     fn own_call(&mut self, link: &Link, id: u64) -> Result<Option<CallKey>, String> {
-        let call = CallKey(id);
+        let call = CallKey(retry::call_of_run(id));
         let state = self.pools[link.pool.0].policy.worker_state(link.worker);
+        if self.worker(link.pool, link.worker).is_none_or(|worker| worker.last_run != id) {
+            return Err(format!("it answered call {id}, which it does not have"));
+        }
         match state {
             Some(
                 WorkerState::Busy(own)

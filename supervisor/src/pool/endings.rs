@@ -112,7 +112,7 @@ impl Pool {
         self.timers.clear(Timer::Exit(worker));
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
         if let Some(call) = before.call() {
-            self.settle(call, Verdict::WorkerDied { worker, quarantined: false }, effects);
+            self.after_death(now, worker, call, effects);
         }
         if !matches!(before, WorkerState::Stopping(..)) {
             self.refill(now, worker.slot, proven, effects);

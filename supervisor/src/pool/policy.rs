@@ -10,7 +10,7 @@ use std::time::Instant;
 use clutch_protocol::message::WorkerId;
 
 use super::backoff::Dice;
-use super::event::{Budgets, CallKey, Effect, Event, StopCause, Verdict};
+use super::event::{Budgets, CallKey, Effect, Event, Retry, StopCause, Verdict};
 use super::queue::{Calls, Place, Timer, Timers};
 use super::state::{EmptySlot, Move, WorkerState, WorkerView};
 
@@ -98,7 +98,9 @@ impl Pool {
                     self.launch(now, slot, effects);
                 }
             }
-            Event::CallArrived { call, deadline, .. } => self.arrive(now, call, deadline, effects),
+            Event::CallArrived { call, deadline, priority, retry, .. } => {
+                self.arrive(now, (call, deadline, priority, retry), effects);
+            }
             Event::CallCancelled { call } => self.give_up(now, call, Verdict::Cancelled, effects),
             Event::Ready { worker } => self.ready(now, worker, effects),
             Event::Answered { worker, call } => self.answered(now, worker, call, effects),
@@ -109,7 +111,12 @@ impl Pool {
             Event::Tick => self.tick(now, effects),
             Event::Drain { until } => self.drain(now, until, effects),
             Event::KillAll => self.kill_all(now, effects),
-            Event::AttemptFailed { worker, call } => self.answered(now, worker, call, effects),
+            Event::AttemptFailed { worker, call } => {
+                if self.calls.place(call) == Some(Place::Running(worker)) {
+                    self.try_again(now, call);
+                }
+                self.answered(now, worker, call, effects);
+            }
             Event::StackDumped { .. }
             | Event::Outworn { .. }
             | Event::Operator(_)
@@ -127,8 +134,8 @@ impl Pool {
     }
 
     /// Whether a call that failed may be tried again.
-    pub const fn may_retry(&self, _now: Instant, _call: CallKey) -> bool {
-        false
+    pub fn may_retry(&self, now: Instant, call: CallKey) -> bool {
+        self.state != PoolState::Draining && self.calls.backoff(now, call).is_some()
     }
 
     /// What the pool is doing.
@@ -174,8 +181,7 @@ impl Pool {
     fn arrive(
         &mut self,
         now: Instant,
-        call: CallKey,
-        deadline: Instant,
+        (call, deadline, priority, retry): (CallKey, Instant, i8, Retry),
         effects: &mut Vec<Effect>,
     ) {
         let refusal = match self.state {
@@ -192,7 +198,7 @@ impl Pool {
             effects.push(Effect::Settle { call, verdict });
             return;
         }
-        self.calls.push(call, deadline);
+        self.calls.push(call, deadline, priority, retry);
         self.assign_waiting(now, effects);
     }
 
@@ -204,12 +210,15 @@ impl Pool {
             };
             self.idle.pop();
             self.step(now, worker, Move::Assign(call));
+            if let Some(timeout) = self.calls.retry(call).attempt_timeout {
+                self.timers.set(Timer::Attempt(call), now + timeout);
+            }
             effects.push(Effect::Assign { worker, call });
         }
     }
 
     /// Answers a call with `verdict` now, and makes its worker, if it has one, give it up.
-    fn give_up(
+    pub(super) fn give_up(
         &mut self,
         now: Instant,
         call: CallKey,
@@ -220,9 +229,18 @@ impl Pool {
             return;
         };
         self.settle(call, verdict, effects);
-        let Place::Running(worker) = place else {
-            return;
-        };
+        if let Place::Running(worker) = place {
+            self.interrupt(now, worker, call, effects);
+        }
+    }
+
+    pub(super) fn interrupt(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        call: CallKey,
+        effects: &mut Vec<Effect>,
+    ) {
         if self.step(now, worker, Move::Interrupt(call)) {
             effects.push(Effect::Interrupt { worker, call });
             self.timers.set(Timer::Interrupt(worker), now + self.settings.budgets.interrupt);
@@ -230,6 +248,7 @@ impl Pool {
     }
 
     pub(super) fn settle(&mut self, call: CallKey, verdict: Verdict, effects: &mut Vec<Effect>) {
+        self.clear_timers_of(call);
         if self.calls.remove(call) {
             effects.push(Effect::Settle { call, verdict });
         }
@@ -256,6 +275,7 @@ impl Pool {
     ) {
         // A worker can settle its own call only, whatever it says and whatever state it is in.
         if self.calls.place(call) == Some(Place::Running(worker)) {
+            self.clear_timers_of(call);
             self.calls.remove(call);
         }
         if !self.step(now, worker, Move::Answered(call)) {
@@ -321,6 +341,11 @@ impl Pool {
                 if self.state != PoolState::Draining {
                     self.launch(now, slot, effects);
                 }
+            }
+            Timer::Attempt(call) => self.attempt_timed_out(now, call, effects),
+            Timer::Again(call) => {
+                self.calls.resume(call);
+                self.assign_waiting(now, effects);
             }
             Timer::Drain => self.end_patience(now, effects),
         }

@@ -5,11 +5,11 @@
 //! calls; nothing is ever scanned.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
-use super::event::CallKey;
+use super::event::{CallKey, Retry};
 
 /// Where a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +23,21 @@ pub enum Place {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     place: Place,
-    number: u64,
+    rank: Rank,
     deadline: Instant,
+    retry: Retry,
+    attempts: u32,
+    deaths: u32,
 }
+
+/// A call's place number for life: the higher priorities first, then the order of arrival.
+type Rank = (i16, u64);
 
 /// The calls a pool owes an answer for.
 #[derive(Debug, Default)]
 pub struct Calls {
     entries: HashMap<CallKey, Entry>,
-    waiting: BTreeMap<u64, CallKey>,
+    waiting: BTreeMap<Rank, CallKey>,
     deadlines: BTreeSet<(Instant, CallKey)>,
     next_number: u64,
 }
@@ -73,13 +79,14 @@ impl Calls {
     }
 
     /// Takes a new call in at the end of the queue.
-    pub fn push(&mut self, call: CallKey, deadline: Instant) {
-        let number = self.next_number;
+    pub fn push(&mut self, call: CallKey, deadline: Instant, priority: i8, retry: Retry) {
+        let rank = (-i16::from(priority), self.next_number);
         self.next_number += 1;
-        let entry = Entry { place: Place::Queued, number, deadline };
+        let place = Place::Queued;
+        let entry = Entry { place, rank, deadline, retry, attempts: 0, deaths: 0 };
         let before = self.entries.insert(call, entry);
         assert!(before.is_none(), "a call's id is unique in the daemon's life");
-        self.waiting.insert(number, call);
+        self.waiting.insert(rank, call);
         self.deadlines.insert((deadline, call));
     }
 
@@ -89,6 +96,7 @@ impl Calls {
         let entry = self.entries.get_mut(&call).expect("what waits has an entry");
         assert_eq!(Place::Queued, entry.place, "what waits is queued");
         entry.place = Place::Running(worker);
+        entry.attempts += 1;
         Some(call)
     }
 
@@ -99,7 +107,43 @@ impl Calls {
         };
         assert_ne!(Place::Queued, entry.place, "what goes back was given away");
         entry.place = Place::Queued;
-        self.waiting.insert(entry.number, call);
+        entry.attempts -= 1;
+        self.waiting.insert(entry.rank, call);
+    }
+
+    /// An attempt failed: the call is nobody's until [`Calls::resume`].
+    pub fn hold(&mut self, call: CallKey) {
+        let entry = self.entries.get_mut(&call).expect("it is owed an answer");
+        assert_ne!(Place::Queued, entry.place, "what failed was with a worker");
+        entry.place = Place::Queued;
+    }
+
+    /// Lets a call that was held wait for its next attempt.
+    pub fn resume(&mut self, call: CallKey) {
+        if let Some(entry) = self.entries.get(&call).filter(|entry| entry.place == Place::Queued) {
+            self.waiting.insert(entry.rank, call);
+        }
+    }
+
+    /// Counts a worker that died with this call, and says how many there were.
+    pub fn killed(&mut self, call: CallKey) -> u32 {
+        let entry = self.entries.get_mut(&call).expect("it is owed an answer");
+        entry.deaths += 1;
+        entry.deaths
+    }
+
+    /// What its caller wants done when an attempt fails.
+    pub fn retry(&self, call: CallKey) -> Retry {
+        self.entries.get(&call).map_or_else(Retry::default, |entry| entry.retry)
+    }
+
+    /// How long to wait before the next attempt; none when there may be none.
+    pub fn backoff(&self, now: Instant, call: CallKey) -> Option<Duration> {
+        let entry = self.entries.get(&call)?;
+        let doublings = entry.attempts.saturating_sub(1).min(31);
+        let wait = entry.retry.backoff.saturating_mul(1 << doublings);
+        let in_time = now.checked_add(wait).is_some_and(|at| at < entry.deadline);
+        (entry.attempts < entry.retry.attempts && in_time).then_some(wait)
     }
 
     /// Forgets a call, because it was answered. False when it was forgotten before.
@@ -108,7 +152,7 @@ impl Calls {
             return false;
         };
         if entry.place == Place::Queued {
-            self.waiting.remove(&entry.number);
+            self.waiting.remove(&entry.rank);
         }
         let had = self.deadlines.remove(&(entry.deadline, call));
         assert!(had, "every call has its deadline");
@@ -117,7 +161,9 @@ impl Calls {
 
     /// Takes every waiting call out, oldest first.
     pub fn take_waiting(&mut self) -> Vec<CallKey> {
-        let calls: Vec<_> = self.waiting.values().copied().collect();
+        let queued = self.entries.iter().filter(|(_, entry)| entry.place == Place::Queued);
+        let mut calls: Vec<_> = queued.map(|(call, _)| *call).collect();
+        calls.sort_unstable();
         for call in &calls {
             self.remove(*call);
         }
@@ -150,6 +196,10 @@ pub enum Timer {
     Reap(WorkerId),
     /// A slot may be started again.
     Backoff(u32),
+    /// An attempt of a call has had its time.
+    Attempt(CallKey),
+    /// A call may be tried again.
+    Again(CallKey),
     /// The drain's patience with running calls is over.
     Drain,
 }

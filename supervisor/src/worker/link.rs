@@ -119,6 +119,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Interrupt, call).encode(), &Default::default())
     }
 
+    /// Tells the worker that a call is not wanted any more, by the flag its code can look at.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn warn(&self, call: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
+    }
+
     /// Tells the worker to exit by itself.
     ///
     /// # Errors

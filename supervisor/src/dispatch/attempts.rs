@@ -1,0 +1,182 @@
+//! How often a call was tried, for how long, and whether a failure is a reason to try it again.
+//! Whether there may be another attempt, and when, is its pool's to decide.
+
+use std::time::{Duration, Instant};
+
+use clutch_protocol::Reason;
+use clutch_protocol::message::{self, WorkerId};
+
+use super::dispatcher::Dispatcher;
+use crate::pool::{CallKey, Event, Retry};
+use crate::worker::link::Link;
+use crate::worker::spawner::PoolIndex;
+
+/// The attempts of one call.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    /// What its caller wants done when one fails.
+    retry: Option<Box<message::Retry>>,
+    /// How many there were, the one that runs included.
+    number: u32,
+    /// The one that runs: since when, and where.
+    running: Option<(Instant, WorkerId)>,
+    /// How long those before it took.
+    ran: Duration,
+    /// Whether one of those before it can have begun.
+    have_begun: bool,
+}
+
+impl Attempts {
+    /// None yet.
+    pub(super) fn new(retry: Option<message::Retry>) -> Attempts {
+        Attempts {
+            retry: retry.map(Box::new),
+            number: 0,
+            running: None,
+            ran: Duration::ZERO,
+            have_begun: false,
+        }
+    }
+
+    /// What the pool has to know of what the caller wants.
+    pub(super) fn policy(&self) -> Retry {
+        let Some(retry) = &self.retry else {
+            return Retry::default();
+        };
+        Retry {
+            attempts: retry.attempts,
+            on_death: retry.on.worker_died,
+            on_timeout: retry.on.timed_out,
+            backoff: Duration::from_millis(retry.backoff_ms),
+            attempt_timeout: self.timeout(),
+        }
+    }
+
+    /// How long one may take, where it has a time of its own.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let retry = self.retry.as_ref().filter(|retry| retry.on.timed_out)?;
+        Some(Duration::from_millis(retry.attempt_timeout_ms))
+    }
+
+    /// How many there were.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether one after the running one may need the arguments again.
+    pub(super) fn may_be_more(&self) -> bool {
+        self.retry.as_ref().is_some_and(|retry| self.number < retry.attempts)
+    }
+
+    /// One is given to a worker; gives its number.
+    pub(super) fn begin(&mut self, now: Instant, worker: WorkerId) -> u32 {
+        assert!(self.running.is_none(), "one attempt is over before the next begins");
+        self.running = Some((now, worker));
+        self.number += 1;
+        self.number
+    }
+
+    /// The one that was given to a worker has never been with it.
+    pub(super) fn never_began(&mut self) {
+        if self.running.take().is_some() {
+            self.number -= 1;
+        }
+    }
+
+    /// The one that runs is over, whatever its worker still says about it.
+    fn end(&mut self, now: Instant) {
+        if let Some((since, _)) = self.running.take() {
+            self.ran += now.saturating_duration_since(since);
+            self.have_begun = true;
+        }
+    }
+
+    /// How long all of them took.
+    pub(super) fn ran(&self, now: Instant) -> Duration {
+        let running = self.running.map(|(since, _)| now.saturating_duration_since(since));
+        self.ran + running.unwrap_or_default()
+    }
+
+    /// Whether the function can have begun. A function that was not found has not; the import that
+    /// looked for it is as good to run again.
+    pub(super) fn have_begun(&self, reason: &Reason) -> bool {
+        let begins = self.running.is_some() && !matches!(reason, Reason::NotFound(_));
+        self.have_begun || begins
+    }
+}
+
+impl Dispatcher {
+    /// Whether a worker runs the attempt of a call that counts: not one that was given up.
+    pub(super) fn is_with(&self, worker: WorkerId, key: CallKey) -> bool {
+        let running = self.calls.get(&key).and_then(|call| call.attempts.running);
+        running.is_some_and(|(_, with)| with == worker)
+    }
+
+    /// Whether a worker's failure is one after which its call is tried again. Its caller is not
+    /// told of it then.
+    pub(super) fn tries_again(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        key: CallKey,
+        reason: &Reason,
+    ) -> bool {
+        let Reason::Raised(exception) = reason else {
+            return false;
+        };
+        if !self.is_with(link.worker, key) {
+            return false;
+        }
+        let pool = &mut self.pools[link.pool.0];
+        let Some(call) = self.calls.get_mut(&key) else {
+            return false;
+        };
+        let is_named = call.attempts.retry.as_ref().is_some_and(|r| r.on.names(exception));
+        if !(is_named && pool.policy.may_retry(now, key)) {
+            return false;
+        }
+        pool.counters.one("retries.raised");
+        call.attempts.end(now);
+        true
+    }
+
+    /// A worker is told to give a call up. Where the call is still owed an answer, only this
+    /// attempt of it is over. Gives the id under which the worker knows it.
+    pub(super) fn give_up_attempt(
+        &mut self,
+        now: Instant,
+        pool: PoolIndex,
+        worker: WorkerId,
+        key: CallKey,
+    ) -> u64 {
+        if self.is_with(worker, key)
+            && let Some(call) = self.calls.get_mut(&key)
+        {
+            call.attempts.end(now);
+            self.pool(pool).counters.one("retries.timed_out");
+        }
+        self.worker(pool, worker).map_or(0, |entry| entry.last_run)
+    }
+
+    /// Looks at what a pool is about to be told: a death ends the attempt that ran there, before
+    /// the pool gives the call to another worker.
+    pub(super) fn before(&mut self, now: Instant, pool: PoolIndex, event: &Event) {
+        let Event::Died { worker, begun } = *event else {
+            return;
+        };
+        let state = self.pools[pool.0].policy.worker_state(worker);
+        let Some(key) = state.and_then(crate::pool::WorkerState::call) else {
+            return;
+        };
+        if !self.is_with(worker, key) {
+            return;
+        }
+        if let Some(call) = self.calls.get_mut(&key) {
+            if begun {
+                call.attempts.end(now);
+            } else {
+                call.attempts.never_began();
+            }
+        }
+    }
+}
