@@ -142,6 +142,8 @@ pub struct Answer {
     pub phases: Phases,
     /// Who ran it.
     pub worker: WorkerId,
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know.
+    pub call: u64,
 }
 
 /// Which stream a line was printed to.

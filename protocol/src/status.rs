@@ -89,6 +89,12 @@ pub struct WorkerStatus {
     pub python: String,
     /// The function it is running, if any.
     pub function: Option<String>,
+    /// The id of the call it is running, if any: the one that `clutch explain` takes.
+    #[serde(default)]
+    pub call: Option<u64>,
+    /// How long it has had that call, in milliseconds.
+    #[serde(default)]
+    pub call_ms: Option<u64>,
     /// How many calls it has answered.
     pub calls_served: u64,
 }

@@ -10,6 +10,8 @@
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
+//! - [`history`]: what happened lately; `witness`, what goes into it; `explain`, what is read off it.
+//! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
@@ -28,6 +30,16 @@ mod guardians;
 mod output;
 
 pub mod certificate;
+
+pub mod history;
+
+mod witness;
+
+mod explain;
+
+pub mod operate;
+
+pub mod stack;
 
 pub mod report;
 

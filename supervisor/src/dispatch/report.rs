@@ -79,7 +79,9 @@ impl Dispatcher {
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
         let entry = pool.workers.get(&view.id);
-        let call = view.state.call().and_then(|key| self.calls.get(&key));
+        let key = view.state.call();
+        let call = key.and_then(|key| self.calls.get(&key));
+        let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
@@ -93,6 +95,10 @@ impl Dispatcher {
                 }
                 _ => call.map(|call| call.function().to_string()),
             },
+            call: key.map(|key| key.0),
+            call_ms: key
+                .and(given.and_then(|worker| worker.last_call_at))
+                .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
         }
     }
@@ -119,6 +125,8 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         pid: 0,
         python: String::new(),
         function: None,
+        call: None,
+        call_ms: None,
         calls_served: 0,
     }
 }
