@@ -222,6 +222,7 @@ pub enum Relation {
 
 /// All that is known about a worker's death.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Certificate {
     /// The pool it belonged to.
     pub pool: String,
@@ -251,6 +252,7 @@ pub struct Certificate {
 
 /// Why a worker died.
 #[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It ended by itself, with a code.

@@ -122,6 +122,7 @@ pub struct Phases {
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.
     pub slot: u32,
@@ -280,6 +281,7 @@ pub enum Signal {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this code.

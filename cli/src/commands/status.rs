@@ -15,14 +15,24 @@ use crate::{connect, json, output};
 #[command(after_help = "\
 Examples:
   clutch status
-  clutch status --json | jq '.pools[].workers[].state'")]
+  clutch status --json | jq '.pools[].workers[].state'
+  clutch status --schema > status.schema.json   docs/STATUS.md explains each field")]
 pub(crate) struct Args {
     /// Print everything there is as JSON
     #[arg(long)]
     json: bool,
+    /// Print the JSON schema of that instead; needs no daemon
+    #[arg(long, conflicts_with = "json")]
+    schema: bool,
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
+    if args.schema {
+        let schema = clutch_protocol::status::schema();
+        let text = serde_json::to_string_pretty(&schema).expect("a schema is plain data");
+        output::page(&(text + "\n")).map_err(Error::Output)?;
+        return Ok(Exit::Ok);
+    }
     let client = connect::daemon(socket).await?;
     let text = if args.json {
         let json = client.status_json().await.map_err(Error::from)?;
