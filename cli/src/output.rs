@@ -128,7 +128,14 @@ pub(crate) fn rendered(text: &str) {
 
 /// Writes `error: …`, always one line, to standard error.
 pub(crate) fn error(message: &str) {
-    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {}", cut(&escape_line(message)));
+    error_with_tail(message, "");
+}
+
+/// As [`error`]; `tail` is shown however long the message is.
+pub(crate) fn error_with_tail(message: &str, tail: &str) {
+    let message = escape_line(message);
+    let message = cut(&message);
+    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {message}{tail}");
 }
 
 /// Writes `error: …` to standard error; a message in several lines keeps them, below the first.

@@ -79,6 +79,11 @@ byte_enum! {
         Stop = 13,
         /// Daemon → client: the stop has begun. No meta.
         Stopping = 14,
+        /// Client → daemon: an operator's order or question. Meta [`crate::operate::Operation`].
+        Operate = 15,
+        /// Daemon → client: what became of it. Meta [`crate::operate::Outcome`], payload JSON where
+        /// there is something to tell.
+        Operated = 16,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,

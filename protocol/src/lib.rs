@@ -4,8 +4,8 @@
 //! back, and says no to bytes that have none. `docs/PROTOCOL.md` is the same contract in prose.
 //!
 //! ```text
-//!   client ── Hello, Call, Cancel ──► daemon ── Setup, Run, Interrupt ──► worker
-//!   client ◄── Welcome, Result, Error ── daemon ◄── Ready, Result, Failed ── worker
+//!   client ── Hello, Call, Cancel, Operate ──► daemon ── Setup, Run, Interrupt ──► worker
+//!   client ◄── Welcome, Result, Error, Operated ── daemon ◄── Ready, Result, Failed ── worker
 //!                                       daemon ── Spawn, Signal ──► guardian (shim)
 //!                                       daemon ◄── Spawned, Exited, Swept ── guardian
 //! ```
@@ -22,6 +22,7 @@
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
 //! - [`status`]: what `clutch status --json` prints.
+//! - [`operate`]: what an operator may ask for, and what is answered.
 
 pub mod limits;
 
@@ -48,6 +49,8 @@ pub mod plain;
 pub mod json;
 
 pub mod status;
+
+pub mod operate;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};

@@ -154,6 +154,7 @@ pub struct Phases {
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.
     pub slot: u32,
@@ -174,6 +175,8 @@ pub struct Answer {
     pub phases: Phases,
     /// Who ran it.
     pub worker: WorkerId,
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know.
+    pub call: u64,
 }
 
 /// Which stream a line was printed to.
@@ -310,6 +313,7 @@ pub enum Signal {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this code.

@@ -63,3 +63,22 @@ pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pings and status requests do not queue, so they need no bound of their own; a client's calls in
 /// flight are bounded by `daemon.in_flight`, whatever it asks for.
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
+
+/// What happened to calls and workers is remembered for so many events, 2 MiB in all: the last
+/// twenty thousand calls, a minute of a busy daemon and days of a quiet one.
+pub const HISTORY_RECORDS_MAX: usize = 64 << 10;
+
+/// Names of functions that the history remembers. More than any program has; clients could make up
+/// names without end.
+pub const HISTORY_FUNCTIONS_MAX: usize = 4 << 10;
+
+/// What an explanation of a call says at most about workers while it waited, and about calls that
+/// were ahead of it. More would be a log and no explanation.
+pub const EXPLAIN_ITEMS_MAX: usize = 32;
+
+/// How long a worker may take to write its stacks before whoever asked is told that it did not.
+pub const STACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Questions of one client that wait for a worker's answer. A person has one; a program that asks
+/// about every worker of a pool goes through them in turn.
+pub const OPERATIONS_MAX: usize = 16;

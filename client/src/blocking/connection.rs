@@ -108,10 +108,10 @@ impl Connection {
         let mailbox = Arc::new(Mailbox::default());
         let id = self.post(letter, &mailbox, output, deadline)?;
         match self.collect(&mailbox, deadline.net()) {
-            Some((_, outcome)) => read(id, outcome),
+            Some((_, outcome)) => read(outcome),
             None => {
                 self.cancel(id, letter.kind);
-                Err(Trouble::sent(id, deadline.passed()))
+                Err(Trouble::sent(0, deadline.passed()))
             }
         }
     }
@@ -124,19 +124,19 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<u64, Trouble> {
-        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let id = self.ids.next();
         lock(&self.desk)
             .pending
             .insert(id, Arc::clone(mailbox), output)
-            .map_err(|closing| Trouble::unsent(id, &closing))?;
+            .map_err(|closing| Trouble::unsent(&closing))?;
         match self.write(id, letter, deadline) {
             Ok(()) => Ok(id),
             Err(reason) => {
                 lock(&self.desk).pending.forget(id);
                 // The connection may have been closed meanwhile, and told the mailbox so.
                 mailbox.letters().outcomes.retain(|(other, _)| *other != id);
-                Err(Trouble::unsent(id, reason))
+                Err(Trouble::unsent(reason))
             }
         }
     }
@@ -375,11 +375,11 @@ impl Connection {
 }
 
 /// Reads what a mailbox brought.
-pub(super) fn read(id: u64, outcome: Outcome) -> Result<Frame, Trouble> {
+pub(super) fn read(outcome: Outcome) -> Result<Frame, Trouble> {
     match outcome {
         Outcome::Reply(frame) => Ok(frame),
         Outcome::Lost { closing, sent } => {
-            Err(Trouble { id, started: sent, reason: (&closing).into() })
+            Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }
     }
 }

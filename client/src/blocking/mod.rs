@@ -161,7 +161,7 @@ impl Client {
         self.control("stop", Kind::Stop, stop_meta(how)).map(drop)
     }
 
-    fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+    pub(crate) fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
@@ -209,7 +209,7 @@ impl<A: Serialize, K: Serialize> Request<Client, A, K> {
 }
 
 impl Ready<Client> {
-    fn send(&mut self) -> Result<Reply, Failure> {
+    pub(crate) fn send(&mut self) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = &self.client.connection;
         let frame = match self.letter(connection.welcome()) {

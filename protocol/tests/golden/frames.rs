@@ -14,6 +14,7 @@ use clutch_protocol::message::{
     RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
     Swept, Welcome, WorkerId,
 };
+use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
 use serde_json::{Value as Json, json};
@@ -27,6 +28,7 @@ fn every_frame_is_the_same_bytes_for_ever() {
     connection(&mut samples);
     calls(&mut samples);
     failures(&mut samples);
+    operations(&mut samples);
     workers(&mut samples);
     guardians(&mut samples);
     samples.check_that_all_is_shown();
@@ -209,7 +211,7 @@ fn calls(samples: &mut Samples) {
     };
     let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
     let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
-    let answer = Answer { phases: PHASES, worker: WORKER };
+    let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40 };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
     let items = plain::to_vec(&[1, 2, 3]).unwrap();
@@ -354,7 +356,7 @@ fn reasons() -> Vec<(String, Reason)> {
 fn failures(samples: &mut Samples) {
     for (index, (name, reason)) in reasons().into_iter().enumerate() {
         let failure = Failure {
-            call: 7,
+            call: 1 << 40,
             pool: "default".into(),
             function: "math:sqrt".into(),
             attempt: 1,
@@ -390,6 +392,48 @@ fn failures(samples: &mut Samples) {
     }
     for (name, failure) in worker_failures {
         samples.meta(&format!("failed-{name}"), Kind::Failed, 7, &failure, NONE);
+    }
+}
+
+fn operations(samples: &mut Samples) {
+    let orders = [
+        PoolOrder::Pause,
+        PoolOrder::Resume,
+        PoolOrder::Drain,
+        PoolOrder::Resize { min: 1, max: 4 },
+        PoolOrder::Recycle,
+        PoolOrder::Reset,
+    ];
+    let mut operations: Vec<_> = orders
+        .into_iter()
+        .map(|order| {
+            let word = format!("{order:?}").to_lowercase();
+            let word = word.split(' ').next().unwrap_or_default().to_owned();
+            (format!("pool-{word}"), Operation::Pool { name: "default".into(), order })
+        })
+        .collect();
+    operations.push(("cancel".into(), Operation::Cancel { call: 1 << 40 }));
+    operations.push(("explain".into(), Operation::Explain { call: 1 << 40 }));
+    operations.push(("stack".into(), Operation::Stack { pool: "default".into(), slot: 3 }));
+    for (name, operation) in operations {
+        samples.meta(&format!("operate-{name}"), Kind::Operate, 8, &operation, NONE);
+    }
+    let told = Rest { payload: Some((Codec::Json, br#"{"call":17}"#)), ..NONE };
+    samples.meta("operated-done", Kind::Operated, 8, &Outcome::Done, NONE);
+    samples.meta("operated-told", Kind::Operated, 8, &Outcome::Done, told);
+    for denial in [
+        Denial::NoSuchPool,
+        Denial::NoSuchSlot,
+        Denial::NoSuchCall,
+        Denial::Invalid,
+        Denial::Ended,
+        Denial::ShuttingDown,
+        Denial::Unavailable,
+        Denial::TimedOut,
+        Denial::Busy,
+    ] {
+        let outcome = Outcome::Refused { denial, sentence: "what was wrong".into() };
+        samples.meta(&format!("operated-{denial:?}"), Kind::Operated, 8, &outcome, NONE);
     }
 }
 

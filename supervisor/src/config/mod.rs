@@ -33,6 +33,7 @@ mod shape;
 mod units;
 
 pub use allow::{Allow, AllowError};
+pub use bounds::WORKERS_MAX;
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use load::{default_text, load, parse};
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};

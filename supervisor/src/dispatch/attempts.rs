@@ -63,6 +63,11 @@ impl Attempts {
         self.number
     }
 
+    /// The one that runs: since when, and where.
+    pub(super) fn running(&self) -> Option<(Instant, WorkerId)> {
+        self.running
+    }
+
     /// Whether one after the running one may need the arguments again.
     pub(super) fn may_be_more(&self) -> bool {
         self.retry.as_ref().is_some_and(|retry| self.number < retry.attempts)

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::history::History;
 use crate::config;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::worker::launch::Recipe;
@@ -67,6 +68,8 @@ pub(super) struct Worker {
     pub(super) served: u64,
     /// The call it was given last: whose output this is.
     pub(super) last_call: Option<CallKey>,
+    /// When it was given that.
+    pub(super) last_call_at: Option<Instant>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
     /// The id under which it was given that: the call's own, and which attempt it is.
@@ -108,6 +111,8 @@ pub struct Dispatcher {
     pub(super) counters: Counters,
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
+    /// What happened lately.
+    pub(super) history: History,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -144,10 +149,11 @@ impl Dispatcher {
         let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
         let names = pools.iter().enumerate();
         let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
+        let started = Instant::now();
         Dispatcher {
             daemon: parts.daemon,
             socket: parts.socket,
-            started: Instant::now(),
+            started,
             stopping: false,
             pools,
             by_name,
@@ -156,6 +162,7 @@ impl Dispatcher {
             counters: Counters::default(),
             clients: 0,
             head: Vec::new(),
+            history: History::new(started),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -184,7 +191,9 @@ impl Dispatcher {
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
             self.before(now, pool, &event);
+            let prospect = self.foresee(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
+            self.witness(now, pool, prospect, &effects);
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
             }
@@ -194,6 +203,7 @@ impl Dispatcher {
     }
 
     fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
+        self.witness_effect(now, pool, &effect);
         match effect {
             Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
@@ -263,6 +273,7 @@ impl Dispatcher {
                 served: 0,
                 last_call: None,
                 last_run: 0,
+                last_call_at: None,
                 function: None,
                 outlaw: false,
                 tail: Tail::default(),

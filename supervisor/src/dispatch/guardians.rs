@@ -12,6 +12,7 @@ use clutch_protocol::{Frame, Kind, wire};
 use super::certificate;
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
+use super::history::{Record, What};
 use crate::pool::{Event, StopCause, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::{Asker, escape};
@@ -155,7 +156,11 @@ impl Dispatcher {
         let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
         let certificate =
             certificate::write(&state.config.name, worker, entry, before, exited, function);
-        state.counters.one(super::counters::death(certificate.cause));
+        let cause = super::counters::death(certificate.cause);
+        state.counters.one(cause);
+        let record = Record::new(What::Died, pool).worker(worker).extra(certificate.pid);
+        let word = self.history.word(cause.trim_start_matches("deaths."));
+        self.history.note(Instant::now(), record.word(word));
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
             tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");

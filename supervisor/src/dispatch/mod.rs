@@ -11,6 +11,8 @@
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
+//! - [`history`]: what happened lately; `witness`, what goes into it; `explain`, what is read off it.
+//! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
@@ -31,6 +33,16 @@ mod guardians;
 mod output;
 
 pub mod certificate;
+
+pub mod history;
+
+mod witness;
+
+mod explain;
+
+pub mod operate;
+
+pub mod stack;
 
 pub mod report;
 

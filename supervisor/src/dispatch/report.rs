@@ -37,14 +37,7 @@ impl Dispatcher {
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
-        let (state, reason) = match pool.policy.state() {
-            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
-            pool::PoolState::CrashLoop { failures } => {
-                ("crash_loop", format!("{failures} starts in a row failed"))
-            }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
-            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
-        };
+        let (state, reason) = self.pool_state(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
@@ -59,6 +52,25 @@ impl Dispatcher {
             queue_limit: pool.config.limits.queue,
             last_death: pool.last_death.clone(),
             counters: pool.counters.to_map(),
+        }
+    }
+
+    /// What a pool as a whole is doing, and why.
+    fn pool_state(&self, pool: &PoolState) -> (&'static str, String) {
+        match pool.policy.state() {
+            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
+            pool::PoolState::CrashLoop { failures } => {
+                let last = pool.newest_death().to_string();
+                let last = last.lines().next().unwrap_or_default().to_owned();
+                let name = &pool.config.name;
+                let reason = format!(
+                    "{failures} starts in a row failed; it goes on trying, and at once after: \
+                     clutch pool reset {name}; the last: {last}"
+                );
+                ("crash_loop", reason)
+            }
+            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
 
@@ -79,7 +91,9 @@ impl Dispatcher {
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
         let entry = pool.workers.get(&view.id);
-        let call = view.state.call().and_then(|key| self.calls.get(&key));
+        let key = view.state.call();
+        let call = key.and_then(|key| self.calls.get(&key));
+        let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
@@ -93,6 +107,10 @@ impl Dispatcher {
                 }
                 _ => call.map(|call| call.function().to_string()),
             },
+            call: key.map(|key| key.0),
+            call_ms: key
+                .and(given.and_then(|worker| worker.last_call_at))
+                .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
         }
     }
@@ -119,6 +137,8 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         pid: 0,
         python: String::new(),
         function: None,
+        call: None,
+        call_ms: None,
         calls_served: 0,
     }
 }

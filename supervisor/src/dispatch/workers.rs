@@ -11,6 +11,7 @@ use clutch_protocol::{Frame, Kind, retry, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
+use super::history::{Record, What};
 use crate::net::InboxError;
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
@@ -141,7 +142,7 @@ impl Core {
             };
             dispatcher.catch_up_with_output(now, link, call);
             if !dispatcher.answer(now, link.worker, call, frame) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -176,8 +177,12 @@ impl Core {
                 dispatcher.served(link, call);
                 return Ok(Some(Event::AttemptFailed { worker, call }));
             }
-            if !dispatcher.failed(now, link.worker, call, reason) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+            let word = dispatcher.history.word(reason.name());
+            if dispatcher.failed(now, link.worker, call, reason) {
+                let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
+                dispatcher.history.note(now, record.word(word));
+            } else {
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -223,6 +228,13 @@ impl Dispatcher {
             }
             _ => Err(format!("it answered call {id}, which it does not have")),
         }
+    }
+
+    /// A worker's answer to a call that was answered otherwise before.
+    fn late(&mut self, now: Instant, link: &Link, call: CallKey) {
+        self.pool(link.pool).counters.one("late_answers_dropped");
+        let record = Record::new(What::LateAnswer, link.pool).call(call).worker(link.worker);
+        self.history.note(now, record);
     }
 
     fn served(&mut self, link: &Link, call: CallKey) -> Option<Event> {

@@ -54,7 +54,8 @@ pub enum End {
 /// How many frames one client may have handled before others get their turn.
 const TURN_ALLOWANCE: u32 = 64;
 
-/// What a status takes of it: a page about every worker, written anew.
+/// What a status takes of it: a page about every worker, written anew. What an operator asks for
+/// may take as much.
 const STATUS_PRICE: u32 = 32;
 
 /// How a client's turn ended.
@@ -74,6 +75,8 @@ pub struct Connection {
     pub(super) peer: Rc<Peer>,
     /// Memory for the frame that is coming in.
     pub(super) memory: Option<OwnedSemaphorePermit>,
+    /// Answers that take a moment, while the client is served.
+    pub(super) errands: JoinSet<()>,
     /// When the frame that is coming in must be complete.
     pub(super) frame_deadline: Option<Instant>,
 }
@@ -92,6 +95,7 @@ impl Connection {
             doorway,
             stream,
             memory: None,
+            errands: JoinSet::new(),
             frame_deadline: None,
         }
     }
@@ -258,8 +262,11 @@ impl Connection {
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
-            // A status is the one request that costs more than passing on does.
-            let price = if frame.header.kind == Kind::Status { STATUS_PRICE } else { 1 };
+            // These cost more than passing on does.
+            let price = match frame.header.kind {
+                Kind::Status | Kind::Operate => STATUS_PRICE,
+                _ => 1,
+            };
             allowance = allowance.saturating_sub(price);
             self.frame_deadline = None;
             self.take(now, frame).map_err(End::Refused)?;

@@ -9,7 +9,7 @@
 //! - [`peer`]: a client as the dispatcher sees it.
 //! - [`connection`]: the connection's task.
 //! - [`hello`]: who may come in.
-//! - `requests`: what a client's frames ask for.
+//! - `requests`: what a client's frames ask for; `operate`, what an operator's do.
 //! - `pace`: when a connection stops reading, and for how long.
 
 pub mod peer;
@@ -19,6 +19,8 @@ pub mod connection;
 pub mod hello;
 
 mod requests;
+
+mod operate;
 
 mod pace;
 

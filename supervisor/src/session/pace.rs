@@ -90,6 +90,7 @@ impl Connection {
             return End::Broken;
         }
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
+        let mut errands = std::mem::take(&mut self.errands);
         let answered = async {
             while peer.in_flight() > 0 {
                 peer.changed.notified().await;
@@ -97,6 +98,8 @@ impl Connection {
                     return;
                 }
             }
+            // Each has a bound of its own.
+            while errands.join_next().await.is_some() {}
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, peer.outbox.drained()).await;
         };
         tokio::select! {

@@ -18,7 +18,7 @@ impl Connection {
         if payload_bytes > 0 && kind != Kind::Call {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop) {
+        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop | Kind::Operate) {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
@@ -38,6 +38,9 @@ impl Connection {
             Kind::Status => self.report_status(id),
             Kind::Stop => {
                 self.order_stop(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Operate => {
+                self.operate(&frame).map_err(|error| protocol(error.to_string()))?;
             }
             kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
         }
