@@ -79,6 +79,12 @@ byte_enum! {
         Stop = 13,
         /// Daemon → client: the stop has begun. No meta.
         Stopping = 14,
+        /// Daemon → client: lines of the output store. Meta [`crate::message::LogLines`], JSON
+        /// payload: a list of [`crate::logs::LogLine`].
+        LogLines = 17,
+        /// Client → daemon: what have workers printed? Meta [`crate::message::Logs`]. Ended by a
+        /// `Cancel` with its id.
+        Logs = 18,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,
@@ -93,6 +99,9 @@ byte_enum! {
         Interrupt = 36,
         /// Daemon → worker, on the call socket: finish and exit. No meta.
         Exit = 37,
+        /// Worker → daemon, on the control socket: a record of Python's `logging`. Meta
+        /// [`crate::message::Log`].
+        Log = 39,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], two descriptors.
         Spawn = 48,

@@ -20,6 +20,7 @@
 //! - [`name`]: the grammar of function and pool names.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
 
 pub mod limits;
@@ -43,6 +44,8 @@ pub mod value;
 pub mod plain;
 
 pub mod json;
+
+pub mod logs;
 
 pub mod status;
 
