@@ -186,7 +186,7 @@ impl Dispatcher {
         Some((pool, Event::CallArrived { call: key, deadline, caller, priority: 0, retry }))
     }
 
-    fn no_such_pool(&self, name: &str) -> Missing {
+    pub(super) fn no_such_pool(&self, name: &str) -> Missing {
         let known: Vec<_> = self.pools.iter().map(|pool| pool.config.name.as_str()).collect();
         let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
         let message = format!("there is no pool '{name}'; the pools are: {}", known.join(", "));
@@ -196,7 +196,7 @@ impl Dispatcher {
     /// Hands a call to a free worker.
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
         if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
-            // What the call before it printed must not be taken for its own.
+            // What was printed before it must not be taken for its own.
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
@@ -221,7 +221,9 @@ impl Dispatcher {
         push_run(head, left, &call.function);
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
+        entry.first_call.get_or_insert(key);
         entry.last_call = Some(key);
+        entry.printing = Some(key);
         entry.function = Some(call.function.clone());
         let link = entry.link.as_ref().expect("a ready worker has a link");
         if link.call.send(head, &payload).is_ok() {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::hello;
 use super::peer::Peer;
+use super::readers::Readers;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
@@ -72,6 +73,7 @@ pub struct Connection {
     pub(super) stream: Rc<UnixStream>,
     pub(super) inbox: Inbox,
     pub(super) peer: Rc<Peer>,
+    pub(super) readers: Readers,
     /// Memory for the frame that is coming in.
     pub(super) memory: Option<OwnedSemaphorePermit>,
     /// When the frame that is coming in must be complete.
@@ -91,6 +93,7 @@ impl Connection {
             )),
             doorway,
             stream,
+            readers: Readers::default(),
             memory: None,
             frame_deadline: None,
         }
@@ -258,8 +261,9 @@ impl Connection {
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
-            // A status is the one request that costs more than passing on does.
-            let price = if frame.header.kind == Kind::Status { STATUS_PRICE } else { 1 };
+            // These are the requests that cost more than passing on does.
+            let is_dear = matches!(frame.header.kind, Kind::Status | Kind::Logs);
+            let price = if is_dear { STATUS_PRICE } else { 1 };
             allowance = allowance.saturating_sub(price);
             self.frame_deadline = None;
             self.take(now, frame).map_err(End::Refused)?;

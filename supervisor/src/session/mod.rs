@@ -9,6 +9,7 @@
 //! - [`peer`]: a client as the dispatcher sees it.
 //! - [`connection`]: the connection's task.
 //! - [`hello`]: who may come in.
+//! - `readers`: those of its requests that take a while.
 //! - `requests`: what a client's frames ask for.
 //! - `pace`: when a connection stops reading, and for how long.
 
@@ -17,6 +18,8 @@ pub mod peer;
 pub mod connection;
 
 pub mod hello;
+
+mod readers;
 
 mod requests;
 

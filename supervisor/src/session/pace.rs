@@ -90,6 +90,7 @@ impl Connection {
             return End::Broken;
         }
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
+        let readers = &mut self.readers;
         let answered = async {
             while peer.in_flight() > 0 {
                 peer.changed.notified().await;
@@ -97,7 +98,11 @@ impl Connection {
                     return;
                 }
             }
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, peer.outbox.drained()).await;
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, async {
+                readers.finish().await;
+                peer.outbox.drained().await;
+            })
+            .await;
         };
         tokio::select! {
             () = answered => End::Closed,
