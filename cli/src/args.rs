@@ -12,7 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
-use crate::commands::{call, completions, config, map, ping, serve, status, stop};
+use crate::commands::{call, completions, config, logs, map, ping, serve, status, stop};
 use crate::exit;
 use crate::output::Color;
 
@@ -63,6 +63,7 @@ pub(crate) enum Verb {
     Call(call::Args),
     Map(map::Args),
     Status(status::Args),
+    Logs(logs::Args),
     Ping(ping::Args),
     Stop(stop::Args),
     Config(config::Args),
@@ -146,6 +147,7 @@ Examples:
   clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
   clutch map math:factorial 5 6 7              one call for each item
   clutch status                                what everyone is doing
+  clutch logs -f                               what they print
 
 {}",
         exit::help()

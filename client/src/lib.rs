@@ -26,6 +26,7 @@
 //! - [`Client`] and [`ConnectError`]: connecting, and the verbs.
 //! - [`Request`]: one call with everything that can be said about it.
 //! - [`Map`]: one function over many items.
+//! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
@@ -66,9 +67,12 @@ mod request;
 
 mod map;
 
+mod logs;
+
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
 };
@@ -79,6 +83,7 @@ pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
+pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
 pub use pending::OutputChunk;
 pub use request::Request;

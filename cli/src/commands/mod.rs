@@ -3,6 +3,7 @@
 pub(crate) mod call;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod logs;
 pub(crate) mod map;
 pub(crate) mod ping;
 pub(crate) mod serve;
