@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, explain, map, ping, pool, serve, stack, status, stop,
+    call, cancel, completions, config, explain, logs, map, ping, pool, serve, stack, status, stop,
     workers,
 };
 use crate::exit;
@@ -72,6 +72,7 @@ pub(crate) enum Verb {
     Stack(stack::Args),
     Explain(explain::Args),
     Cancel(cancel::Args),
+    Logs(logs::Args),
     Ping(ping::Args),
     Stop(stop::Args),
     Config(config::Args),
@@ -161,6 +162,7 @@ Examples:
   clutch status                                what everyone is doing
   clutch workers                               which call each worker runs
   clutch explain 17                            what became of a call
+  clutch logs -f                               what they print
 
 {}",
         exit::help()

@@ -45,7 +45,7 @@ mod progress;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, explain, map, ping, pool, serve, stack, status, stop,
+    call, cancel, completions, config, explain, logs, map, ping, pool, serve, stack, status, stop,
     workers,
 };
 use connect::Socket;
@@ -85,6 +85,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Stack(args) => block_on(stack::run(args, &socket)),
         Verb::Explain(args) => block_on(explain::run(args, &socket)),
         Verb::Cancel(args) => block_on(cancel::run(args, &socket)),
+        Verb::Logs(args) => block_on(logs::run(args, &socket)),
         Verb::Ping(args) => block_on(ping::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),

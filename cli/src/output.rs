@@ -74,6 +74,12 @@ impl Results {
         self.stdout.write_all(b"\n")
     }
 
+    /// Writes text that is fit to be shown, and a newline.
+    pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
+        self.stdout.write_all(text.as_bytes())?;
+        self.stdout.write_all(b"\n")
+    }
+
     /// Whether a person reads them.
     pub(crate) fn is_terminal(&self) -> bool {
         self.terminal
@@ -188,7 +194,7 @@ fn escape(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 /// JSON with the control characters inside its strings as JSON escapes. Newline and tab stay: where
 /// JSON may hold them they are white space.
-fn escape_json(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_json(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| c.is_control() && c != '\n' && c != '\t' || is_reordering(c);
     if !text.contains(hidden) {
         return Cow::Borrowed(text);

@@ -110,7 +110,8 @@ impl Connection {
             .map_err(|closing| Trouble::unsent(&closing))?;
         let mut ticket = Ticket { connection: self, id, left: Left::Unsent };
         self.send(id, letter, deadline).await?;
-        ticket.left = if letter.kind == Kind::Call { Left::Call } else { Left::Unsent };
+        let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
+        ticket.left = if goes_on { Left::Call } else { Left::Unsent };
         let outcome = match deadline.net() {
             None => receiver.await,
             Some(net) => match timeout_at(net.into(), receiver).await {
@@ -248,6 +249,7 @@ impl Connection {
                 }
             }
             Incoming::Output(id, chunk) => lock(&self.pending).output(id, chunk),
+            Incoming::Lines(id, chunk) => lock(&self.pending).lines(id, chunk),
             Incoming::Ping(id) => self.remark(id, Kind::Pong),
             Incoming::Close(closing) => return Err(closing),
         }
@@ -300,7 +302,7 @@ struct Ticket<'a> {
 enum Left {
     /// An entry in the table.
     Unsent,
-    /// That, and a call the daemon may be running.
+    /// That, and a call the daemon may be running, or lines it may be sending.
     Call,
     /// Nothing: it was answered.
     Nothing,

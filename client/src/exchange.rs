@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
 use crate::limits::TIMEOUT_GRACE;
-use crate::pending::{Closing, OutputChunk};
+use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
@@ -251,6 +251,8 @@ pub(crate) enum Incoming {
     Answer(Frame),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// Log lines for request `.0`, and more will come.
+    Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
     Ping(u64),
     /// The connection is over.
@@ -271,6 +273,13 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
             Ok(Output { stream, dropped_bytes }) => {
                 let chunk = OutputChunk { stream, dropped_bytes, bytes: frame.payload };
                 Incoming::Output(frame.header.id, chunk)
+            }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
+            Ok(LogLines { last: true, .. }) => Incoming::Answer(frame),
+            Ok(LogLines { dropped, .. }) => {
+                Incoming::Lines(frame.header.id, LogChunk { dropped, json: frame.payload })
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },

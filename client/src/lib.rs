@@ -29,6 +29,7 @@
 //! - [`Answered`]: a result together with how the call went.
 //! - [`Map`]: one function over many items.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
+//! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
@@ -75,9 +76,12 @@ mod operate;
 
 mod map;
 
+mod logs;
+
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
 };
@@ -92,6 +96,7 @@ pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
+pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
 pub use operate::OperateError;
 pub use pending::OutputChunk;

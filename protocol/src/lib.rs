@@ -21,6 +21,7 @@
 //! - [`retry`]: what may be asked for when an attempt fails.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
 //! - [`operate`]: what an operator may ask for, and what is answered.
 
@@ -47,6 +48,8 @@ pub mod value;
 pub mod plain;
 
 pub mod json;
+
+pub mod logs;
 
 pub mod status;
 

@@ -82,3 +82,32 @@ pub const STACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Questions of one client that wait for a worker's answer. A person has one; a program that asks
 /// about every worker of a pool goes through them in turn.
 pub const OPERATIONS_MAX: usize = 16;
+/// Lines of the output store that one reader is sent in one turn. Making a line fit for a screen
+/// takes under a microsecond, so a turn takes under a millisecond.
+pub const LOG_BATCH_LINES_MAX: usize = 512;
+
+/// Bytes of JSON after which a turn is over. One line more may follow.
+pub const LOG_BATCH_BYTES_MAX: usize = 128 << 10;
+
+/// Lines that one turn looks at, wanted or not.
+pub const LOG_SCAN_LINES_MAX: usize = 16_384;
+
+/// The pause between a reader's turns. With it a reader takes a few percent of the data plane at
+/// most, and still sees a hundred thousand lines a second.
+pub const LOG_READER_PAUSE: Duration = Duration::from_millis(5);
+
+/// Readers of the output store that one client may have at once.
+pub const LOG_READERS_MAX: usize = 16;
+
+/// Bytes that may wait to be written to output files. When the disk is slower for longer than this
+/// lasts, lines are dropped and counted.
+pub const FILE_QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// Portions that may wait to be written: what one read of a pipe gives is one.
+pub const FILE_QUEUE_JOBS_MAX: usize = 8_192;
+
+/// How long the end of the daemon waits for the last lines to be written to files.
+pub const FILE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long after a failure an output file is left alone.
+pub const FILE_RETRY_PAUSE: Duration = Duration::from_secs(1);

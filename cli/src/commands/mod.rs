@@ -5,6 +5,7 @@ pub(crate) mod cancel;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod explain;
+pub(crate) mod logs;
 pub(crate) mod map;
 pub(crate) mod ping;
 pub(crate) mod pool;

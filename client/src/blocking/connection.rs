@@ -141,12 +141,12 @@ impl Connection {
         }
     }
 
-    /// Gives up on a request, and tells the daemon if it was a call.
+    /// Gives up on a request, and tells the daemon if it would go on with it.
     pub(super) fn cancel(&self, id: u64, kind: Kind) {
         if self.owner.check().is_err() || !lock(&self.desk).pending.forget(id) {
             return;
         }
-        if kind == Kind::Call {
+        if matches!(kind, Kind::Call | Kind::Logs) {
             self.remark(id, Kind::Cancel);
         }
     }
@@ -354,6 +354,7 @@ impl Connection {
                     }
                 }
                 Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
+                Incoming::Lines(id, chunk) => lock(&self.desk).pending.lines(id, chunk),
                 Incoming::Ping(id) => self.remark(id, Kind::Pong),
                 Incoming::Close(closing) => return Err(closing),
             }

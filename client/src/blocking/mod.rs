@@ -30,9 +30,10 @@ pub use map::{Ordered, Unordered};
 
 use crate::client::{answer_to, read_status, stop_meta};
 use crate::error::ConnectError;
-use crate::exchange::{Deadline, Letter, Reply, Target, open, open_reply};
+use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
 use crate::limits::CONTROL_TIMEOUT;
 use crate::map::Map;
+use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
 use connection::Connection;
@@ -167,6 +168,16 @@ impl Client {
         let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
         let frame = self.connection.exchange(&letter, None, deadline);
         open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+    }
+
+    /// Sends a request that is answered piece by piece.
+    pub(crate) fn exchange(
+        &self,
+        letter: &Letter,
+        output: OutputSink,
+        deadline: Deadline,
+    ) -> Result<Frame, Trouble> {
+        self.connection.exchange(letter, Some(output), deadline)
     }
 
     /// What the daemon said when it accepted this client.

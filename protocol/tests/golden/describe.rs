@@ -6,9 +6,9 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
+    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -186,8 +186,12 @@ structs! {
     Answer { phases, worker, call }
     Output { stream, dropped_bytes }
     Setup {
-        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms
+        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
+        log_level
     }
+    Log { level, level_name, logger, created_ms, call, dropped, text }
+    Logs { pool, call, slot, lines, follow }
+    LogLines { dropped, last }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
     Spawn { program, argv, environment, directory, grace_ms, open_files }

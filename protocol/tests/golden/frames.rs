@@ -10,9 +10,9 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
+    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -189,6 +189,17 @@ fn connection(samples: &mut Samples) {
     samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
     samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
     samples.bare("stopping", Kind::Stopping, 6, NONE);
+    logs(samples);
+}
+
+fn logs(samples: &mut Samples) {
+    let all = Logs { pool: String::new(), call: 0, slot: None, lines: 200, follow: true };
+    let one = Logs { pool: "default".into(), call: 7, slot: Some(1), lines: 0, follow: false };
+    samples.meta("logs-all", Kind::Logs, 8, &all, NONE);
+    samples.meta("logs-one", Kind::Logs, 8, &one, NONE);
+    let lines = Rest { payload: Some((Codec::Json, b"[]")), ..NONE };
+    let meta = LogLines { dropped: 1 << 33, last: true };
+    samples.meta("log-lines", Kind::LogLines, 8, &meta, lines);
 }
 
 fn calls(samples: &mut Samples) {
@@ -448,6 +459,7 @@ fn workers(samples: &mut Samples) {
         preload: vec!["numpy".into(), "os.path".into()],
         payload_bytes_max: 64 << 20,
         start_stack_ms: 55_000,
+        log_level: 20,
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {
@@ -468,6 +480,16 @@ fn workers(samples: &mut Samples) {
     samples.bare("interrupt", Kind::Interrupt, 7, NONE);
     samples.bare("warn", Kind::Warn, 7, NONE);
     samples.bare("exit", Kind::Exit, 0, NONE);
+    let log = Log {
+        level: 25,
+        level_name: "NOTICE".into(),
+        logger: "mytasks.größe".into(),
+        created_ms: 1_795_000_000_123,
+        call: 7,
+        dropped: 3,
+        text: "two\nlines".into(),
+    };
+    samples.meta("log", Kind::Log, 0, &log, NONE);
 }
 
 fn guardians(samples: &mut Samples) {

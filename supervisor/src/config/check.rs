@@ -14,7 +14,9 @@ use super::bounds;
 use super::checker::Checker;
 use super::error::{Key, Problem};
 use super::flags::check_flags;
+use super::log::check_log;
 use super::model::{Config, Daemon, Env, Inherit, Limits, Main, Pool, Python};
+use super::output::{Output, check_logging, check_output, check_shared_files};
 use super::raw::{RawConfig, RawDaemon, RawEnv, RawInherit, RawLimits, RawPool, RawWorkers};
 use super::reason::Reason;
 use super::units::{show_duration, show_size};
@@ -39,11 +41,14 @@ pub(super) fn check_config(
         let limit = bounds::POOLS_MAX;
         checker.report(&at, Reason::TooMany { length, limit });
     }
+    let output_at = root.child("daemon").child("output");
+    let output = check_output(&mut checker, &raw.daemon.output, &output_at, &Output::default());
     let pools = raw
         .pools
         .iter()
-        .map(|(name, raw)| (name.clone(), pool(&mut checker, name, raw, &at.child(name))))
+        .map(|(name, raw)| (name.clone(), pool(&mut checker, name, raw, &output, &at.child(name))))
         .collect();
+    check_shared_files(&mut checker, &pools, &at);
     Config { source: None, daemon, pools }
 }
 
@@ -78,6 +83,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         memory,
         stop_grace,
         socket: socket(checker, raw.socket.as_deref(), &at.child("socket")),
+        log: check_log(checker, &raw.log, &at.child("log")),
     }
 }
 
@@ -92,7 +98,7 @@ fn socket(checker: &mut Checker<'_>, text: Option<&str>, at: &Key) -> Option<Pat
     Some(path)
 }
 
-fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool {
+fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, at: &Key) -> Pool {
     if let Err(error) = check_pool(name) {
         checker.report(at, Reason::PoolName(error));
     }
@@ -122,6 +128,8 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
         preload: preload(checker, raw.preload.as_ref(), &at.child("preload")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),
+        output: check_output(checker, &raw.output, &at.child("output"), output),
+        logging: check_logging(checker, raw.logging.as_deref(), &at.child("logging")),
     }
 }
 

@@ -7,6 +7,7 @@ use super::bounds;
 use super::checker::{Checker, absolute};
 use super::error::{ConfigError, Key, Problem};
 use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python};
+use super::output::Output;
 use super::reason::Reason;
 
 /// The one pool's name, which a call goes to when it names none.
@@ -60,6 +61,8 @@ impl Config {
             preload: Vec::new(),
             env: Env::default(),
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
+            output: Output::default(),
+            logging: 0,
         };
         Self {
             source: None,

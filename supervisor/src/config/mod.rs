@@ -15,6 +15,7 @@
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
+//! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -26,7 +27,9 @@ mod error;
 mod flags;
 mod load;
 mod local;
+mod log;
 mod model;
+mod output;
 mod raw;
 mod reason;
 mod shape;
@@ -36,7 +39,9 @@ pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use load::{default_text, load, parse};
+pub use log::{Log, LogFormat};
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
+pub use output::Output;
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};

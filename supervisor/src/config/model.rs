@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::log::Log;
+use super::output::Output;
 
 /// The whole configuration of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Daemon {
     pub stop_grace: Duration,
     /// Where it listens; none means the per-user default.
     pub socket: Option<PathBuf>,
+    /// Its own log.
+    pub log: Log,
 }
 
 /// One pool of workers.
@@ -64,6 +68,10 @@ pub struct Pool {
     pub env: Env,
     /// Its limits.
     pub limits: Limits,
+    /// What is kept of its output.
+    pub output: Output,
+    /// From which level on records of Python's `logging` are forwarded; 0 for none.
+    pub logging: u32,
 }
 
 /// Which interpreter a pool runs.
@@ -135,6 +143,7 @@ impl Default for Daemon {
             memory: 1 << 30,
             stop_grace: Duration::from_secs(30),
             socket: None,
+            log: Log::default(),
         }
     }
 }

@@ -11,6 +11,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::log::RawLog;
+use super::output::RawOutput;
+
 /// The configuration of a clutch daemon.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -44,6 +47,10 @@ pub(super) struct RawDaemon {
     /// How long a graceful stop waits for running calls.
     #[schemars(extend("default" = "30s"))]
     pub(super) stop_grace: Option<String>,
+    /// The daemon's own log.
+    pub(super) log: RawLog,
+    /// What is kept of the output of every pool that does not say otherwise.
+    pub(super) output: RawOutput,
 }
 
 /// One pool of workers.
@@ -86,6 +93,12 @@ pub(super) struct RawPool {
     pub(super) env: RawEnv,
     /// The pool's limits.
     pub(super) limits: RawLimits,
+    /// What is kept of the pool's output; what is not written is as in `[daemon.output]`.
+    pub(super) output: RawOutput,
+    /// From which level on records of Python's `logging` are forwarded to the daemon: "debug",
+    /// "info", "warning", "error" or "critical". "off" leaves `logging` alone.
+    #[schemars(extend("default" = "off"))]
+    pub(super) logging: Option<String>,
 }
 
 /// A number of workers, or "auto".

@@ -89,6 +89,18 @@ pub enum Reason {
         /// The payload.
         payload: String,
     },
+    /// Two pools write one file by different rules.
+    #[error("pool `{owner}` writes the same file, with another file_bytes or files")]
+    SharedFile {
+        /// The other pool.
+        owner: String,
+    },
+    /// Not a filter for the log.
+    #[error("it is not a log filter: {message}")]
+    LogFilter {
+        /// What the parser says.
+        message: String,
+    },
     /// Arguments without a script to give them to.
     #[error("`args` are given, but no `main` to give them to")]
     ArgsWithoutMain,
@@ -240,6 +252,14 @@ impl Reason {
                 "make call_timeout shorter or call_timeout_max longer".to_owned()
             }
             Self::PayloadAboveMemory { .. } => "make memory larger or payload smaller".to_owned(),
+            Self::SharedFile { .. } => {
+                "give each pool a file of its own, or write the rules once, \
+                                        in [daemon.output]"
+                    .to_owned()
+            }
+            Self::LogFilter { .. } => "write a level (error, warn, info, debug, trace), or levels \
+                                       by target, like \"info,clutch::output=off\""
+                .to_owned(),
             Self::ArgsWithoutMain => "add main = \"SCRIPT.py\", or leave `args` out".to_owned(),
             Self::SetAndUnset { .. } => "keep it in one of `set` and `unset`".to_owned(),
             Self::Empty => "write something, or leave the key out".to_owned(),

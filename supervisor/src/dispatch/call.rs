@@ -221,7 +221,7 @@ impl Dispatcher {
     /// Hands a call to a free worker.
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
         if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
-            // What the call before it printed must not be taken for its own.
+            // What was printed before it must not be taken for its own.
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
@@ -247,9 +247,11 @@ impl Dispatcher {
         push_run(head, left, &call.function);
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
+        entry.first_call.get_or_insert(key);
         entry.last_call = Some(key);
         entry.last_run = run;
         entry.last_call_at = Some(now);
+        entry.printing = Some(key);
         entry.function = Some(call.function.clone());
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));

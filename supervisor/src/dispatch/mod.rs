@@ -9,6 +9,7 @@
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - `logs`: what of that is kept, and who reads it.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`, what goes into it; `explain`, what is read off it.
@@ -31,6 +32,8 @@ pub mod workers;
 mod guardians;
 
 mod output;
+
+mod logs;
 
 pub mod certificate;
 

@@ -1,5 +1,6 @@
 //! What `status` says: read off the state that decides, at the moment it is asked for.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
@@ -51,7 +52,7 @@ impl Dispatcher {
             running: (calls.len() - calls.waiting()) as u64,
             queue_limit: pool.config.limits.queue,
             last_death: pool.last_death.clone(),
-            counters: pool.counters.to_map(),
+            counters: pool_counters(pool),
         }
     }
 
@@ -114,6 +115,15 @@ impl Dispatcher {
             calls_served: entry.map_or(0, |worker| worker.served),
         }
     }
+}
+
+/// What has been counted, here and by the thread that writes files.
+fn pool_counters(pool: &PoolState) -> BTreeMap<String, u64> {
+    let mut counters = pool.counters.to_map();
+    if let Some(sink) = &pool.sink {
+        counters.insert("output_file_lines_dropped".to_owned(), sink.dropped());
+    }
+    counters
 }
 
 /// How many descriptors this process has open. Since Linux 6.2 the directory's size says so; older

@@ -44,12 +44,16 @@ impl Core {
     }
 
     /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
-    /// answer: interrupts take effect on the call socket.
+    /// answer: interrupts take effect on the call socket. What it says are records of `logging`.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
-        let fault = format!("nothing asked for a {:?} frame", frame.header.kind);
+        let taken = match frame.header.kind {
+            Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            kind => Err(format!("nothing asked for a {kind:?} frame")),
+        };
+        let Err(fault) = taken else { return };
         self.worker_faulted(link.pool, link.worker, StopCause::Protocol, fault);
     }
 
@@ -140,7 +144,7 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
+            dispatcher.end_output(now, link, call);
             if !dispatcher.answer(now, link.worker, call, frame) {
                 dispatcher.late(now, link, call);
             }
@@ -171,7 +175,7 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
+            dispatcher.end_output(now, link, call);
             if dispatcher.tries_again(now, link, call, &reason) {
                 let worker = link.worker;
                 dispatcher.served(link, call);

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::hello;
 use super::peer::Peer;
+use super::readers::Readers;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
@@ -73,6 +74,7 @@ pub struct Connection {
     pub(super) stream: Rc<UnixStream>,
     pub(super) inbox: Inbox,
     pub(super) peer: Rc<Peer>,
+    pub(super) readers: Readers,
     /// Memory for the frame that is coming in.
     pub(super) memory: Option<OwnedSemaphorePermit>,
     /// Answers that take a moment, while the client is served.
@@ -94,6 +96,7 @@ impl Connection {
             )),
             doorway,
             stream,
+            readers: Readers::default(),
             memory: None,
             errands: JoinSet::new(),
             frame_deadline: None,
@@ -264,7 +267,7 @@ impl Connection {
             };
             // These cost more than passing on does.
             let price = match frame.header.kind {
-                Kind::Status | Kind::Operate => STATUS_PRICE,
+                Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
                 _ => 1,
             };
             allowance = allowance.saturating_sub(price);

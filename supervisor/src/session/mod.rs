@@ -10,6 +10,8 @@
 //! - [`connection`]: the connection's task.
 //! - [`hello`]: who may come in.
 //! - `requests`: what a client's frames ask for; `operate`, what an operator's do.
+//! - `readers`: those of its requests that take a while.
+//! - `requests`: what a client's frames ask for.
 //! - `pace`: when a connection stops reading, and for how long.
 
 pub mod peer;
@@ -17,6 +19,8 @@ pub mod peer;
 pub mod connection;
 
 pub mod hello;
+
+mod readers;
 
 mod requests;
 

@@ -91,6 +91,7 @@ impl Connection {
         }
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
         let mut errands = std::mem::take(&mut self.errands);
+        let readers = &mut self.readers;
         let answered = async {
             while peer.in_flight() > 0 {
                 peer.changed.notified().await;
@@ -100,7 +101,11 @@ impl Connection {
             }
             // Each has a bound of its own.
             while errands.join_next().await.is_some() {}
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, peer.outbox.drained()).await;
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, async {
+                readers.finish().await;
+                peer.outbox.drained().await;
+            })
+            .await;
         };
         tokio::select! {
             () = answered => End::Closed,

@@ -55,19 +55,19 @@ impl Pipe {
         self.pipe.clone()
     }
 
-    /// Reads what is there, up to a bound. Whole lines and overlong pieces go to `line`, all bytes
+    /// Reads what is there into `buffer`, and no more than that. Whole lines and overlong pieces go to `line`, all bytes
     /// as they came to `raw`. Whether anything was read.
     pub fn read(
         &mut self,
         asker: Asker,
+        buffer: &mut [u8],
         raw: &mut dyn FnMut(&[u8]),
         line: &mut dyn FnMut(&[u8]),
     ) -> bool {
-        let mut buffer = [0; READ_BYTES];
         let got = match asker {
-            Asker::Task => self.pipe.try_read(&mut buffer),
+            Asker::Task => self.pipe.try_read(buffer),
             Asker::Dispatcher => {
-                nix::unistd::read(self.pipe.as_fd(), &mut buffer).map_err(io::Error::from)
+                nix::unistd::read(self.pipe.as_fd(), buffer).map_err(io::Error::from)
             }
         };
         match got {
