@@ -140,7 +140,14 @@ fn f097_what_a_killed_client_has_sent_is_cancelled_and_its_workers_are_free() {
         pool.queued + pool.running == 0
     });
     assert!(killed.elapsed() < 5 * SECOND, "{:?}", killed.elapsed());
-    assert_eq!((2, 2), (lines().matches("taken").count(), lines().matches("released").count()));
+    wait_until("both have tidied up, and no other began", 5 * SECOND, || {
+        let lines = lines();
+        match (lines.matches("taken").count(), lines.matches("released").count()) {
+            (2, 2) => Ok(()),
+            _ => Err(lines),
+        }
+    });
+    daemon.wait_ready();
     let mut after = daemon.worker_pids("default");
     after.sort_unstable();
     let mut before = before;
