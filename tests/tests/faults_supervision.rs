@@ -339,6 +339,27 @@ fn f019_a_slow_start_delays_its_own_pools_calls_and_nothing_else() {
     oracle.judge(daemon);
 }
 
+#[test]
+fn f022_a_call_that_kills_every_worker_is_to_blame_itself_and_not_its_pool() {
+    let daemon = Daemon::builder().pool("default", |pool| pool).start();
+    let oracle = daemon.oracle().expect_event("worker died", 12);
+    let mut client = daemon.raw();
+    for round in 1..=12 {
+        // Whichever worker it is, this is its first call or its second.
+        let certificate = death(client.call("default", "job_deaths:exit_now", "[7]").failure());
+        assert_eq!(Some("job_deaths:exit_now"), certificate.function.as_deref(), "{certificate}");
+        assert_eq!(Some(Exit::Code(7)), certificate.exit, "{certificate}");
+        let begun = Instant::now();
+        assert_eq!(3.0, client.call("default", "math:sqrt", "[9]").value());
+        // No slot is kept waiting for what a call did to its worker.
+        let pool = daemon.status().pools.remove(0);
+        assert_eq!("running", pool.state, "round {round}: {pool:?}");
+        assert!(begun.elapsed() < 10 * SECOND, "round {round}: {:?}", begun.elapsed());
+    }
+    drop(client);
+    oracle.judge(daemon);
+}
+
 /// The threads of a process, by id, with their names.
 fn threads(pid: u32) -> BTreeMap<u32, String> {
     let entries = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
