@@ -73,7 +73,11 @@ fn f138_calls_beyond_the_queues_limit_are_refused_at_once_and_cost_no_memory() {
     wait_until("all but a queue full of them are refused", PATIENCE, || {
         let pool = pool(&daemon, "default");
         let count = pool.counters.get("answered.QueueFull").copied().unwrap_or(0);
-        if (count, pool.queued) == (refused, u64::from(QUEUE)) { Ok(()) } else { Err(pool) }
+        if (count, pool.queued) == (refused, u64::from(QUEUE)) {
+            Ok(())
+        } else {
+            Err(format!("{pool:?}"))
+        }
     });
     let took = begun.elapsed();
     let grown = memory_bytes(daemon.pid()).saturating_sub(before);
@@ -338,7 +342,11 @@ fn f142_a_pool_without_any_worker_says_why_and_heals() {
         client.send(&call).expect("the daemon reads calls");
         let failure: Failure = client.finish(id).failure();
         assert!(!failure.started, "{failure}");
-        if matches!(failure.reason, Reason::CrashLoop { .. }) { Ok(failure) } else { Err(failure) }
+        if matches!(failure.reason, Reason::CrashLoop { .. }) {
+            Ok(failure)
+        } else {
+            Err(failure.to_string())
+        }
     });
     let told = failure.to_string();
     assert!(told.contains("Resource temporarily unavailable"), "{told}");
