@@ -75,6 +75,12 @@ fn f001_an_idle_worker_that_is_killed_is_replaced_and_no_caller_sees_anything() 
     oracle.judge(daemon);
 }
 
+/// Whether strace is there and may trace.
+fn can_trace() -> bool {
+    let script = "strace -o /dev/null true";
+    Program::new("sh").args(["-c", script]).run().code == 0
+}
+
 /// Whether a process waits inside a system call that sends.
 fn waits_to_send(pid: u32) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
@@ -112,8 +118,8 @@ fn f004_a_worker_killed_half_way_through_a_result_leaves_no_half_result() {
 
 #[test]
 fn f004_a_worker_killed_by_its_own_sending_leaves_no_half_result() {
-    if Program::new("sh").args(["-c", "command -v strace"]).run().code != 0 {
-        skip!("needs strace to kill the worker at a chosen system call");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to kill the worker at a chosen system call");
     }
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle();
@@ -382,8 +388,8 @@ fn spawner(daemon: &Daemon) -> u32 {
 
 #[test]
 fn f024_guardians_are_started_by_one_thread_that_lives_as_long_as_the_daemon() {
-    if Program::new("sh").args(["-c", "command -v strace"]).run().code != 0 {
-        skip!("needs strace to see which thread starts a process");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to see which thread starts a process");
     }
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
