@@ -330,7 +330,7 @@ fn f019_a_slow_start_delays_its_own_pools_calls_and_nothing_else() {
         let call = call_within(id, "default", "math:sqrt", "[9]", 300);
         hasty.send(&call).expect("the daemon reads calls");
         let failure = hasty.finish(id).failure();
-        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 300 }), "{failure}");
+        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 300, .. }), "{failure}");
         assert!(!failure.started, "{failure}");
     }
     let pool = daemon.status().pools.into_iter().find(|pool| pool.name == "default");
