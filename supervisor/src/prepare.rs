@@ -45,6 +45,19 @@ pub enum ServeError {
     /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
     FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
+    /// The workers alone need more descriptors than there can be.
+    #[error(
+        "{workers} workers need {needed} open files, and at most {limit} may be open; configure \
+         fewer workers, or raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of a systemd unit)"
+    )]
+    OpenFiles {
+        /// Workers of all pools.
+        workers: u64,
+        /// What they and the daemon itself need.
+        needed: u64,
+        /// The limit, as high as it could be raised.
+        limit: u64,
+    },
     /// A signal came before the daemon was ready.
     #[error("stopped by a signal before every pool was ready")]
     Interrupted,
@@ -81,7 +94,8 @@ impl ServeError {
             ServeError::Socket(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
-            | ServeError::FirstStart(..) => ServeExit::Configuration,
+            | ServeError::FirstStart(..)
+            | ServeError::OpenFiles { .. } => ServeExit::Configuration,
         }
     }
 }
@@ -145,6 +159,20 @@ impl OpenFiles {
             .map_err(|errno| ServeError::System { doing, source: errno.into() })?;
         let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
         Ok(OpenFiles { limit: if raised { hard } else { before.limit }, ..before })
+    }
+
+    /// Refuses a number of workers that can never be started: each try would fail, for ever.
+    ///
+    /// # Errors
+    ///
+    /// Names both numbers.
+    pub fn check(&self, config: &Config) -> Result<(), ServeError> {
+        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
+        if needed <= self.limit {
+            return Ok(());
+        }
+        Err(ServeError::OpenFiles { workers, needed, limit: self.limit })
     }
 
     /// How many connections leave enough for `config`'s workers, their successors included.

@@ -73,7 +73,11 @@ fn f138_calls_beyond_the_queues_limit_are_refused_at_once_and_cost_no_memory() {
     wait_until("all but a queue full of them are refused", PATIENCE, || {
         let pool = pool(&daemon, "default");
         let count = pool.counters.get("answered.QueueFull").copied().unwrap_or(0);
-        if (count, pool.queued) == (refused, u64::from(QUEUE)) { Ok(()) } else { Err(pool) }
+        if (count, pool.queued) == (refused, u64::from(QUEUE)) {
+            Ok(())
+        } else {
+            Err(format!("{pool:?}"))
+        }
     });
     let took = begun.elapsed();
     let grown = memory_bytes(daemon.pid()).saturating_sub(before);
@@ -338,7 +342,11 @@ fn f142_a_pool_without_any_worker_says_why_and_heals() {
         client.send(&call).expect("the daemon reads calls");
         let failure: Failure = client.finish(id).failure();
         assert!(!failure.started, "{failure}");
-        if matches!(failure.reason, Reason::CrashLoop { .. }) { Ok(failure) } else { Err(failure) }
+        if matches!(failure.reason, Reason::CrashLoop { .. }) {
+            Ok(failure)
+        } else {
+            Err(failure.to_string())
+        }
     });
     let told = failure.to_string();
     assert!(told.contains("Resource temporarily unavailable"), "{told}");
@@ -437,6 +445,12 @@ fn f144_a_disk_that_is_full_or_read_only_later_is_an_error_of_who_writes_to_it()
     oracle.judge(daemon);
 }
 
+/// Whether strace is there and may trace.
+fn can_trace() -> bool {
+    let script = "strace -o /dev/null true";
+    Program::new("sh").args(["-c", script]).run().code == 0
+}
+
 /// A prefix that runs the daemon under strace, which makes `call` fail with `error`. The token
 /// that marks the daemon's processes is kept from strace itself.
 fn without(call: &str, error: &str, before: &str) -> String {
@@ -450,8 +464,8 @@ fn without(call: &str, error: &str, before: &str) -> String {
 
 #[test]
 fn f147_a_kernel_without_pidfds_is_told_at_the_start() {
-    if !has("strace") {
-        skip!("needs strace to take a system call away");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to take a system call away");
     }
     let script = without("pidfd_open", "ENOSYS", "");
     let builder = Daemon::builder().pool("default", |pool| pool);
@@ -471,8 +485,8 @@ fn f147_without_control_groups_and_memfds_a_workers_tree_still_ends_with_it() {
     if let Err(why) = can_mount() {
         skip!("{why}");
     }
-    if !has("strace") {
-        skip!("needs strace to take a system call away");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to take a system call away");
     }
     let hide = "if [ -d /sys/fs/cgroup ]; then mount -t tmpfs -o ro none /sys/fs/cgroup; fi;";
     let script = without("memfd_create", "EPERM", hide);

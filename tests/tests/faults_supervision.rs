@@ -75,6 +75,12 @@ fn f001_an_idle_worker_that_is_killed_is_replaced_and_no_caller_sees_anything() 
     oracle.judge(daemon);
 }
 
+/// Whether strace is there and may trace.
+fn can_trace() -> bool {
+    let script = "strace -o /dev/null true";
+    Program::new("sh").args(["-c", script]).run().code == 0
+}
+
 /// Whether a process waits inside a system call that sends.
 fn waits_to_send(pid: u32) -> bool {
     let call = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
@@ -112,8 +118,8 @@ fn f004_a_worker_killed_half_way_through_a_result_leaves_no_half_result() {
 
 #[test]
 fn f004_a_worker_killed_by_its_own_sending_leaves_no_half_result() {
-    if Program::new("sh").args(["-c", "command -v strace"]).run().code != 0 {
-        skip!("needs strace to kill the worker at a chosen system call");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to kill the worker at a chosen system call");
     }
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle();
@@ -324,7 +330,7 @@ fn f019_a_slow_start_delays_its_own_pools_calls_and_nothing_else() {
         let call = call_within(id, "default", "math:sqrt", "[9]", 300);
         hasty.send(&call).expect("the daemon reads calls");
         let failure = hasty.finish(id).failure();
-        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 300 }), "{failure}");
+        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 300, .. }), "{failure}");
         assert!(!failure.started, "{failure}");
     }
     let pool = daemon.status().pools.into_iter().find(|pool| pool.name == "default");
@@ -336,6 +342,27 @@ fn f019_a_slow_start_delays_its_own_pools_calls_and_nothing_else() {
     daemon.wait_ready();
     assert_eq!(restarts + 1, daemon.counter("default", "restarts"), "a storm of restarts");
     bystander.assert_unharmed(2 * SECOND);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn f022_a_call_that_kills_every_worker_is_to_blame_itself_and_not_its_pool() {
+    let daemon = Daemon::builder().pool("default", |pool| pool).start();
+    let oracle = daemon.oracle().expect_event("worker died", 12);
+    let mut client = daemon.raw();
+    for round in 1..=12 {
+        // Whichever worker it is, this is its first call or its second.
+        let certificate = death(client.call("default", "job_deaths:exit_now", "[7]").failure());
+        assert_eq!(Some("job_deaths:exit_now"), certificate.function.as_deref(), "{certificate}");
+        assert_eq!(Some(Exit::Code(7)), certificate.exit, "{certificate}");
+        let begun = Instant::now();
+        assert_eq!(3.0, client.call("default", "math:sqrt", "[9]").value());
+        // No slot is kept waiting for what a call did to its worker.
+        let pool = daemon.status().pools.remove(0);
+        assert_eq!("running", pool.state, "round {round}: {pool:?}");
+        assert!(begun.elapsed() < 10 * SECOND, "round {round}: {:?}", begun.elapsed());
+    }
+    drop(client);
     oracle.judge(daemon);
 }
 
@@ -361,8 +388,8 @@ fn spawner(daemon: &Daemon) -> u32 {
 
 #[test]
 fn f024_guardians_are_started_by_one_thread_that_lives_as_long_as_the_daemon() {
-    if Program::new("sh").args(["-c", "command -v strace"]).run().code != 0 {
-        skip!("needs strace to see which thread starts a process");
+    if !can_trace() {
+        skip!("needs strace, and leave to use it, to see which thread starts a process");
     }
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();

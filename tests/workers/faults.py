@@ -172,3 +172,11 @@ def scatter(count):
                 time.sleep(1000)
             os._exit(0)
     os._exit(3)
+
+
+def work(ms):
+    """Use that much of a processor."""
+    end = time.process_time() + ms / 1000
+    while time.process_time() < end:
+        pass
+    return "worked"
