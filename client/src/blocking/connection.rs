@@ -18,7 +18,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clutch_protocol::limits::HEADER_BYTES;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Frame, Kind, Reason};
 use nix::errno::Errno;
@@ -36,13 +35,13 @@ use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
 /// What the threads share.
 pub(super) struct Connection {
-    socket: UnixStream,
+    pub(super) socket: UnixStream,
     owner: Owner,
     welcome: Welcome,
     ids: Ids,
     /// Frames never interleave.
-    writing: Turns,
-    desk: Mutex<Desk>,
+    pub(super) writing: Turns,
+    pub(super) desk: Mutex<Desk>,
 }
 
 /// Waits until the socket is ready or has ended; false when the deadline comes first.
@@ -148,35 +147,6 @@ impl Connection {
         }
         if matches!(kind, Kind::Call | Kind::Logs) {
             self.remark(id, Kind::Cancel);
-        }
-    }
-
-    /// Sends a frame without meta that nobody waits for, if the socket takes it soon. Never waits.
-    fn remark(&self, id: u64, kind: Kind) {
-        lock(&self.desk).remark(id, kind);
-        self.flush_remarks();
-    }
-
-    /// Sends the remarks that wait, unless another thread is writing: that one calls this when it
-    /// has given back its turn, and so after the remark was noted.
-    fn flush_remarks(&self) {
-        loop {
-            if !lock(&self.desk).has_remarks() {
-                return;
-            }
-            let Some(_turn) = self.writing.try_take() else {
-                return;
-            };
-            let remarks = lock(&self.desk).take_remarks();
-            let bytes: Vec<u8> = remarks
-                .into_iter()
-                .flat_map(|(id, kind)| Letter::bare(kind).header(id).encode())
-                .collect();
-            // A full socket takes none of them, and the daemon is left to its deadlines.
-            let written = write_now(&self.socket, &[IoSlice::new(&bytes)]);
-            if written.is_ok_and(|written| written % HEADER_BYTES != 0) {
-                self.close(&Closing::Lost("a frame was cut in two".into()));
-            }
         }
     }
 
@@ -296,7 +266,11 @@ impl Connection {
             }
             desk = match desk.inbox.take() {
                 Some(mut inbox) => {
+                    let owes_remarks = desk.has_remarks();
                     drop(desk);
+                    if owes_remarks {
+                        self.flush_remarks();
+                    }
                     self.lead_once(&mut inbox, deadline);
                     let mut desk = lock(&self.desk);
                     desk.inbox = Some(inbox);
@@ -364,7 +338,7 @@ impl Connection {
 
     /// Ends the connection and tells everyone who waits. The first reason stays. A request that is
     /// in the table and not being written was written: its writer looks again itself.
-    fn close(&self, closing: &Closing) {
+    pub(super) fn close(&self, closing: &Closing) {
         let mut desk = lock(&self.desk);
         for (id, mailbox) in desk.pending.close(closing.clone()) {
             mailbox.deliver(id, Outcome::Lost { closing: closing.clone(), sent: true });

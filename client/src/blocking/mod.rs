@@ -4,13 +4,14 @@
 //! - `opening`: connecting.
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
-//! - `turn`: who writes.
+//! - `turn`: who writes; `remarks`: what is said by the way.
 //! - `map`: the driver of a blocking map.
 
 mod connection;
 mod desk;
 mod map;
 mod opening;
+mod remarks;
 mod turn;
 
 use std::fmt;
