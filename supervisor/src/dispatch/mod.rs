@@ -10,7 +10,8 @@
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
-//! - [`history`]: what happened lately; `witness`, what goes into it; `explain`, what is read off it.
+//! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
+//!   it.
 //! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
