@@ -1,8 +1,8 @@
 //! Failures in words: what a person reads on standard error when a call fails.
 //!
 //! A failure is always one `error:` line that can stand alone, and that ends with the number which
-//! `clutch explain` takes. Above it goes what Python had to say: the traceback, or the last lines of
-//! a worker that died. Its exit code is in `exit`.
+//! `clutch explain` takes. Above it goes what Python had to say: the traceback, or the last words
+//! of a worker that died. Its exit code is in `exit`.
 
 use clutch_protocol::failure::{Certificate, Exception};
 use clutch_protocol::{Failure, Reason};

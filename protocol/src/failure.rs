@@ -12,8 +12,8 @@ use crate::wire::{Decode, Encode};
 /// A call that failed, and how.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
 pub struct Failure {
-    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know. 0 when
-    /// the daemon never gave it one, or did not get to say which.
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know. 0
+    /// when the daemon never gave it one, or did not get to say which.
     pub call: u64,
     /// The pool it was sent to.
     pub pool: String,

@@ -180,7 +180,8 @@ pub struct Ahead {
     pub function: String,
     /// The worker it was with.
     pub worker: WorkerId,
-    /// When it was given to the worker, in microseconds; negative before the explained call came in.
+    /// When it was given to the worker, in microseconds after the explained call came in; negative
+    /// before that.
     pub from_us: i64,
     /// When the worker was done with it, by the same clock; none when it still has it.
     pub until_us: Option<i64>,

@@ -1,5 +1,5 @@
-//! `docs/STATUS.md`, the schema and what a daemon prints say the same: no field is undocumented, and
-//! none is documented that is not there.
+//! `docs/STATUS.md`, the schema and what a daemon prints say the same: no field is undocumented,
+//! and none is documented that is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

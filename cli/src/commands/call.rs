@@ -31,8 +31,8 @@ other than negative numbers, go behind --.
 The result goes to standard output. What the function prints, and why it failed, goes to standard
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
-With --report, the value comes inside one JSON object: {\"call\": 17, \"pool\": ..., \"worker\": ...,
-\"phases\": {\"queue_us\": ..., \"run_us\": ...}, \"value\": ...}.
+With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
+\"worker\": ..., \"phases\": {\"queue_us\": ..., \"run_us\": ...}, \"value\": ...}.
 
 Examples:
   clutch call --local math:sqrt 2

@@ -131,7 +131,7 @@ fn micros(us: u64) -> String {
     }
 }
 
-/// A moment as ISO 8601, in UTC. Civil dates from days by the usual arithmetic of eras of 400 years.
+/// A moment as ISO 8601, in UTC. Dates come from days by the usual arithmetic of eras of 400 years.
 fn utc(unix_ms: u64) -> String {
     let (seconds, ms) = (unix_ms / 1000, unix_ms % 1000);
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);

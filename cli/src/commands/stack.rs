@@ -24,7 +24,7 @@ Examples:
   clutch workers                     lists them")]
 pub(crate) struct Args {
     /// The worker: SLOT or POOL/SLOT, as `clutch workers` shows them
-    #[arg(value_name = "[POOL/]SLOT", value_parser = place)]
+    #[arg(value_name = "WORKER", value_parser = place)]
     worker: Place,
     /// The pool, unless it stands before the slot [default: default]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]

@@ -12,7 +12,8 @@
 //! - `logs`: what of that is kept, and who reads it.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
-//! - [`history`]: what happened lately; `witness`, what goes into it; `explain`, what is read off it.
+//! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
+//!   it.
 //! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
