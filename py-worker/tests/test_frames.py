@@ -153,6 +153,15 @@ class Golden(unittest.TestCase):
             meta = _frames.encode_ready(**fields)
             self.assertEqual(entry["frame"][64:], meta.hex())
 
+    def test_log_is_written(self):
+        for entry in self.entries("Log"):
+            fields = plain_value(entry["meta"])
+            texts = {
+                name: value.encode() for name, value in fields.items() if isinstance(value, str)
+            }
+            meta = _frames.encode_log(**{**fields, **texts})
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
     def test_every_failure_is_written(self):
         seen = set()
         for entry in self.entries("Failed"):
@@ -181,7 +190,7 @@ class Limits(unittest.TestCase):
                 number, _, shift = rust[name].replace("_", "").partition(" << ")
                 self.assertEqual(int(number) << int(shift or 0), getattr(_limits, name), name)
                 compared += 1
-        self.assertEqual(8, compared)
+        self.assertEqual(10, compared)
 
 
 class Receiving(unittest.TestCase):
