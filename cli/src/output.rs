@@ -112,6 +112,13 @@ pub(crate) fn passthrough(bytes: &[u8]) {
     let _ = stderr.flush();
 }
 
+/// Writes a line of the log to standard error as it is.
+pub(crate) fn log(line: &[u8]) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(line)?;
+    stderr.flush()
+}
+
 /// Writes one line for people to standard error.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(anstream::stderr(), "{}", escape_line(line));

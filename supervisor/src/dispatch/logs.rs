@@ -142,13 +142,16 @@ impl Dispatcher {
             let remark = format!("{dropped} log records were left out here: too many, too fast");
             entries.push(Entry { at_ms: wall_clock_ms(), ..record(Source::Daemon, remark) });
         }
-        match worker.allowance.take(now) {
-            Some(dropped) => trace(&pool.config.name, link, &log, dropped),
-            None => pool.counters.one("output_lines_not_logged"),
+        // Without text it is only a count.
+        if !log.text.is_empty() || log.dropped == 0 {
+            match worker.allowance.take(now) {
+                Some(dropped) => trace(&pool.config.name, link, &log, dropped),
+                None => pool.counters.one("output_lines_not_logged"),
+            }
+            pool.counters.one("log_records");
+            let logger = Logger { level: log.level_name.clone(), name: log.logger.clone() };
+            entries.push(record(Source::Logged(Arc::new(logger)), log.text.clone()));
         }
-        pool.counters.one("log_records");
-        let logger = Logger { level: log.level_name.clone(), name: log.logger.clone() };
-        entries.push(record(Source::Logged(Arc::new(logger)), log.text.clone()));
         self.store.keep(pool, entries);
         Ok(())
     }

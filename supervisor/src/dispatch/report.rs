@@ -21,6 +21,7 @@ impl Dispatcher {
     fn status(&self, now: Instant) -> Status {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
+        counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

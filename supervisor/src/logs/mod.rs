@@ -14,6 +14,7 @@
 //! - [`ring`]: the newest lines of a pool.
 //! - [`reader`]: a client's place in the rings.
 //! - [`files`]: the thread that writes files; [`rotate`]: one file with its predecessors.
+//! - [`own`]: what the daemon's own log has lost.
 
 pub mod entry;
 
@@ -24,6 +25,8 @@ pub mod reader;
 pub mod files;
 
 pub mod rotate;
+
+pub mod own;
 
 pub use entry::{Entry, Source};
 pub use files::{Files, Sink};

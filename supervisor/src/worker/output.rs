@@ -208,10 +208,14 @@ mod tests {
         for part in ["one\ntw", "o\n\nthr", "ee"] {
             writer.write_all(part.as_bytes()).unwrap();
             let raw = &mut |raw: &[u8]| all += raw.len();
-            pipe.read(Asker::Dispatcher, raw, &mut |line| lines.push(line.to_vec()));
+            pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], raw, &mut |line| {
+                lines.push(line.to_vec())
+            });
         }
         drop(writer);
-        pipe.read(Asker::Dispatcher, &mut |_| {}, &mut |line| lines.push(line.to_vec()));
+        pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], &mut |_| {}, &mut |line| {
+            lines.push(line.to_vec())
+        });
         assert_eq!(vec![&b"one"[..], b"two", b"", b"three"], lines);
         assert_eq!(14, all);
         assert!(!pipe.is_open());
@@ -229,7 +233,7 @@ mod tests {
                 longest = longest.max(line.len());
                 total += line.len();
             };
-            while pipe.read(Asker::Dispatcher, &mut |_| {}, &mut line) {}
+            while pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], &mut |_| {}, &mut line) {}
         }
         pipe.finish(&mut |line| total += line.len());
         assert_eq!((OUTPUT_LINE_BYTES_MAX, 500_000), (longest, total));
