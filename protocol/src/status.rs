@@ -46,14 +46,23 @@ pub struct DaemonStatus {
 pub struct PoolStatus {
     /// Its name.
     pub name: String,
-    /// `starting`, `running`, `crash_loop` or `stopping`.
+    /// `starting`, `running`, `paused`, `draining`, `crash_loop` or `stopping`.
     pub state: String,
     /// Why it is in that state, in words; empty when there is nothing to say.
     pub reason: String,
     /// The interpreter, as configured.
     pub python: String,
-    /// How many workers it should have.
+    /// How many workers it should have now, spares included.
     pub workers_wanted: u32,
+    /// At least so many, spares not counted.
+    #[serde(default)]
+    pub workers_min: u32,
+    /// At most so many, spares not counted.
+    #[serde(default)]
+    pub workers_max: u32,
+    /// How many more are kept ready.
+    #[serde(default)]
+    pub spares: u32,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -77,7 +86,8 @@ pub struct WorkerStatus {
     /// Which worker.
     #[serde(flatten)]
     pub id: WorkerId,
-    /// `backoff`, `starting`, `ready`, `busy`, `interrupting` or `stopping`.
+    /// `backoff`, `starting`, `ready`, `busy`, `interrupting`, `retiring` or
+    /// `stopping`.
     pub state: String,
     /// Why it is in that state, in words.
     pub reason: String,

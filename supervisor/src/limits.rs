@@ -63,3 +63,11 @@ pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pings and status requests do not queue, so they need no bound of their own; a client's calls in
 /// flight are bounded by `daemon.in_flight`, whatever it asks for.
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
+
+/// Workers of one pool that may be starting at once: enough that slow imports overlap, few enough
+/// that a pool of hundreds that has fallen does not bring the machine down with it.
+pub const STARTS_AT_ONCE: u32 = 16;
+
+/// How long a caller whose deadline has passed waits for the stacks of its worker. Writing them
+/// takes a millisecond or two, unless the machine has no time at all.
+pub const DUMP_TIMEOUT: Duration = Duration::from_millis(50);

@@ -14,6 +14,7 @@
 //! - `load`: reading a file, and the order of the checks.
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
+//! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
@@ -29,6 +30,9 @@ mod local;
 mod model;
 mod raw;
 mod reason;
+mod replace;
+mod restart;
+mod scale;
 mod shape;
 mod units;
 

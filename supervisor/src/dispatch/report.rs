@@ -2,12 +2,19 @@
 
 use std::time::Instant;
 
+use clutch_protocol::failure::Certificate;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, PoolState};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
+
+/// Why a pool is paused.
+const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
+
+/// Why a pool is drained.
+const CLOSED: &str = "an operator drains it: new calls are refused until it is resumed";
 
 impl Core {
     /// The daemon and everything in it, now.
@@ -40,9 +47,14 @@ impl Dispatcher {
         let (state, reason) = match pool.policy.state() {
             pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
             pool::PoolState::CrashLoop { failures } => {
-                ("crash_loop", format!("{failures} starts in a row failed"))
+                ("crash_loop", crash_loop_reason(failures, pool.last_death.as_ref()))
             }
+            pool::PoolState::Paused => ("paused", PAUSED.to_owned()),
+            pool::PoolState::Closed => ("draining", CLOSED.to_owned()),
             pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
+                ("running", "no worker is needed; the next call starts one".to_owned())
+            }
             pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         };
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
@@ -51,7 +63,10 @@ impl Dispatcher {
             state: state.to_owned(),
             reason,
             python: python_text(&pool.config.python),
-            workers_wanted: pool.config.workers,
+            workers_wanted: pool.policy.workers_wanted(),
+            workers_min: pool.policy.settings().size.min,
+            workers_max: pool.policy.settings().size.max,
+            spares: pool.policy.settings().size.spares,
             workers: self.worker_statuses(now, pool),
             queued: calls.waiting() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
@@ -73,8 +88,7 @@ impl Dispatcher {
     }
 
     fn has_ready_worker(&self, pool: &PoolState) -> bool {
-        use pool::WorkerState::{Busy, Idle, Interrupting};
-        pool.policy.workers().any(|w| matches!(w.state, Idle | Busy(_) | Interrupting(_)))
+        pool.policy.workers().any(|worker| worker.state.is_up())
     }
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
@@ -106,6 +120,16 @@ fn open_descriptors() -> u64 {
         Ok(list) if list.len() > 0 => list.len(),
         _ => std::fs::read_dir(LIST).map_or(0, |list| list.count() as u64),
     }
+}
+
+/// How often what happened, and how it happened last.
+fn crash_loop_reason(failures: u32, last: Option<&Certificate>) -> String {
+    let reason = format!("{failures} workers died and no call succeeded between");
+    let Some(death) = last.map(ToString::to_string) else {
+        return reason;
+    };
+    // Its traceback is beside it, in the last death's certificate.
+    format!("{reason}; the last {}", death.lines().next().unwrap_or_default())
 }
 
 /// A slot between two workers.

@@ -171,6 +171,11 @@ impl Core {
                 return Ok(None);
             };
             dispatcher.catch_up_with_output(now, link, call);
+            let is_given_up = matches!(reason, Reason::Cancelled);
+            if is_given_up && dispatcher.pools[link.pool.0].policy.is_attempt_over(call) {
+                // Its caller wants another attempt, and does not hear of this one.
+                return Ok(Some(Event::AttemptFailed { worker: link.worker, call }));
+            }
             if !dispatcher.fail(now, call, reason) {
                 dispatcher.pool(link.pool).counters.one("late_answers_dropped");
             }
@@ -204,11 +209,7 @@ impl Dispatcher {
         let call = CallKey(id);
         let state = self.pools[link.pool.0].policy.worker_state(link.worker);
         match state {
-            Some(
-                WorkerState::Busy(own)
-                | WorkerState::Interrupting(own)
-                | WorkerState::Stopping(_, Some(own)),
-            ) if own == call => Ok(Some(call)),
+            Some(state) if state.call() == Some(call) => Ok(Some(call)),
             Some(WorkerState::Stopping(_, None)) => {
                 self.pool(link.pool).counters.one("late_answers_dropped");
                 Ok(None)
