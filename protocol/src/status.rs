@@ -56,8 +56,17 @@ pub struct PoolStatus {
     pub reason: String,
     /// The interpreter, as configured.
     pub python: String,
-    /// How many workers it should have.
+    /// How many workers it should have now, spares included.
     pub workers_wanted: u32,
+    /// At least so many, spares not counted.
+    #[serde(default)]
+    pub workers_min: u32,
+    /// At most so many, spares not counted.
+    #[serde(default)]
+    pub workers_max: u32,
+    /// How many more are kept ready.
+    #[serde(default)]
+    pub spares: u32,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -81,7 +90,7 @@ pub struct WorkerStatus {
     /// Which worker.
     #[serde(flatten)]
     pub id: WorkerId,
-    /// `backoff`, `starting`, `ready`, `busy`, `interrupting`, `stopping` or `dead`.
+    /// `backoff`, `starting`, `ready`, `busy`, `interrupting`, `retiring`, `stopping` or `dead`.
     pub state: String,
     /// Why it is in that state, in words; empty when there is nothing to say.
     pub reason: String,

@@ -111,3 +111,10 @@ pub const FILE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long after a failure an output file is left alone.
 pub const FILE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Workers of one pool that may be starting at once: enough that slow imports overlap, few enough
+/// that a pool of hundreds that has fallen does not bring the machine down with it.
+pub const STARTS_AT_ONCE: u32 = 16;
+
+/// How long a caller whose deadline has passed waits for the stacks of its worker. Writing them
+/// takes a millisecond or two, unless the machine has no time at all.
+pub const DUMP_TIMEOUT: Duration = Duration::from_millis(50);

@@ -14,8 +14,10 @@ use crate::config::{self, Config, Python};
 use crate::dispatch::PoolParts;
 use crate::environment;
 use crate::interpreter::{self, Interpreter, InterpreterError};
+use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::PackageError;
 use crate::pool::event::Budgets;
+use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
@@ -177,7 +179,12 @@ impl OpenFiles {
 
     /// How many connections leave enough for `config`'s workers, their successors included.
     pub fn connections(&self, config: &Config) -> u32 {
-        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        // Every slot may have a second worker on its way out; replacements come on top.
+        let of_pool = |pool: &config::Pool| {
+            let slots = u64::from(pool.workers) + u64::from(pool.spares);
+            slots + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+        };
+        let workers: u64 = config.pools.values().map(of_pool).sum();
         let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
         let free = u32::try_from(self.limit.saturating_sub(reserve)).unwrap_or(u32::MAX);
         config.daemon.connections.min(free.max(1))
@@ -272,17 +279,27 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
 }
 
 fn policy(pool: &config::Pool) -> Pool {
+    Pool::new(settings(pool))
+}
+
+/// What a pool's policy is told of its configuration.
+pub fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
-    // The dice only spread restarts; any seed that differs between daemons will do.
-    let seed = u64::from(std::process::id()) << 32 | u64::from(pool.workers);
-    Pool::new(Settings {
-        workers: pool.workers,
+    Settings {
+        size: Size { min: pool.workers_min, max: pool.workers, spares: pool.spares },
+        scale: pool.scale,
+        starts_at_once: STARTS_AT_ONCE,
+        restart: pool.restart,
+        replace: pool.replace,
         queue: limits.queue,
         budgets: Budgets {
             start: limits.start_timeout,
+            dump: DUMP_TIMEOUT,
+            cooperate: limits.cooperate,
             interrupt: limits.interrupt,
             grace: limits.grace,
         },
-        seed,
-    })
+        // The dice only spread restarts; any seed that differs between daemons will do.
+        seed: u64::from(std::process::id()) << 32 | u64::from(pool.workers),
+    }
 }

@@ -224,6 +224,9 @@ mod tests {
                 reason: String::new(),
                 python: "python3".into(),
                 workers_wanted: 2,
+                workers_min: 2,
+                workers_max: 2,
+                spares: 0,
                 workers: vec![
                     worker(0, "busy", Some("m:f\x1b[2J\nforged")),
                     worker(1, "backoff", None),

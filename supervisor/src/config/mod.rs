@@ -14,6 +14,7 @@
 //! - `load`: reading a file, and the order of the checks.
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
+//! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `local`: the configuration of `--local`.
@@ -32,6 +33,9 @@ mod model;
 mod output;
 mod raw;
 mod reason;
+mod replace;
+mod restart;
+mod scale;
 mod shape;
 mod units;
 

@@ -81,6 +81,22 @@ pub enum Reason {
         /// The longest timeout.
         most: String,
     },
+    /// The bounds of an elastic pool are the wrong way round.
+    #[error("min ({min}) is more than max ({max})")]
+    MinAboveMax {
+        /// The minimum.
+        min: u32,
+        /// The maximum.
+        max: u32,
+    },
+    /// The first wait is longer than the longest.
+    #[error("backoff ({backoff}) is longer than backoff_max ({most})")]
+    BackoffAboveMax {
+        /// The first wait.
+        backoff: String,
+        /// The longest wait.
+        most: String,
+    },
     /// One payload would not fit into the memory for requests.
     #[error("memory ({memory}) is less than one payload ({payload})")]
     PayloadAboveMemory {
@@ -251,6 +267,8 @@ impl Reason {
             Self::TimeoutAboveMax { .. } => {
                 "make call_timeout shorter or call_timeout_max longer".to_owned()
             }
+            Self::MinAboveMax { .. } => "make min smaller or max larger".to_owned(),
+            Self::BackoffAboveMax { .. } => "make backoff shorter or backoff_max longer".to_owned(),
             Self::PayloadAboveMemory { .. } => "make memory larger or payload smaller".to_owned(),
             Self::SharedFile { .. } => {
                 "give each pool a file of its own, or write the rules once, \

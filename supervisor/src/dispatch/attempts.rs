@@ -75,7 +75,8 @@ impl Attempts {
 
     /// One is given to a worker; gives its number.
     pub(super) fn begin(&mut self, now: Instant, worker: WorkerId) -> u32 {
-        assert!(self.running.is_none(), "one attempt is over before the next begins");
+        // One whose worker was given up while it ran is over without a word from it.
+        self.end(now);
         self.running = Some((now, worker));
         self.number += 1;
         self.number
@@ -126,9 +127,6 @@ impl Dispatcher {
         key: CallKey,
         reason: &Reason,
     ) -> bool {
-        let Reason::Raised(exception) = reason else {
-            return false;
-        };
         if !self.is_with(link.worker, key) {
             return false;
         }
@@ -136,30 +134,27 @@ impl Dispatcher {
         let Some(call) = self.calls.get_mut(&key) else {
             return false;
         };
-        let is_named = call.attempts.retry.as_ref().is_some_and(|r| r.on.names(exception));
-        if !(is_named && pool.policy.may_retry(now, key)) {
-            return false;
-        }
-        pool.counters.one("retries.raised");
+        let counter = if pool.policy.is_attempt_over(key) {
+            // It was told to give up, and has.
+            "retries.timed_out"
+        } else {
+            let wanted = call.attempts.retry.as_ref();
+            let Reason::Raised(exception) = reason else {
+                return false;
+            };
+            let is_named = wanted.is_some_and(|retry| retry.on.names(exception));
+            if !(is_named && pool.policy.may_retry(now, key)) {
+                return false;
+            }
+            "retries.raised"
+        };
+        pool.counters.one(counter);
         call.attempts.end(now);
         true
     }
 
-    /// A worker is told to give a call up. Where the call is still owed an answer, only this
-    /// attempt of it is over. Gives the id under which the worker knows it.
-    pub(super) fn give_up_attempt(
-        &mut self,
-        now: Instant,
-        pool: PoolIndex,
-        worker: WorkerId,
-        key: CallKey,
-    ) -> u64 {
-        if self.is_with(worker, key)
-            && let Some(call) = self.calls.get_mut(&key)
-        {
-            call.attempts.end(now);
-            self.pool(pool).counters.one("retries.timed_out");
-        }
+    /// The id under which a worker knows the call that it was given last.
+    pub(super) fn run_of(&mut self, pool: PoolIndex, worker: WorkerId) -> u64 {
         self.worker(pool, worker).map_or(0, |entry| entry.last_run)
     }
 

@@ -224,12 +224,12 @@ impl Dispatcher {
             Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
-            Effect::Interrupt { worker, call } => {
-                let run = self.give_up_attempt(now, pool, worker, call);
+            Effect::Interrupt { worker, .. } => {
+                let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { worker, call } => {
-                let run = self.give_up_attempt(now, pool, worker, call);
+            Effect::Warn { worker, .. } => {
+                let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }
             Effect::DumpStack { worker } => {

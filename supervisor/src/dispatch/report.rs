@@ -10,6 +10,12 @@ use super::dispatcher::{Dispatcher, PoolState};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
 
+/// Why a pool is paused.
+const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
+
+/// Why a pool is drained.
+const CLOSED: &str = "an operator drains it: new calls are refused until it is resumed";
+
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
@@ -46,7 +52,10 @@ impl Dispatcher {
             state: state.to_owned(),
             reason,
             python: python_text(&pool.config.python),
-            workers_wanted: pool.config.workers,
+            workers_wanted: pool.policy.workers_wanted(),
+            workers_min: pool.policy.settings().size.min,
+            workers_max: pool.policy.settings().size.max,
+            spares: pool.policy.settings().size.spares,
             workers: self.worker_statuses(now, pool),
             queued: calls.waiting() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
@@ -62,16 +71,14 @@ impl Dispatcher {
         match pool.policy.state() {
             pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
             pool::PoolState::CrashLoop { failures } => {
-                let last = pool.newest_death().to_string();
-                let last = last.lines().next().unwrap_or_default().to_owned();
-                let name = &pool.config.name;
-                let reason = format!(
-                    "{failures} starts in a row failed; it goes on trying, and at once after: \
-                     clutch pool reset {name}; the last: {last}"
-                );
-                ("crash_loop", reason)
+                ("crash_loop", crash_loop_reason(failures, pool))
             }
+            pool::PoolState::Paused => ("paused", PAUSED.to_owned()),
+            pool::PoolState::Closed => ("draining", CLOSED.to_owned()),
             pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
+                ("running", "no worker is needed; the next call starts one".to_owned())
+            }
             pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
@@ -87,8 +94,7 @@ impl Dispatcher {
     }
 
     fn has_ready_worker(&self, pool: &PoolState) -> bool {
-        use pool::WorkerState::{Busy, Idle, Interrupting};
-        pool.policy.workers().any(|w| matches!(w.state, Idle | Busy(_) | Interrupting(_)))
+        pool.policy.workers().any(|worker| worker.state.is_up())
     }
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
@@ -135,6 +141,18 @@ fn open_descriptors() -> u64 {
         Ok(list) if list.len() > 0 => list.len(),
         _ => std::fs::read_dir(LIST).map_or(0, |list| list.count() as u64),
     }
+}
+
+/// How often what happened, how it happened last, and what can be done.
+fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
+    let last = pool.newest_death().to_string();
+    // Its traceback is beside it, in the last death's certificate.
+    let last = last.lines().next().unwrap_or_default();
+    format!(
+        "{failures} workers died and no call succeeded between; it goes on trying, and at once \
+         after: clutch pool reset {}; the last: {last}",
+        pool.config.name
+    )
 }
 
 /// A slot between two workers.

@@ -221,11 +221,7 @@ impl Dispatcher {
             return Err(format!("it answered call {id}, which it does not have"));
         }
         match state {
-            Some(
-                WorkerState::Busy(own)
-                | WorkerState::Interrupting(own)
-                | WorkerState::Stopping(_, Some(own)),
-            ) if own == call => Ok(Some(call)),
+            Some(state) if state.call() == Some(call) => Ok(Some(call)),
             Some(WorkerState::Stopping(_, None)) => {
                 self.pool(link.pool).counters.one("late_answers_dropped");
                 Ok(None)
