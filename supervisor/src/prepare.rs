@@ -23,9 +23,9 @@ use crate::worker::launch::Recipe;
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Descriptors of a worker in the daemon: three sockets, two pipes, a pidfd, and two to spare while
-/// it is being started.
-const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// Descriptors of a worker in the daemon: three sockets, three pipes, a page, a pidfd, and two to
+/// spare while it is being started.
+const DESCRIPTORS_PER_WORKER: u64 = 10;
 
 /// Descriptors of the daemon itself: runtime, listener, log, files it reads.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -132,7 +132,7 @@ impl OpenFiles {
         Ok(OpenFiles { inherited: soft, limit: soft })
     }
 
-    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and eight per
+    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and ten per
     /// worker, and the usual soft limit of 1024 exists for programs that use `select`.
     ///
     /// # Errors

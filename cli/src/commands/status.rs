@@ -174,6 +174,9 @@ mod tests {
             python: "3.12.1".into(),
             function: function.map(Into::into),
             calls_served: 12,
+            activity: String::new(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 

@@ -15,6 +15,7 @@ use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::refusal::{early_failure, refusal, send_failure};
+use crate::limits::MOVES_MAX;
 use crate::pool::{CallKey, Caller, Event, PoolState, Retry, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
@@ -33,6 +34,8 @@ pub struct Call {
     timeout: Duration,
     arrived: Instant,
     assigned: Option<(Instant, WorkerId)>,
+    /// How often a worker that had it died before it had begun.
+    moves: u32,
     /// Output bytes its client has missed because it read too slowly.
     output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -176,6 +179,7 @@ impl Dispatcher {
                 timeout,
                 arrived: now,
                 assigned: None,
+                moves: 0,
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -224,9 +228,8 @@ impl Dispatcher {
         entry.last_call = Some(key);
         entry.function = Some(call.function.clone());
         let link = entry.link.as_ref().expect("a ready worker has a link");
-        if link.call.send(head, &payload).is_ok() {
-            call.payload = Bytes::new();
-        } else {
+        // The payload is kept: a worker that dies before it has begun is followed by another.
+        if link.call.send(head, &payload).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.assigned = None;
             self.follow_up(pool, Event::Undelivered { worker, call: key });
@@ -264,6 +267,9 @@ impl Dispatcher {
         let Some(call) = self.forget(key) else {
             return false;
         };
+        let started = call.assigned.is_some_and(|(_, worker)| {
+            may_have_begun(&reason) && self.can_have_begun(call.pool, worker, key, &reason)
+        });
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -271,7 +277,7 @@ impl Dispatcher {
             pool: state.config.name.clone(),
             function: call.function.to_string(),
             attempt: u32::from(call.assigned.is_some()),
-            started: call.assigned.is_some() && may_have_begun(&reason),
+            started,
             phases: call.phases(now),
             reason,
         };
@@ -279,27 +285,57 @@ impl Dispatcher {
         true
     }
 
+    /// Whether user code can have run, or can still run, for a call that is with a worker. A worker
+    /// that answered has done with it, and its page tells; one that lives may yet begin.
+    fn can_have_begun(
+        &mut self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        key: CallKey,
+        reason: &Reason,
+    ) -> bool {
+        !matches!(reason, Reason::BadArguments { .. })
+            || self.link(pool, worker).is_none_or(|link| link.has_begun(key.0))
+    }
+
     /// Carries a pool's own verdict on a call out.
     pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
-        let state = &self.pools[pool.0];
         let reason = match verdict {
             Verdict::TimedOut => {
                 let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.timeout);
-                Reason::TimedOut { timeout_ms: micros(timeout) / 1000 }
+                let assigned = self.calls.get(&key).and_then(|call| call.assigned);
+                let stack = assigned
+                    .map_or_else(String::new, |(_, worker)| self.stack_of_call(pool, worker, key));
+                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack }
             }
             Verdict::Cancelled => Reason::Cancelled,
-            Verdict::QueueFull => Reason::QueueFull { limit: state.config.limits.queue },
+            Verdict::QueueFull => {
+                Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
+            }
             Verdict::ShuttingDown => Reason::ShuttingDown,
-            Verdict::WorkerDied { .. } => Reason::WorkerDied(Box::new(state.newest_death())),
+            Verdict::WorkerDied { .. } => {
+                Reason::WorkerDied(Box::new(self.pools[pool.0].newest_death()))
+            }
             Verdict::CrashLoop => Reason::CrashLoop {
-                failures: match state.policy.state() {
+                failures: match self.pools[pool.0].policy.state() {
                     PoolState::CrashLoop { failures } => failures,
                     _ => 0,
                 },
-                last: Box::new(state.newest_death()),
+                last: Box::new(self.pools[pool.0].newest_death()),
             },
         };
         self.fail(now, key, reason);
+    }
+
+    /// Takes a call back from a worker that died before it had begun. False when that has happened
+    /// too often to be an accident.
+    pub(super) fn take_back(&mut self, key: CallKey) -> bool {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.moves < MOVES_MAX) else {
+            return false;
+        };
+        call.moves += 1;
+        call.assigned = None;
+        true
     }
 
     /// Sends what a call prints to its caller, as far as the caller reads it.

@@ -17,6 +17,7 @@ use crate::config;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
+use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, Tail};
 use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
 
@@ -75,6 +76,12 @@ pub(super) struct Worker {
     pub(super) outlaw: bool,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
+    /// Whether its stacks were asked for and are not all there.
+    pub(super) dumping: bool,
+    /// What user code was doing when its last call timed out.
+    pub(super) last_stack: String,
+    /// How often the kernel had killed for want of memory when it was started.
+    pub(super) oom_kills_before: u64,
     pub(super) dead: bool,
     pub(super) swept: bool,
 }
@@ -106,6 +113,7 @@ pub struct Dispatcher {
     pub(super) counters: Counters,
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
+    pub(super) oom: OomWatch,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -154,6 +162,7 @@ impl Dispatcher {
             counters: Counters::default(),
             clients: 0,
             head: Vec::new(),
+            oom: OomWatch::new(),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -199,9 +208,7 @@ impl Dispatcher {
                 self.order(pool, worker, |link| link.interrupt(call.0));
             }
             Effect::Warn { .. } => {}
-            Effect::DumpStack { worker } => {
-                self.pending.push_back((pool, Event::StackDumped { worker }));
-            }
+            Effect::DumpStack { worker } => self.dump_stack(pool, worker),
             Effect::Retire { worker } => self.order(pool, worker, Link::exit),
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
@@ -244,7 +251,7 @@ impl Dispatcher {
         if worker.generation > 1 {
             state.counters.one("restarts");
         }
-        let spawn = state.recipe.spawn();
+        let spawn = Box::new(state.recipe.spawn());
         state.workers.insert(
             worker,
             Worker {
@@ -260,6 +267,9 @@ impl Dispatcher {
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),
+                dumping: false,
+                last_stack: String::new(),
+                oom_kills_before: 0,
                 dead: false,
                 swept: false,
             },

@@ -9,10 +9,10 @@ use clutch_protocol::message::{
 };
 use clutch_protocol::{Frame, Kind, wire};
 
-use super::certificate;
+use super::certificate::{self, Story};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
-use crate::pool::{Event, StopCause, WorkerState};
+use crate::pool::{Event, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::{Asker, escape};
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
@@ -99,7 +99,8 @@ impl Core {
             dispatcher.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
             dispatcher.bury(link.pool, link.worker, exited);
         });
-        self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun: true });
+        let begun = self.with(|dispatcher| dispatcher.call_has_begun(link));
+        self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun });
         self.note_progress();
     }
 }
@@ -108,6 +109,7 @@ impl Dispatcher {
     fn welcome(&mut self, core: &Core, link: Rc<Link>) {
         let (pool, worker) = (link.pool, link.worker);
         let setup = self.setup_frame(pool, worker);
+        let oom_kills = self.oom.count();
         let state = self.pools[pool.0].policy.worker_state(worker);
         let Some(entry) = self.worker(pool, worker) else {
             // It was given up while it was being started, and nobody remembers it.
@@ -116,6 +118,7 @@ impl Dispatcher {
             return;
         };
         entry.link = Some(link.clone());
+        entry.oom_kills_before = oom_kills;
         link.listen(core, &mut entry.tasks);
         let told = if matches!(state, Some(WorkerState::Starting)) {
             link.call.send(&setup, &bytes::Bytes::new())
@@ -140,6 +143,20 @@ impl Dispatcher {
         }
     }
 
+    /// Whether the call that a dead worker had, if any, can have begun. If it provably had not, it
+    /// is as if it had never been handed over.
+    fn call_has_begun(&mut self, link: &Link) -> bool {
+        let state = self.pools[link.pool.0].policy.worker_state(link.worker);
+        let Some(call) = state.and_then(WorkerState::call) else {
+            return false;
+        };
+        if link.has_begun(call.0) || !self.take_back(call) {
+            return true;
+        }
+        self.pool(link.pool).counters.one("calls_moved");
+        false
+    }
+
     /// Writes a worker's death certificate, into the log and for whoever asks.
     pub(super) fn bury(&mut self, pool: PoolIndex, worker: WorkerId, exited: Option<Exited>) {
         let state = &mut self.pools[pool.0];
@@ -148,14 +165,12 @@ impl Dispatcher {
             return;
         };
         entry.dead = true;
-        let had_call = match before {
-            Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
-            before => before.and_then(WorkerState::call).is_some(),
-        };
-        let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
-        let certificate =
-            certificate::write(&state.config.name, worker, entry, before, exited, function);
+        let story = Story { before, exited, oom: &mut self.oom };
+        let certificate = certificate::write(&state.config.name, worker, entry, story);
         state.counters.one(super::counters::death(certificate.cause));
+        if certificate.cause == Cause::Signalled {
+            state.counters.one(format!("deaths.signalled.{}", certificate.exit_name));
+        }
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
             tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");
@@ -170,7 +185,12 @@ impl Dispatcher {
             function = certificate.function.as_deref().unwrap_or(""),
             calls_served = certificate.calls_served,
             peak_rss_bytes = certificate.peak_rss_bytes,
+            call = certificate.call,
+            cpu_ms = certificate.cpu_ms,
+            uptime_ms = certificate.uptime_ms,
+            out_of_memory = certificate.out_of_memory,
             detail = escape(certificate.detail.as_bytes()),
+            stack = escape(certificate.stack.as_bytes()),
             "worker died"
         );
         if matches!(state.first_start, FirstStart::Pending) {
@@ -185,6 +205,10 @@ fn describe_spawn_failure(fault: SpawnFailed) -> String {
     match fault.stage {
         SpawnStage::Prepare => format!("failed to prepare its process: {error}"),
         SpawnStage::Directory => format!("failed to enter its working directory: {error}"),
+        SpawnStage::Limits => format!(
+            "failed to apply the pool's `process` limits to it: {error} (another user, less nice, \
+             a higher limit: only root may)"
+        ),
         SpawnStage::Execute => format!("failed to execute its interpreter: {error}"),
     }
 }

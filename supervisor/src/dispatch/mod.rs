@@ -7,7 +7,8 @@
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
-//! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
+//!   workers print, and what they were doing.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
 //! - [`report`]: what `status` says.
@@ -26,6 +27,8 @@ pub mod workers;
 mod guardians;
 
 mod output;
+
+mod stacks;
 
 pub mod certificate;
 

@@ -94,6 +94,9 @@ impl Dispatcher {
                 _ => call.map(|call| call.function().to_string()),
             },
             calls_served: entry.map_or(0, |worker| worker.served),
+            activity: String::new(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 }
@@ -120,6 +123,9 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         python: String::new(),
         function: None,
         calls_served: 0,
+        activity: String::new(),
+        rss_bytes: 0,
+        cpu_ms: 0,
     }
 }
 

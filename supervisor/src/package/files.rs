@@ -40,6 +40,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_loop.py",
     "clutch/_missing.py",
     "clutch/_nesting.py",
+    "clutch/_page.py",
     "clutch/_plain.py",
     "clutch/_pristine.py",
     "clutch/_raw.py",

@@ -99,12 +99,18 @@ impl Pool {
         }
     }
 
-    pub(super) fn died(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
+    pub(super) fn died(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        begun: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(before) = self.worker_state(worker) else {
             return;
         };
         // A call that kills its worker is to blame itself, however young the worker was.
-        let proven = before.call().is_some() || self.is_proven(now, worker);
+        let proven = begun && before.call().is_some() || self.is_proven(now, worker);
         if !self.step(now, worker, Move::Die) {
             return;
         }
@@ -112,11 +118,16 @@ impl Pool {
         self.timers.clear(Timer::Exit(worker));
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
         if let Some(call) = before.call() {
-            self.settle(call, Verdict::WorkerDied { worker, quarantined: false }, effects);
+            if begun || self.state == PoolState::Draining {
+                self.settle(call, Verdict::WorkerDied { worker, quarantined: false }, effects);
+            } else if self.calls.place(call) == Some(Place::Running(worker)) {
+                self.calls.requeue(call);
+            }
         }
         if !matches!(before, WorkerState::Stopping(..)) {
             self.refill(now, worker.slot, proven, effects);
         }
+        self.assign_waiting(now, effects);
     }
 
     /// Whether a worker had a good start: only then is its end no sign of a crash loop.

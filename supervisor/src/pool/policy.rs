@@ -5,7 +5,7 @@
 //! one worker answers the next call while the last one's worker is still being killed.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
@@ -13,6 +13,10 @@ use super::backoff::Dice;
 use super::event::{Budgets, CallKey, Effect, Event, StopCause, Verdict};
 use super::queue::{Calls, Place, Timer, Timers};
 use super::state::{EmptySlot, Move, WorkerState, WorkerView};
+
+/// How long a worker may take to write what it is doing, before its call's caller is answered
+/// without. It is C code in a signal handler, so what takes longer does not come at all.
+const DUMP_BUDGET: Duration = Duration::from_millis(50);
 
 /// What a pool is told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,16 +108,14 @@ impl Pool {
             Event::Answered { worker, call } => self.answered(now, worker, call, effects),
             Event::Undelivered { worker, call } => self.undelivered(now, worker, call, effects),
             Event::Doomed { worker, cause } => self.doom(now, worker, cause, effects),
-            Event::Died { worker, .. } => self.died(now, worker, effects),
+            Event::Died { worker, begun } => self.died(now, worker, begun, effects),
             Event::Gone { worker } => self.gone(worker),
             Event::Tick => self.tick(now, effects),
             Event::Drain { until } => self.drain(now, until, effects),
             Event::KillAll => self.kill_all(now, effects),
             Event::AttemptFailed { worker, call } => self.answered(now, worker, call, effects),
-            Event::StackDumped { .. }
-            | Event::Outworn { .. }
-            | Event::Operator(_)
-            | Event::Reconfigured { .. } => {}
+            Event::StackDumped { worker } => self.stack_dumped(now, worker, effects),
+            Event::Outworn { .. } | Event::Operator(_) | Event::Reconfigured { .. } => {}
         }
         self.report_drained(effects);
     }
@@ -208,6 +210,25 @@ impl Pool {
         }
     }
 
+    /// A call's time is over. What its worker is doing is looked at first, for as long as that may
+    /// take.
+    fn time_out(&mut self, now: Instant, call: CallKey, effects: &mut Vec<Effect>) {
+        if self.calls.grant(call, now + DUMP_BUDGET)
+            && let Some(Place::Running(worker)) = self.calls.place(call)
+        {
+            effects.push(Effect::DumpStack { worker });
+            return;
+        }
+        self.give_up(now, call, Verdict::TimedOut, effects);
+    }
+
+    fn stack_dumped(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
+        let call = self.worker_state(worker).and_then(WorkerState::call);
+        if let Some(call) = call.filter(|call| self.calls.is_over(*call)) {
+            self.give_up(now, call, Verdict::TimedOut, effects);
+        }
+    }
+
     /// Answers a call with `verdict` now, and makes its worker, if it has one, give it up.
     fn give_up(
         &mut self,
@@ -293,7 +314,7 @@ impl Pool {
 
     fn tick(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         while let Some(call) = self.calls.overdue(now) {
-            self.give_up(now, call, Verdict::TimedOut, effects);
+            self.time_out(now, call, effects);
         }
         while let Some(timer) = self.timers.pop_due(now) {
             self.due(now, timer, effects);

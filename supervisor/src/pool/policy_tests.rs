@@ -64,9 +64,18 @@ impl World {
         self.tell(arrival(CallKey(call), deadline))
     }
 
+    /// Lets time pass. A worker that is asked for its stacks writes them at once.
     fn pass(&mut self, time: Duration) -> Vec<Effect> {
         self.now += time;
-        self.tell(Event::Tick)
+        let mut effects = self.tell(Event::Tick);
+        let asked: Vec<_> =
+            effects.extract_if(.., |effect| matches!(effect, Effect::DumpStack { .. })).collect();
+        for effect in asked {
+            if let Effect::DumpStack { worker } = effect {
+                effects.extend(self.tell(Event::StackDumped { worker }));
+            }
+        }
+        effects
     }
 
     fn die(&mut self, worker: WorkerId) -> Vec<Effect> {
@@ -120,6 +129,38 @@ fn a_timed_out_call_is_answered_at_once_and_its_worker_gets_a_chance_to_come_bac
     world.call(2);
     let answered = Event::Answered { worker: id(0, 1), call: CallKey(1) };
     assert_eq!(vec![assign(id(0, 1), 2)], world.tell(answered));
+}
+
+#[test]
+fn a_call_whose_time_is_over_waits_a_moment_for_what_its_worker_does_f011() {
+    let mut world = World::ready(1, 10);
+    world.call_until(1, world.now + SECOND);
+    world.now += SECOND;
+    assert_eq!(vec![Effect::DumpStack { worker: id(0, 1) }], world.tell(Event::Tick));
+    assert!(world.tell(Event::Tick).is_empty(), "it is asked once");
+    assert_eq!(Some(world.now + DUMP_BUDGET), world.pool.next_wake());
+    world.now += DUMP_BUDGET;
+    let interrupt = Effect::Interrupt { worker: id(0, 1), call: CallKey(1) };
+    assert_eq!(vec![settle(1, Verdict::TimedOut), interrupt], world.tell(Event::Tick));
+    assert!(world.tell(Event::StackDumped { worker: id(0, 1) }).is_empty(), "it comes too late");
+}
+
+#[test]
+fn a_call_that_had_not_begun_is_moved_and_keeps_its_place_f003() {
+    let mut world = World::ready(2, 10);
+    for call in 1..=3 {
+        world.call(call);
+    }
+    let worker = id(1, 1);
+    assert_eq!(Some(WorkerState::Busy(CallKey(1))), world.pool.worker_state(worker));
+    let launch = Effect::Launch { worker: id(1, 2) };
+    let effects = world.tell(Event::Died { worker, begun: false });
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Settle { .. })), "{effects:?}");
+    assert_eq!(2, world.pool.calls().waiting());
+    let answered = Event::Answered { worker: id(0, 1), call: CallKey(2) };
+    assert_eq!(vec![assign(id(0, 1), 1)], world.tell(answered));
+    // It is no proof of a good start.
+    assert!(!effects.contains(&launch), "{effects:?}");
 }
 
 #[test]
@@ -312,7 +353,8 @@ fn live(seed: u64, steps: u32) {
         for (call, deadline) in &model.owed {
             assert!(*deadline > world.now, "call {call} is overdue (seed {seed})");
         }
-        assert!(world.pool.calls().waiting() <= 5, "the queue has a limit (seed {seed})");
+        // Calls that were given back take nobody's place.
+        assert!(world.pool.calls().waiting() <= 9, "the queue has a limit (seed {seed})");
         assert_eq!(model.owed.len(), world.pool.calls().len(), "seed {seed}");
     }
     let effects = world.tell(Event::KillAll);
@@ -351,7 +393,8 @@ fn trouble(dice: &mut Dice, model: &mut Model, next: &mut u64, now: Instant) -> 
             model.alive.remove(&worker);
             model.has.remove(&worker);
             model.unswept.push(worker);
-            Some(Event::Died { worker, begun: true })
+            // What it had goes back to the queue, if it had not begun.
+            Some(Event::Died { worker, begun: dice.roll().is_multiple_of(2) })
         }
         9 => model.unswept.pop().map(|worker| Event::Gone { worker }),
         _ if dice.roll().is_multiple_of(2) => {

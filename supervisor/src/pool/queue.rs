@@ -25,6 +25,8 @@ struct Entry {
     place: Place,
     number: u64,
     deadline: Instant,
+    /// Whether its time is over and its worker is being asked what it does.
+    is_over: bool,
 }
 
 /// The calls a pool owes an answer for.
@@ -76,7 +78,7 @@ impl Calls {
     pub fn push(&mut self, call: CallKey, deadline: Instant) {
         let number = self.next_number;
         self.next_number += 1;
-        let entry = Entry { place: Place::Queued, number, deadline };
+        let entry = Entry { place: Place::Queued, number, deadline, is_over: false };
         let before = self.entries.insert(call, entry);
         assert!(before.is_none(), "a call's id is unique in the daemon's life");
         self.waiting.insert(number, call);
@@ -100,6 +102,25 @@ impl Calls {
         assert_ne!(Place::Queued, entry.place, "what goes back was given away");
         entry.place = Place::Queued;
         self.waiting.insert(entry.number, call);
+    }
+
+    /// Grants a running call that is overdue a last moment, once. False when it was granted before.
+    pub fn grant(&mut self, call: CallKey, until: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(&call) else {
+            return false;
+        };
+        if entry.is_over || entry.place == Place::Queued {
+            return false;
+        }
+        self.deadlines.remove(&(entry.deadline, call));
+        (entry.is_over, entry.deadline) = (true, until);
+        self.deadlines.insert((until, call));
+        true
+    }
+
+    /// Whether a call's time is over.
+    pub fn is_over(&self, call: CallKey) -> bool {
+        self.entries.get(&call).is_some_and(|entry| entry.is_over)
     }
 
     /// Forgets a call, because it was answered. False when it was forgotten before.

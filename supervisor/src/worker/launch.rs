@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use clutch_protocol::message::{Setup, Spawn, WorkerId, version};
+use clutch_protocol::message::{ProcessLimits, Setup, Spawn, WorkerId, version};
 
 use crate::config;
 
@@ -13,6 +13,7 @@ use crate::config;
 pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
+    package: String,
 }
 
 impl Recipe {
@@ -30,7 +31,8 @@ impl Recipe {
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
         argv.extend(pool.flags.iter().map(|flag| flag.clone().into_bytes()));
-        argv.extend([bytes(boot.as_os_str()), b"{call}".to_vec(), b"{control}".to_vec()]);
+        argv.push(bytes(boot.as_os_str()));
+        argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
             program: bytes(program),
             argv,
@@ -41,6 +43,7 @@ impl Recipe {
             directory: bytes(pool.cwd.as_os_str()),
             grace_ms: millis(pool.limits.grace),
             open_files,
+            limits: ProcessLimits::default(),
         };
         let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
         let args = pool.args.iter().cloned();
@@ -56,12 +59,18 @@ impl Recipe {
             // Early enough that the stacks are written before the start is given up.
             start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
         };
-        Recipe { spawn, setup }
+        let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
+        Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
     }
 
     /// What the guardian of a worker is told.
     pub fn spawn(&self) -> Spawn {
         self.spawn.clone()
+    }
+
+    /// The name of the folder that holds the worker's own files.
+    pub fn package(&self) -> &str {
+        &self.package
     }
 
     /// What a worker is told first.
