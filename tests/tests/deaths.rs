@@ -247,7 +247,7 @@ fn nothing_outlives_a_guardian_that_was_killed() {
 }
 
 #[test]
-fn a_process_that_ends_by_itself_is_reported_with_its_code() {
+fn a_process_that_ends_by_itself_is_reported_with_its_code_f008() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
     for code in [3_u8, 0, 255] {
@@ -268,21 +268,40 @@ fn a_process_that_ends_by_itself_is_reported_with_its_code() {
 }
 
 #[test]
-fn a_process_that_ends_by_a_signal_is_reported_with_its_name() {
+fn a_process_that_ends_by_a_signal_is_reported_with_its_name_f007() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
-    let signals = [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGUSR1, Signal::SIGALRM];
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGKILL,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGSYS,
+        Signal::SIGXCPU,
+    ];
+    // For these `faulthandler` writes where Python was.
+    let fatal = [Signal::SIGABRT, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL];
     for signal in signals {
         let certificate = dies(&daemon, "job_deaths:kill_self", &[signal as i64]);
         assert_eq!(signal.as_str(), certificate.exit_name);
         assert_eq!(Cause::Signalled, certificate.cause, "{certificate}");
+        assert!(!certificate.out_of_memory && certificate.call > 0, "{certificate:?}");
+        assert_eq!(fatal.contains(&signal), certificate.stack.contains("in kill_self"), "{signal}");
         daemon.wait_ready();
+        assert_eq!(1, daemon.counter("default", &format!("deaths.signalled.{signal}")));
     }
+    assert_eq!(signals.len() as u64, daemon.counter("default", "deaths.signalled"));
+    let last = daemon.status().pools[0].last_death.clone().expect("there were some");
+    assert_eq!("SIGXCPU", last.exit_name, "{last}");
     oracle.judge(daemon);
 }
 
 #[test]
-fn a_crash_is_reported_with_the_python_stack() {
+fn a_crash_is_reported_with_the_python_stack_f006() {
     let mut builder = Daemon::builder();
     let pythons = Python::supported();
     for (index, python) in pythons.iter().enumerate() {

@@ -18,6 +18,7 @@ use super::model::{Config, Daemon, Env, Inherit, Limits, Main, Pool, Python};
 use super::raw::{RawConfig, RawDaemon, RawEnv, RawInherit, RawLimits, RawPool, RawWorkers};
 use super::reason::Reason;
 use super::units::{show_duration, show_size};
+use super::{liveness, memory, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -122,6 +123,9 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
         preload: preload(checker, raw.preload.as_ref(), &at.child("preload")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),
+        process: process::check(checker, &raw.process, &at.child("process")),
+        memory: memory::check(checker, &raw.memory, &at.child("memory")),
+        liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
     }
 }
 

@@ -6,7 +6,10 @@ use std::path::Path;
 use super::bounds;
 use super::checker::{Checker, absolute};
 use super::error::{ConfigError, Key, Problem};
+use super::liveness::Liveness;
+use super::memory::Memory;
 use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python};
+use super::process::Process;
 use super::reason::Reason;
 
 /// The one pool's name, which a call goes to when it names none.
@@ -60,6 +63,9 @@ impl Config {
             preload: Vec::new(),
             env: Env::default(),
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
+            process: Process::default(),
+            memory: Memory::default(),
+            liveness: Liveness::default(),
         };
         Self {
             source: None,

@@ -15,6 +15,7 @@
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
+//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -24,9 +25,12 @@ mod check;
 mod checker;
 mod error;
 mod flags;
+mod liveness;
 mod load;
 mod local;
+mod memory;
 mod model;
+mod process;
 mod raw;
 mod reason;
 mod shape;
@@ -34,8 +38,11 @@ mod units;
 
 pub use allow::{Allow, AllowError};
 pub use error::{ConfigError, FileReason, Key, Problem};
+pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
+pub use memory::Memory;
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
+pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};

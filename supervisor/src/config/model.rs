@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::liveness::Liveness;
+use super::memory::Memory;
+use super::process::Process;
 
 /// The whole configuration of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,12 @@ pub struct Pool {
     pub env: Env,
     /// Its limits.
     pub limits: Limits,
+    /// What its processes are made of.
+    pub process: Process,
+    /// How much memory they may hold.
+    pub memory: Memory,
+    /// When busy ones are looked at.
+    pub liveness: Liveness,
 }
 
 /// Which interpreter a pool runs.

@@ -11,6 +11,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::liveness::RawLiveness;
+use super::memory::RawMemory;
+use super::process::RawProcess;
+
 /// The configuration of a clutch daemon.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -86,6 +90,12 @@ pub(super) struct RawPool {
     pub(super) env: RawEnv,
     /// The pool's limits.
     pub(super) limits: RawLimits,
+    /// What the worker processes are made of and may use.
+    pub(super) process: RawProcess,
+    /// How much memory a worker may hold.
+    pub(super) memory: RawMemory,
+    /// When a busy worker is looked at.
+    pub(super) liveness: RawLiveness,
 }
 
 /// A number of workers, or "auto".

@@ -4,7 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use clutch_protocol::message::{ProcessLimits, Setup, Spawn, WorkerId, version};
+use clutch_protocol::message::{
+    Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Setup, Spawn, WorkerId, version,
+};
 
 use crate::config;
 
@@ -43,7 +45,7 @@ impl Recipe {
             directory: bytes(pool.cwd.as_os_str()),
             grace_ms: millis(pool.limits.grace),
             open_files,
-            limits: ProcessLimits::default(),
+            limits: limits(&pool.process),
         };
         let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
         let args = pool.args.iter().cloned();
@@ -77,6 +79,49 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// How much likelier than the daemon a worker is picked when memory runs out.
+const OOM_SCORE_ABOVE: i32 = 500;
+
+fn limits(process: &config::Process) -> ProcessLimits {
+    let resource = |resource, value: Option<u64>| value.map(|value| (resource, value));
+    let resources = [
+        resource(Resource::Core, Some(process.core)),
+        resource(Resource::OpenFiles, process.open_files.map(u64::from)),
+        resource(Resource::AddressSpace, process.address_space),
+        resource(Resource::CpuTime, process.cpu_time.map(|time| time.as_secs())),
+        resource(Resource::FileSize, process.file_size),
+        resource(Resource::Processes, process.processes.map(u64::from)),
+    ];
+    let oom_score_adj = match process.oom_score_adj {
+        Some(value) => OomScore { value, required: true },
+        None => {
+            let value = (own_oom_score() + OOM_SCORE_ABOVE).min(1000);
+            OomScore { value, required: false }
+        }
+    };
+    ProcessLimits {
+        resources: resources
+            .into_iter()
+            .flatten()
+            .map(|(resource, value)| ResourceLimit { resource, value })
+            .collect(),
+        cpus: process.cpus.clone(),
+        nice: process.nice,
+        umask: process.umask,
+        identity: process.account.as_ref().map(|account| Identity {
+            user: account.user,
+            group: account.group,
+            groups: account.groups.clone(),
+        }),
+        oom_score_adj: Some(oom_score_adj),
+    }
+}
+
+fn own_oom_score() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn bytes(text: &OsStr) -> Vec<u8> {
