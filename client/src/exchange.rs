@@ -152,7 +152,8 @@ impl Deadline {
     /// What to say when it has passed.
     pub(crate) fn passed(&self) -> Reason {
         let timeout_ms = self.timeout.unwrap_or_default().as_millis();
-        Reason::TimedOut { timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX) }
+        let timeout_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX);
+        Reason::TimedOut { timeout_ms, stack: String::new() }
     }
 }
 

@@ -42,6 +42,9 @@ pub enum Reason {
     TimedOut {
         /// The deadline, in milliseconds from the call's arrival.
         timeout_ms: u64,
+        /// What user code was doing then, innermost frame first, as `faulthandler` writes it; empty
+        /// when the call had not begun, or when nothing could be learnt in time.
+        stack: String,
     },
     /// The caller, or the caller's going away, cancelled it.
     Cancelled,
@@ -255,6 +258,15 @@ pub struct Certificate {
     pub stderr_tail: String,
     /// What else is known: the traceback of a failed start, the protocol fault.
     pub detail: String,
+    /// Whether the system killed it because memory had run out.
+    pub out_of_memory: bool,
+    /// Processor time it used, its reaped children's included, in milliseconds.
+    pub cpu_ms: u64,
+    /// The daemon's id of the call it was running; 0 when there was none.
+    pub call: u64,
+    /// What `faulthandler` wrote of its last moments: the Python stack of a crash, or of a call
+    /// that would not end. Empty when there is nothing.
+    pub stack: String,
 }
 
 /// Why a worker died.
@@ -280,6 +292,10 @@ pub enum Cause {
     GuardianLost,
     /// The pool or the daemon stopped it.
     Stopped,
+    /// The system killed it because memory had run out.
+    OutOfMemory,
+    /// Its tree held more memory than the pool's `memory.kill_above`.
+    MemoryLimit,
 }
 
 impl Certificate {
@@ -298,6 +314,10 @@ impl Certificate {
             function: None,
             stderr_tail: String::new(),
             detail: String::new(),
+            out_of_memory: false,
+            cpu_ms: 0,
+            call: 0,
+            stack: String::new(),
         }
     }
 }

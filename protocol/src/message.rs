@@ -226,7 +226,7 @@ pub struct Setup {
     pub preload: Vec<String>,
     /// The longest result payload, in bytes.
     pub payload_bytes_max: u32,
-    /// After how many milliseconds of start the stacks of all threads go to standard error.
+    /// After how many milliseconds of start the stacks of all threads go to the pipe for stacks.
     pub start_stack_ms: u64,
     /// From which level on records of Python's `logging` are forwarded, as Python counts levels
     /// (10 is DEBUG, 50 is CRITICAL); 0 forwards none and leaves `logging` alone.
@@ -300,16 +300,17 @@ pub struct LogLines {
     pub last: bool,
 }
 
-/// What a guardian is to run. Two descriptors travel with it: the call socket and the control
-/// socket of the worker. Its standard output and error are already the worker's.
+/// What a guardian is to run. Four descriptors travel with it: the call socket and the control
+/// socket of the worker, the page on which it says which call it has begun, the pipe for stacks.
+/// Its standard output and error are already the worker's.
 ///
 /// Arguments and environment are bytes, since a Unix one need not be text.
 #[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Spawn {
     /// The interpreter, absolute.
     pub program: Vec<u8>,
-    /// Its arguments, the zeroth included. `{call}` and `{control}` in an argument are replaced by
-    /// the numbers of the descriptors.
+    /// Its arguments, the zeroth included. `{call}`, `{control}`, `{page}` and `{stack}` in an
+    /// argument are replaced by the numbers of the descriptors.
     pub argv: Vec<Vec<u8>>,
     /// Its whole environment, as `NAME=value`.
     pub environment: Vec<Vec<u8>>,
@@ -320,6 +321,71 @@ pub struct Spawn {
     /// Its soft limit of open files. The daemon raises its own, and python shall have what a person
     /// at the daemon's terminal would have.
     pub open_files: u64,
+    /// What else python's process is made of, whatever the daemon's own is.
+    pub limits: ProcessLimits,
+}
+
+/// What a pool asks for its processes. What is not asked for stays as the daemon's own.
+#[derive(Clone, Debug, Decode, Default, Encode, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Resource limits, each set soft and hard.
+    pub resources: Vec<ResourceLimit>,
+    /// The processors it may run on; empty for all.
+    pub cpus: Vec<u32>,
+    /// Its nice value.
+    pub nice: Option<i32>,
+    /// Its file mode creation mask.
+    pub umask: Option<u32>,
+    /// Who it is.
+    pub identity: Option<Identity>,
+    /// How likely the system is to pick it when memory runs out.
+    pub oom_score_adj: Option<OomScore>,
+}
+
+/// One resource limit.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// Of what.
+    pub resource: Resource,
+    /// How much.
+    pub value: u64,
+}
+
+/// What a resource limit is about.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Resource {
+    /// Size of a core dump, in bytes.
+    Core,
+    /// Open files.
+    OpenFiles,
+    /// Address space, in bytes.
+    AddressSpace,
+    /// Processor time, in seconds: SIGXCPU, and SIGKILL some seconds later.
+    CpuTime,
+    /// Size of a file it writes, in bytes.
+    FileSize,
+    /// Processes and threads of its user.
+    Processes,
+}
+
+/// Whose rights a process has.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A value for `/proc/PID/oom_score_adj`.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct OomScore {
+    /// The value, from -1000 (never) to 1000 (first).
+    pub value: i32,
+    /// Whether a worker without it is none. What is only the default may be refused.
+    pub required: bool,
 }
 
 /// Python was started.
@@ -338,6 +404,8 @@ pub enum SpawnStage {
     Directory,
     /// Executing the interpreter.
     Execute,
+    /// Applying the pool's limits, user and group.
+    Limits,
 }
 
 /// Python could not be started.
@@ -356,6 +424,10 @@ pub enum Signal {
     Terminate,
     /// SIGKILL to the whole tree.
     Kill,
+    /// The signal at which python's `faulthandler` writes the stacks of its threads.
+    DumpStack,
+    /// SIGCONT to python's process group.
+    Continue,
 }
 
 /// How a process ended.

@@ -110,6 +110,17 @@ pub struct WorkerStatus {
     pub call_ms: Option<u64>,
     /// How many calls it has answered.
     pub calls_served: u64,
+    /// What its process is doing, as far as it was looked at: `idle`, `starting`, `running`,
+    /// `holding_gil` (C code that lets no other thread run), `blocked_holding_gil`, `blocked` (in a
+    /// system call), `stopped`; empty before it was looked at.
+    #[serde(default)]
+    pub activity: String,
+    /// The memory its processes hold, in bytes, when they were last looked at.
+    #[serde(default)]
+    pub rss_bytes: u64,
+    /// The processor time its python has used, in milliseconds, when it was last looked at.
+    #[serde(default)]
+    pub cpu_ms: u64,
 }
 
 /// The JSON schema of a [`Status`] as it is printed.

@@ -26,7 +26,7 @@ impl Failure {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
-            Reason::TimedOut { timeout_ms } => write!(
+            Reason::TimedOut { timeout_ms, .. } => write!(
                 f,
                 "{function} timed out after {} ({phases}); pass a longer timeout (at most \
                  limits.call_timeout_max of pool '{pool}'), or raise its limits.call_timeout for \
@@ -112,6 +112,13 @@ impl fmt::Display for Certificate {
             Cause::ChannelLost => f.write_str("closed its sockets and was killed")?,
             Cause::GuardianLost => f.write_str("lost its guardian and was killed")?,
             Cause::Stopped => f.write_str("was stopped")?,
+            Cause::OutOfMemory => {
+                let peak = self.peak_rss_bytes >> 20;
+                write!(f, "was killed by the system, which was out of memory (peak {peak} MiB),")?;
+            }
+            Cause::MemoryLimit => {
+                f.write_str("held more memory than memory.kill_above and was killed")?;
+            }
         }
         write!(f, " after {} and {calls_served} calls", Span(self.uptime_ms * 1000))?;
         if !self.detail.is_empty() {

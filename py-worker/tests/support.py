@@ -200,9 +200,17 @@ class Worker:
         self.next_id = 0
         self.call_socket, call = socket.socketpair()
         self.control_socket, control = socket.socketpair()
-        high = [fcntl.fcntl(end.fileno(), fcntl.F_DUPFD, 100) for end in (call, control)]
+        self.page = page = os.memfd_create("page")
+        os.ftruncate(page, 4096)
+        self.stacks, stack = os.pipe()
+        os.set_blocking(self.stacks, False)
+        os.set_blocking(stack, False)
+        ends = (call.fileno(), control.fileno(), page, stack)
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in ends]
         call.close()
         control.close()
+        os.close(stack)
+        self.stack_text = b""
         self.output = tempfile.TemporaryFile()
         self.errors = tempfile.TemporaryFile()
         environment = dict(os.environ)
@@ -259,6 +267,8 @@ class Worker:
             self.process.wait()
         self.output.close()
         self.errors.close()
+        os.close(self.page)
+        os.close(self.stacks)
 
     def finish(self):
         """Asks the worker to end as any python does; its exit code."""
@@ -325,6 +335,17 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == LOG and received[3] == 0, received
         return read_log(received[4])
+    def begun(self):
+        """The call that the worker says it has begun last."""
+        return struct.unpack("=Q", os.pread(self.page, 8, 0))[0]
+
+    def stack(self):
+        """All stacks that were written so far."""
+        try:
+            self.stack_text += os.read(self.stacks, 1 << 16)
+        except BlockingIOError:
+            pass
+        return self.stack_text.decode()
 
     def stdout(self):
         """All that was printed so far."""

@@ -54,6 +54,17 @@ pub const OUTPUT_LINES_PER_SEC: u32 = 200;
 /// Bytes of a worker's last standard error that go into its death certificate.
 pub const STDERR_TAIL_BYTES_MAX: usize = 8 << 10;
 
+/// Bytes of stacks that are kept of one worker: what a pipe holds, which is all that a worker can
+/// write without being read.
+pub const STACK_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of stacks that travel in an error: dozens of frames, and far below a meta's limit.
+pub const STACK_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// How often a call that provably had not begun is given to another worker when its own dies. More
+/// deaths than that in a row are no accident; and a worker that lies about it is bounded by this.
+pub const MOVES_MAX: u32 = 3;
+
 /// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.
 pub const SPAWNER_ORDERS_MAX: usize = 4_096;
 

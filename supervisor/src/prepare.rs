@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clutch_protocol::failure::Certificate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::config::{self, Config, Python};
@@ -15,7 +16,7 @@ use crate::dispatch::PoolParts;
 use crate::environment;
 use crate::interpreter::{self, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
-use crate::package::PackageError;
+use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
@@ -25,9 +26,9 @@ use crate::worker::launch::Recipe;
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Descriptors of a worker in the daemon: three sockets, two pipes, a pidfd, and two to spare while
-/// it is being started.
-const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// Descriptors of a worker in the daemon: three sockets, three pipes, a page, a pidfd, and two to
+/// spare while it is being started.
+const DESCRIPTORS_PER_WORKER: u64 = 10;
 
 /// Descriptors of the daemon itself: runtime, listener, log, files it reads.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -148,7 +149,7 @@ impl OpenFiles {
         Ok(OpenFiles { inherited: soft, limit: soft })
     }
 
-    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and eight per
+    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and ten per
     /// worker, and the usual soft limit of 1024 exists for programs that use `select`.
     ///
     /// # Errors
@@ -234,6 +235,7 @@ pub fn pools(
         });
         joined.collect::<Vec<_>>()
     });
+    let shared = shared_boot(config)?;
     let mut parts = Vec::new();
     let mut failures = Vec::new();
     let mut unasked = Vec::new();
@@ -242,6 +244,10 @@ pub fn pools(
             Ok((executable, environment, doubt)) => {
                 unasked.extend(doubt);
                 let payload_max = config.daemon.payload;
+                let boot = match (&pool.process.account, &shared) {
+                    (Some(_), Some(shared)) => shared,
+                    _ => boot,
+                };
                 let recipe =
                     Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
                 parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
@@ -254,12 +260,33 @@ pub fn pools(
 
 type Environment = Vec<(OsString, OsString)>;
 
+/// The script of workers that are another user than this process, which cannot read its own one;
+/// none when no pool has such workers.
+fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
+    if geteuid().is_root() {
+        let roots = config.pools.values().filter(|pool| pool.process.account.is_none());
+        let pools = roots.map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+        if !pools.is_empty() {
+            tracing::warn!(
+                pools,
+                "these pools' workers are root, and so is all they call; set \
+                process.user to run them as somebody with less rights"
+            );
+        }
+    }
+    if config.pools.values().all(|pool| pool.process.account.is_none()) {
+        return Ok(None);
+    }
+    Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
+}
+
 fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
     };
-    let environment = environment::build(&pool.env, std::env::vars_os(), venv);
+    let account = pool.process.account.as_ref();
+    let environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
     let search_path = environment
         .iter()
         .find(|(name, _)| name == "PATH")

@@ -51,6 +51,7 @@ pub struct Pool {
     keys: BTreeMap<String, Value>,
     path: Vec<Value>,
     limits: BTreeMap<String, Value>,
+    tables: BTreeMap<&'static str, BTreeMap<String, Value>>,
     env: BTreeMap<String, Value>,
     inherit: Option<Value>,
     pub(crate) restricted: bool,
@@ -65,6 +66,7 @@ impl Pool {
             keys,
             path: vec![Value::from(crate::workers_dir().as_path())],
             limits: BTreeMap::new(),
+            tables: BTreeMap::new(),
             env: BTreeMap::new(),
             inherit: None,
             restricted: false,
@@ -124,6 +126,29 @@ impl Pool {
         self
     }
 
+    /// One key of the pool's `process`: `.process("nice", 5)`.
+    #[must_use]
+    pub fn process(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.table("process", key, value)
+    }
+
+    /// One key of the pool's `memory`: `.memory("kill_above", "64MiB")`.
+    #[must_use]
+    pub fn memory(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.table("memory", key, value)
+    }
+
+    /// One key of the pool's `liveness`: `.liveness("after", "1s")`.
+    #[must_use]
+    pub fn liveness(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.table("liveness", key, value)
+    }
+
+    fn table(mut self, table: &'static str, key: &str, value: impl Into<Value>) -> Pool {
+        self.tables.entry(table).or_default().insert(key.to_owned(), value.into());
+        self
+    }
+
     /// A variable of the workers' environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Pool {
@@ -151,6 +176,9 @@ impl Pool {
         keys.insert("path".to_owned(), Value::from(self.path.clone()));
         if !self.limits.is_empty() {
             keys.insert("limits".to_owned(), table(&self.limits));
+        }
+        for (name, entries) in &self.tables {
+            keys.insert((*name).to_owned(), table(entries));
         }
         let (mut set, mut env) = (self.env.clone(), BTreeMap::new());
         if let Some(inherit) = &self.inherit {

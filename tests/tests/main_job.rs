@@ -481,7 +481,7 @@ fn the_async_client_has_many_calls_in_flight_on_one_connection() {
         assert_eq!("SIGKILL", certificate.exit_name);
         let request = client.request("job_stuck:sleep").timeout(Duration::from_millis(100));
         let late = request.send::<()>().await.expect_err("it sleeps");
-        assert!(matches!(late.reason, Reason::TimedOut { timeout_ms: 100 }), "{late}");
+        assert!(matches!(late.reason, Reason::TimedOut { timeout_ms: 100, .. }), "{late}");
         assert!(!client.is_closed());
         assert_eq!(3.0, client.call::<f64>("math:sqrt", (9,)).await.expect("it still works"));
     });

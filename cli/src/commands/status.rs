@@ -199,6 +199,9 @@ mod tests {
             call: function.map(|_| 17),
             call_ms: function.map(|_| 61_000),
             calls_served: 12,
+            activity: String::new(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 

@@ -68,8 +68,8 @@ fn as_json(pools: &[&PoolStatus]) -> String {
 
 fn page(pools: &[&PoolStatus]) -> String {
     let head = [
-        "pool", "worker", "pid", "state", "since", "call", "function", "for", "served", "python",
-        "reason",
+        "pool", "worker", "pid", "state", "since", "call", "function", "for", "served", "memory",
+        "doing", "python", "reason",
     ];
     let rows = rows(pools).map(|(pool, worker)| {
         vec![
@@ -82,11 +82,18 @@ fn page(pools: &[&PoolStatus]) -> String {
             dash(worker.function.as_deref().unwrap_or_default()),
             dash(&worker.call_ms.map_or_else(String::new, span)),
             worker.calls_served.to_string(),
+            dash(&mebibytes(worker.rss_bytes)),
+            dash(&worker.activity),
             dash(&worker.python),
             dash(&worker.reason),
         ]
     });
-    table(&head, &[2, 4, 5, 7, 8], rows.collect())
+    table(&head, &[2, 4, 5, 7, 8, 9], rows.collect())
+}
+
+/// Memory in MiB; nothing when it was not looked at.
+fn mebibytes(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!("{} MiB", bytes >> 20) }
 }
 
 /// A number that is nothing when it is zero.
@@ -112,6 +119,9 @@ mod tests {
             call,
             call_ms: call.map(|_| 1_500),
             calls_served: 12,
+            activity: String::new(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 

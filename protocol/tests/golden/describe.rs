@@ -6,9 +6,10 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
-    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
-    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Resource, ResourceLimit, Retry, RetryOn,
+    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
+    Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -156,7 +157,7 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> TraceFrame Link PoolSize }
+lists! { String Vec<u8> TraceFrame Link PoolSize ResourceLimit u32 }
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -194,7 +195,11 @@ structs! {
     LogLines { dropped, last }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
-    Spawn { program, argv, environment, directory, grace_ms, open_files }
+    Spawn { program, argv, environment, directory, grace_ms, open_files, limits }
+    ProcessLimits { resources, cpus, nice, umask, identity, oom_score_adj }
+    ResourceLimit { resource, value }
+    Identity { user, group, groups }
+    OomScore { value, required }
     Spawned { pid }
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
@@ -206,7 +211,7 @@ structs! {
     Link { relation, type_name, message }
     Certificate {
         pool, worker, pid, cause, exit, exit_name, peak_rss_bytes, uptime_ms, calls_served,
-        function, stderr_tail, detail
+        function, stderr_tail, detail, out_of_memory, cpu_ms, call, stack
     }
 }
 
@@ -244,12 +249,15 @@ enums! {
     }
     Stream { 0 Stdout, 1 Stderr }
     Stop { 0 Graceful, 1 Now }
-    SpawnStage { 0 Prepare, 1 Directory, 2 Execute }
-    Signal { 0 Terminate, 1 Kill }
+    SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
+    Resource {
+        0 Core, 1 OpenFiles, 2 AddressSpace, 3 CpuTime, 4 FileSize, 5 Processes
+    }
+    Signal { 0 Terminate, 1 Kill, 2 DumpStack, 3 Continue }
     Exit { 0 Code(code), 1 Signal(signal) }
     Reason {
         0 Raised(exception),
-        1 TimedOut { timeout_ms },
+        1 TimedOut { timeout_ms, stack },
         2 Cancelled,
         3 WorkerDied(certificate),
         4 QueueFull { limit },
@@ -276,7 +284,8 @@ enums! {
     Relation { 0 Cause, 1 Context }
     Cause {
         0 Exited, 1 Signalled, 2 StartFailed, 3 StartTimedOut, 4 Interrupted, 5 Protocol,
-        6 ChannelLost, 7 GuardianLost, 8 Stopped,
+        6 ChannelLost, 7 GuardianLost, 8 Stopped, 9 OutOfMemory,
+        10 MemoryLimit,
     }
     Operation {
         0 Pool { name, order }, 1 Cancel { call }, 2 Explain { call }, 3 Stack { pool, slot },

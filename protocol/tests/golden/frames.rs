@@ -10,9 +10,10 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
-    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
-    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Resource, ResourceLimit, Retry, RetryOn,
+    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
+    Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -300,10 +301,14 @@ fn certificate(cause: Cause, exit: Option<Exit>) -> Certificate {
         function: exit.map(|_| "math:sqrt".into()),
         stderr_tail: "killed\n".into(),
         detail: String::new(),
+        out_of_memory: cause == Cause::OutOfMemory,
+        cpu_ms: 1_500,
+        call: 9,
+        stack: "Fatal Python error: Segmentation fault\n".into(),
     }
 }
 
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 11] = [
     Cause::Exited,
     Cause::Signalled,
     Cause::StartFailed,
@@ -313,6 +318,8 @@ const CAUSES: [Cause; 9] = [
     Cause::ChannelLost,
     Cause::GuardianLost,
     Cause::Stopped,
+    Cause::OutOfMemory,
+    Cause::MemoryLimit,
 ];
 
 const MISSING: [MissingWhat; 5] = [
@@ -327,7 +334,7 @@ fn reasons() -> Vec<(String, Reason)> {
     let text = || String::from("what was wrong");
     let mut reasons: Vec<(String, Reason)> = [
         Reason::Raised(Box::new(exception())),
-        Reason::TimedOut { timeout_ms: 200 },
+        Reason::TimedOut { timeout_ms: 200, stack: "  File \"m.py\", line 3 in f".into() },
         Reason::Cancelled,
         Reason::QueueFull { limit: 4096 },
         Reason::CrashLoop {
@@ -492,6 +499,26 @@ fn workers(samples: &mut Samples) {
     samples.meta("log", Kind::Log, 0, &log, NONE);
 }
 
+/// Every limit there is.
+fn limits() -> ProcessLimits {
+    let resources = [
+        Resource::Core,
+        Resource::OpenFiles,
+        Resource::AddressSpace,
+        Resource::CpuTime,
+        Resource::FileSize,
+        Resource::Processes,
+    ];
+    ProcessLimits {
+        resources: resources.map(|resource| ResourceLimit { resource, value: 1 << 33 }).into(),
+        cpus: vec![0, 3],
+        nice: Some(-5),
+        umask: Some(0o27),
+        identity: Some(Identity { user: 65_534, group: 65_533, groups: vec![7] }),
+        oom_score_adj: Some(OomScore { value: 500, required: false }),
+    }
+}
+
 fn guardians(samples: &mut Samples) {
     let spawn = Spawn {
         program: b"/usr/bin/python3.12".into(),
@@ -500,20 +527,24 @@ fn guardians(samples: &mut Samples) {
         directory: b"/home/me".into(),
         grace_ms: 5_000,
         open_files: 1_024,
+        limits: limits(),
     };
-    let descriptors = Rest { descriptors: 2, ..NONE };
+    let descriptors = Rest { descriptors: 4, ..NONE };
     samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);
     samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711 }, NONE);
     for (name, stage) in [
         ("spawn-failed-prepare", SpawnStage::Prepare),
         ("spawn-failed-directory", SpawnStage::Directory),
         ("spawn-failed-execute", SpawnStage::Execute),
+        ("spawn-failed-limits", SpawnStage::Limits),
     ] {
         let failed = SpawnFailed { stage, errno: 2 };
         samples.meta(name, Kind::SpawnFailed, 0, &failed, NONE);
     }
     samples.meta("signal-terminate", Kind::Signal, 0, &Signal::Terminate, NONE);
     samples.meta("signal-kill", Kind::Signal, 0, &Signal::Kill, NONE);
+    samples.meta("signal-dump-stack", Kind::Signal, 0, &Signal::DumpStack, NONE);
+    samples.meta("signal-continue", Kind::Signal, 0, &Signal::Continue, NONE);
     for (name, exit) in [("exited-code", Exit::Code(3)), ("exited-signal", Exit::Signal(9))] {
         let exited =
             Exited { pid: 4711, exit, user_us: 1_000_001, system_us: 2, peak_rss_bytes: 12 << 20 };

@@ -57,6 +57,7 @@ class State:
         "interrupted",
         "key",
         "on_interrupt",
+        "page",
         "pool",
         "running",
         "slot",
@@ -86,6 +87,8 @@ class State:
         self.end_items: "Callable[[], object]" = int
         # What raising `Cancelled` needs first: whether it shall be raised here. See `_coroutine`.
         self.on_interrupt: "Callable[[], bool] | None" = None
+        # Where the daemon reads which call has begun. See `_page`.
+        self.page = memoryview(bytearray(8)).cast("Q")
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
 

@@ -96,7 +96,7 @@ def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
 class Executor:
     """Runs calls, one at a time, on the main thread."""
 
-    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip")
+    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "kept")
 
     def __init__(self, package: str, payload_bytes_max: int) -> None:
         self._payload_bytes_max = payload_bytes_max
@@ -105,6 +105,9 @@ class Executor:
         self._skip: "tuple[str, ...]" = (package,)
         self._functions: "dict[bytes, Place]" = {}
         self._codecs: "dict[int, tuple[Decode, Encode]]" = {}
+        # What came of the last call, until its answer was sent: what frees it may be user code,
+        # which must not cost the caller the answer.
+        self.kept: object = None
 
     def execute(
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
@@ -138,6 +141,8 @@ class Executor:
                 state.armed = True
                 if state.interrupted == call_id:
                     raise Cancelled
+                # From here on user code may run, and the daemon must know.
+                state.page[0] = call_id
                 if items is not None:
                     value = items.run()
                 elif kwargs:
@@ -161,8 +166,9 @@ class Executor:
             attempt = (call_id, key, stage, function, args, kwargs)
             body = self._failure(error, attempt)
             # The traceback holds this frame, and this frame would hold it.
-            error = None
+            self.kept, error = error, None
             return header_bytes(FAILED, call_id, len(body), 0), body
+        self.kept = value
         return self._answered(call_id, codec, value, items, encode)
 
     def _answered(
@@ -214,6 +220,7 @@ class Executor:
         state.armed = True
         if state.interrupted == state.running:
             raise Cancelled
+        state.page[0] = state.running
         _import(module_name)
         module = _modules[module_name]
         names, name = module.__dict__, qualname
@@ -249,6 +256,8 @@ class Executor:
             if flags & FLAG_KEYWORDS or type(args) not in (list, tuple):
                 raise TypeError("the items are no list")
             one = function
+            # Looking at a function may be user code, too.
+            state.page[0] = call_id
             if _is_coroutine_function(function):
                 self._asyncio()
                 one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.

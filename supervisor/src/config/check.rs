@@ -23,6 +23,7 @@ use super::replace::check_replace;
 use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
+use super::{liveness, memory, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -139,6 +140,9 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         limits: limits(checker, &raw.limits, &at.child("limits")),
         output: check_output(checker, &raw.output, &at.child("output"), output),
         logging: check_logging(checker, raw.logging.as_deref(), &at.child("logging")),
+        process: process::check(checker, &raw.process, &at.child("process")),
+        memory: memory::check(checker, &raw.memory, &at.child("memory")),
+        liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
     }
 }
 

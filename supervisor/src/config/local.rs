@@ -6,8 +6,11 @@ use std::path::Path;
 use super::bounds;
 use super::checker::{Checker, absolute};
 use super::error::{ConfigError, Key, Problem};
+use super::liveness::Liveness;
+use super::memory::Memory;
 use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python};
 use super::output::Output;
+use super::process::Process;
 use super::reason::Reason;
 use crate::pool::settings::{Replace, Restart, Scale};
 
@@ -69,6 +72,9 @@ impl Config {
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
             output: Output::default(),
             logging: 0,
+            process: Process::default(),
+            memory: Memory::default(),
+            liveness: Liveness::default(),
         };
         Self {
             source: None,

@@ -17,6 +17,7 @@
 //! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
+//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -26,11 +27,14 @@ mod check;
 mod checker;
 mod error;
 mod flags;
+mod liveness;
 mod load;
 mod local;
 mod log;
+mod memory;
 mod model;
 mod output;
+mod process;
 mod raw;
 mod reason;
 mod replace;
@@ -42,10 +46,13 @@ mod units;
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
 pub use error::{ConfigError, FileReason, Key, Problem};
+pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
 pub use log::{Log, LogFormat};
+pub use memory::Memory;
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
 pub use output::Output;
+pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};

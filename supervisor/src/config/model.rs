@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::liveness::Liveness;
 use super::log::Log;
+use super::memory::Memory;
 use super::output::Output;
+use super::process::Process;
 use crate::pool::settings::{Replace, Restart, Scale};
 
 /// The whole configuration of a daemon.
@@ -83,6 +86,12 @@ pub struct Pool {
     pub output: Output,
     /// From which level on records of Python's `logging` are forwarded; 0 for none.
     pub logging: u32,
+    /// What its processes are made of.
+    pub process: Process,
+    /// How much memory they may hold.
+    pub memory: Memory,
+    /// When busy ones are looked at.
+    pub liveness: Liveness,
 }
 
 /// Which interpreter a pool runs.

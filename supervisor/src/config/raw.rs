@@ -11,8 +11,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::liveness::RawLiveness;
 use super::log::RawLog;
+use super::memory::RawMemory;
 use super::output::RawOutput;
+use super::process::RawProcess;
 use super::replace::RawReplace;
 use super::restart::RawRestart;
 use super::scale::{RawScale, RawWorkers, workers_schema};
@@ -111,6 +114,12 @@ pub(super) struct RawPool {
     /// "info", "warning", "error" or "critical". "off" leaves `logging` alone.
     #[schemars(extend("default" = "off"))]
     pub(super) logging: Option<String>,
+    /// What the worker processes are made of and may use.
+    pub(super) process: RawProcess,
+    /// How much memory a worker may hold.
+    pub(super) memory: RawMemory,
+    /// When a busy worker is looked at.
+    pub(super) liveness: RawLiveness,
 }
 
 /// How the environment of workers is made.

@@ -173,6 +173,14 @@ pub enum Reason {
         /// What is there.
         name: String,
     },
+    /// A user or group that is not there.
+    #[error("there is no {what} \"{name}\" on this machine")]
+    Account {
+        /// What was looked for.
+        what: &'static str,
+        /// What is there.
+        name: String,
+    },
     /// A path leads nowhere.
     #[error("there is no {}", path.display())]
     PathMissing {
@@ -293,6 +301,7 @@ impl Reason {
             Self::Variable { .. } => {
                 "a name has at least one character, none of them = or NUL".to_owned()
             }
+            Self::Account { what, .. } => format!("write the name of a {what}, or its number"),
             Self::PathMissing { .. } => "relative paths start at the directory of the \
                                          configuration file; create it or correct the path"
                 .to_owned(),

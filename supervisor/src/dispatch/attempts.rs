@@ -68,11 +68,6 @@ impl Attempts {
         self.running
     }
 
-    /// Whether one after the running one may need the arguments again.
-    pub(super) fn may_be_more(&self) -> bool {
-        self.retry.as_ref().is_some_and(|retry| self.number < retry.attempts)
-    }
-
     /// One is given to a worker; gives its number.
     pub(super) fn begin(&mut self, now: Instant, worker: WorkerId) -> u32 {
         // One whose worker was given up while it ran is over without a word from it.
@@ -103,11 +98,9 @@ impl Attempts {
         self.ran + running.unwrap_or_default()
     }
 
-    /// Whether the function can have begun. A function that was not found has not; the import that
-    /// looked for it is as good to run again.
-    pub(super) fn have_begun(&self, reason: &Reason) -> bool {
-        let begins = self.running.is_some() && !matches!(reason, Reason::NotFound(_));
-        self.have_begun || begins
+    /// Whether the function can have begun in one of those before the one that runs.
+    pub(super) fn have_begun(&self) -> bool {
+        self.have_begun
     }
 }
 
@@ -158,18 +151,27 @@ impl Dispatcher {
         self.worker(pool, worker).map_or(0, |entry| entry.last_run)
     }
 
+    /// Whether the call that a worker was given last can have begun there, by the worker's own
+    /// page. Once the worker is dead, that will not change any more.
+    pub(super) fn has_begun(&mut self, pool: PoolIndex, worker: WorkerId) -> bool {
+        let run = self.run_of(pool, worker);
+        self.link(pool, worker).is_none_or(|link| link.has_begun(run))
+    }
+
     /// Looks at what a pool is about to be told: a death ends the attempt that ran there, before
     /// the pool gives the call to another worker.
     pub(super) fn before(&mut self, now: Instant, pool: PoolIndex, event: &Event) {
         let Event::Died { worker, begun } = *event else {
             return;
         };
-        let state = self.pools[pool.0].policy.worker_state(worker);
-        let Some(key) = state.and_then(crate::pool::WorkerState::call) else {
+        let Some(key) = self.worker(pool, worker).and_then(|entry| entry.last_call) else {
             return;
         };
         if !self.is_with(worker, key) {
             return;
+        }
+        if !begun {
+            self.pool(pool).counters.one("calls_moved");
         }
         if let Some(call) = self.calls.get_mut(&key) {
             if begun {

@@ -256,11 +256,8 @@ impl Dispatcher {
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
-        if link.call.send(head, &payload).is_ok() {
-            if !call.attempts.may_be_more() {
-                call.payload = Bytes::new();
-            }
-        } else {
+        // The payload is kept: a worker that dies before it has begun is followed by another.
+        if link.call.send(head, &payload).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
@@ -319,6 +316,7 @@ impl Dispatcher {
         let Some(call) = self.forget(key) else {
             return false;
         };
+        let begins = call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, &reason));
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -326,7 +324,7 @@ impl Dispatcher {
             pool: state.config.name.clone(),
             function: call.function.to_string(),
             attempt: call.attempts.number(),
-            started: call.attempts.have_begun(&reason),
+            started: begins || call.attempts.have_begun(),
             phases: call.phases(now),
             reason,
             quarantined,
@@ -335,24 +333,42 @@ impl Dispatcher {
         true
     }
 
+    /// Whether user code can have run, or can still run, for the call that a worker has. A worker
+    /// that answered has done with it, and its page tells; one that lives may yet begin. A function
+    /// that was not found has not begun; the import that looked for it is as good to run again.
+    fn can_have_begun(&mut self, pool: PoolIndex, worker: WorkerId, reason: &Reason) -> bool {
+        match reason {
+            Reason::NotFound(_) => false,
+            Reason::BadArguments { .. } => self.has_begun(pool, worker),
+            _ => true,
+        }
+    }
+
     /// Carries a pool's own verdict on a call out.
     pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
-        let state = &self.pools[pool.0];
         let reason = match verdict {
             Verdict::TimedOut => {
-                let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.passed(now));
-                Reason::TimedOut { timeout_ms: micros(timeout) / 1000 }
+                let call = self.calls.get(&key);
+                let timeout = call.map_or(Duration::ZERO, |call| call.passed(now));
+                let stack = call
+                    .and_then(Call::worker)
+                    .map_or_else(String::new, |worker| self.stack_of_call(pool, worker));
+                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack }
             }
             Verdict::Cancelled => Reason::Cancelled,
-            Verdict::QueueFull => Reason::QueueFull { limit: state.config.limits.queue },
+            Verdict::QueueFull => {
+                Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
+            }
             Verdict::ShuttingDown => Reason::ShuttingDown,
-            Verdict::WorkerDied { .. } => Reason::WorkerDied(Box::new(state.newest_death())),
+            Verdict::WorkerDied { .. } => {
+                Reason::WorkerDied(Box::new(self.pools[pool.0].newest_death()))
+            }
             Verdict::CrashLoop => Reason::CrashLoop {
-                failures: match state.policy.state() {
+                failures: match self.pools[pool.0].policy.state() {
                     PoolState::CrashLoop { failures } => failures,
                     _ => 0,
                 },
-                last: Box::new(state.newest_death()),
+                last: Box::new(self.pools[pool.0].newest_death()),
             },
         };
         let quarantined = matches!(verdict, Verdict::WorkerDied { quarantined: true, .. });

@@ -16,11 +16,13 @@ use super::core::Core;
 use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
+use super::stack::StackReply;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
+use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
 use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
 
@@ -86,6 +88,14 @@ pub(super) struct Worker {
     pub(super) outlaw: bool,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
+    /// Whether its stacks were asked for and are not all there.
+    pub(super) dumping: bool,
+    /// Who wants to see them besides.
+    pub(super) stack_readers: Vec<StackReply>,
+    /// What user code was doing when its last call timed out.
+    pub(super) last_stack: String,
+    /// How often the kernel had killed for want of memory when it was started.
+    pub(super) oom_kills_before: u64,
     pub(super) dead: bool,
     pub(super) swept: bool,
 }
@@ -125,6 +135,7 @@ pub struct Dispatcher {
     pub(super) store: Store,
     /// Room for one read of a pipe.
     pub(super) pipe_buffer: Vec<u8>,
+    pub(super) oom: OomWatch,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -179,6 +190,7 @@ impl Dispatcher {
             history: History::new(started),
             store: Store::default(),
             pipe_buffer: vec![0; READ_BYTES],
+            oom: OomWatch::new(),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -232,9 +244,7 @@ impl Dispatcher {
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }
-            Effect::DumpStack { worker } => {
-                self.pending.push_back((pool, Event::StackDumped { worker }));
-            }
+            Effect::DumpStack { worker } => self.dump_stack(pool, worker),
             Effect::Retire { worker } => self.order(pool, worker, Link::exit),
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
@@ -277,7 +287,7 @@ impl Dispatcher {
         if worker.generation > 1 {
             state.counters.one("restarts");
         }
-        let spawn = state.recipe.spawn();
+        let spawn = Box::new(state.recipe.spawn());
         state.workers.insert(
             worker,
             Worker {
@@ -297,6 +307,10 @@ impl Dispatcher {
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),
+                dumping: false,
+                stack_readers: Vec::new(),
+                last_stack: String::new(),
+                oom_kills_before: 0,
                 dead: false,
                 swept: false,
             },

@@ -8,7 +8,8 @@
 //! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
-//! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
+//!   workers print, and what they were doing.
 //! - `logs`: what of that is kept, and who reads it.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
@@ -35,6 +36,7 @@ mod guardians;
 mod output;
 
 mod logs;
+mod stacks;
 
 pub mod certificate;
 

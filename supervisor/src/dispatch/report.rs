@@ -120,6 +120,9 @@ impl Dispatcher {
                 .and(given.and_then(|worker| worker.last_call_at))
                 .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
+            activity: String::new(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 }
@@ -169,6 +172,9 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         call: None,
         call_ms: None,
         calls_served: 0,
+        activity: String::new(),
+        rss_bytes: 0,
+        cpu_ms: 0,
     }
 }
 

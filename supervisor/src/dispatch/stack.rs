@@ -16,9 +16,9 @@ use crate::worker::spawner::PoolIndex;
 /// Why a worker's stacks are not there.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum StackFault {
-    /// The worker has no means to write them.
-    #[error("its Python cannot be made to write its stacks")]
-    NoFacility,
+    /// It is only just being started, or it is gone.
+    #[error("it is being started, or is gone")]
+    Unreachable,
 }
 
 /// Where a dumped stack goes, once.
@@ -28,11 +28,7 @@ impl Core {
     /// Has a worker write the stacks of its threads now; `reply` is given the text when it is
     /// there. Dropping `reply` says that the worker is gone.
     pub(crate) fn dump_stack(&self, pool: PoolIndex, worker: WorkerId, reply: StackReply) {
-        let known = self.with(|dispatcher| dispatcher.worker(pool, worker).is_some());
-        if known {
-            // Whoever asked may be gone by now, and then nobody misses the answer.
-            let _ = reply.send(Err(StackFault::NoFacility));
-        }
+        self.with(|dispatcher| dispatcher.show_stack(pool, worker, reply));
     }
 
     /// The stacks of the worker in a slot.

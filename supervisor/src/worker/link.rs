@@ -19,7 +19,9 @@ use crate::dispatch::Core;
 use crate::limits::SIDE_OUTBOX_BYTES_MAX;
 use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::worker::output::Pipe;
+use crate::worker::page::Page;
 use crate::worker::spawner::{Channels, PoolIndex};
+use crate::worker::stack::StackPipe;
 
 /// How long a guardian's report may come after the end of a worker's sockets.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -46,6 +48,8 @@ pub struct Link {
     last_words_max: usize,
     stdout: RefCell<Pipe>,
     stderr: RefCell<Pipe>,
+    stack: RefCell<StackPipe>,
+    page: Page,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -87,6 +91,8 @@ impl Link {
             last_words_max: one_call,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
             stderr: RefCell::new(Pipe::new(channels.stderr)?),
+            stack: RefCell::new(StackPipe::new(channels.stack)?),
+            page: channels.page,
             pidfd: crate::sys::watch(channels.pidfd)?,
             call_stream: call,
             control_stream: control,
@@ -102,6 +108,7 @@ impl Link {
         tasks.spawn_local(self.clone().await_guardian(core.clone()));
         tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stdout));
         tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stderr));
+        tasks.spawn_local(self.clone().listen_to_stacks(core.clone()));
         let link = self.clone();
         tasks.spawn_local(async move {
             tokio::join!(
@@ -189,6 +196,18 @@ impl Link {
         }
     }
 
+    /// The pipe that stacks come through.
+    pub fn stack(&self) -> &RefCell<StackPipe> {
+        &self.stack
+    }
+
+    /// Whether user code can have run for a call that was sent to this worker. Once the worker is
+    /// dead, that will not change any more.
+    pub fn has_begun(&self, call: u64) -> bool {
+        let begun = self.page.begun();
+        begun == call || begun == u64::MAX
+    }
+
     async fn listen_to_worker(self: Rc<Link>, core: Core) {
         let take = |frame| core.worker_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
@@ -223,6 +242,17 @@ impl Link {
         // The error case cannot be told from the end, and the end is what both come to.
         let _ = self.pidfd.readable().await;
         core.guardian_ended(&self);
+    }
+
+    async fn listen_to_stacks(self: Rc<Link>, core: Core) {
+        let source = self.stack.borrow().source();
+        while source.readable().await.is_ok() {
+            core.worker_stack(&self);
+            if !self.stack.borrow().is_open() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn listen_to_pipe(self: Rc<Link>, core: Core, stream: Stream) {
