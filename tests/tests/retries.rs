@@ -168,7 +168,7 @@ fn an_attempt_that_takes_too_long_is_given_up_and_tried_again() {
     let count = Count::new(&daemon, "slower");
     let retry = || Retry::new(3).on_timed_out(100 * MILLISECOND);
     let failure = good_at(&client, "sleeps_until", &count, 99, retry()).expect_err("too slow");
-    assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 100 }), "{failure}");
+    assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 100, .. }), "{failure}");
     assert_eq!((3, 3), (failure.attempt, count.lines().len()), "{failure}");
     assert!(failure.phases.run_us >= 290_000, "{failure}");
     daemon.wait_ready();

@@ -119,8 +119,8 @@ mod tests {
             call,
             call_ms: call.map(|_| 1_500),
             calls_served: 12,
-            activity: String::new(),
-            rss_bytes: 0,
+            activity: "idle".into(),
+            rss_bytes: 12 << 20,
             cpu_ms: 0,
         }
     }
@@ -163,6 +163,9 @@ mod tests {
                 "m:f\\n\\x1b[2J",
                 "1s",
                 "12",
+                "12",
+                "MiB",
+                "idle",
                 "3.12.1",
                 "-"
             ],
