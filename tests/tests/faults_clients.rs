@@ -86,7 +86,7 @@ fn f094_a_stopped_daemon_and_a_full_backlog_are_waited_for_until_the_deadline_an
     let options = ConnectOptions::new(daemon.socket()).timeout(30 * SECOND);
     let patient = std::thread::spawn(move || {
         let client = blocking::Client::connect_with(&options).expect("it goes on");
-        client.call::<f64>("math:sqrt", (9,))
+        client.call::<f64>("math:sqrt", (9,)).map_err(|failure| failure.to_string())
     });
     daemon.signal(Signal::SIGCONT);
     assert_eq!(3.0, patient.join().expect("no panic").expect("it is answered"));
@@ -227,7 +227,7 @@ fn f100_the_server_stops_working_when_the_client_stops_waiting() {
     let client = daemon.blocking();
     let mut best = f64::MAX;
     for round in 0..5 {
-        let file = daemon.tmp().join(&format!("times-{round}"));
+        let file = daemon.tmp().join(format!("times-{round}"));
         let request = client.request("job_cancel:work_until_stopped");
         let request = request.args((file.to_str().expect("test paths are text"),));
         let failure = request.timeout(400 * MILLISECOND).send::<()>().expect_err("too short");

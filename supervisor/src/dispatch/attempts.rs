@@ -7,6 +7,7 @@ use clutch_protocol::Reason;
 use clutch_protocol::message::{self, WorkerId};
 
 use super::dispatcher::Dispatcher;
+use crate::pool::queue::Place;
 use crate::pool::{CallKey, Event, Retry};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;
@@ -70,7 +71,8 @@ impl Attempts {
 
     /// One is given to a worker; gives its number.
     pub(super) fn begin(&mut self, now: Instant, worker: WorkerId) -> u32 {
-        assert!(self.running.is_none(), "one attempt is over before the next begins");
+        // The pool may have taken the one before it back without a word.
+        self.end(now);
         self.running = Some((now, worker));
         self.number += 1;
         self.number
@@ -107,41 +109,38 @@ impl Attempts {
 
 impl Dispatcher {
     /// Whether a worker runs the attempt of a call that counts: not one that was given up.
-    pub(super) fn is_with(&self, worker: WorkerId, key: CallKey) -> bool {
-        let running = self.calls.get(&key).and_then(|call| call.attempts.running);
-        running.is_some_and(|(_, with)| with == worker)
+    pub(super) fn is_with(&self, pool: PoolIndex, worker: WorkerId, key: CallKey) -> bool {
+        self.pools[pool.0].policy.calls().place(key) == Some(Place::Running(worker))
     }
 
-    /// Whether a worker's failure is one after which its call is tried again. Its caller is not
-    /// told of it then.
+    /// Whether the answer of the worker that has a call is not the call's, since the call is tried again: for a failure
+    /// its caller has named, or since this attempt has had its time, whatever came of it then.
     pub(super) fn tries_again(
         &mut self,
         now: Instant,
         link: &Link,
         key: CallKey,
-        reason: &Reason,
+        failure: Option<&Reason>,
     ) -> bool {
-        let Reason::Raised(exception) = reason else {
-            return false;
-        };
-        if !self.is_with(link.worker, key) {
-            return false;
-        }
         let pool = &mut self.pools[link.pool.0];
         let Some(call) = self.calls.get_mut(&key) else {
             return false;
         };
-        let is_named = call.attempts.retry.as_ref().is_some_and(|r| r.on.names(exception));
-        if !(is_named && pool.policy.may_retry(now, key)) {
+        let is_over = pool.policy.is_attempt_over(key);
+        let is_named = call.attempts.retry.as_ref().is_some_and(
+            |retry| matches!(failure, Some(Reason::Raised(raised)) if retry.on.names(raised)),
+        );
+        let is_tried_again = is_over || is_named && pool.policy.may_retry(now, key);
+        if !is_tried_again {
             return false;
         }
-        pool.counters.one("retries.raised");
+        pool.counters.one(if is_over { "retries.timed_out" } else { "retries.raised" });
         call.attempts.end(now);
         true
     }
 
-    /// A worker is told to give a call up. Where the call is still owed an answer, only this
-    /// attempt of it is over. Gives the id under which the worker knows it.
+    /// A worker is told to give a call up. Where the call is still owed an answer, and is with that
+    /// worker no more, this attempt is over. Gives the id under which the worker knows it.
     pub(super) fn give_up_attempt(
         &mut self,
         now: Instant,
@@ -149,8 +148,9 @@ impl Dispatcher {
         worker: WorkerId,
         key: CallKey,
     ) -> u64 {
-        if self.is_with(worker, key)
+        if !self.is_with(pool, worker, key)
             && let Some(call) = self.calls.get_mut(&key)
+            && call.attempts.running.is_some_and(|(_, with)| with == worker)
         {
             call.attempts.end(now);
             self.pool(pool).counters.one("retries.timed_out");
@@ -164,11 +164,10 @@ impl Dispatcher {
         let Event::Died { worker, begun } = *event else {
             return;
         };
-        let state = self.pools[pool.0].policy.worker_state(worker);
-        let Some(key) = state.and_then(crate::pool::WorkerState::call) else {
+        let Some(key) = self.worker(pool, worker).and_then(|entry| entry.last_call) else {
             return;
         };
-        if !self.is_with(worker, key) {
+        if !self.is_with(pool, worker, key) {
             return;
         }
         if let Some(call) = self.calls.get_mut(&key) {

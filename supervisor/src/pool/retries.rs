@@ -10,6 +10,12 @@ use super::policy::Pool;
 use super::queue::{Place, Timer};
 
 impl Pool {
+    /// Whether the attempt that runs has had its time and is being given up for another one. Here
+    /// the call waits for that one at once, so its worker has it no more.
+    pub const fn is_attempt_over(&self, _call: CallKey) -> bool {
+        false
+    }
+
     pub(super) fn clear_timers_of(&mut self, call: CallKey) {
         self.timers.clear(Timer::Attempt(call));
         self.timers.clear(Timer::Again(call));
