@@ -113,8 +113,9 @@ impl Dispatcher {
         self.pools[pool.0].policy.calls().place(key) == Some(Place::Running(worker))
     }
 
-    /// Whether the answer of the worker that has a call is not the call's, since the call is tried again: for a failure
-    /// its caller has named, or since this attempt has had its time, whatever came of it then.
+    /// Whether the answer of the worker that has a call is not the call's, since that is tried
+    /// again: for a failure its caller has named, or since this attempt has had its time, whatever
+    /// came of it then.
     pub(super) fn tries_again(
         &mut self,
         now: Instant,
