@@ -12,7 +12,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
-use crate::commands::{call, completions, config, map, ping, serve, status, stop};
+use crate::commands::{
+    call, cancel, completions, config, explain, logs, map, ping, pool, serve, stack, status, stop,
+    workers,
+};
 use crate::exit;
 use crate::output::Color;
 use crate::wishes::WishArgs;
@@ -64,6 +67,12 @@ pub(crate) enum Verb {
     Call(call::Args),
     Map(map::Args),
     Status(status::Args),
+    Workers(workers::Args),
+    Pool(pool::Args),
+    Stack(stack::Args),
+    Explain(explain::Args),
+    Cancel(cancel::Args),
+    Logs(logs::Args),
     Ping(ping::Args),
     Stop(stop::Args),
     Config(config::Args),
@@ -114,7 +123,8 @@ pub(crate) fn function_name(word: &str) -> Result<String, name::NameError> {
     name::check_function(word).map(|_| word.to_owned())
 }
 
-fn pool_name(word: &str) -> Result<String, name::NameError> {
+/// A pool's name, checked.
+pub(crate) fn pool_name(word: &str) -> Result<String, name::NameError> {
     name::check_pool(word).map(|()| word.to_owned())
 }
 
@@ -150,6 +160,9 @@ Examples:
   clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
   clutch map math:factorial 5 6 7              one call for each item
   clutch status                                what everyone is doing
+  clutch workers                               which call each worker runs
+  clutch explain 17                            what became of a call
+  clutch logs -f                               what they print
 
 {}",
         exit::help()

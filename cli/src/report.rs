@@ -1,7 +1,8 @@
 //! Failures in words: what a person reads on standard error when a call fails.
 //!
-//! A failure is always one `error:` line that can stand alone. Above it goes what Python had to
-//! say: the traceback, or the last lines of a worker that died. Its exit code is in `exit`.
+//! A failure is always one `error:` line that can stand alone, and that ends with the number which
+//! `clutch explain` takes. Above it goes what Python had to say: the traceback, or the last words
+//! of a worker that died. Its exit code is in `exit`.
 
 use clutch_protocol::failure::{Certificate, Exception};
 use clutch_protocol::{Failure, Reason};
@@ -39,7 +40,11 @@ fn text(prefix: &str, failure: &Failure, printed: &str) {
     if !context.trim().is_empty() {
         output::block(&context);
     }
-    output::error(&format!("{prefix}{}", sentence(failure)));
+    let call = match failure.call {
+        0 => String::new(),
+        call => format!(" (call {call})"),
+    };
+    output::error_with_tail(&format!("{prefix}{}", sentence(failure)), &call);
 }
 
 /// The failure as one JSON object.

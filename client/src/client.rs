@@ -178,7 +178,12 @@ impl Client {
         self.control("stop", Kind::Stop, stop_meta(how)).await.map(drop)
     }
 
-    async fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+    pub(crate) async fn control(
+        &self,
+        verb: &str,
+        kind: Kind,
+        meta: Vec<u8>,
+    ) -> Result<Frame, Failure> {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
@@ -218,6 +223,7 @@ pub(crate) fn answer_to(kind: Kind) -> Kind {
         Kind::Ping => Kind::Pong,
         Kind::Status => Kind::StatusReport,
         Kind::Stop => Kind::Stopping,
+        Kind::Operate => Kind::Operated,
         other => unreachable!("{other:?} is not a request for the daemon itself"),
     }
 }
@@ -225,7 +231,7 @@ pub(crate) fn answer_to(kind: Kind) -> Kind {
 /// Reads a status.
 pub(crate) fn read_status(frame: &Frame) -> Result<Status, Failure> {
     let fault = |detail| {
-        let trouble = Trouble::sent(frame.header.id, Reason::Protocol { detail });
+        let trouble = Trouble::sent(0, Reason::Protocol { detail });
         Target::control("status").failure(trouble)
     };
     if frame.header.codec != Codec::Json {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
 use crate::limits::TIMEOUT_GRACE;
-use crate::pending::{Closing, OutputChunk};
+use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
@@ -68,7 +68,7 @@ impl Target {
     #[cold]
     pub(crate) fn failure(&self, trouble: Trouble) -> Failure {
         Failure {
-            call: trouble.id,
+            call: trouble.call,
             pool: self.pool.clone(),
             function: self.function.clone(),
             attempt: u32::from(trouble.started),
@@ -92,8 +92,8 @@ pub(crate) struct Wishes {
 /// What this side noticed about a request.
 #[derive(Debug)]
 pub(crate) struct Trouble {
-    /// The request's id; 0 before it had one.
-    pub(crate) id: u64,
+    /// The call's id in the daemon; 0 when that is not known.
+    pub(crate) call: u64,
     /// Whether user code can have begun.
     pub(crate) started: bool,
     /// What happened.
@@ -102,13 +102,13 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     /// For a request that was never sent.
-    pub(crate) fn unsent(id: u64, reason: impl Into<Reason>) -> Trouble {
-        Trouble { id, started: false, reason: reason.into() }
+    pub(crate) fn unsent(reason: impl Into<Reason>) -> Trouble {
+        Trouble { call: 0, started: false, reason: reason.into() }
     }
 
     /// For a request the daemon may have.
-    pub(crate) fn sent(id: u64, reason: impl Into<Reason>) -> Trouble {
-        Trouble { id, started: true, reason: reason.into() }
+    pub(crate) fn sent(call: u64, reason: impl Into<Reason>) -> Trouble {
+        Trouble { call, started: true, reason: reason.into() }
     }
 }
 
@@ -221,7 +221,6 @@ fn meta_of<T: Decode<()>>(frame: &Frame) -> Result<T, Reason> {
 
 /// Reads the answer to a request that wanted a frame of kind `wanted`.
 pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame, Failure> {
-    let id = frame.header.id;
     if frame.header.kind == wanted {
         return Ok(frame);
     }
@@ -232,7 +231,7 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
         },
         kind => Reason::Protocol { detail: format!("the daemon answered with {kind:?}") },
     };
-    Err(target.failure(Trouble::sent(id, reason)))
+    Err(target.failure(Trouble::sent(0, reason)))
 }
 
 /// Reads the answer to a call.
@@ -240,7 +239,7 @@ pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure
     let frame = open(frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
-    let answer = answer.map_err(|reason| target.failure(Trouble::sent(id, reason)))?;
+    let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
     Ok(Reply { id, codec, flags, payload: frame.payload, answer })
 }
@@ -252,6 +251,8 @@ pub(crate) enum Incoming {
     Answer(Frame),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// Log lines for request `.0`, and more will come.
+    Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
     Ping(u64),
     /// The connection is over.
@@ -261,14 +262,24 @@ pub(crate) enum Incoming {
 /// Sorts a frame.
 pub(crate) fn sort(frame: Frame) -> Incoming {
     match frame.header.kind {
-        Kind::Result | Kind::Error | Kind::Pong | Kind::StatusReport | Kind::Stopping => {
-            Incoming::Answer(frame)
-        }
+        Kind::Result
+        | Kind::Error
+        | Kind::Pong
+        | Kind::StatusReport
+        | Kind::Stopping
+        | Kind::Operated => Incoming::Answer(frame),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {
                 let chunk = OutputChunk { stream, dropped_bytes, bytes: frame.payload };
                 Incoming::Output(frame.header.id, chunk)
+            }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
+            Ok(LogLines { last: true, .. }) => Incoming::Answer(frame),
+            Ok(LogLines { dropped, .. }) => {
+                Incoming::Lines(frame.header.id, LogChunk { dropped, json: frame.payload })
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },

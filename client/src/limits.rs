@@ -20,6 +20,13 @@ pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 /// How long `status`, `ping` and `stop` wait for their answer.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long reading the lines that are there may take: the daemon sends a hundred thousand a second.
+pub(crate) const LOGS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Batches of log lines that may wait for their receiver, each of about 128 KiB at most. More than
+/// a pool keeps by default, so that reading what is there loses nothing.
+pub(crate) const LOG_BATCHES_MAX: usize = 256;
+
 /// Bytes that may wait for a full socket before callers wait too. One frame may overshoot it, since
 /// a frame is never cut in two by its sender.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 4 << 20;

@@ -146,7 +146,7 @@ impl<C, A, K> Request<C, A, K> {
         let payload = match encoded {
             Some(payload) => payload,
             None => encode_arguments(codec, flags, &self.args, &self.kwargs)
-                .map_err(|reason| target.failure(Trouble::unsent(0, reason)))?,
+                .map_err(|reason| target.failure(Trouble::unsent(reason)))?,
         };
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
@@ -173,7 +173,7 @@ impl<C> Ready<C> {
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a payload shares it.
         Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
-            .map_err(|reason| Trouble::unsent(0, reason))
+            .map_err(Trouble::unsent)
     }
 }
 
@@ -181,7 +181,7 @@ impl<C> Ready<C> {
 pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
     decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
         phases: reply.answer.phases,
-        ..target.failure(Trouble::sent(reply.id, reason))
+        ..target.failure(Trouble::sent(reply.answer.call, reason))
     })
 }
 

@@ -12,7 +12,8 @@ use crate::wire::{Decode, Encode};
 /// A call that failed, and how.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
 pub struct Failure {
-    /// The call's id on its connection.
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know. 0
+    /// when the daemon never gave it one, or did not get to say which.
     pub call: u64,
     /// The pool it was sent to.
     pub pool: String,
@@ -228,6 +229,7 @@ pub enum Relation {
 
 /// All that is known about a worker's death.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Certificate {
     /// The pool it belonged to.
     pub pool: String,
@@ -257,6 +259,7 @@ pub struct Certificate {
 
 /// Why a worker died.
 #[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It ended by itself, with a code.

@@ -79,6 +79,17 @@ byte_enum! {
         Stop = 13,
         /// Daemon → client: the stop has begun. No meta.
         Stopping = 14,
+        /// Client → daemon: an operator's order or question. Meta [`crate::operate::Operation`].
+        Operate = 15,
+        /// Daemon → client: what became of it. Meta [`crate::operate::Outcome`], payload JSON where
+        /// there is something to tell.
+        Operated = 16,
+        /// Daemon → client: lines of the output store. Meta [`crate::message::LogLines`], JSON
+        /// payload: a list of [`crate::logs::LogLine`].
+        LogLines = 17,
+        /// Client → daemon: what have workers printed? Meta [`crate::message::Logs`]. Ended by a
+        /// `Cancel` with its id.
+        Logs = 18,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,
@@ -96,6 +107,9 @@ byte_enum! {
         /// Daemon → worker, on the control socket: the caller no longer wants call `id`; sets the
         /// flag that its code can look at, and nothing more. No meta.
         Warn = 38,
+        /// Worker → daemon, on the control socket: a record of Python's `logging`. Meta
+        /// [`crate::message::Log`].
+        Log = 39,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], two descriptors.
         Spawn = 48,

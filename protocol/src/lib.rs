@@ -4,8 +4,8 @@
 //! back, and says no to bytes that have none. `docs/PROTOCOL.md` is the same contract in prose.
 //!
 //! ```text
-//!   client ── Hello, Call, Cancel ──► daemon ── Setup, Run, Interrupt ──► worker
-//!   client ◄── Welcome, Result, Error ── daemon ◄── Ready, Result, Failed ── worker
+//!   client ── Hello, Call, Cancel, Operate ──► daemon ── Setup, Run, Interrupt ──► worker
+//!   client ◄── Welcome, Result, Error, Operated ── daemon ◄── Ready, Result, Failed ── worker
 //!                                       daemon ── Spawn, Signal ──► guardian (shim)
 //!                                       daemon ◄── Spawned, Exited, Swept ── guardian
 //! ```
@@ -21,7 +21,9 @@
 //! - [`retry`]: what may be asked for when an attempt fails.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
+//! - [`operate`]: what an operator may ask for, and what is answered.
 
 pub mod limits;
 
@@ -47,7 +49,11 @@ pub mod plain;
 
 pub mod json;
 
+pub mod logs;
+
 pub mod status;
+
+pub mod operate;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};

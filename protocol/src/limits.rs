@@ -49,6 +49,14 @@ pub const DEPTH_MAX: usize = 128;
 /// default size with one-byte nodes stays below it; an exponential "billion laughs" does not.
 pub const NODES_MAX: usize = 64 << 20;
 
+/// The longest text of a forwarded log record, in bytes. A frame of that size is still one piece to
+/// the system: it goes into a socket whole or not at all, which a worker's threads rely on. A
+/// worker cuts longer text in the middle and says so.
+pub const LOG_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// The longest name of a logger or a log level, in bytes. Loggers are named like modules.
+pub const LOG_NAME_BYTES_MAX: usize = 512;
+
 /// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
 pub const DESCRIPTORS_MAX: u8 = 4;
 

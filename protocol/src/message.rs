@@ -154,6 +154,7 @@ pub struct Phases {
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.
     pub slot: u32,
@@ -174,6 +175,8 @@ pub struct Answer {
     pub phases: Phases,
     /// Who ran it.
     pub worker: WorkerId,
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know.
+    pub call: u64,
 }
 
 /// Which stream a line was printed to.
@@ -225,6 +228,9 @@ pub struct Setup {
     pub payload_bytes_max: u32,
     /// After how many milliseconds of start the stacks of all threads go to standard error.
     pub start_stack_ms: u64,
+    /// From which level on records of Python's `logging` are forwarded, as Python counts levels
+    /// (10 is DEBUG, 50 is CRITICAL); 0 forwards none and leaves `logging` alone.
+    pub log_level: u32,
 }
 
 /// A worker is ready for calls.
@@ -248,6 +254,50 @@ pub struct Run {
     pub timeout_ms: u64,
     /// `module:qualname`.
     pub function: String,
+}
+
+/// A record of Python's `logging`, on its way from a worker.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Log {
+    /// Its level as a number, and as its name.
+    pub level: u32,
+    /// The level's name; programs may invent some.
+    pub level_name: String,
+    /// The logger it was given to; `root` for the root.
+    pub logger: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// The call that made it; 0 for other threads than the call's, and between calls.
+    pub call: u64,
+    /// Records that the worker left out before it: too many, or too fast to be sent.
+    pub dropped: u64,
+    /// The message, and the traceback if it has one. Cut by the worker.
+    pub text: String,
+}
+
+/// Which lines of the output store a client wants.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Logs {
+    /// Only of this pool; empty for all.
+    pub pool: String,
+    /// Only of this call, by the daemon's id; 0 for all.
+    pub call: u64,
+    /// Only of the workers of this slot.
+    pub slot: Option<u32>,
+    /// How many of the newest lines that are there already.
+    pub lines: u32,
+    /// Whether lines to come are wanted, too, until the request is cancelled.
+    pub follow: bool,
+}
+
+/// Some lines of the output store on their way to a client; the payload is a JSON list.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct LogLines {
+    /// Lines of the pools asked for, whatever else was asked for, that were forgotten before they
+    /// could be sent: this client or the daemon was too slow for them.
+    pub dropped: u64,
+    /// Whether no more come.
+    pub last: bool,
 }
 
 /// What a guardian is to run. Two descriptors travel with it: the call socket and the control
@@ -310,6 +360,7 @@ pub enum Signal {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this code.

@@ -28,6 +28,7 @@ if SOURCE not in sys.path:
 
 RESULT, PING, PONG, SETUP, READY, RUN, FAILED, INTERRUPT, EXIT = 6, 9, 10, 32, 33, 34, 35, 36, 37
 WARN = 38
+LOG = 39
 KEYWORDS, ITEMS = 1, 2
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -119,12 +120,28 @@ def read_failure(meta):
 
 
 def setup_meta(
-    argv=(), main="", path=(), preload=(), payload_bytes_max=PAYLOAD_BYTES_MAX, start_stack_ms=0
+    argv=(),
+    main="",
+    path=(),
+    preload=(),
+    payload_bytes_max=PAYLOAD_BYTES_MAX,
+    start_stack_ms=0,
+    log_level=0,
 ):
     """The meta of a `Setup`."""
     meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
     meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
-    return meta + struct.pack("<IQ", payload_bytes_max, start_stack_ms)
+    return meta + struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
+
+
+def read_log(meta):
+    """A log record's meta."""
+    reader = Reader(meta)
+    record = {"level": reader.take("I"), "level_name": reader.text(), "logger": reader.text()}
+    record.update(created_ms=reader.take("Q"), call=reader.take("Q"), dropped=reader.take("Q"))
+    record["text"] = reader.text()
+    assert reader.at == len(reader.data), "a log record's meta has bytes left over"
+    return record
 
 
 class Failed(Exception):
@@ -174,6 +191,7 @@ class Worker:
         env=None,
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         start_stack_ms=0,
+        log_level=0,
         boot=BOOT,
         ready=True,
         executable=sys.executable,
@@ -210,6 +228,7 @@ class Worker:
                 preload,
                 payload_bytes_max,
                 start_stack_ms,
+                log_level,
             )
             first = frame(SETUP, 0, meta)
         self.call_socket.sendall(first)
@@ -300,6 +319,12 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == PONG and received[3] == ping_id
         return time.monotonic() - started
+
+    def record(self):
+        """The next log record."""
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == LOG and received[3] == 0, received
+        return read_log(received[4])
 
     def stdout(self):
         """All that was printed so far."""

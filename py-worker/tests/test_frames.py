@@ -154,6 +154,15 @@ class Golden(unittest.TestCase):
             meta = _frames.encode_ready(**fields)
             self.assertEqual(entry["frame"][64:], meta.hex())
 
+    def test_log_is_written(self):
+        for entry in self.entries("Log"):
+            fields = plain_value(entry["meta"])
+            texts = {
+                name: value.encode() for name, value in fields.items() if isinstance(value, str)
+            }
+            meta = _frames.encode_log(**{**fields, **texts})
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
     def test_every_failure_is_written(self):
         seen = set()
         for entry in self.entries("Failed"):

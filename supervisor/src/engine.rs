@@ -253,6 +253,7 @@ impl Engine {
                 }
             }
         }
+        core.finish_output();
         self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);

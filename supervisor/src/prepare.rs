@@ -14,8 +14,10 @@ use crate::config::{self, Config, Python};
 use crate::dispatch::PoolParts;
 use crate::environment;
 use crate::interpreter::{self, Interpreter, InterpreterError};
+use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::PackageError;
 use crate::pool::event::Budgets;
+use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
@@ -45,6 +47,19 @@ pub enum ServeError {
     /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
     FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
+    /// The workers alone need more descriptors than there can be.
+    #[error(
+        "{workers} workers need {needed} open files, and at most {limit} may be open; configure \
+         fewer workers, or raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of a systemd unit)"
+    )]
+    OpenFiles {
+        /// Workers of all pools.
+        workers: u64,
+        /// What they and the daemon itself need.
+        needed: u64,
+        /// The limit, as high as it could be raised.
+        limit: u64,
+    },
     /// A signal came before the daemon was ready.
     #[error("stopped by a signal before every pool was ready")]
     Interrupted,
@@ -81,7 +96,8 @@ impl ServeError {
             ServeError::Socket(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
-            | ServeError::FirstStart(..) => ServeExit::Configuration,
+            | ServeError::FirstStart(..)
+            | ServeError::OpenFiles { .. } => ServeExit::Configuration,
         }
     }
 }
@@ -147,9 +163,28 @@ impl OpenFiles {
         Ok(OpenFiles { limit: if raised { hard } else { before.limit }, ..before })
     }
 
+    /// Refuses a number of workers that can never be started: each try would fail, for ever.
+    ///
+    /// # Errors
+    ///
+    /// Names both numbers.
+    pub fn check(&self, config: &Config) -> Result<(), ServeError> {
+        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
+        if needed <= self.limit {
+            return Ok(());
+        }
+        Err(ServeError::OpenFiles { workers, needed, limit: self.limit })
+    }
+
     /// How many connections leave enough for `config`'s workers, their successors included.
     pub fn connections(&self, config: &Config) -> u32 {
-        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        // Every slot may have a second worker on its way out; replacements come on top.
+        let of_pool = |pool: &config::Pool| {
+            let slots = u64::from(pool.workers) + u64::from(pool.spares);
+            slots + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+        };
+        let workers: u64 = config.pools.values().map(of_pool).sum();
         let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
         let free = u32::try_from(self.limit.saturating_sub(reserve)).unwrap_or(u32::MAX);
         config.daemon.connections.min(free.max(1))
@@ -244,17 +279,27 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
 }
 
 fn policy(pool: &config::Pool) -> Pool {
+    Pool::new(settings(pool))
+}
+
+/// What a pool's policy is told of its configuration.
+pub fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
-    // The dice only spread restarts; any seed that differs between daemons will do.
-    let seed = u64::from(std::process::id()) << 32 | u64::from(pool.workers);
-    Pool::new(Settings {
-        workers: pool.workers,
+    Settings {
+        size: Size { min: pool.workers_min, max: pool.workers, spares: pool.spares },
+        scale: pool.scale,
+        starts_at_once: STARTS_AT_ONCE,
+        restart: pool.restart,
+        replace: pool.replace,
         queue: limits.queue,
         budgets: Budgets {
             start: limits.start_timeout,
+            dump: DUMP_TIMEOUT,
+            cooperate: limits.cooperate,
             interrupt: limits.interrupt,
             grace: limits.grace,
         },
-        seed,
-    })
+        // The dice only spread restarts; any seed that differs between daemons will do.
+        seed: u64::from(std::process::id()) << 32 | u64::from(pool.workers),
+    }
 }

@@ -47,6 +47,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     let mut claim = Claim::take(&socket)?;
     let package = package::unpack_to_state(&package::state_dir()?)?;
     let open_files = OpenFiles::raise()?;
+    open_files.check(&config)?;
     let connections = open_files.connections(&config);
     if connections < config.daemon.connections {
         tracing::warn!(

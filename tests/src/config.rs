@@ -11,6 +11,14 @@ use crate::python::Python;
 #[derive(Clone, Debug)]
 pub struct Value(pub(crate) String);
 
+impl Value {
+    /// An inline table.
+    pub fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+        let entries = entries.into_iter().map(|(key, value)| (key.to_owned(), value));
+        table(&entries.collect())
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
         // A JSON string is a TOML basic string.

@@ -71,7 +71,7 @@ impl Waiting {
 }
 
 #[test]
-fn a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
+fn f002_a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
     let daemon = Daemon::builder()
         .pool("default", |pool| pool.workers(2))
         .pool("quiet", |pool| pool)
@@ -172,7 +172,7 @@ fn wait_all_dead(pids: &[u32], deadline: Duration) {
 }
 
 #[test]
-fn nothing_outlives_a_daemon_that_was_killed() {
+fn f025_nothing_outlives_a_daemon_that_was_killed() {
     let pythons = Python::supported();
     let (oldest, newest) = (pythons[0], Python::any());
     let mut daemon = Daemon::builder()
@@ -198,7 +198,7 @@ fn nothing_outlives_a_daemon_that_was_killed() {
 }
 
 #[test]
-fn nothing_outlives_a_worker_that_was_killed() {
+fn f016_f017_f018_nothing_outlives_a_worker_that_was_killed() {
     let tmp = Tmp::new();
     let daemon = Daemon::builder().pool("default", |pool| littering(pool, &tmp)).start();
     let oracle = daemon.oracle();
@@ -238,7 +238,7 @@ fn nothing_outlives_a_guardian_that_was_killed() {
 }
 
 #[test]
-fn a_process_that_ends_by_itself_is_reported_with_its_code() {
+fn f008_a_process_that_ends_by_itself_is_reported_with_its_code() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
     for code in [3_u8, 0, 255] {
@@ -248,6 +248,9 @@ fn a_process_that_ends_by_itself_is_reported_with_its_code() {
         assert_eq!(format!("exit code {code}"), certificate.exit_name);
         daemon.wait_ready();
     }
+    let certificate = dies(&daemon, "faults:end_in_c", &[0]);
+    assert_eq!(Some(Exit::Code(0)), certificate.exit, "{certificate}");
+    daemon.wait_ready();
     let certificate = dies(&daemon, "job_deaths:last_words", &[1]);
     let tail = certificate.stderr_tail.trim_end();
     assert!(tail.ends_with("these are my last words"), "{tail}");
@@ -259,10 +262,21 @@ fn a_process_that_ends_by_itself_is_reported_with_its_code() {
 }
 
 #[test]
-fn a_process_that_ends_by_a_signal_is_reported_with_its_name() {
+fn f007_a_process_that_ends_by_a_signal_is_reported_with_its_name() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
-    let signals = [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGUSR1, Signal::SIGALRM];
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGKILL,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGSYS,
+        Signal::SIGXCPU,
+    ];
     for signal in signals {
         let certificate = dies(&daemon, "job_deaths:kill_self", &[signal as i64]);
         assert_eq!(signal.as_str(), certificate.exit_name);
@@ -273,7 +287,7 @@ fn a_process_that_ends_by_a_signal_is_reported_with_its_name() {
 }
 
 #[test]
-fn a_crash_is_reported_with_the_python_stack() {
+fn f006_a_crash_is_reported_with_the_python_stack() {
     let mut builder = Daemon::builder();
     let pythons = Python::supported();
     for (index, python) in pythons.iter().enumerate() {

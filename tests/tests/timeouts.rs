@@ -71,7 +71,7 @@ fn is_given_up_and_replaced(daemon: &Daemon, pool: &str, function: &str) {
 }
 
 #[test]
-fn a_stuck_call_is_given_up_in_time_and_its_worker_replaced_at_once() {
+fn f011_f012_a_stuck_call_is_given_up_in_time_and_its_worker_replaced_at_once() {
     let daemon = lonely();
     let oracle = daemon.oracle();
     for function in [

@@ -107,10 +107,10 @@ impl Connection {
         let mailbox = Arc::new(Mailbox::default());
         let id = self.post(letter, &mailbox, output, deadline)?;
         match self.collect(&mailbox, deadline.net()) {
-            Some((_, outcome)) => read(id, outcome),
+            Some((_, outcome)) => read(outcome),
             None => {
                 self.cancel(id, letter.kind);
-                Err(Trouble::sent(id, deadline.passed()))
+                Err(Trouble::sent(0, deadline.passed()))
             }
         }
     }
@@ -123,29 +123,29 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<u64, Trouble> {
-        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let id = self.ids.next();
         lock(&self.desk)
             .pending
             .insert(id, Arc::clone(mailbox), output)
-            .map_err(|closing| Trouble::unsent(id, &closing))?;
+            .map_err(|closing| Trouble::unsent(&closing))?;
         match self.write(id, letter, deadline) {
             Ok(()) => Ok(id),
             Err(reason) => {
                 lock(&self.desk).pending.forget(id);
                 // The connection may have been closed meanwhile, and told the mailbox so.
                 mailbox.letters().outcomes.retain(|(other, _)| *other != id);
-                Err(Trouble::unsent(id, reason))
+                Err(Trouble::unsent(reason))
             }
         }
     }
 
-    /// Gives up on a request, and tells the daemon if it was a call.
+    /// Gives up on a request, and tells the daemon if it would go on with it.
     pub(super) fn cancel(&self, id: u64, kind: Kind) {
         if self.owner.check().is_err() || !lock(&self.desk).pending.forget(id) {
             return;
         }
-        if kind == Kind::Call {
+        if matches!(kind, Kind::Call | Kind::Logs) {
             self.remark(id, Kind::Cancel);
         }
     }
@@ -328,6 +328,7 @@ impl Connection {
                     }
                 }
                 Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
+                Incoming::Lines(id, chunk) => lock(&self.desk).pending.lines(id, chunk),
                 Incoming::Ping(id) => self.remark(id, Kind::Pong),
                 Incoming::Close(closing) => return Err(closing),
             }
@@ -349,11 +350,11 @@ impl Connection {
 }
 
 /// Reads what a mailbox brought.
-pub(super) fn read(id: u64, outcome: Outcome) -> Result<Frame, Trouble> {
+pub(super) fn read(outcome: Outcome) -> Result<Frame, Trouble> {
     match outcome {
         Outcome::Reply(frame) => Ok(frame),
         Outcome::Lost { closing, sent } => {
-            Err(Trouble { id, started: sent, reason: (&closing).into() })
+            Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }
     }
 }

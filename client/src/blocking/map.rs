@@ -102,7 +102,7 @@ where
         if let Some((id, outcome)) = connection.collect(&self.mailbox, deadline) {
             if let Some(sent) = self.sent.remove(&id) {
                 let target = self.target();
-                let answer = read(id, outcome)
+                let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
                     .and_then(|frame| open_reply(frame, target));
                 self.answered(sent.parcel, answer);
@@ -118,7 +118,7 @@ where
                 continue;
             };
             self.client.connection.cancel(id, Kind::Call);
-            let trouble = Trouble::sent(id, sent.deadline.passed());
+            let trouble = Trouble::sent(0, sent.deadline.passed());
             let failure = self.target().failure(trouble);
             self.answered(sent.parcel, Err(failure));
         }

@@ -31,9 +31,10 @@ pub use map::{Ordered, Unordered};
 
 use crate::client::{answer_to, read_status, stop_meta};
 use crate::error::ConnectError;
-use crate::exchange::{Deadline, Letter, Reply, Target, open, open_reply};
+use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
 use crate::limits::CONTROL_TIMEOUT;
 use crate::map::Map;
+use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
 use connection::Connection;
@@ -162,12 +163,22 @@ impl Client {
         self.control("stop", Kind::Stop, stop_meta(how)).map(drop)
     }
 
-    fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+    pub(crate) fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
         let frame = self.connection.exchange(&letter, None, deadline);
         open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+    }
+
+    /// Sends a request that is answered piece by piece.
+    pub(crate) fn exchange(
+        &self,
+        letter: &Letter,
+        output: OutputSink,
+        deadline: Deadline,
+    ) -> Result<Frame, Trouble> {
+        self.connection.exchange(letter, Some(output), deadline)
     }
 
     /// What the daemon said when it accepted this client.
@@ -210,7 +221,7 @@ impl<A: Serialize, K: Serialize> Request<Client, A, K> {
 }
 
 impl Ready<Client> {
-    fn send(&mut self) -> Result<Reply, Failure> {
+    pub(crate) fn send(&mut self) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = &self.client.connection;
         let frame = match self.letter(connection.welcome()) {

@@ -324,7 +324,7 @@ impl<R: DeserializeOwned> Plan<R> {
             Err(reason) => reason,
         };
         if let [_] = items {
-            let failure = self.settings.target.failure(Trouble::unsent(0, reason));
+            let failure = self.settings.target.failure(Trouble::unsent(reason));
             self.done.insert(first, Rest::Failed(1, Box::new(failure)));
         } else {
             let (head, tail) = items.split_at(items.len() / 2);
@@ -353,7 +353,7 @@ impl<R: DeserializeOwned> Plan<R> {
 
     fn decode(&self, parcel: &Parcel, reply: &Reply) -> Rest<R> {
         let failure = |reason| {
-            let trouble = Trouble::sent(reply.id, reason);
+            let trouble = Trouble::sent(reply.answer.call, reason);
             Box::new(Failure {
                 phases: reply.answer.phases,
                 ..self.settings.target.failure(trouble)
@@ -468,13 +468,13 @@ mod tests {
         fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
             let phases = Phases { queue_us: 0, run_us: parcel.items.into() };
             let worker = WorkerId { slot: 0, generation: 1 };
-            let answer = Answer { phases, worker };
+            let answer = Answer { phases, worker, call: 1 };
             let codec = Codec::Plain;
             self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
         }
 
         fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
-            let trouble = Trouble { id: 1, started, reason };
+            let trouble = Trouble { call: 1, started, reason };
             let failure = self.plan.settings.target.failure(trouble);
             self.plan.answered(parcel, Err(failure));
         }

@@ -6,10 +6,11 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
+    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
+use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
 
 use super::hex;
@@ -182,11 +183,15 @@ structs! {
     RetryOn { worker_died, timed_out, raised }
     Phases { queue_us, run_us }
     WorkerId { slot, generation }
-    Answer { phases, worker }
+    Answer { phases, worker, call }
     Output { stream, dropped_bytes }
     Setup {
-        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms
+        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
+        log_level
     }
+    Log { level, level_name, logger, created_ms, call, dropped, text }
+    Logs { pool, call, slot, lines, follow }
+    LogLines { dropped, last }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
     Spawn { program, argv, environment, directory, grace_ms, open_files }
@@ -272,5 +277,14 @@ enums! {
     Cause {
         0 Exited, 1 Signalled, 2 StartFailed, 3 StartTimedOut, 4 Interrupted, 5 Protocol,
         6 ChannelLost, 7 GuardianLost, 8 Stopped,
+    }
+    Operation {
+        0 Pool { name, order }, 1 Cancel { call }, 2 Explain { call }, 3 Stack { pool, slot },
+    }
+    PoolOrder { 0 Pause, 1 Resume, 2 Drain, 3 Resize { min, max }, 4 Recycle, 5 Reset }
+    Outcome { 0 Done, 1 Refused { denial, sentence } }
+    Denial {
+        0 NoSuchPool, 1 NoSuchSlot, 2 NoSuchCall, 3 Invalid, 4 Ended, 5 ShuttingDown,
+        6 Unavailable, 7 TimedOut, 8 Busy,
     }
 }

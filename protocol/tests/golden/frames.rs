@@ -10,10 +10,11 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Log, LogLines, Logs, Output, Phases, PoolSize, Ready,
+    Refusal, Refused, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
+use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
 use serde_json::{Value as Json, json};
@@ -27,6 +28,7 @@ fn every_frame_is_the_same_bytes_for_ever() {
     connection(&mut samples);
     calls(&mut samples);
     failures(&mut samples);
+    operations(&mut samples);
     workers(&mut samples);
     guardians(&mut samples);
     samples.check_that_all_is_shown();
@@ -187,6 +189,17 @@ fn connection(samples: &mut Samples) {
     samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
     samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
     samples.bare("stopping", Kind::Stopping, 6, NONE);
+    logs(samples);
+}
+
+fn logs(samples: &mut Samples) {
+    let all = Logs { pool: String::new(), call: 0, slot: None, lines: 200, follow: true };
+    let one = Logs { pool: "default".into(), call: 7, slot: Some(1), lines: 0, follow: false };
+    samples.meta("logs-all", Kind::Logs, 8, &all, NONE);
+    samples.meta("logs-one", Kind::Logs, 8, &one, NONE);
+    let lines = Rest { payload: Some((Codec::Json, b"[]")), ..NONE };
+    let meta = LogLines { dropped: 1 << 33, last: true };
+    samples.meta("log-lines", Kind::LogLines, 8, &meta, lines);
 }
 
 fn calls(samples: &mut Samples) {
@@ -209,7 +222,7 @@ fn calls(samples: &mut Samples) {
     };
     let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
     let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
-    let answer = Answer { phases: PHASES, worker: WORKER };
+    let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40 };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
     let items = plain::to_vec(&[1, 2, 3]).unwrap();
@@ -354,7 +367,7 @@ fn reasons() -> Vec<(String, Reason)> {
 fn failures(samples: &mut Samples) {
     for (index, (name, reason)) in reasons().into_iter().enumerate() {
         let failure = Failure {
-            call: 7,
+            call: 1 << 40,
             pool: "default".into(),
             function: "math:sqrt".into(),
             attempt: 1,
@@ -393,6 +406,48 @@ fn failures(samples: &mut Samples) {
     }
 }
 
+fn operations(samples: &mut Samples) {
+    let orders = [
+        PoolOrder::Pause,
+        PoolOrder::Resume,
+        PoolOrder::Drain,
+        PoolOrder::Resize { min: 1, max: 4 },
+        PoolOrder::Recycle,
+        PoolOrder::Reset,
+    ];
+    let mut operations: Vec<_> = orders
+        .into_iter()
+        .map(|order| {
+            let word = format!("{order:?}").to_lowercase();
+            let word = word.split(' ').next().unwrap_or_default().to_owned();
+            (format!("pool-{word}"), Operation::Pool { name: "default".into(), order })
+        })
+        .collect();
+    operations.push(("cancel".into(), Operation::Cancel { call: 1 << 40 }));
+    operations.push(("explain".into(), Operation::Explain { call: 1 << 40 }));
+    operations.push(("stack".into(), Operation::Stack { pool: "default".into(), slot: 3 }));
+    for (name, operation) in operations {
+        samples.meta(&format!("operate-{name}"), Kind::Operate, 8, &operation, NONE);
+    }
+    let told = Rest { payload: Some((Codec::Json, br#"{"call":17}"#)), ..NONE };
+    samples.meta("operated-done", Kind::Operated, 8, &Outcome::Done, NONE);
+    samples.meta("operated-told", Kind::Operated, 8, &Outcome::Done, told);
+    for denial in [
+        Denial::NoSuchPool,
+        Denial::NoSuchSlot,
+        Denial::NoSuchCall,
+        Denial::Invalid,
+        Denial::Ended,
+        Denial::ShuttingDown,
+        Denial::Unavailable,
+        Denial::TimedOut,
+        Denial::Busy,
+    ] {
+        let outcome = Outcome::Refused { denial, sentence: "what was wrong".into() };
+        samples.meta(&format!("operated-{denial:?}"), Kind::Operated, 8, &outcome, NONE);
+    }
+}
+
 fn workers(samples: &mut Samples) {
     let setup = Setup {
         version: 1,
@@ -404,6 +459,7 @@ fn workers(samples: &mut Samples) {
         preload: vec!["numpy".into(), "os.path".into()],
         payload_bytes_max: 64 << 20,
         start_stack_ms: 55_000,
+        log_level: 20,
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {
@@ -424,6 +480,16 @@ fn workers(samples: &mut Samples) {
     samples.bare("interrupt", Kind::Interrupt, 7, NONE);
     samples.bare("warn", Kind::Warn, 7, NONE);
     samples.bare("exit", Kind::Exit, 0, NONE);
+    let log = Log {
+        level: 25,
+        level_name: "NOTICE".into(),
+        logger: "mytasks.größe".into(),
+        created_ms: 1_795_000_000_123,
+        call: 7,
+        dropped: 3,
+        text: "two\nlines".into(),
+    };
+    samples.meta("log", Kind::Log, 0, &log, NONE);
 }
 
 fn guardians(samples: &mut Samples) {

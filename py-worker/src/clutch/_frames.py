@@ -22,6 +22,7 @@ __all__ = [
     "FLAG_KEYWORDS",
     "HEADER",
     "INTERRUPT",
+    "LOG",
     "MAGIC",
     "PING",
     "PONG",
@@ -37,6 +38,7 @@ __all__ = [
     "check_header",
     "decode_setup",
     "encode_exception",
+    "encode_log",
     "encode_missing",
     "encode_ready",
     "failed_bad_arguments",
@@ -62,6 +64,7 @@ FAILED = 35
 INTERRUPT = 36
 EXIT = 37
 WARN = 38
+LOG = 39
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
@@ -175,6 +178,7 @@ class Setup:
     __slots__ = (
         "argv",
         "generation",
+        "log_level",
         "main",
         "path",
         "payload_bytes_max",
@@ -196,6 +200,7 @@ class Setup:
         self.preload = [name.decode() for name in reader.raws()]
         self.payload_bytes_max = reader.u32()
         self.start_stack_ms = reader.u64()
+        self.log_level = reader.u32()
 
 
 def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:
@@ -222,6 +227,31 @@ def _text(text: str) -> bytes:
 def encode_ready(pid: int, python: str, executable: str) -> bytes:
     """The `Ready` meta."""
     return _U16.pack(VERSION) + _pack_u32(pid) + _text(python) + _text(executable)
+
+
+def encode_log(
+    level: int,
+    level_name: bytes,
+    logger: bytes,
+    created_ms: int,
+    call: int,
+    dropped: int,
+    text: bytes,
+) -> bytes:
+    """The `Log` meta. The texts are UTF-8, and as short as the protocol wants them."""
+    return b"".join(
+        (
+            _pack_u32(level),
+            _U64.pack(len(level_name)),
+            level_name,
+            _U64.pack(len(logger)),
+            logger,
+            _U64.pack(created_ms),
+            _U64_PAIR.pack(call, dropped),
+            _U64.pack(len(text)),
+            text,
+        )
+    )
 
 
 def encode_missing(what: int, message: str, traceback: str) -> bytes:

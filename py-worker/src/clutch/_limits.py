@@ -12,6 +12,8 @@ __all__ = [
     "FUNCTION_NAME_BYTES_MAX",
     "HEADER_BYTES",
     "LINK_TEXT_BYTES_MAX",
+    "LOG_NAME_BYTES_MAX",
+    "LOG_TEXT_BYTES_MAX",
     "META_BYTES_MAX",
     "NAME_TEXT_BYTES_MAX",
     "NOTES_MAX",
@@ -31,6 +33,8 @@ TRACEBACK_FRAMES_MAX = 64
 EXCEPTION_BASES_MAX = 16
 CALL_ID_BITS = 48
 DEPTH_MAX = 128
+LOG_TEXT_BYTES_MAX = 16 << 10
+LOG_NAME_BYTES_MAX = 512
 
 # A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
 RECEIVE_BYTES = 64 << 10

@@ -10,6 +10,7 @@
      ┊
      │ ── Ping, Interrupt ───────────────►  the control thread, on its own socket   (_control)
      │ ◄─ Pong ───────────────────────────
+     │ ◄─ Log ────────────────────────────  any thread, if the pool asks for it         (_logging)
 ```
 """
 
@@ -95,12 +96,17 @@ def _live(
     install_handler()
     start_control(control)
     register_at_fork(after_in_child=_forget_sockets(call, control))
+    forwarder = None
+    if setup.log_level:
+        forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)
     package = f"{here}/{__package__}/"
     meta = _load_user_code(setup, (package, here + "/"), descriptors.stdio[2])
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
     flush, restore = make_flush(), make_restore(descriptors)
+    if forwarder is not None:
+        flush, restore = forwarder.after_calls(flush, restore)
     python = "%d.%d.%d" % sys.version_info[:3]
     meta = encode_ready(getpid(), python, sys.executable or "")
     send(header_bytes(READY, 0, len(meta), 0), meta)

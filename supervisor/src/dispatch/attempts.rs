@@ -64,6 +64,11 @@ impl Attempts {
         self.number
     }
 
+    /// The one that runs: since when, and where.
+    pub(super) fn running(&self) -> Option<(Instant, WorkerId)> {
+        self.running
+    }
+
     /// Whether one after the running one may need the arguments again.
     pub(super) fn may_be_more(&self) -> bool {
         self.retry.as_ref().is_some_and(|retry| self.number < retry.attempts)
@@ -71,7 +76,7 @@ impl Attempts {
 
     /// One is given to a worker; gives its number.
     pub(super) fn begin(&mut self, now: Instant, worker: WorkerId) -> u32 {
-        // The pool may have taken the one before it back without a word.
+        // One whose worker was given up while it ran is over without a word from it.
         self.end(now);
         self.running = Some((now, worker));
         self.number += 1;
@@ -140,22 +145,8 @@ impl Dispatcher {
         true
     }
 
-    /// A worker is told to give a call up. Where the call is still owed an answer, and is with that
-    /// worker no more, this attempt is over. Gives the id under which the worker knows it.
-    pub(super) fn give_up_attempt(
-        &mut self,
-        now: Instant,
-        pool: PoolIndex,
-        worker: WorkerId,
-        key: CallKey,
-    ) -> u64 {
-        if !self.is_with(pool, worker, key)
-            && let Some(call) = self.calls.get_mut(&key)
-            && call.attempts.running.is_some_and(|(_, with)| with == worker)
-        {
-            call.attempts.end(now);
-            self.pool(pool).counters.one("retries.timed_out");
-        }
+    /// The id under which a worker knows the call that it was given last.
+    pub(super) fn run_of(&mut self, pool: PoolIndex, worker: WorkerId) -> u64 {
         self.worker(pool, worker).map_or(0, |entry| entry.last_run)
     }
 

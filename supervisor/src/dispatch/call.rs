@@ -15,6 +15,7 @@ use super::attempts::Attempts;
 use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
+use super::history::{OK, Record, What};
 use super::refusal::{early_failure, refusal, send_failure};
 use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
@@ -49,6 +50,21 @@ impl Call {
     /// When it came in.
     pub fn arrived(&self) -> Instant {
         self.arrived
+    }
+
+    /// Its pool.
+    pub fn pool(&self) -> PoolIndex {
+        self.pool
+    }
+
+    /// When it was handed to the worker it is with, and to which.
+    pub fn assigned(&self) -> Option<(Instant, WorkerId)> {
+        self.attempts.running()
+    }
+
+    /// The worker it is with, if it is with one.
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.attempts.running().map(|(_, worker)| worker)
     }
 
     /// Whether the caller wants to see what it prints.
@@ -149,7 +165,7 @@ impl Dispatcher {
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
             self.counters.one("calls_without_pool");
-            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         };
         let state = &mut self.pools[pool.0];
@@ -157,7 +173,7 @@ impl Dispatcher {
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
         if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
             state.counters.one(answered(&reason));
-            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         }
         let limits = &state.config.limits;
@@ -169,6 +185,8 @@ impl Dispatcher {
         let policy = attempts.policy();
         self.last_call += 1;
         let key = CallKey(self.last_call);
+        let (function, number) = self.history.function(&function);
+        self.history.note(now, Record::new(What::Arrived, pool).call(key).extra(number));
         peer.calls.borrow_mut().insert(id, key);
         self.calls.insert(
             key,
@@ -176,7 +194,7 @@ impl Dispatcher {
                 peer: peer.clone(),
                 id,
                 pool,
-                function: function.into(),
+                function,
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
@@ -193,7 +211,7 @@ impl Dispatcher {
         Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry }))
     }
 
-    fn no_such_pool(&self, name: &str) -> Missing {
+    pub(super) fn no_such_pool(&self, name: &str) -> Missing {
         let known: Vec<_> = self.pools.iter().map(|pool| pool.config.name.as_str()).collect();
         let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
         let message = format!("there is no pool '{name}'; the pools are: {}", known.join(", "));
@@ -203,7 +221,7 @@ impl Dispatcher {
     /// Hands a call to a free worker.
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
         if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
-            // What the call before it printed must not be taken for its own.
+            // What was printed before it must not be taken for its own.
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
@@ -229,9 +247,14 @@ impl Dispatcher {
         push_run(head, left, &call.function);
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
+        entry.first_call.get_or_insert(key);
         entry.last_call = Some(key);
         entry.last_run = run;
+        entry.last_call_at = Some(now);
+        entry.printing = Some(key);
         entry.function = Some(call.function.clone());
+        let record = Record::new(What::Assigned, pool).call(key).worker(worker);
+        self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
         if link.call.send(head, &payload).is_ok() {
             if !call.attempts.may_be_more() {
@@ -255,17 +278,19 @@ impl Dispatcher {
         let Some(call) = self.forget(key) else {
             return false;
         };
+        let record = Record::new(What::Answered, call.pool).call(key).worker(worker);
+        self.history.note(now, record.word(OK));
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
-        let meta = Answer { phases: call.phases(now), worker };
+        let meta = Answer { phases: call.phases(now), worker, call: key.0 };
         let head = &mut self.head;
         head.clear();
         head.extend_from_slice(
             &Header {
                 flags: frame.header.flags,
                 codec: frame.header.codec,
-                meta_bytes: 24,
+                meta_bytes: ANSWER_BYTES,
                 payload_bytes: frame.header.payload_bytes,
                 ..Header::new(Kind::Result, call.id)
             }
@@ -290,7 +315,7 @@ impl Dispatcher {
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
-            call: call.id,
+            call: key.0,
             pool: state.config.name.clone(),
             function: call.function.to_string(),
             attempt: call.attempts.number(),
@@ -299,7 +324,7 @@ impl Dispatcher {
             reason,
             quarantined,
         };
-        send_failure(&call.peer, &failure);
+        send_failure(&call.peer, call.id, &failure);
         true
     }
 
@@ -327,7 +352,11 @@ impl Dispatcher {
         if quarantined {
             self.pool(pool).counters.one("quarantined");
         }
-        self.fail(now, key, reason, quarantined);
+        let word = self.history.word(reason.name());
+        if self.fail(now, key, reason, quarantined) {
+            let record = Record::new(What::Answered, pool).call(key).word(word);
+            self.history.note(now, record);
+        }
     }
 
     /// Sends what a call prints to its caller, as far as the caller reads it.
@@ -370,12 +399,16 @@ fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
     head.extend_from_slice(function.as_bytes());
 }
 
+/// Bytes of a `message::Answer`.
+const ANSWER_BYTES: u32 = 32;
+
 /// Writes a `message::Answer`.
 fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
     head.extend_from_slice(&answer.phases.queue_us.to_le_bytes());
     head.extend_from_slice(&answer.phases.run_us.to_le_bytes());
     head.extend_from_slice(&answer.worker.slot.to_le_bytes());
     head.extend_from_slice(&answer.worker.generation.to_le_bytes());
+    head.extend_from_slice(&answer.call.to_le_bytes());
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -396,10 +429,11 @@ mod tests {
         let answer = Answer {
             phases: Phases { queue_us: 1, run_us: 2 },
             worker: WorkerId { slot: 3, generation: 4 },
+            call: 5,
         };
         let mut bytes = Vec::new();
         push_answer(&mut bytes, &answer);
         assert_eq!(wire::encode(&answer).unwrap(), bytes);
-        assert_eq!(24, bytes.len());
+        assert_eq!(ANSWER_BYTES as usize, bytes.len());
     }
 }

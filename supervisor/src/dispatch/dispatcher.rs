@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clutch_protocol::Kind;
@@ -13,11 +14,14 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::history::History;
+use super::logs::Store;
 use crate::config;
+use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
-use crate::worker::output::{Allowance, Tail};
+use crate::worker::output::{Allowance, READ_BYTES, Tail};
 use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
@@ -65,8 +69,13 @@ pub(super) struct Worker {
     pub(super) pid: u32,
     pub(super) python: String,
     pub(super) served: u64,
-    /// The call it was given last: whose output this is.
+    /// The calls it was given first and last.
+    pub(super) first_call: Option<CallKey>,
     pub(super) last_call: Option<CallKey>,
+    /// When it was given that.
+    pub(super) last_call_at: Option<Instant>,
+    /// The call whose output this is: the one it was given last, until it has answered.
+    pub(super) printing: Option<CallKey>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
     /// The id under which it was given that: the call's own, and which attempt it is.
@@ -92,6 +101,9 @@ pub(super) struct PoolState {
     pub(super) first_start: FirstStart,
     pub(super) last_death: Option<Certificate>,
     pub(super) drained: bool,
+    /// What its workers have printed and logged.
+    pub(super) ring: Ring,
+    pub(super) sink: Option<Arc<Sink>>,
 }
 
 /// All of it.
@@ -108,6 +120,11 @@ pub struct Dispatcher {
     pub(super) counters: Counters,
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
+    /// What happened lately.
+    pub(super) history: History,
+    pub(super) store: Store,
+    /// Room for one read of a pipe.
+    pub(super) pipe_buffer: Vec<u8>,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -124,6 +141,8 @@ impl PoolState {
             first_start: FirstStart::Pending,
             last_death: None,
             drained: false,
+            ring: Ring::default(),
+            sink: None,
         }
     }
 }
@@ -144,10 +163,11 @@ impl Dispatcher {
         let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
         let names = pools.iter().enumerate();
         let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
+        let started = Instant::now();
         Dispatcher {
             daemon: parts.daemon,
             socket: parts.socket,
-            started: Instant::now(),
+            started,
             stopping: false,
             pools,
             by_name,
@@ -156,6 +176,9 @@ impl Dispatcher {
             counters: Counters::default(),
             clients: 0,
             head: Vec::new(),
+            history: History::new(started),
+            store: Store::default(),
+            pipe_buffer: vec![0; READ_BYTES],
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -184,7 +207,9 @@ impl Dispatcher {
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
             self.before(now, pool, &event);
+            let prospect = self.foresee(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
+            self.witness(now, pool, prospect, &effects);
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
             }
@@ -194,16 +219,17 @@ impl Dispatcher {
     }
 
     fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
+        self.witness_effect(now, pool, &effect);
         match effect {
             Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
-            Effect::Interrupt { worker, call } => {
-                let run = self.give_up_attempt(now, pool, worker, call);
+            Effect::Interrupt { worker, .. } => {
+                let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { worker, call } => {
-                let run = self.give_up_attempt(now, pool, worker, call);
+            Effect::Warn { worker, .. } => {
+                let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }
             Effect::DumpStack { worker } => {
@@ -261,8 +287,11 @@ impl Dispatcher {
                 pid: 0,
                 python: String::new(),
                 served: 0,
+                first_call: None,
                 last_call: None,
                 last_run: 0,
+                last_call_at: None,
+                printing: None,
                 function: None,
                 outlaw: false,
                 tail: Tail::default(),

@@ -4,17 +4,16 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clutch_protocol::failure::Cause;
-use clutch_protocol::message::{
-    Exited, Signal, SpawnFailed, SpawnStage, Spawned, Stream, Swept, WorkerId,
-};
+use clutch_protocol::message::{Exited, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId};
 use clutch_protocol::{Frame, Kind, wire};
 
 use super::certificate;
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
+use super::history::{Record, What};
 use crate::pool::{Event, StopCause, WorkerState};
 use crate::worker::link::Link;
-use crate::worker::output::{Asker, escape};
+use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
 impl Core {
@@ -90,13 +89,17 @@ impl Core {
 
     /// A worker's python has ended. What it sent before it did still counts.
     fn worker_died(&self, link: &Rc<Link>, exited: Option<Exited>) {
+        let now = Instant::now();
+        // What was printed before an answer is the answered call's, and so is what was logged.
+        self.with(|dispatcher| dispatcher.read_last_output(now, link));
+        for frame in link.last_records() {
+            self.control_frame(link, &frame);
+        }
         for frame in link.last_words() {
             self.worker_frame(link, &frame);
         }
-        let now = Instant::now();
         self.with(|dispatcher| {
-            dispatcher.read_output(now, link, Stream::Stdout, Asker::Dispatcher);
-            dispatcher.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
+            dispatcher.read_last_output(now, link);
             dispatcher.bury(link.pool, link.worker, exited);
         });
         self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun: true });
@@ -155,7 +158,11 @@ impl Dispatcher {
         let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
         let certificate =
             certificate::write(&state.config.name, worker, entry, before, exited, function);
-        state.counters.one(super::counters::death(certificate.cause));
+        let cause = super::counters::death(certificate.cause);
+        state.counters.one(cause);
+        let record = Record::new(What::Died, pool).worker(worker).extra(certificate.pid);
+        let word = self.history.word(cause.trim_start_matches("deaths."));
+        self.history.note(Instant::now(), record.word(word));
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
             tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");

@@ -9,8 +9,12 @@
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - `logs`: what of that is kept, and who reads it.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
+//! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
+//!   it.
+//! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
@@ -30,7 +34,19 @@ mod guardians;
 
 mod output;
 
+mod logs;
+
 pub mod certificate;
+
+pub mod history;
+
+mod witness;
+
+mod explain;
+
+pub mod operate;
+
+pub mod stack;
 
 pub mod report;
 

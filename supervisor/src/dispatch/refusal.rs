@@ -42,12 +42,12 @@ pub(super) fn refusal(
 }
 
 /// A failure of a call that no pool has seen.
-pub(super) fn early_failure(call: u64, pool: String, function: String, reason: Reason) -> Failure {
+pub(super) fn early_failure(pool: String, function: String, reason: Reason) -> Failure {
     let phases = Phases::default();
     // Both came from outside and are shown to people; a name is cut where no good one ends.
     let cut = |text: String| text.chars().take(256).flat_map(char::escape_default).collect();
     Failure {
-        call,
+        call: 0,
         pool: cut(pool),
         function: cut(function),
         attempt: 0,
@@ -58,13 +58,14 @@ pub(super) fn early_failure(call: u64, pool: String, function: String, reason: R
     }
 }
 
-pub(super) fn send_failure(peer: &Peer, failure: &Failure) {
+/// Sends a failure of the call that its client gave this `id`.
+pub(super) fn send_failure(peer: &Peer, id: u64, failure: &Failure) {
     let head = if wire::encode(failure).is_ok() {
-        frame_head(Kind::Error, failure.call, failure)
+        frame_head(Kind::Error, id, failure)
     } else {
         let detail = "the failure's description is longer than a frame's meta may be".to_owned();
         let short = Failure { reason: Reason::Protocol { detail }, ..failure.clone() };
-        frame_head(Kind::Error, failure.call, &short)
+        frame_head(Kind::Error, id, &short)
     };
     peer.send(&head, &Bytes::new());
 }

@@ -1,5 +1,6 @@
 //! What `status` says: read off the state that decides, at the moment it is asked for.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
@@ -8,6 +9,12 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, PoolState};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
+
+/// Why a pool is paused.
+const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
+
+/// Why a pool is drained.
+const CLOSED: &str = "an operator drains it: new calls are refused until it is resumed";
 
 impl Core {
     /// The daemon and everything in it, now.
@@ -20,6 +27,7 @@ impl Dispatcher {
     fn status(&self, now: Instant) -> Status {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
+        counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -37,28 +45,41 @@ impl Dispatcher {
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
-        let (state, reason) = match pool.policy.state() {
-            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
-            pool::PoolState::CrashLoop { failures } => {
-                ("crash_loop", format!("{failures} starts in a row failed"))
-            }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
-            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
-        };
+        let (state, reason) = self.pool_state(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
             state: state.to_owned(),
             reason,
             python: python_text(&pool.config.python),
-            workers_wanted: pool.config.workers,
+            workers_wanted: pool.policy.workers_wanted(),
+            workers_min: pool.policy.settings().size.min,
+            workers_max: pool.policy.settings().size.max,
+            spares: pool.policy.settings().size.spares,
             workers: self.worker_statuses(now, pool),
             queued: calls.waiting() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.waiting()) as u64,
             queue_limit: pool.config.limits.queue,
             last_death: pool.last_death.clone(),
-            counters: pool.counters.to_map(),
+            counters: pool_counters(pool),
+        }
+    }
+
+    /// What a pool as a whole is doing, and why.
+    fn pool_state(&self, pool: &PoolState) -> (&'static str, String) {
+        match pool.policy.state() {
+            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
+            pool::PoolState::CrashLoop { failures } => {
+                ("crash_loop", crash_loop_reason(failures, pool))
+            }
+            pool::PoolState::Paused => ("paused", PAUSED.to_owned()),
+            pool::PoolState::Closed => ("draining", CLOSED.to_owned()),
+            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
+                ("running", "no worker is needed; the next call starts one".to_owned())
+            }
+            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
 
@@ -73,13 +94,14 @@ impl Dispatcher {
     }
 
     fn has_ready_worker(&self, pool: &PoolState) -> bool {
-        use pool::WorkerState::{Busy, Idle, Interrupting};
-        pool.policy.workers().any(|w| matches!(w.state, Idle | Busy(_) | Interrupting(_)))
+        pool.policy.workers().any(|worker| worker.state.is_up())
     }
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
         let entry = pool.workers.get(&view.id);
-        let call = view.state.call().and_then(|key| self.calls.get(&key));
+        let key = view.state.call();
+        let call = key.and_then(|key| self.calls.get(&key));
+        let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
@@ -93,9 +115,22 @@ impl Dispatcher {
                 }
                 _ => call.map(|call| call.function().to_string()),
             },
+            call: key.map(|key| key.0),
+            call_ms: key
+                .and(given.and_then(|worker| worker.last_call_at))
+                .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
         }
     }
+}
+
+/// What has been counted, here and by the thread that writes files.
+fn pool_counters(pool: &PoolState) -> BTreeMap<String, u64> {
+    let mut counters = pool.counters.to_map();
+    if let Some(sink) = &pool.sink {
+        counters.insert("output_file_lines_dropped".to_owned(), sink.dropped());
+    }
+    counters
 }
 
 /// How many descriptors this process has open. Since Linux 6.2 the directory's size says so; older
@@ -106,6 +141,18 @@ fn open_descriptors() -> u64 {
         Ok(list) if list.len() > 0 => list.len(),
         _ => std::fs::read_dir(LIST).map_or(0, |list| list.count() as u64),
     }
+}
+
+/// How often what happened, how it happened last, and what can be done.
+fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
+    let last = pool.newest_death().to_string();
+    // Its traceback is beside it, in the last death's certificate.
+    let last = last.lines().next().unwrap_or_default();
+    format!(
+        "{failures} workers died and no call succeeded between; it goes on trying, and at once \
+         after: clutch pool reset {}; the last: {last}",
+        pool.config.name
+    )
 }
 
 /// A slot between two workers.
@@ -119,6 +166,8 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         pid: 0,
         python: String::new(),
         function: None,
+        call: None,
+        call_ms: None,
         calls_served: 0,
     }
 }

@@ -11,6 +11,7 @@ use clutch_protocol::{Frame, Kind, retry, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
+use super::history::{Record, What};
 use crate::net::InboxError;
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
@@ -43,12 +44,16 @@ impl Core {
     }
 
     /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
-    /// answer: interrupts take effect on the call socket.
+    /// answer: interrupts take effect on the call socket. What it says are records of `logging`.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
-        let fault = format!("nothing asked for a {:?} frame", frame.header.kind);
+        let taken = match frame.header.kind {
+            Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            kind => Err(format!("nothing asked for a {kind:?} frame")),
+        };
+        let Err(fault) = taken else { return };
         self.worker_faulted(link.pool, link.worker, StopCause::Protocol, fault);
     }
 
@@ -139,13 +144,13 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
+            dispatcher.end_output(now, link, call);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, None) {
                 return Ok(dispatcher.attempt_failed(link, call));
             }
             if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -174,13 +179,17 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
+            dispatcher.end_output(now, link, call);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
                 return Ok(dispatcher.attempt_failed(link, call));
             }
-            if !(counts && dispatcher.fail(now, call, reason, false)) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+            let word = dispatcher.history.word(reason.name());
+            if counts && dispatcher.fail(now, call, reason, false) {
+                let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
+                dispatcher.history.note(now, record.word(word));
+            } else {
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -215,17 +224,20 @@ impl Dispatcher {
             return Err(format!("it answered call {id}, which it does not have"));
         }
         match state {
-            Some(
-                WorkerState::Busy(own)
-                | WorkerState::Interrupting(own)
-                | WorkerState::Stopping(_, Some(own)),
-            ) if own == call => Ok(Some(call)),
+            Some(state) if state.call() == Some(call) => Ok(Some(call)),
             Some(WorkerState::Stopping(_, None)) => {
                 self.pool(link.pool).counters.one("late_answers_dropped");
                 Ok(None)
             }
             _ => Err(format!("it answered call {id}, which it does not have")),
         }
+    }
+
+    /// A worker's answer to a call that was answered otherwise before.
+    fn late(&mut self, now: Instant, link: &Link, call: CallKey) {
+        self.pool(link.pool).counters.one("late_answers_dropped");
+        let record = Record::new(What::LateAnswer, link.pool).call(call).worker(link.worker);
+        self.history.note(now, record);
     }
 
     fn served(&mut self, link: &Link, call: CallKey) -> Option<Event> {

@@ -37,6 +37,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_items.py",
     "clutch/_json_codec.py",
     "clutch/_limits.py",
+    "clutch/_logging.py",
     "clutch/_loop.py",
     "clutch/_missing.py",
     "clutch/_nesting.py",

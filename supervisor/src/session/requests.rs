@@ -18,7 +18,8 @@ impl Connection {
         if payload_bytes > 0 && kind != Kind::Call {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop) {
+        let has_meta = matches!(kind, Kind::Call | Kind::Stop | Kind::Operate | Kind::Logs);
+        if meta_bytes > 0 && !has_meta {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
@@ -27,7 +28,7 @@ impl Connection {
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Cancel => {
-                if !core.cancel(&self.peer, id) {
+                if !core.cancel(&self.peer, id) && !self.readers.cancel(&self.peer, id) {
                     core.count("cancels_of_unknown_calls");
                 }
             }
@@ -38,6 +39,17 @@ impl Connection {
             Kind::Status => self.report_status(id),
             Kind::Stop => {
                 self.order_stop(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Operate => {
+                self.operate(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Logs => {
+                let wanted =
+                    wire::decode(&frame.meta).map_err(|error| protocol(error.to_string()))?;
+                if self.readers.has(id) {
+                    return Err(protocol(format!("request id {id} is in use")));
+                }
+                self.readers.start(core, &self.peer, id, wanted);
             }
             kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
         }

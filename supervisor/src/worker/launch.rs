@@ -55,6 +55,7 @@ impl Recipe {
             payload_bytes_max,
             // Early enough that the stacks are written before the start is given up.
             start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
+            log_level: pool.logging,
         };
         Recipe { spawn, setup }
     }

@@ -41,6 +41,7 @@ pub struct Link {
     control: Outbox,
     report: Outbox,
     call_in: RefCell<Inbox>,
+    control_in: RefCell<Inbox>,
     report_in: RefCell<Inbox>,
     last_words_max: usize,
     stdout: RefCell<Pipe>,
@@ -81,6 +82,7 @@ impl Link {
                 call.clone(),
                 Decoder::with_payload_max(payload_bytes_max),
             )),
+            control_in: RefCell::new(Inbox::new(control.clone(), Decoder::with_payload_max(0))),
             report_in: RefCell::new(Inbox::new(report.clone(), Decoder::with_payload_max(0))),
             last_words_max: one_call,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
@@ -163,6 +165,14 @@ impl Link {
         frames
     }
 
+    /// The records a dead worker has logged and nobody has read yet.
+    pub fn last_records(&self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let _ =
+            self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, |frame| frames.push(frame));
+        frames
+    }
+
     /// What the guardian has reported and nobody has read yet.
     pub fn last_reports(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
@@ -186,13 +196,11 @@ impl Link {
         self.channel_ended(&core, end).await;
     }
 
-    /// The control socket brings nothing; its end means the worker closed it.
+    /// The control socket brings records of `logging`; its end means the worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
-        let inbox =
-            RefCell::new(Inbox::new(self.control_stream.clone(), Decoder::with_payload_max(0)));
         let take = |frame| core.control_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
-        let end = listen(&self.control_stream, &inbox, take, deaf).await;
+        let end = listen(&self.control_stream, &self.control_in, take, deaf).await;
         self.channel_ended(&core, end).await;
     }
 

@@ -144,7 +144,7 @@ fn a_kill_does_not_wait_for_the_grace() {
 }
 
 #[test]
-fn a_stopped_python_hears_sigterm_and_dies_of_sigkill() {
+fn a_stopped_python_hears_sigterm_and_dies_of_sigkill_f010() {
     for (order, signal) in [(Signal::Terminate, 15), (Signal::Kill, 9)] {
         let mut guardian = Guardian::start(spawn("/bin/sleep", &["1000"]));
         let pid = guardian.spawned();
