@@ -209,7 +209,9 @@ fn f064_ctrl_c_at_the_daemons_terminal_lets_its_calls_finish_and_the_second_one_
     };
     let running = |daemon: &Daemon, seconds: f64| {
         let client = daemon.blocking();
-        let call = std::thread::spawn(move || client.call::<i64>("bulk:nap", (seconds, 7)));
+        let call = std::thread::spawn(move || {
+            client.call::<i64>("bulk:nap", (seconds, 7)).map_err(Box::new)
+        });
         wait_for("it runs", 10 * SECOND, || daemon.status().pools[0].running == 1);
         call
     };

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use clutch_client::{Failure, Reason, Retry, blocking};
 use clutch_tests::{Bystander, Daemon, MILLISECOND, SECOND, wait_for};
 
-/// A daemon with one pool of one worker.
+/// A daemon with one pool of one worker, which is not replaced for taking an interrupt slowly on a
+/// machine that is busy.
 fn lonely() -> Daemon {
-    Daemon::builder().pool("default", |pool| pool).start()
+    Daemon::builder().pool("default", |pool| pool.limit("interrupt", "20s")).start()
 }
 
 /// The file in which `job_retry` counts.
@@ -44,9 +45,9 @@ fn good_at(
     count: &Count,
     attempt: u32,
     retry: Retry,
-) -> Result<(u32, u32, u64), Failure> {
+) -> Result<(u32, u32, u64), Box<Failure>> {
     let request = client.request(format!("job_retry:{function}")).args((count.text(), attempt));
-    request.retry(retry).timeout(30 * SECOND).send()
+    request.retry(retry).timeout(30 * SECOND).send().map_err(Box::new)
 }
 
 #[test]
@@ -159,9 +160,10 @@ fn an_attempt_that_takes_too_long_is_given_up_and_tried_again() {
     let before = daemon.worker_pids("default");
     let count = Count::new(&daemon, "slow");
     let retry = Retry::new(5).on_timed_out(200 * MILLISECOND);
+    let begun = Instant::now();
     let (tried, attempt, _) = good_at(&client, "sleeps_until", &count, 4, retry).expect("good");
     assert_eq!((4, 4), (tried, attempt));
-    assert!(count.gaps().iter().all(|gap| *gap >= 190 * MILLISECOND), "{:?}", count.gaps());
+    assert!(begun.elapsed() >= 600 * MILLISECOND, "{:?}", begun.elapsed());
     assert_eq!(before, daemon.worker_pids("default"), "it could be interrupted");
 
     // The last attempt's end is the call's, and the call's own deadline is above them all.
@@ -281,7 +283,7 @@ fn higher_priorities_go_first_and_equals_in_their_order() {
     let oracle = daemon.oracle();
     let order = Count::new(&daemon, "order");
     let blocker = daemon.blocking();
-    let blocker = std::thread::spawn(move || blocker.call::<i64>("bulk:nap", (1.0, 0)));
+    let blocker = std::thread::spawn(move || blocker.call::<i64>("bulk:nap", (1.0, 0)).is_ok());
     wait_for("the worker is busy", 10 * SECOND, || daemon.status().pools[0].running == 1);
     let mut waiting = Vec::new();
     for (index, (priority, text)) in
@@ -292,14 +294,14 @@ fn higher_priorities_go_first_and_equals_in_their_order() {
         let client = daemon.blocking();
         let args = (order.text().to_owned(), text);
         waiting.push(std::thread::spawn(move || {
-            client.request("job_retry:note").args(args).priority(priority).send::<()>()
+            client.request("job_retry:note").args(args).priority(priority).send::<()>().is_ok()
         }));
         wait_for("it waits", 10 * SECOND, || daemon.status().pools[0].queued == index as u64 + 1);
     }
     for thread in waiting {
-        thread.join().expect("no panic").expect("it is answered");
+        assert!(thread.join().expect("no panic"));
     }
-    blocker.join().expect("no panic").expect("it is answered");
+    assert!(blocker.join().expect("no panic"));
     assert_eq!(["first", "second", "third", "fourth", "last"], order.lines()[..]);
     oracle.judge(daemon);
 }

@@ -1,4 +1,4 @@
-"""Short functions, and one that tells when it was made to stop."""
+"""Short functions, and one that does not come back."""
 
 import time
 
@@ -19,14 +19,3 @@ def busy(seconds, number):
 def stay(_item):
     """Not come back."""
     time.sleep(1000)
-
-
-def work_until_stopped(path):
-    """Write down when it began and when it was made to stop."""
-    with open(path, "w") as file:
-        file.write("%.6f\n" % time.monotonic())
-        file.flush()
-        try:
-            time.sleep(1000)
-        finally:
-            file.write("%.6f\n" % time.monotonic())

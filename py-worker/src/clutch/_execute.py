@@ -188,6 +188,13 @@ class Executor:
             return header_bytes(FAILED, call_id, len(failed), 0), failed
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
+        # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing
+        # is loaded for it, since the daemon waits for an interrupted call only so long.
+        if state.interrupted == attempt[0] and not isinstance(error, ProtocolError):
+            if state.call is not None:
+                # A thread that holds the object must still see it when the next call runs.
+                _ = state.call.cancelled
+            return failed_cancelled()
         try:
             with pristine_imports:
                 return load("clutch._failures").failure(error, attempt, self._skip)

@@ -6,7 +6,6 @@ Loaded by the first call that fails, or whose result is not plain data at once.
 import sys
 from posix import _exit
 
-from clutch._call import state
 from clutch._convert import UnserializableError, convert, type_name
 from clutch._errors import cut, describe, format_traceback, message_of
 from clutch._execute import DECODING, FINDING, BadNameError, split_name
@@ -47,12 +46,8 @@ def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str,
 
 
 def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
-    call_id, key, stage, function, args, kwargs = attempt
-    if state.call is not None:
-        # A thread that holds the object must still see it when the next call runs.
-        _ = state.call.cancelled
-    # Also when it swallowed the interrupt and returned a value: nobody waits for that.
-    if error is None or state.interrupted == call_id:
+    _call_id, key, stage, function, args, kwargs = attempt
+    if error is None:
         return failed_cancelled()
     if isinstance(error, ProtocolError):
         raise error

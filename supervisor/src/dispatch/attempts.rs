@@ -7,6 +7,7 @@ use clutch_protocol::Reason;
 use clutch_protocol::message::{self, WorkerId};
 
 use super::dispatcher::Dispatcher;
+use crate::pool::queue::Place;
 use crate::pool::{CallKey, Event, Retry};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;
@@ -106,42 +107,33 @@ impl Attempts {
 
 impl Dispatcher {
     /// Whether a worker runs the attempt of a call that counts: not one that was given up.
-    pub(super) fn is_with(&self, worker: WorkerId, key: CallKey) -> bool {
-        let running = self.calls.get(&key).and_then(|call| call.attempts.running);
-        running.is_some_and(|(_, with)| with == worker)
+    pub(super) fn is_with(&self, pool: PoolIndex, worker: WorkerId, key: CallKey) -> bool {
+        self.pools[pool.0].policy.calls().place(key) == Some(Place::Running(worker))
     }
 
-    /// Whether a worker's failure is one after which its call is tried again. Its caller is not
-    /// told of it then.
+    /// Whether the answer of the worker that has a call is not the call's, since that is tried
+    /// again: for a failure its caller has named, or since this attempt has had its time, whatever
+    /// came of it then.
     pub(super) fn tries_again(
         &mut self,
         now: Instant,
         link: &Link,
         key: CallKey,
-        reason: &Reason,
+        failure: Option<&Reason>,
     ) -> bool {
-        if !self.is_with(link.worker, key) {
-            return false;
-        }
         let pool = &mut self.pools[link.pool.0];
         let Some(call) = self.calls.get_mut(&key) else {
             return false;
         };
-        let counter = if pool.policy.is_attempt_over(key) {
-            // It was told to give up, and has.
-            "retries.timed_out"
-        } else {
-            let wanted = call.attempts.retry.as_ref();
-            let Reason::Raised(exception) = reason else {
-                return false;
-            };
-            let is_named = wanted.is_some_and(|retry| retry.on.names(exception));
-            if !(is_named && pool.policy.may_retry(now, key)) {
-                return false;
-            }
-            "retries.raised"
-        };
-        pool.counters.one(counter);
+        let is_over = pool.policy.is_attempt_over(key);
+        let is_named = call.attempts.retry.as_ref().is_some_and(
+            |retry| matches!(failure, Some(Reason::Raised(raised)) if retry.on.names(raised)),
+        );
+        let is_tried_again = is_over || is_named && pool.policy.may_retry(now, key);
+        if !is_tried_again {
+            return false;
+        }
+        pool.counters.one(if is_over { "retries.timed_out" } else { "retries.raised" });
         call.attempts.end(now);
         true
     }
@@ -167,7 +159,7 @@ impl Dispatcher {
         let Some(key) = self.worker(pool, worker).and_then(|entry| entry.last_call) else {
             return;
         };
-        if !self.is_with(worker, key) {
+        if !self.is_with(pool, worker, key) {
             return;
         }
         if !begun {

@@ -272,9 +272,6 @@ impl Dispatcher {
         key: CallKey,
         frame: &Frame,
     ) -> bool {
-        if !self.is_with(worker, key) {
-            return false;
-        }
         let Some(call) = self.forget(key) else {
             return false;
         };
@@ -301,18 +298,14 @@ impl Dispatcher {
         true
     }
 
-    /// Tells a caller that its call failed in a worker. False when nobody waits for that any more.
-    pub(super) fn failed(
+    /// Tells a caller that its call failed. False when nobody waits for it any more.
+    pub(super) fn fail(
         &mut self,
         now: Instant,
-        worker: WorkerId,
         key: CallKey,
         reason: Reason,
+        quarantined: bool,
     ) -> bool {
-        self.is_with(worker, key) && self.fail(now, key, reason, false)
-    }
-
-    fn fail(&mut self, now: Instant, key: CallKey, reason: Reason, quarantined: bool) -> bool {
         let Some(call) = self.forget(key) else {
             return false;
         };

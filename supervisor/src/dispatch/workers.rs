@@ -145,7 +145,11 @@ impl Core {
                 return Ok(None);
             };
             dispatcher.end_output(now, link, call);
-            if !dispatcher.answer(now, link.worker, call, frame) {
+            let counts = dispatcher.is_with(link.pool, link.worker, call);
+            if counts && dispatcher.tries_again(now, link, call, None) {
+                return Ok(dispatcher.attempt_failed(link, call));
+            }
+            if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
                 dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
@@ -176,13 +180,12 @@ impl Core {
                 return Ok(None);
             };
             dispatcher.end_output(now, link, call);
-            if dispatcher.tries_again(now, link, call, &reason) {
-                let worker = link.worker;
-                dispatcher.served(link, call);
-                return Ok(Some(Event::AttemptFailed { worker, call }));
+            let counts = dispatcher.is_with(link.pool, link.worker, call);
+            if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
+                return Ok(dispatcher.attempt_failed(link, call));
             }
             let word = dispatcher.history.word(reason.name());
-            if dispatcher.failed(now, link.worker, call, reason) {
+            if counts && dispatcher.fail(now, call, reason, false) {
                 let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
                 dispatcher.history.note(now, record.word(word));
             } else {
@@ -242,6 +245,11 @@ impl Dispatcher {
             worker.served += 1;
         }
         Some(Event::Answered { worker: link.worker, call })
+    }
+
+    fn attempt_failed(&mut self, link: &Link, call: CallKey) -> Option<Event> {
+        self.served(link, call);
+        Some(Event::AttemptFailed { worker: link.worker, call })
     }
 
     pub(super) fn note_detail(&mut self, link: &Link, detail: &str) {

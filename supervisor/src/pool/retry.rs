@@ -25,7 +25,7 @@ use super::timers::Timer;
 const MOVES_MAX: u32 = 10;
 
 /// How many workers a call may kill, whatever its caller wants.
-const KILLS_MAX: u32 = 2;
+const KILLS_MAX: u32 = clutch_protocol::limits::WORKERS_KILLED_MAX;
 
 impl Pool {
     /// Whether a call that failed now may be tried again.
