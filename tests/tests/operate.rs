@@ -204,7 +204,12 @@ fn the_life_of_a_call_says_how_its_worker_ended() {
     assert_eq!(Some("WorkerDied"), life.outcome.as_deref());
 
     // One that will not end is given up by its caller first, and its worker after that.
-    let output = daemon.cli(["call", "--timeout", "200ms", "job_stuck:ignore_everything"]);
+    clutch_tests::wait_for("the dead one is gone", 10 * SECOND, || {
+        let workers = daemon.status().pools.swap_remove(0).workers;
+        workers.iter().all(|worker| worker.pid != busy.pid)
+    });
+    daemon.wait_ready();
+    let output = daemon.cli(["call", "--timeout", "1s", "job_stuck:ignore_everything"]);
     output.expect_code(4).expect_stderr("(call 2)");
     let life = wait_until("its worker has ended", 20 * SECOND, || {
         let life = explain(&daemon, 2);

@@ -37,7 +37,14 @@ impl Dispatcher {
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
-        let (state, reason) = self.pool_state(pool);
+        let (state, reason) = match pool.policy.state() {
+            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
+            pool::PoolState::CrashLoop { failures } => {
+                ("crash_loop", format!("{failures} starts in a row failed"))
+            }
+            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
+        };
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
@@ -52,25 +59,6 @@ impl Dispatcher {
             queue_limit: pool.config.limits.queue,
             last_death: pool.last_death.clone(),
             counters: pool.counters.to_map(),
-        }
-    }
-
-    /// What a pool as a whole is doing, and why.
-    fn pool_state(&self, pool: &PoolState) -> (&'static str, String) {
-        match pool.policy.state() {
-            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
-            pool::PoolState::CrashLoop { failures } => {
-                let last = pool.newest_death().to_string();
-                let last = last.lines().next().unwrap_or_default().to_owned();
-                let name = &pool.config.name;
-                let reason = format!(
-                    "{failures} starts in a row failed; it goes on trying, and at once after: \
-                     clutch pool reset {name}; the last: {last}"
-                );
-                ("crash_loop", reason)
-            }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
-            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
 
