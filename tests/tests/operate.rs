@@ -42,7 +42,7 @@ fn wait_queued(daemon: &Daemon, count: u64) {
 }
 
 /// A call on a thread of its own.
-struct Waiting(std::thread::JoinHandle<Result<Value, Failure>>);
+struct Waiting(std::thread::JoinHandle<Result<Value, Box<Failure>>>);
 
 impl Waiting {
     fn start(daemon: &Daemon, function: &str, args: Value) -> Waiting {
@@ -50,11 +50,11 @@ impl Waiting {
         let function = function.to_owned();
         Waiting(std::thread::spawn(move || {
             let request = client.request(function).codec(Codec::Json).args(args);
-            request.timeout(60 * SECOND).send()
+            request.timeout(60 * SECOND).send().map_err(Box::new)
         }))
     }
 
-    fn end(self) -> Result<Value, Failure> {
+    fn end(self) -> Result<Value, Box<Failure>> {
         self.0.join().expect("a call does not panic")
     }
 }
@@ -204,11 +204,16 @@ fn the_life_of_a_call_says_how_its_worker_ended() {
     assert_eq!(Some("WorkerDied"), life.outcome.as_deref());
 
     // One that will not end is given up by its caller first, and its worker after that.
-    let output = daemon.cli(["call", "--timeout", "200ms", "job_stuck:ignore_everything"]);
+    clutch_tests::wait_for("the dead one is gone", 10 * SECOND, || {
+        let workers = daemon.status().pools.swap_remove(0).workers;
+        workers.iter().all(|worker| worker.pid != busy.pid)
+    });
+    daemon.wait_ready();
+    let output = daemon.cli(["call", "--timeout", "1s", "job_stuck:ignore_everything"]);
     output.expect_code(4).expect_stderr("(call 2)");
     let life = wait_until("its worker has ended", 20 * SECOND, || {
         let life = explain(&daemon, 2);
-        if whats(&life).contains(&"worker_died") { Ok(life) } else { Err(life) }
+        if whats(&life).contains(&"worker_died") { Ok(life) } else { Err(format!("{life:?}")) }
     });
     let whats = whats(&life);
     let at = |what| whats.iter().position(|one| *one == what).expect(what);
@@ -444,6 +449,33 @@ fn operations_that_break_the_protocol_end_their_connection_and_nothing_else_f084
 }
 
 #[test]
+fn the_async_client_has_the_same_verbs() {
+    let daemon = daemon(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.expect("a runtime can be built").block_on(async {
+        let client = daemon.client().await;
+        let answered = client.request("math:sqrt").args((4,)).send_answered::<f64>().await?;
+        assert_eq!((1, 2.0, 0), (answered.call, answered.value, answered.worker.slot));
+        assert_eq!(Some("ok".to_owned()), client.explain(1).await?.outcome);
+        client.order_pool("default", PoolOrder::Reset).await?;
+        assert_eq!(Denial::NoSuchPool, denied(client.order_pool("no", PoolOrder::Reset).await).0);
+        assert_eq!(Denial::NoSuchSlot, denied(client.stack("default", 9).await).0);
+        assert_eq!(Denial::Ended, denied(client.cancel_call(1).await).0);
+        let late = client.clone();
+        let call = async { late.call::<()>("job_stuck:sleep", ()).await };
+        let cancel = async {
+            while client.cancel_call(2).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let (called, ()) = tokio::join!(call, cancel);
+        assert_eq!("Cancelled", called.expect_err("it was cancelled").reason.name());
+        Ok::<_, Box<dyn std::error::Error>>(())
+    });
+    done.expect("the verbs work");
+}
+
+#[test]
 fn a_daemon_that_stops_takes_no_orders_but_still_tells_and_cancels() {
     let mut daemon = daemon(1);
     let client: blocking::Client = daemon.blocking();
@@ -452,7 +484,7 @@ fn a_daemon_that_stops_takes_no_orders_but_still_tells_and_cancels() {
     daemon.signal(Signal::SIGTERM);
     wait_until("it stops", 10 * SECOND, || match client.status() {
         Ok(status) if status.daemon.state == "stopping" => Ok(()),
-        status => Err(status),
+        status => Err(format!("{status:?}")),
     });
     for order in [PoolOrder::Pause, PoolOrder::Resize { min: 1, max: 2 }, PoolOrder::Recycle] {
         assert_eq!(Denial::ShuttingDown, denied(client.order_pool("default", order)).0);

@@ -103,8 +103,6 @@ fn number(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::message::WorkerId;
-
     use super::*;
 
     fn worker(slot: u32, call: Option<u64>) -> WorkerStatus {
@@ -143,6 +141,37 @@ mod tests {
             last_death: None,
             counters: Default::default(),
         }
+        let fields = json!({
+            "slot": slot,
+            "generation": 3,
+            "state": if call.is_some() { "busy" } else { "backoff" },
+            "reason": "",
+            "since_ms": 61_000,
+            "pid": if call.is_some() { 4711 } else { 0 },
+            "python": "3.12.1",
+            "function": call.map(|_| "m:f\n\x1b[2J"),
+            "call": call,
+            "call_ms": call.map(|_| 1_500),
+            "calls_served": 12,
+        });
+        serde_json::from_value(fields).unwrap()
+    }
+
+    fn pool(name: &str, workers: Vec<WorkerStatus>) -> PoolStatus {
+        let fields = json!({
+            "name": name,
+            "state": "running",
+            "reason": "",
+            "python": "python3",
+            "workers_wanted": 2,
+            "workers": workers,
+            "queued": 0,
+            "queued_oldest_ms": 0,
+            "running": 0,
+            "queue_limit": 4096,
+            "counters": {},
+        });
+        serde_json::from_value(fields).unwrap()
     }
 
     #[test]
