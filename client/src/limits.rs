@@ -20,7 +20,8 @@ pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 /// How long `status`, `ping` and `stop` wait for their answer.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long reading the lines that are there may take: the daemon sends a hundred thousand a second.
+/// How long reading the lines that are there may take: the daemon sends a hundred thousand in one
+/// second.
 pub(crate) const LOGS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Batches of log lines that may wait for their receiver, each of about 128 KiB at most. More than

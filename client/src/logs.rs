@@ -84,11 +84,13 @@ impl From<LogChunk> for LogBatch {
     }
 }
 
+type Answer = Pin<Box<dyn Future<Output = Result<Frame, Failure>> + Send>>;
+
 /// Lines as they come. Dropping it ends the request.
 pub struct LogTail {
     batches: mpsc::Receiver<LogChunk>,
     /// The request, until it is answered.
-    request: Option<Pin<Box<dyn Future<Output = Result<Frame, Failure>> + Send>>>,
+    request: Option<Answer>,
     end: Option<Result<LogBatch, Failure>>,
     /// Keeps the connection open.
     _client: Client,

@@ -272,6 +272,24 @@ mod tests {
         assert_eq!((8, &b"four"[..]), received(&mut receiver));
     }
 
+    #[test]
+    fn a_slow_receiver_of_lines_learns_how_many_it_missed() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut pending = Pending::default();
+        pending.insert(1, (), Some(OutputSink::lines(sender))).unwrap();
+        let chunk = |dropped, json: &'static str| LogChunk {
+            dropped,
+            json: Bytes::from_static(json.as_bytes()),
+        };
+        pending.lines(1, chunk(0, "[{}]"));
+        pending.lines(1, chunk(5, "[{}, {}]"));
+        pending.lines(1, chunk(0, "[{}, {}, {}]"));
+        pending.lines(9, chunk(0, "[]"));
+        assert_eq!(0, receiver.try_recv().unwrap().dropped);
+        pending.lines(1, chunk(1, "[]"));
+        assert_eq!(11, receiver.try_recv().unwrap().dropped);
+    }
+
     fn received(receiver: &mut mpsc::Receiver<OutputChunk>) -> (u64, &'static [u8]) {
         let chunk = receiver.try_recv().unwrap();
         let bytes = [&b"one"[..], b"four"].into_iter().find(|bytes| *bytes == chunk.bytes).unwrap();

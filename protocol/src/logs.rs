@@ -75,7 +75,10 @@ mod tests {
             logger: None,
             text: "text".into(),
         };
-        let json = r#"{"time":"2026-11-23T12:03:04.123Z","pool":"default","slot":0,"generation":3,"call":17,"stream":"stderr","text":"text"}"#;
+        let json = concat!(
+            r#"{"time":"2026-11-23T12:03:04.123Z","pool":"default","slot":0,"generation":3,"#,
+            r#""call":17,"stream":"stderr","text":"text"}"#
+        );
         assert_eq!(json, serde_json::to_string(&line).unwrap());
         let newer = json.replace("}", ",\"host\":\"a\"}");
         assert_eq!(line, serde_json::from_str(&newer).unwrap());

@@ -253,3 +253,23 @@ fn a_crooked_name_is_quoted_in_the_report() {
     let report = words(&error.render(false));
     assert!(report.contains("pools.\"a.b\\n\".workers: 0 is out of range"), "{report}");
 }
+
+#[test]
+fn output_and_log_are_checked_f155() {
+    check_all(&[
+        (
+            "[pools.a]\nlogging = 'warn'\n",
+            "2:11",
+            &["\"warn\" is not understood here", "\"off\", \"debug\", \"info\", \"warning\""],
+        ),
+        ("[pools.a]\noutput = { lines = 5 }\n", "2:20", &["out of range", "write 100 to 100000"]),
+        ("[daemon.output]\nfile = ''\n[pools.a]\n", "2:8", &["it is empty"]),
+        ("[daemon.log]\nformat = 'xml'\n[pools.a]\n", "2:10", &["\"text\", \"json\" or"]),
+        ("[daemon.log]\nlevel = 'inf[o'\n[pools.a]\n", "2:9", &["it is not a log filter"]),
+        (
+            "[daemon.output]\nfile = '/x'\n[pools.a]\n[pools.b]\noutput = { files = 2 }\n",
+            "5:1",
+            &["pool `a` writes the same file", "give each pool a file of its own"],
+        ),
+    ]);
+}

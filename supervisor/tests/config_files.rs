@@ -248,6 +248,18 @@ fn a_smaller_bound_alone_makes_its_default_smaller() {
 }
 
 #[test]
+fn a_pools_output_is_the_daemons_unless_it_says_otherwise() {
+    let text = "[daemon.output]\nlines = 500\nfile = 'logs/all'\n[pools.a]\nlogging = 'INFO'\n\
+                [pools.b]\noutput = { lines = 700, file = '/b' }\n";
+    let config = good(parse(text, None, Path::new("/")));
+    let (a, b) = (&config.pools["a"], &config.pools["b"]);
+    assert_eq!((500, 700), (a.output.lines, b.output.lines));
+    assert_eq!(Some(Path::new("/logs/all")), a.output.file.as_deref());
+    assert_eq!(Some(Path::new("/b")), b.output.file.as_deref());
+    assert_eq!((4 << 20, 20, 0), (a.output.bytes, a.logging, b.logging));
+}
+
+#[test]
 fn local_has_one_pool_with_the_longest_timeout() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let cwd = directory.path().to_owned();

@@ -99,7 +99,7 @@ fn f045_ten_megabytes_neither_delay_nor_fill_anything() {
 
 #[test]
 fn the_last_line_of_a_call_is_never_the_next_ones() {
-    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle();
     // Many in flight, so that a worker has its next call in the same moment.
     let mut raw = daemon.raw();
@@ -269,15 +269,25 @@ fn f137_a_full_disk_costs_lines_and_nothing_else() {
     let daemon = Daemon::builder()
         .pool("default", |pool| pool.key("output", output_file(Path::new("/dev/full"), "1MiB")))
         .start();
-    let oracle = daemon.oracle().expect_event("output file cannot be written", 1);
     let client = daemon.blocking();
-    for number in 0..50 {
-        let _: u64 = client.call("job_output:say", (number,)).expect("it only prints");
-    }
-    wait_until("the lines are counted", PATIENCE, || {
-        let counted = daemon.counter("default", "output_file_lines_dropped");
-        if counted == 50 { Ok(()) } else { Err(counted) }
-    });
+    let say = |count: u64| {
+        for number in 0..count {
+            let _: u64 = client.call("job_output:say", (number,)).expect("it only prints");
+        }
+    };
+    let wait_for_count = |wanted: u64| {
+        wait_until("the lines are counted", PATIENCE, || {
+            let counted = daemon.counter("default", "output_file_lines_dropped");
+            if counted == wanted { Ok(()) } else { Err(counted) }
+        });
+    };
+    say(1);
+    wait_for_count(1);
+    daemon.wait_for_log("output file cannot be written", PATIENCE);
+    // The file is open now, and what it costs was said.
+    let oracle = daemon.oracle().expect_event("output file cannot be written", 0);
+    say(49);
+    wait_for_count(50);
     assert_eq!(50, read(&daemon, all()).len(), "memory has them all");
     drop(client);
     oracle.judge(daemon);
@@ -312,18 +322,22 @@ fn f137_a_log_that_nobody_can_write_to_stops_nothing() {
         let mut daemon = builder
             .env("PIPE", &pipe)
             .through(&["sh", "-c", &script])
-            .pool("default", |pool| pool)
+            .pool("default", |pool| pool.workers(4))
             .start();
         let client = daemon.blocking();
-        for first in [0, 1000] {
-            // More than a pipe holds, and more than may wait for it.
-            let _: u32 = client.call("job_output:lines", (first, first + 1000)).expect(redirect);
-            let _: u64 = client.call("job_output:megabytes", (1,)).expect(redirect);
-        }
+        // More than a pipe holds, and more than may wait for it, though each worker has its limit.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let client = client.clone();
+                scope.spawn(move || {
+                    let _: u64 = client.call("job_output:megabytes", (2,)).expect(redirect);
+                });
+            }
+        });
         let lines = read(&daemon, LogQuery { lines: 1, ..all() });
         assert_eq!("that was all", lines[0].text, "{redirect}");
         if redirect != "2>&-" {
-            wait_until("lost lines are counted", PATIENCE, || {
+            wait_until(redirect, PATIENCE, || {
                 let counters = daemon.status().daemon.counters;
                 match counters.get("log_lines_dropped") {
                     Some(count) if *count > 0 => Ok(()),

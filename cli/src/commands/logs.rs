@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use clutch_client::{LogBatch, LogLine, LogQuery, LogStream, LogTail};
+use clutch_client::{Failure, LogBatch, LogLine, LogQuery, LogStream, LogTail};
 use clutch_protocol::name;
 use futures_util::{FutureExt, StreamExt};
 
@@ -86,7 +86,7 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
             results.flush().map_err(Error::Output)?;
             return Ok(Exit::Ok);
         };
-        match batch.and_then(|batch| show(&batch, args.json)) {
+        match batch.map_err(Box::new).and_then(|batch| show(&batch, args.json)) {
             Ok(lines) => {
                 for line in lines {
                     results.text(&line).map_err(Error::Output)?;
@@ -104,14 +104,14 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
 async fn wait(
     tail: &mut LogTail,
     interrupt: &mut Interrupt,
-) -> Option<Option<Result<LogBatch, clutch_client::Failure>>> {
+) -> Option<Option<Result<LogBatch, Failure>>> {
     tokio::select! {
         next = tail.next() => Some(next),
         () = interrupt.wait() => None,
     }
 }
 
-fn show(batch: &LogBatch, json: bool) -> Result<Vec<String>, clutch_client::Failure> {
+fn show(batch: &LogBatch, json: bool) -> Result<Vec<String>, Box<Failure>> {
     if batch.dropped > 0 {
         let dropped = batch.dropped;
         output::note(&format!(

@@ -17,9 +17,9 @@ use crate::logging::{self, LogFormat};
 /// Run the daemon: keep the configured pools, answer calls
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The daemon stays in the foreground and logs to standard error, or where [daemon.log] says; CLUTCH_LOG
-sets what (error, warn, info, debug, trace; info without). SIGTERM or Ctrl-C stops it: running calls may finish; a second
-one ends them.
+The daemon stays in the foreground and logs to standard error, or where [daemon.log] says;
+CLUTCH_LOG sets what (error, warn, info, debug, trace; info without). SIGTERM or Ctrl-C stops it:
+running calls may finish; a second one ends them.
 
 The socket is --socket or CLUTCH_SOCKET, else the one in the configuration, else one for each user.
 

@@ -1,7 +1,7 @@
-//! Records for systemd's journal, in its native protocol: a datagram for each, of lines `NAME=value`.
+//! Records for systemd's journal, in its native protocol: a datagram each, of lines `NAME=value`.
 //!
-//! The crate for this waits for a journal that does not read, on the thread that logs. Here a record
-//! goes through the log's own queue to its own thread, like the lines for standard error.
+//! The crate for this waits for a journal that does not read, on the thread that logs. Here a
+//! record goes through the log's own queue to its own thread, like the lines for standard error.
 
 use std::fmt::{self, Write as _};
 use std::io;

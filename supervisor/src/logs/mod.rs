@@ -6,9 +6,9 @@
 //!                                  └─ bounded channel ──► one thread ──► FILE, FILE.1, ...
 //! ```
 //!
-//! A line is kept as the bytes that came; making it fit for a screen is left to whoever reads it, so
-//! that keeping costs next to nothing. A follower has no buffer: the ring is everybody's. Whoever is
-//! too slow for it is told how many lines it has missed.
+//! A line is kept as the bytes that came; making it fit for a screen is left to whoever reads it,
+//! so that keeping costs next to nothing. A follower has no buffer: the ring is everybody's.
+//! Whoever is too slow for it is told how many lines it has missed.
 //!
 //! - [`entry`]: one line, and how it is shown.
 //! - [`ring`]: the newest lines of a pool.

@@ -156,7 +156,7 @@ mod tests {
         let mut rings = [Ring::default(), Ring::default()];
         for order in 0..lines {
             let line = entry(order, order % 4 + 1, &format!("line {order}"));
-            rings[(order / 3 % 2) as usize].push(line, 100_000, usize::MAX);
+            rings[usize::from(order / 3 % 2 == 1)].push(line, 100_000, usize::MAX);
         }
         rings
     }

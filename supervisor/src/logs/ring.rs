@@ -64,7 +64,7 @@ pub(super) mod tests {
         Entry {
             order,
             at_ms: order,
-            worker: WorkerId { slot: (order % 2) as u32, generation: 1 },
+            worker: WorkerId { slot: u32::from(order % 2 == 1), generation: 1 },
             call,
             source: Source::Printed(Stream::Stdout),
             text: Bytes::copy_from_slice(text.as_bytes()),
@@ -86,8 +86,8 @@ pub(super) mod tests {
     #[test]
     fn bytes_are_bounded_and_counted() {
         let mut ring = Ring::default();
-        for order in 0..1000 {
-            ring.push(entry(order, 0, &"x".repeat(order as usize % 500)), 10_000, 20_000);
+        for (order, length) in (0..1000).zip((0..500).cycle()) {
+            ring.push(entry(order, 0, &"x".repeat(length)), 10_000, 20_000);
             assert!(ring.bytes() <= 20_000);
         }
         let held: usize = (ring.first()..ring.end())

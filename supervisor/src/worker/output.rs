@@ -55,8 +55,8 @@ impl Pipe {
         self.pipe.clone()
     }
 
-    /// Reads what is there into `buffer`, and no more than that. Whole lines and overlong pieces go to `line`, all bytes
-    /// as they came to `raw`. Whether anything was read.
+    /// Reads what is there into `buffer`, and no more than that. Whole lines and overlong pieces go
+    /// to `line`, all bytes as they came to `raw`. Whether anything was read.
     pub fn read(
         &mut self,
         asker: Asker,
