@@ -38,7 +38,8 @@ pub(super) enum Loss {
 pub(super) struct Deaths {
     alone: VecDeque<Instant>,
     with_call: VecDeque<Instant>,
-    /// Starts in a row that failed, over all slots, however long they took.
+    /// Starts in a row that failed, over all slots, however long they took: no worker has become
+    /// ready between, which would show that they can.
     starts: u32,
     /// Whether calls are to blame for the crash loop, or for the last one as long as no call has
     /// succeeded since.
@@ -221,10 +222,11 @@ impl Pool {
         let failures = *failures;
         match loss {
             Loss::WithCall => self.deaths.with_call.push_back(now),
+            Loss::Unready => self.deaths.starts += 1,
+            // What had worked may have been killed by somebody: once is no pattern.
             Loss::Proven if failures == 1 => {}
             _ => self.deaths.alone.push_back(now),
         }
-        self.deaths.starts += u32::from(loss == Loss::Unready);
         let restart = self.settings.restart;
         self.deaths.forget_before(now.checked_sub(restart.window));
         let alone = u32::try_from(self.deaths.alone.len()).unwrap_or(u32::MAX);
