@@ -57,7 +57,7 @@ pub enum Reason {
     },
     /// The pool's workers die as fast as they start, or cannot be started.
     CrashLoop {
-        /// How many starts in a row failed.
+        /// How often workers died without a success between.
         failures: u32,
         /// The last death.
         last: Box<Certificate>,

@@ -46,8 +46,9 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop ({failures} starts in a row failed; it \
-                 goes on trying, and takes calls again once a worker is ready); the last: {last}"
+                "pool '{pool}' is in a crash loop (workers died {failures} times without a \
+                 success between; one is tried now and then, and calls are taken again once it is \
+                 ready); the last: {last}"
             ),
             Reason::NotAllowed => {
                 write!(

@@ -171,6 +171,14 @@ impl Pool {
         self
     }
 
+    /// A table of the pool: `.table("workers", [("min", 0.into()), ("max", 4.into())])`.
+    #[must_use]
+    pub fn table<const N: usize>(self, key: &str, entries: [(&str, Value); N]) -> Pool {
+        let entries = entries.map(|(key, value)| (key.to_owned(), value));
+        let entries = table(&BTreeMap::from(entries));
+        self.key(key, entries)
+    }
+
     pub(crate) fn write(&self, name: &str, token: &str, text: &mut String) {
         let mut keys = self.keys.clone();
         keys.insert("path".to_owned(), Value::from(self.path.clone()));

@@ -103,7 +103,7 @@ impl Core {
         self.with(|dispatcher| {
             let sizes = dispatcher.pools.iter().map(|pool| PoolSize {
                 name: pool.config.name.clone(),
-                workers: pool.config.workers,
+                workers: pool.policy.settings().size.max,
             });
             sizes.collect()
         })

@@ -171,7 +171,7 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
     WorkerStatus {
         id: slot.id,
         state: "backoff".to_owned(),
-        reason: format!("started again in {wait} ms, after {} failed starts", slot.failures),
+        reason: format!("tried again in {wait} ms, after {} deaths in a row", slot.failures),
         since_ms: slot.since.map_or(0, |since| millis_since(now, since)),
         pid: 0,
         python: String::new(),

@@ -1,11 +1,12 @@
 //! Trying again: which attempts are followed by another one, and when.
 //!
-//! | how an attempt ends | what follows |
-//! |---|---|
-//! | it cannot have begun (its worker was lost before) | another worker, without a word, a few times |
-//! | a failure its caller wants retried, or its own time is over | another attempt, if one is left |
-//! | its worker died, and its caller wants that retried | another attempt, if one is left and it has killed one worker only |
-//! | anything else | its caller is told |
+//! - One that cannot have begun, since its worker was lost before: the call moves to another worker
+//!   without a word, a few times.
+//! - A failure that its caller wants retried, or an attempt over its own time: another one, if one
+//!   is left.
+//! - Its worker died, and its caller wants that retried: another one, if one is left, and if the
+//!   call has killed one worker only.
+//! - Anything else: its caller is told.
 //!
 //! A call's deadline always wins: an attempt that could only begin after it is not waited for.
 

@@ -18,6 +18,10 @@ use super::standing::{Opening, PoolMove, PoolState};
 use super::state::WorkerState;
 use super::timers::Timer;
 
+/// Deaths that all happen within this time may have one cause outside of the pool: somebody kills
+/// workers, or the machine has no memory for a moment. The waits between starts last longer.
+const STREAK_MIN: Duration = Duration::from_millis(500);
+
 /// How a worker came to leave its slot empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
@@ -38,8 +42,11 @@ pub(super) enum Loss {
 pub(super) struct Deaths {
     alone: VecDeque<Instant>,
     with_call: VecDeque<Instant>,
-    /// Starts in a row that failed, over all slots, however long they took.
+    /// Starts in a row that failed, over all slots, however long they took: no worker has become
+    /// ready between, which would show that they can.
     starts: u32,
+    /// When the first of all these deaths was.
+    since: Option<Instant>,
     /// Whether calls are to blame for the crash loop, or for the last one as long as no call has
     /// succeeded since.
     is_by_calls: bool,
@@ -53,6 +60,7 @@ impl Deaths {
         self.alone.clear();
         self.with_call.clear();
         self.starts = 0;
+        self.since = None;
         self.is_by_calls = false;
     }
 
@@ -221,15 +229,18 @@ impl Pool {
         let failures = *failures;
         match loss {
             Loss::WithCall => self.deaths.with_call.push_back(now),
+            Loss::Unready => self.deaths.starts += 1,
+            // What had worked may have been killed by somebody: once is no pattern.
             Loss::Proven if failures == 1 => {}
             _ => self.deaths.alone.push_back(now),
         }
-        self.deaths.starts += u32::from(loss == Loss::Unready);
         let restart = self.settings.restart;
         self.deaths.forget_before(now.checked_sub(restart.window));
         let alone = u32::try_from(self.deaths.alone.len()).unwrap_or(u32::MAX);
-        // One bad slot must not close a pool that works.
-        let by_starts = alone.max(self.deaths.starts) >= restart.deaths && self.no_worker_is_up();
+        let since = *self.deaths.since.get_or_insert(now);
+        // One bad slot must not close a pool that works, nor must one blow to all of them.
+        let is_lasting = now.duration_since(since) >= STREAK_MIN && self.no_worker_is_up();
+        let by_starts = is_lasting && alone.max(self.deaths.starts) >= restart.deaths;
         // A call that kills its worker is to blame before the pool is; but when every call does,
         // the pool is, whatever else is up.
         let bar = (2 * restart.deaths).max(self.workers_wanted() + 1);

@@ -143,6 +143,16 @@ fn a_pool_that_fell_as_a_whole_once_is_no_crash_loop() {
 }
 
 #[test]
+fn a_blow_to_all_workers_that_start_is_no_crash_loop() {
+    let mut world = World::new(6, 10);
+    for slot in 0..6 {
+        world.die(id(slot, 1));
+    }
+    assert_eq!(PoolState::Running, world.pool.state());
+    assert_eq!(6, world.live(SECOND / 5).len());
+}
+
+#[test]
 fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
     let mut world = World::new(4, 10);
     for slot in 0..4 {
@@ -150,6 +160,7 @@ fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
     }
     let mut launched = world.live(SECOND / 5);
     assert_eq!(4, launched.len(), "{launched:?}");
+    world.live(SECOND / 2);
     world.die(id(0, 2));
     let state = PoolState::CrashLoop { failures: 5 };
     assert_eq!(state, world.pool.state());
