@@ -129,22 +129,22 @@ impl Pool {
     /// One key of the pool's `process`: `.process("nice", 5)`.
     #[must_use]
     pub fn process(self, key: &str, value: impl Into<Value>) -> Pool {
-        self.table("process", key, value)
+        self.entry("process", key, value)
     }
 
     /// One key of the pool's `memory`: `.memory("kill_above", "64MiB")`.
     #[must_use]
     pub fn memory(self, key: &str, value: impl Into<Value>) -> Pool {
-        self.table("memory", key, value)
+        self.entry("memory", key, value)
     }
 
     /// One key of the pool's `liveness`: `.liveness("after", "1s")`.
     #[must_use]
     pub fn liveness(self, key: &str, value: impl Into<Value>) -> Pool {
-        self.table("liveness", key, value)
+        self.entry("liveness", key, value)
     }
 
-    fn table(mut self, table: &'static str, key: &str, value: impl Into<Value>) -> Pool {
+    fn entry(mut self, table: &'static str, key: &str, value: impl Into<Value>) -> Pool {
         self.tables.entry(table).or_default().insert(key.to_owned(), value.into());
         self
     }

@@ -106,41 +106,6 @@ mod tests {
     use super::*;
 
     fn worker(slot: u32, call: Option<u64>) -> WorkerStatus {
-        WorkerStatus {
-            id: WorkerId { slot, generation: 3 },
-            state: if call.is_some() { "busy" } else { "backoff" }.into(),
-            reason: String::new(),
-            since_ms: 61_000,
-            pid: if call.is_some() { 4711 } else { 0 },
-            python: "3.12.1".into(),
-            function: call.map(|_| "m:f\n\x1b[2J".into()),
-            call,
-            call_ms: call.map(|_| 1_500),
-            calls_served: 12,
-            activity: "idle".into(),
-            rss_bytes: 12 << 20,
-            cpu_ms: 0,
-        }
-    }
-
-    fn pool(name: &str, workers: Vec<WorkerStatus>) -> PoolStatus {
-        PoolStatus {
-            name: name.into(),
-            state: "running".into(),
-            reason: String::new(),
-            python: "python3".into(),
-            workers_wanted: 2,
-            workers_min: 2,
-            workers_max: 2,
-            spares: 0,
-            workers,
-            queued: 0,
-            queued_oldest_ms: 0,
-            running: 0,
-            queue_limit: 4096,
-            last_death: None,
-            counters: Default::default(),
-        }
         let fields = json!({
             "slot": slot,
             "generation": 3,
@@ -153,6 +118,8 @@ mod tests {
             "call": call,
             "call_ms": call.map(|_| 1_500),
             "calls_served": 12,
+            "activity": "idle",
+            "rss_bytes": 12 << 20,
         });
         serde_json::from_value(fields).unwrap()
     }

@@ -45,14 +45,7 @@ impl Dispatcher {
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
-        let (state, reason) = match pool.policy.state() {
-            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
-            pool::PoolState::CrashLoop { failures } => {
-                ("crash_loop", format!("{failures} starts in a row failed"))
-            }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
-            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
-        };
+        let (state, reason) = self.pool_state(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
