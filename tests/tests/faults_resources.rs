@@ -453,11 +453,11 @@ fn can_trace() -> bool {
 
 /// A prefix that runs the daemon under strace, which makes `call` fail with `error`. The token
 /// that marks the daemon's processes is kept from strace itself.
-fn without(call: &str, error: &str, before: &str) -> String {
+fn without(call: &str, error: &str) -> String {
     let inject = format!("-e trace={call} -e inject={call}:error={error}");
     let token = "CLUTCH_TEST_TOKEN";
     format!(
-        "{before} t=${token}; exec env -u {token} strace -D -f -qq --seccomp-bpf -o /dev/null \
+        "t=${token}; exec env -u {token} strace -D -f -qq --seccomp-bpf -o /dev/null \
          {inject} env {token}=\"$t\" \"$0\" \"$@\""
     )
 }
@@ -467,7 +467,7 @@ fn f147_a_kernel_without_pidfds_is_told_at_the_start() {
     if !can_trace() {
         skip!("needs strace, and leave to use it, to take a system call away");
     }
-    let script = without("pidfd_open", "ENOSYS", "");
+    let script = without("pidfd_open", "ENOSYS");
     let builder = Daemon::builder().pool("default", |pool| pool);
     let begun = Instant::now();
     let output = builder
@@ -481,15 +481,31 @@ fn f147_a_kernel_without_pidfds_is_told_at_the_start() {
 }
 
 #[test]
-fn f147_without_control_groups_and_memfds_a_workers_tree_still_ends_with_it() {
-    if let Err(why) = can_mount() {
-        skip!("{why}");
-    }
+fn f147_where_memfds_are_denied_the_daemon_works_or_says_so_at_the_start() {
     if !can_trace() {
         skip!("needs strace, and leave to use it, to take a system call away");
     }
+    let script = without("memfd_create", "EPERM");
+    let builder = Daemon::builder().pool("default", |pool| pool);
+    match builder.through(&["sh", "-c", &script]).try_start() {
+        Ok(daemon) => {
+            let oracle = daemon.oracle();
+            oracle.judge(daemon);
+        }
+        Err(output) => {
+            let output = output.expect_code(8);
+            assert!(output.stderr.contains("Operation not permitted"), "{}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn f147_without_control_groups_a_workers_tree_still_ends_with_it() {
+    if let Err(why) = can_mount() {
+        skip!("{why}");
+    }
     let hide = "if [ -d /sys/fs/cgroup ]; then mount -t tmpfs -o ro none /sys/fs/cgroup; fi;";
-    let script = without("memfd_create", "EPERM", hide);
+    let script = format!("{hide} exec \"$0\" \"$@\"");
     let builder = Daemon::builder();
     let home = builder.tmp().dir("litter");
     let daemon = builder

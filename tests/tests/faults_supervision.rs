@@ -157,7 +157,7 @@ fn f005_a_worker_killed_in_the_middle_of_an_argument_holds_nobody_up() {
     let daemon = Daemon::builder().pool("default", |pool| pool).pool("quiet", |pool| pool).start();
     let oracle = daemon.oracle();
     let bystander = Bystander::start(&daemon, "quiet");
-    let mut best = Duration::MAX;
+    let mut times = Vec::new();
     for _ in 0..3 {
         let victim = daemon.worker_pids("default")[0];
         stop(victim);
@@ -167,16 +167,23 @@ fn f005_a_worker_killed_in_the_middle_of_an_argument_holds_nobody_up() {
         daemon.wait_runs("faults:length");
         let begun = Instant::now();
         kill(victim);
-        match client.finish(id) {
-            Reply::Failed(failure) => killed(*failure, victim),
-            // It provably never began, so it may be given to another worker without a word.
-            Reply::Value(length) => assert_eq!(LARGE_BYTES, length),
-        }
-        best = best.min(begun.elapsed());
+        let bound = match client.finish(id) {
+            Reply::Failed(failure) => {
+                killed(*failure, victim);
+                SECOND
+            }
+            // It provably never began, so it may be given to another worker without a word, which
+            // has to start first.
+            Reply::Value(length) => {
+                assert_eq!(LARGE_BYTES, length);
+                10 * SECOND
+            }
+        };
+        times.push((begun.elapsed(), bound));
         drop(client);
         wait_replaced(&daemon, victim, 1);
     }
-    assert!(best < SECOND, "at best the caller was told after {best:?}");
+    assert!(times.iter().any(|(took, bound)| took < bound), "too late each time: {times:?}");
     bystander.assert_unharmed(5 * SECOND);
     oracle.judge(daemon);
 }
