@@ -196,6 +196,33 @@ fn dropped_futures_of_every_kind_leave_nothing_behind() {
 }
 
 #[test]
+fn code_that_looks_whether_it_is_wanted_is_given_time_to_end_by_itself() {
+    let pool = |pool: clutch_tests::Pool| pool.limit("cooperate", "20s");
+    let daemon = Daemon::builder().pool("default", pool).start();
+    let oracle = daemon.oracle();
+    let before = daemon.worker_pids("default");
+    let client = daemon.blocking();
+    let file = daemon.tmp().join("marks");
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+    let request = client.request("job_stuck:until_cancelled");
+    let request = request.args((file.to_str().expect("test paths are text"),));
+    let failure = request.timeout(500 * MILLISECOND).send::<()>().expect_err("too slow");
+    assert!(matches!(failure.reason, Reason::TimedOut { .. }), "{failure}");
+    wait_for("it has ended by itself", 10 * SECOND, || lines() == "taken\nreleased\n");
+
+    // An attempt that has had its time does not count, whatever it returns when it is told.
+    let count = daemon.tmp().join("count");
+    let request = client.request("job_cancel:gives_up_at_first");
+    let request = request.args((count.to_str().expect("test paths are text"),));
+    let retry = clutch_client::Retry::new(3).on_timed_out(500 * MILLISECOND);
+    let answer = request.retry(retry).timeout(60 * SECOND).send::<String>();
+    assert_eq!("attempt 2", answer.expect("the second attempt is quick"));
+    assert_eq!(before, daemon.worker_pids("default"), "a worker was replaced");
+    drop(client);
+    oracle.judge(daemon);
+}
+
+#[test]
 fn f064_ctrl_c_at_the_daemons_terminal_lets_its_calls_finish_and_the_second_one_does_not() {
     let start = || {
         let daemon = Daemon::builder().pool("default", |pool| pool).through(&["setsid"]).start();
