@@ -10,10 +10,14 @@ use serde_json::Value;
 /// Fields by their path, with their types as the page writes them.
 type Fields = BTreeMap<String, String>;
 
+fn page() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/STATUS.md");
+    std::fs::read_to_string(page).expect("the page is there")
+}
+
 /// What the page documents: the rows whose first cell is a path in backticks.
 fn documented() -> Fields {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/STATUS.md");
-    let text = std::fs::read_to_string(page).expect("the page is there");
+    let text = page();
     let mut fields = Fields::new();
     let rows =
         text.lines().filter(|line| line.starts_with("| `daemon") || line.starts_with("| `pools"));
@@ -143,4 +147,12 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let unknown: Vec<_> = fields.difference(&wanted).collect();
     assert!(missing.is_empty(), "documented, but not printed: {missing:?}");
     assert!(unknown.is_empty(), "printed, but not documented: {unknown:?}");
+    let page = page();
+    for counters in [&status["daemon"]["counters"], &status["pools"][0]["counters"]] {
+        for name in counters.as_object().expect("they have names").keys() {
+            let group = name.split_inclusive('.').next().expect("a name is not empty");
+            let known = page.contains(&format!("`{name}`")) || group.ends_with('.');
+            assert!(known && page.contains(&format!("`{group}")), "the counter {name} is unknown");
+        }
+    }
 }

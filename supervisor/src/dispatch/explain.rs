@@ -83,8 +83,8 @@ impl Dispatcher {
             function: self.function_of(&life),
             state: match place {
                 None => "answered",
-                Some(Place::Queued) => "queued",
-                Some(_) => "running",
+                Some(Place::Running(_)) => "running",
+                Some(_) => "queued",
             }
             .to_owned(),
             outcome: answer.map(|(_, record)| self.history.spell(record.word).to_owned()),

@@ -7,6 +7,7 @@ use clutch_protocol::message::WorkerId;
 
 use super::dispatcher::Dispatcher;
 use super::history::{Record, What};
+use crate::pool::queue::Place;
 use crate::pool::{CallKey, Effect, Event, WorkerState};
 use crate::worker::spawner::PoolIndex;
 
@@ -42,16 +43,12 @@ impl Dispatcher {
                 Some(Prospect { what: What::Retried, call, worker: Some(worker) })
             }
             Event::Died { worker, begun } => {
-                let state = self.pools[pool.0].policy.worker_state(worker);
-                let call = state.and_then(WorkerState::call)?;
+                let policy = &self.pools[pool.0].policy;
+                let call = policy.worker_state(worker).and_then(WorkerState::call)?;
                 // It may have been answered before, or be with another worker by now.
-                let owed = self.calls.get(&call)?;
+                let is_here = policy.calls().place(call) == Some(Place::Running(worker));
                 let what = if begun { What::Retried } else { What::MovedBack };
-                (owed.worker() == Some(worker)).then_some(Prospect {
-                    what,
-                    call,
-                    worker: Some(worker),
-                })
+                is_here.then_some(Prospect { what, call, worker: Some(worker) })
             }
             _ => None,
         }
