@@ -160,7 +160,7 @@ fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
     }
     let mut launched = world.live(SECOND / 5);
     assert_eq!(4, launched.len(), "{launched:?}");
-    world.live(SECOND / 2);
+    world.live(SECOND);
     world.die(id(0, 2));
     let state = PoolState::CrashLoop { failures: 5 };
     assert_eq!(state, world.pool.state());
