@@ -487,6 +487,16 @@ fn a_failed_attempt_is_followed_by_another_one_after_its_rest() {
 }
 
 #[test]
+fn a_call_that_is_cancelled_while_it_rests_leaves_nothing_behind() {
+    let mut world = World::ready(1, 10);
+    world.send(1, 1, 0, Retry { backoff: SECOND, ..retried(3) });
+    world.tell(Event::AttemptFailed { worker: id(0, 1), call: CallKey(1) });
+    let effects = world.tell(Event::CallCancelled { call: CallKey(1) });
+    assert_eq!(vec![settle(1, Verdict::Cancelled)], effects);
+    assert_eq!(None, world.pool.next_wake());
+}
+
+#[test]
 fn an_attempt_that_could_only_begin_after_the_deadline_is_none() {
     let mut world = World::ready(1, 10);
     world.send(1, 1, 0, Retry { backoff: 40 * SECOND, ..retried(3) });
