@@ -136,7 +136,7 @@ fn ten_thousand_calls_with_ten_per_worker_are_all_answered() {
         let frame = client.read(PATIENCE).expect("every call is answered");
         assert!(open.remove(&frame.header.id), "an answer too many: {:?}", frame.header);
         pids.insert(reply(&frame).value().as_u64().expect("a process id"));
-        if open.len() % 500 == 0 {
+        if open.len().is_multiple_of(500) {
             let pool = pool(&daemon, "default");
             assert!(up(&pool) >= 2, "never fewer than wanted: {pool:#?}");
             assert!(pool.workers.len() <= 2 + 1 + 4, "one is replaced at a time: {pool:#?}");

@@ -82,7 +82,9 @@ fn a_caller_with_always_one_call_waiting_does_not_starve_a_flood() {
     let flood: Vec<_> = (0..100).map(|_| world.push(1, 0)).collect();
     let mut served = 0;
     for _ in 0..100 {
-        world.push(2, 0);
+        if !world.tickets.values().any(|ticket| ticket.caller == Caller(2)) {
+            world.push(2, 0);
+        }
         let (call, _) = world.pop().unwrap();
         served += usize::from(flood.contains(&call));
     }

@@ -20,7 +20,7 @@ use super::timers::Timer;
 
 /// Deaths that all happen within this time may have one cause outside of the pool: somebody kills
 /// workers, or the machine has no memory for a moment. The waits between starts last longer.
-const STREAK_MIN: Duration = Duration::from_millis(500);
+const STREAK_MIN: Duration = Duration::from_secs(1);
 
 /// How a worker came to leave its slot empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -160,7 +160,7 @@ fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
     }
     let mut launched = world.live(SECOND / 5);
     assert_eq!(4, launched.len(), "{launched:?}");
-    world.live(SECOND / 2);
+    world.live(SECOND);
     world.die(id(0, 2));
     let state = PoolState::CrashLoop { failures: 5 };
     assert_eq!(state, world.pool.state());
@@ -483,6 +483,16 @@ fn a_failed_attempt_is_followed_by_another_one_after_its_rest() {
     }
     assert!(!world.pool.may_retry(world.now, key), "three attempts are three");
     world.answer(id(0, 1), 1);
+    assert_eq!(None, world.pool.next_wake());
+}
+
+#[test]
+fn a_call_that_is_cancelled_while_it_rests_leaves_nothing_behind() {
+    let mut world = World::ready(1, 10);
+    world.send(1, 1, 0, Retry { backoff: SECOND, ..retried(3) });
+    world.tell(Event::AttemptFailed { worker: id(0, 1), call: CallKey(1) });
+    let effects = world.tell(Event::CallCancelled { call: CallKey(1) });
+    assert_eq!(vec![settle(1, Verdict::Cancelled)], effects);
     assert_eq!(None, world.pool.next_wake());
 }
 
