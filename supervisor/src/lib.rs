@@ -16,6 +16,7 @@
 //! - [`pool`]: the policy: pure, without clock or I/O.
 //! - [`dispatch`]: carries the policy's effects out, and tells it what happened.
 //! - [`worker`]: a guardian, a python, and the sockets to them.
+//! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
@@ -32,6 +33,8 @@ pub mod pool;
 pub mod dispatch;
 
 pub mod worker;
+
+pub mod watch;
 
 pub mod session;
 

@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::watch::Watched;
 use crate::config;
 use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::oom::OomWatch;
@@ -30,6 +32,8 @@ pub struct Parts {
     pub pools: Vec<PoolParts>,
     /// Who starts processes.
     pub spawner: Spawner,
+    /// Who looks at processes.
+    pub watcher: Watcher,
     /// The socket's path, for `status`; empty for a private supervisor.
     pub socket: String,
 }
@@ -82,6 +86,8 @@ pub(super) struct Worker {
     pub(super) last_stack: String,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
+    /// What is known of it from outside.
+    pub(super) watched: Watched,
     pub(super) dead: bool,
     pub(super) swept: bool,
 }
@@ -114,6 +120,10 @@ pub struct Dispatcher {
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
     pub(super) oom: OomWatch,
+    /// When workers that are busy for long are looked at; none while nobody is busy.
+    pub(super) liveness_due: Option<Instant>,
+    /// When workers of pools with bounds of memory are weighed.
+    pub(super) weighing_due: Option<Instant>,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -163,6 +173,8 @@ impl Dispatcher {
             clients: 0,
             head: Vec::new(),
             oom: OomWatch::new(),
+            liveness_due: None,
+            weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -201,7 +213,12 @@ impl Dispatcher {
 
     fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
         match effect {
-            Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
+            Effect::Assign { worker, call } => {
+                self.assign(now, pool, worker, call);
+                if self.watch_call(now, pool) {
+                    core.rearm_watch();
+                }
+            }
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
             Effect::Interrupt { worker, call } => {
@@ -270,6 +287,7 @@ impl Dispatcher {
                 dumping: false,
                 last_stack: String::new(),
                 oom_kills_before: 0,
+                watched: Watched::default(),
                 dead: false,
                 swept: false,
             },

@@ -9,6 +9,7 @@
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
 //!   workers print, and what they were doing.
+//! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
 //! - [`report`]: what `status` says.
@@ -29,6 +30,8 @@ mod guardians;
 mod output;
 
 mod stacks;
+
+mod watch;
 
 pub mod certificate;
 

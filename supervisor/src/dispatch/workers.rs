@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clutch_protocol::failure::{Payload, Reason, WorkerFailure};
 use clutch_protocol::message::{Ready, WorkerId, version};
-use clutch_protocol::{Frame, Kind, wire};
+use clutch_protocol::{Frame, Header, Kind, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
@@ -42,10 +42,15 @@ impl Core {
         }
     }
 
-    /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
-    /// answer: interrupts take effect on the call socket.
+    /// A worker sent a frame on its control socket: the answer to a ping. Interrupts are answered
+    /// on the call socket.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
+            return;
+        }
+        let Header { kind, id, meta_bytes, .. } = frame.header;
+        let is_pong = kind == Kind::Pong && meta_bytes == 0;
+        if is_pong && self.worker_ponged(link.pool, link.worker, id) {
             return;
         }
         let fault = format!("nothing asked for a {:?} frame", frame.header.kind);

@@ -126,6 +126,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Interrupt, call).encode(), &Default::default())
     }
 
+    /// Asks the worker's control thread for an answer.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn ping(&self, id: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Ping, id).encode(), &Default::default())
+    }
+
     /// Tells the worker to exit by itself.
     ///
     /// # Errors
@@ -196,7 +205,7 @@ impl Link {
         self.channel_ended(&core, end).await;
     }
 
-    /// The control socket brings nothing; its end means the worker closed it.
+    /// The control socket brings answers to pings; its end means the worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
         let inbox =
             RefCell::new(Inbox::new(self.control_stream.clone(), Decoder::with_payload_max(0)));
