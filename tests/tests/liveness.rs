@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clutch_client::{Failure, Reason};
 use clutch_protocol::failure::Cause;
 use clutch_tests::process::alive;
-use clutch_tests::{Daemon, MILLISECOND, SECOND, signal, wait_for, wait_until};
+use clutch_tests::{Daemon, MILLISECOND, SECOND, kill, signal, wait_for, wait_until};
 use nix::sys::signal::Signal;
 
 /// A call on a thread of its own that nobody waits for.
@@ -44,7 +44,8 @@ fn what_workers_do_is_told_apart_f012_f145() {
             pool.preload(&["job_stuck"]).liveness("after", "500ms").liveness("every", "500ms")
         });
     }
-    let mut daemon = builder.start();
+    let daemon = builder.start();
+    let oracle = daemon.oracle();
     let calls: Vec<_> =
         kinds.iter().map(|(pool, function, _)| leave_running(&daemon, pool, function)).collect();
     for (pool, _, wanted) in kinds {
@@ -79,16 +80,15 @@ fn what_workers_do_is_told_apart_f012_f145() {
             .sum();
         assert_eq!(0, died, "{pool:?}");
     }
-    daemon.signal(Signal::SIGTERM);
-    daemon.signal(Signal::SIGTERM);
-    daemon.wait_exit(30 * SECOND);
+    for (pool, _, _) in kinds {
+        kill(daemon.worker_pids(pool)[0]);
+    }
     for call in calls {
         let failure = call.join().expect("a call does not panic");
-        assert!(
-            matches!(failure.reason, Reason::ShuttingDown | Reason::Disconnected { .. }),
-            "{failure}"
-        );
+        assert!(matches!(failure.reason, Reason::WorkerDied(_)), "{failure}");
     }
+    daemon.wait_ready();
+    oracle.judge(daemon);
 }
 
 #[test]

@@ -53,7 +53,9 @@ impl Activity {
         let all_ns = u128::from(after.cpu_ms.saturating_sub(before.cpu_ms)) * 1_000_000;
         let bound = between.as_nanos() * BUSY_PERCENT / 100;
         // The whole process is counted in steps of ten milliseconds: one step is no sign.
-        let computes = main_ns > bound || all_ns > bound.max(10_000_000);
+        // On a busy machine one may wait for a processor all the time.
+        let wants_to = before.state == 'R' || after.state == 'R';
+        let computes = wants_to || main_ns > bound || all_ns > bound.max(10_000_000);
         match (answered, computes) {
             (true, true) => Activity::Running,
             (true, false) => Activity::Blocked,
@@ -97,6 +99,7 @@ mod tests {
         assert_eq!(Activity::Running, of('R', 40, true));
         assert_eq!(Activity::Blocked, of('S', 1, true));
         assert_eq!(Activity::HoldingGil, of('R', 40, false));
+        assert_eq!(Activity::HoldingGil, of('R', 0, false), "it waits for a processor");
         assert_eq!(Activity::BlockedHoldingGil, of('S', 0, false));
         assert_eq!(Activity::Stopped, of('T', 0, false));
         assert_eq!(Activity::Stopped, of('t', 40, true));
