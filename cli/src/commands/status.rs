@@ -98,7 +98,7 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
         };
         table.add_row([
             format!("{}.{}", worker.id.slot, worker.id.generation),
-            worker.state.clone(),
+            state(worker),
             span(worker.since_ms),
             dash(&match worker.pid {
                 0 => String::new(),
@@ -119,6 +119,14 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
         column.set_padding((0, 2));
     }
     table.to_string()
+}
+
+/// What a worker is doing, as far as that says more than its state.
+fn state(worker: &WorkerStatus) -> String {
+    match worker.activity.as_str() {
+        "" | "idle" | "starting" | "running" => worker.state.clone(),
+        activity => format!("{} ({})", worker.state, one_line(activity)),
+    }
 }
 
 /// The counters that have counted anything, in one line.
@@ -174,7 +182,7 @@ mod tests {
             python: "3.12.1".into(),
             function: function.map(Into::into),
             calls_served: 12,
-            activity: String::new(),
+            activity: if state == "busy" { "holding_gil" } else { "" }.into(),
             rss_bytes: 0,
             cpu_ms: 0,
         }
@@ -230,6 +238,7 @@ mod tests {
             "counters: answered.ok 12\n",
             "0.3",
             "1m1s",
+            "busy (holding_gil)",
         ] {
             assert!(page.contains(part), "{part:?} in {page}");
         }

@@ -12,6 +12,7 @@ use crate::limits::{ANSWER_TIMEOUT, EXAMINE_AFTER, EXAMINE_FRESH, LOOK_APART};
 use crate::pool::{Event, ReplaceCause, StopCause, WorkerState};
 use crate::watch::activity::{Activity, Evidence};
 use crate::watch::watcher::{Observation, Subject};
+use crate::watch::weight::{Scale, Weight};
 use crate::worker::spawner::PoolIndex;
 
 /// What is known of a worker from outside.
@@ -27,10 +28,7 @@ pub(super) struct Watched {
     pub(super) cpu_ms: u64,
     /// When it was looked at last.
     seen: Option<Instant>,
-    /// Looks in a row, after calls, that found too much memory.
-    above: u32,
-    /// The calls it had answered when it was weighed last.
-    weighed_at: u64,
+    scale: Scale,
 }
 
 /// Why a round is made.
@@ -244,25 +242,21 @@ impl Dispatcher {
         let Subject { pool, worker, .. } = seen.subject;
         let bytes = seen.tree_bytes?;
         let memory = self.pools[pool.0].config.memory.clone();
+        let idle = self.pools[pool.0].policy.worker_state(worker) == Some(WorkerState::Idle);
         let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
         entry.watched.rss_bytes = bytes;
-        if let Some(limit) = memory.kill_above.filter(|limit| bytes > *limit) {
-            let (held, limit) = (bytes >> 20, limit >> 20);
-            entry.detail = format!("its processes held {held} MiB, kill_above is {limit} MiB");
-            return Some(Event::Doomed { worker, cause: StopCause::Memory });
+        match entry.watched.scale.judge(&memory, bytes, entry.served, idle) {
+            Weight::Fine => None,
+            Weight::TooMuch => {
+                self.pool(pool).counters.one("memory_recycles");
+                Some(Event::Outworn { worker, cause: ReplaceCause::Memory })
+            }
+            Weight::FarTooMuch => {
+                let (held, limit) = (bytes >> 20, memory.kill_above.unwrap_or(0) >> 20);
+                entry.detail = format!("its processes held {held} MiB, kill_above is {limit} MiB");
+                Some(Event::Doomed { worker, cause: StopCause::Memory })
+            }
         }
-        let limit = memory.recycle_above?;
-        // Judged after a call: what one needs while it runs is its own business.
-        if entry.served > entry.watched.weighed_at || entry.watched.above > 0 {
-            entry.watched.weighed_at = entry.served;
-            entry.watched.above = if bytes > limit { entry.watched.above + 1 } else { 0 };
-        }
-        if entry.watched.above < memory.samples {
-            return None;
-        }
-        entry.watched.above = 0;
-        self.pool(pool).counters.one("memory_recycles");
-        Some(Event::Outworn { worker, cause: ReplaceCause::Memory })
     }
 
     fn ping(&mut self, subject: &Subject) {

@@ -12,9 +12,12 @@
 //! - [`process`]: what `/proc` says of one process, and of a tree.
 //! - [`watcher`]: the thread.
 //! - [`activity`]: what a worker is doing, told from two looks and an answer.
+//! - [`weight`]: how much memory it may hold.
 
 pub mod process;
 
 pub mod watcher;
 
 pub mod activity;
+
+pub mod weight;
