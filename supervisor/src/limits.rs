@@ -79,7 +79,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
 /// A worker that has had its call for less is taken at its word: it runs it.
 pub const EXAMINE_AFTER: Duration = Duration::from_millis(500);
 
-/// What was seen this short a time ago need not be looked at again.
+/// What was seen this short a time ago is not looked at again, however many ask.
 pub const EXAMINE_FRESH: Duration = Duration::from_secs(1);
 
 /// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.

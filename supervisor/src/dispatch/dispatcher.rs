@@ -120,6 +120,8 @@ pub struct Dispatcher {
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
     pub(super) oom: OomWatch,
+    /// When somebody who asked for the status had all workers looked at.
+    pub(super) examined: Option<Instant>,
     /// When workers that are busy for long are looked at; none while nobody is busy.
     pub(super) liveness_due: Option<Instant>,
     /// When workers of pools with bounds of memory are weighed.
@@ -173,6 +175,7 @@ impl Dispatcher {
             clients: 0,
             head: Vec::new(),
             oom: OomWatch::new(),
+            examined: None,
             liveness_due: None,
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,

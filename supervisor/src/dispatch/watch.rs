@@ -26,8 +26,6 @@ pub(super) struct Watched {
     logged: Option<Activity>,
     pub(super) rss_bytes: u64,
     pub(super) cpu_ms: u64,
-    /// When it was looked at last.
-    seen: Option<Instant>,
     scale: Scale,
 }
 
@@ -41,11 +39,25 @@ enum Occasion {
 }
 
 impl Core {
+    /// Whether what is known of the workers is too old to be told. Whoever is told so must
+    /// [`Core::examine`]; others are not, until that is old again, however often they ask.
+    pub(crate) fn must_examine(&self) -> bool {
+        let now = Instant::now();
+        self.with(|dispatcher| {
+            let fresh = |at: Instant| now.duration_since(at) < EXAMINE_FRESH;
+            let must = !dispatcher.examined.is_some_and(fresh);
+            if must {
+                dispatcher.examined = Some(now);
+            }
+            must
+        })
+    }
+
     /// Looks at every worker of which it is not known what it is doing. Takes a few tens of
     /// milliseconds when one is busy, and a quarter of a second when one does not answer.
     pub(crate) async fn examine(&self) {
         let now = Instant::now();
-        let busy = self.with(|dispatcher| dispatcher.long_busy(now, |_| EXAMINE_AFTER, true));
+        let busy = self.with(|dispatcher| dispatcher.long_busy(now, |_| EXAMINE_AFTER));
         let others = self.with(|dispatcher| dispatcher.not_busy());
         self.look_at_others(others).await;
         self.look_twice(busy, Occasion::Asked).await;
@@ -94,7 +106,7 @@ impl Core {
         }
         if self.with(|dispatcher| dispatcher.liveness_due.is_some_and(|at| at <= now)) {
             let after = |pool: &crate::config::Pool| pool.liveness.after;
-            let busy = self.with(|dispatcher| dispatcher.long_busy(now, after, false));
+            let busy = self.with(|dispatcher| dispatcher.long_busy(now, after));
             self.look_twice(busy, Occasion::Due).await;
             let now = Instant::now();
             self.with(|dispatcher| dispatcher.liveness_due = dispatcher.next_liveness(now));
@@ -180,25 +192,19 @@ impl Dispatcher {
         &self,
         now: Instant,
         after: impl Fn(&crate::config::Pool) -> Duration,
-        skip_fresh: bool,
     ) -> Vec<Subject> {
-        let fresh = |seen: Option<Instant>| {
-            skip_fresh && seen.is_some_and(|at| now.duration_since(at) < EXAMINE_FRESH)
-        };
-        self.subjects(|pool, state, since, watched| {
-            is_busy(state)
-                && now.saturating_duration_since(since) >= after(pool)
-                && !fresh(watched.seen.filter(|at| *at >= since))
+        self.subjects(|pool, state, since| {
+            is_busy(state) && now.saturating_duration_since(since) >= after(pool)
         })
     }
 
     fn not_busy(&self) -> Vec<Subject> {
-        self.subjects(|_, state, _, _| matches!(state, WorkerState::Idle | WorkerState::Starting))
+        self.subjects(|_, state, _| matches!(state, WorkerState::Idle | WorkerState::Starting))
     }
 
     fn subjects(
         &self,
-        wanted: impl Fn(&crate::config::Pool, WorkerState, Instant, &Watched) -> bool,
+        wanted: impl Fn(&crate::config::Pool, WorkerState, Instant) -> bool,
     ) -> Vec<Subject> {
         let mut subjects = Vec::new();
         for (index, pool) in self.pools.iter().enumerate() {
@@ -206,7 +212,7 @@ impl Dispatcher {
                 let Some(entry) = pool.workers.get(&view.id).filter(|entry| entry.pid != 0) else {
                     continue;
                 };
-                if wanted(&pool.config, view.state, view.since, &entry.watched) {
+                if wanted(&pool.config, view.state, view.since) {
                     let (pool, worker, pid) = (PoolIndex(index), view.id, entry.pid);
                     subjects.push(Subject { pool, worker, pid, tree: None });
                 }
@@ -307,7 +313,6 @@ impl Dispatcher {
         let activity = Activity::of(&evidence);
         let Some(entry) = self.worker(subject.pool, subject.worker) else { return };
         entry.watched.activity = Some(activity);
-        entry.watched.seen = Some(Instant::now());
         (entry.watched.rss_bytes, entry.watched.cpu_ms) = (second.rss_bytes, second.cpu_ms);
         let mut is_news = false;
         if occasion == Occasion::Due {

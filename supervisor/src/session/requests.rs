@@ -46,9 +46,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Tells the status, after a look at the workers. Other frames are not kept waiting.
+    /// Tells the status, after a look at the workers if the last one is too old. Other frames are
+    /// not kept waiting.
     fn report_status(&self, id: u64) {
         let (core, peer) = (self.doorway.core.clone(), self.peer.clone());
+        if !core.must_examine() {
+            send_status(&core, &peer, id);
+            return;
+        }
         peer.reports.set(peer.reports.get() + 1);
         // It ends by itself: looking at workers has a bound.
         tokio::task::spawn_local(async move {
