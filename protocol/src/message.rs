@@ -328,7 +328,7 @@ pub struct Spawn {
 /// What a pool asks for its processes. What is not asked for stays as the daemon's own.
 #[derive(Clone, Debug, Decode, Default, Encode, PartialEq, Eq)]
 pub struct ProcessLimits {
-    /// Resource limits, each set soft and hard.
+    /// Resource limits, each set soft and hard; that of core dumps soft only.
     pub resources: Vec<ResourceLimit>,
     /// The processors it may run on; empty for all.
     pub cpus: Vec<u32>,

@@ -18,6 +18,7 @@ use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
 use crate::prepare::{ServeError, Unasked};
 use crate::session::connection::Doorway;
+use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Guardian, Spawner};
 
 /// How long a cancelled probe may take to clean up.
@@ -96,11 +97,14 @@ impl Engine {
         let (launched, outcomes) = mpsc::channel(SPAWNER_ORDERS_MAX);
         let (spawner, spawner_thread) =
             Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
-        let core = Core::new(Parts { daemon: config.daemon.clone(), pools, spawner, socket });
+        let watcher = Watcher::start().map_err(system("start the watch thread"))?;
+        let daemon = config.daemon.clone();
+        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket });
         let graces = config.pools.values().map(|pool| pool.limits.grace);
         let grace_max = graces.max().unwrap_or_default();
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
+        tasks.spawn_local(core.clone().run_watch());
         tasks.spawn_local(core.clone().run_launches(outcomes));
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));

@@ -17,6 +17,7 @@
 //! - [`dispatch`]: carries the policy's effects out, and tells it what happened.
 //! - [`worker`]: a guardian, a python, and the sockets to them.
 //! - [`logs`]: what workers print, kept.
+//! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
@@ -35,6 +36,7 @@ pub mod dispatch;
 pub mod worker;
 
 pub mod logs;
+pub mod watch;
 
 pub mod session;
 

@@ -65,6 +65,23 @@ pub const STACK_TEXT_BYTES_MAX: usize = 16 << 10;
 /// deaths than that in a row are no accident; and a worker that lies about it is bounded by this.
 pub const MOVES_MAX: u32 = 3;
 
+/// Questions to the watch thread that may wait: there is one timer, and one for each client that
+/// asks for the status.
+pub const WATCH_QUESTIONS_MAX: usize = 64;
+
+/// How far two looks at a busy worker are apart: several times the kernel's smallest unit.
+pub const LOOK_APART: Duration = Duration::from_millis(40);
+
+/// How long a worker's control thread may take to answer. It gets the interpreter within a few
+/// milliseconds from Python code, and a busy machine makes that some tens.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A worker that has had its call for less is taken at its word: it runs it.
+pub const EXAMINE_AFTER: Duration = Duration::from_millis(500);
+
+/// What was seen this short a time ago is not looked at again, however many ask.
+pub const EXAMINE_FRESH: Duration = Duration::from_secs(1);
+
 /// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.
 pub const SPAWNER_ORDERS_MAX: usize = 4_096;
 

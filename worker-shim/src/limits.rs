@@ -4,7 +4,7 @@
 use clutch_protocol::message::{OomScore, ProcessLimits, Resource as Asked, ResourceLimit};
 use nix::errno::Errno;
 use nix::sched::CpuSet;
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
@@ -37,7 +37,7 @@ pub(crate) fn prepare(asked: ProcessLimits) -> nix::Result<Limits> {
         None => None,
     };
     Ok(Limits {
-        resources: asked.resources.iter().map(resource).collect(),
+        resources: asked.resources.iter().map(resource).collect::<nix::Result<_>>()?,
         cpus: cpus(&asked.cpus)?,
         nice: asked.nice,
         umask,
@@ -50,20 +50,25 @@ pub(crate) fn prepare(asked: ProcessLimits) -> nix::Result<Limits> {
     })
 }
 
-fn resource(limit: &ResourceLimit) -> (Resource, u64, u64) {
+fn resource(limit: &ResourceLimit) -> nix::Result<(Resource, u64, u64)> {
     let ResourceLimit { resource, value } = *limit;
     let resource = match resource {
-        Asked::Core => Resource::RLIMIT_CORE,
+        // Whoever debugs a worker may want one after all, so only the soft limit is lowered.
+        Asked::Core => {
+            let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+            return Ok((Resource::RLIMIT_CORE, value.min(hard), hard));
+        }
         Asked::OpenFiles => Resource::RLIMIT_NOFILE,
         Asked::AddressSpace => Resource::RLIMIT_AS,
         // At one time the kernel would send SIGKILL only, which could come from anyone.
         Asked::CpuTime => {
-            return (Resource::RLIMIT_CPU, value, value.saturating_add(CPU_TIME_GRACE_S));
+            let hard = value.saturating_add(CPU_TIME_GRACE_S);
+            return Ok((Resource::RLIMIT_CPU, value, hard));
         }
         Asked::FileSize => Resource::RLIMIT_FSIZE,
         Asked::Processes => Resource::RLIMIT_NPROC,
     };
-    (resource, value, value)
+    Ok((resource, value, value))
 }
 
 fn cpus(asked: &[u32]) -> nix::Result<Option<CpuSet>> {
@@ -99,6 +104,6 @@ mod tests {
     #[test]
     fn processor_time_ends_with_a_signal_that_says_so() {
         let limit = ResourceLimit { resource: Asked::CpuTime, value: 3 };
-        assert_eq!((Resource::RLIMIT_CPU, 3, 8), resource(&limit));
+        assert_eq!(Ok((Resource::RLIMIT_CPU, 3, 8)), resource(&limit));
     }
 }

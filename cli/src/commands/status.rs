@@ -103,7 +103,7 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
     let rows = workers.iter().map(|worker| {
         vec![
             format!("{}.{}", worker.id.slot, worker.id.generation),
-            worker.state.clone(),
+            state(worker),
             span(worker.since_ms),
             dash(&match worker.pid {
                 0 => String::new(),
@@ -141,6 +141,14 @@ pub(crate) fn dash(text: &str) -> String {
     match text {
         "" => "-".to_owned(),
         text => one_line(text),
+    }
+}
+
+/// What a worker is doing, as far as that says more than its state.
+fn state(worker: &WorkerStatus) -> String {
+    match worker.activity.as_str() {
+        "" | "idle" | "starting" | "running" => worker.state.clone(),
+        activity => format!("{} ({})", worker.state, one_line(activity)),
     }
 }
 
@@ -199,7 +207,7 @@ mod tests {
             call: function.map(|_| 17),
             call_ms: function.map(|_| 61_000),
             calls_served: 12,
-            activity: String::new(),
+            activity: if state == "busy" { "holding_gil" } else { "" }.into(),
             rss_bytes: 0,
             cpu_ms: 0,
         }
@@ -258,6 +266,7 @@ mod tests {
             "counters: answered.ok 12\n",
             "0.3",
             "1m1s",
+            "busy (holding_gil)",
         ] {
             assert!(page.contains(part), "{part:?} in {page}");
         }

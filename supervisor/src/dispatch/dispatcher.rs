@@ -17,9 +17,11 @@ use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
 use super::stack::StackReply;
+use super::watch::Watched;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::oom::OomWatch;
@@ -35,6 +37,8 @@ pub struct Parts {
     pub pools: Vec<PoolParts>,
     /// Who starts processes.
     pub spawner: Spawner,
+    /// Who looks at processes.
+    pub watcher: Watcher,
     /// The socket's path, for `status`; empty for a private supervisor.
     pub socket: String,
 }
@@ -96,6 +100,8 @@ pub(super) struct Worker {
     pub(super) last_stack: String,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
+    /// What is known of it from outside.
+    pub(super) watched: Watched,
     pub(super) dead: bool,
     pub(super) swept: bool,
 }
@@ -136,6 +142,12 @@ pub struct Dispatcher {
     /// Room for one read of a pipe.
     pub(super) pipe_buffer: Vec<u8>,
     pub(super) oom: OomWatch,
+    /// When somebody who asked for the status had all workers looked at.
+    pub(super) examined: Option<Instant>,
+    /// When workers that are busy for long are looked at; none while nobody is busy.
+    pub(super) liveness_due: Option<Instant>,
+    /// When workers of pools with bounds of memory are weighed.
+    pub(super) weighing_due: Option<Instant>,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -191,6 +203,9 @@ impl Dispatcher {
             store: Store::default(),
             pipe_buffer: vec![0; READ_BYTES],
             oom: OomWatch::new(),
+            examined: None,
+            liveness_due: None,
+            weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -233,7 +248,12 @@ impl Dispatcher {
     fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
         self.witness_effect(now, pool, &effect);
         match effect {
-            Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
+            Effect::Assign { worker, call } => {
+                self.assign(now, pool, worker, call);
+                if self.watch_call(now, pool) {
+                    core.rearm_watch();
+                }
+            }
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
             Effect::Interrupt { worker, .. } => {
@@ -311,6 +331,7 @@ impl Dispatcher {
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
                 oom_kills_before: 0,
+                watched: Watched::default(),
                 dead: false,
                 swept: false,
             },

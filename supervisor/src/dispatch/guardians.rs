@@ -44,6 +44,8 @@ impl Core {
                         worker.pid = pid;
                     }
                 });
+                // It may be the first one to be weighed.
+                self.rearm_watch();
             }),
             Kind::SpawnFailed => wire::decode(&frame.meta).map(|fault: SpawnFailed| {
                 let detail = describe_spawn_failure(fault);

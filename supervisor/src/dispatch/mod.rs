@@ -11,6 +11,7 @@
 //! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
 //!   workers print, and what they were doing.
 //! - `logs`: what of that is kept, and who reads it.
+//! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
@@ -37,6 +38,8 @@ mod output;
 
 mod logs;
 mod stacks;
+
+mod watch;
 
 pub mod certificate;
 

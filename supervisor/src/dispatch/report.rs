@@ -6,9 +6,10 @@ use std::time::Instant;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
-use super::dispatcher::{Dispatcher, PoolState};
+use super::dispatcher::{Dispatcher, PoolState, Worker};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
+use crate::watch::activity::Activity;
 
 /// Why a pool is paused.
 const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
@@ -120,10 +121,28 @@ impl Dispatcher {
                 .and(given.and_then(|worker| worker.last_call_at))
                 .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
-            activity: String::new(),
-            rss_bytes: 0,
-            cpu_ms: 0,
+            activity: self.activity(view, entry).to_owned(),
+            rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
+            cpu_ms: entry.map_or(0, |worker| worker.watched.cpu_ms),
         }
+    }
+
+    /// What a worker was doing when it was looked at; what it must be doing if it was not.
+    fn activity(&self, view: &WorkerView, entry: Option<&Worker>) -> &'static str {
+        let seen = entry.and_then(|worker| worker.watched.activity);
+        let fits = |activity: Activity| match view.state {
+            _ if activity == Activity::Stopped => true,
+            pool::WorkerState::Idle => activity == Activity::Idle,
+            pool::WorkerState::Starting => activity == Activity::Starting,
+            _ => !matches!(activity, Activity::Idle | Activity::Starting),
+        };
+        let guess = match view.state {
+            pool::WorkerState::Idle => Activity::Idle,
+            pool::WorkerState::Starting => Activity::Starting,
+            pool::WorkerState::Busy(_) | pool::WorkerState::Interrupting(_) => Activity::Running,
+            _ => return "",
+        };
+        seen.filter(|activity| fits(*activity)).unwrap_or(guess).name()
     }
 }
 

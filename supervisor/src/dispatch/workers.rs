@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clutch_protocol::failure::{Payload, Reason, WorkerFailure};
 use clutch_protocol::message::{Ready, WorkerId, version};
-use clutch_protocol::{Frame, Kind, retry, wire};
+use clutch_protocol::{Frame, Header, Kind, retry, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
@@ -43,14 +43,19 @@ impl Core {
         }
     }
 
-    /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
-    /// answer: interrupts take effect on the call socket. What it says are records of `logging`.
+    /// A worker sent a frame on its control socket. Interrupts take effect on the call socket, so
+    /// they are not answered here. What it says are records of `logging`,
+    /// and the answers to pings.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
-        let taken = match frame.header.kind {
+        let Header { kind, id, meta_bytes, .. } = frame.header;
+        let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
+                Ok(())
+            }
             kind => Err(format!("nothing asked for a {kind:?} frame")),
         };
         let Err(fault) = taken else { return };

@@ -7,6 +7,8 @@ use clutch_protocol::message::{Refusal, Refused, Stop};
 use clutch_protocol::{Codec, Frame, Header, Kind, wire};
 
 use super::connection::Connection;
+use super::peer::Peer;
+use crate::dispatch::Core;
 
 impl Connection {
     /// Does what a frame asks for.
@@ -56,15 +58,22 @@ impl Connection {
         Ok(())
     }
 
+    /// Tells the status, after a look at the workers if the last one is too old. Other frames are
+    /// not kept waiting.
     fn report_status(&self, id: u64) {
-        let json = serde_json::to_vec(&self.doorway.core.status()).expect("a status is plain data");
-        let payload = Bytes::from(json);
-        let header = Header {
-            codec: Codec::Json,
-            payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
-            ..Header::new(Kind::StatusReport, id)
-        };
-        self.peer.send(&header.encode(), &payload);
+        let (core, peer) = (self.doorway.core.clone(), self.peer.clone());
+        if !core.must_examine() {
+            send_status(&core, &peer, id);
+            return;
+        }
+        peer.reports.set(peer.reports.get() + 1);
+        // It ends by itself: looking at workers has a bound.
+        tokio::task::spawn_local(async move {
+            core.examine().await;
+            send_status(&core, &peer, id);
+            peer.reports.set(peer.reports.get() - 1);
+            peer.changed.notify_one();
+        });
     }
 
     fn order_stop(&self, frame: &Frame) -> Result<(), wire::MetaError> {
@@ -74,4 +83,15 @@ impl Connection {
         let _ = self.doorway.stop.try_send(stop);
         Ok(())
     }
+}
+
+fn send_status(core: &Core, peer: &Peer, id: u64) {
+    let json = serde_json::to_vec(&core.status()).expect("a status is plain data");
+    let payload = Bytes::from(json);
+    let header = Header {
+        codec: Codec::Json,
+        payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
+        ..Header::new(Kind::StatusReport, id)
+    };
+    peer.send(&header.encode(), &payload);
 }

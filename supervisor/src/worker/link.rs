@@ -137,6 +137,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
+    /// Asks the worker's control thread for an answer.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn ping(&self, id: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Ping, id).encode(), &Default::default())
+    }
+
     /// Tells the worker to exit by itself.
     ///
     /// # Errors
@@ -215,7 +224,8 @@ impl Link {
         self.channel_ended(&core, end).await;
     }
 
-    /// The control socket brings records of `logging`; its end means the worker closed it.
+    /// The control socket brings records of `logging` and answers to pings; its end means the
+    /// worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
         let take = |frame| core.control_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
