@@ -354,7 +354,7 @@ fn f168_a_pools_secrets_are_seen_in_that_pools_workers_and_nowhere_else() {
 }
 
 #[test]
-fn f169_a_worker_holds_its_streams_and_its_two_sockets_and_nothing_else() {
+fn f169_a_worker_holds_its_streams_its_sockets_its_pipe_for_stacks_and_nothing_else() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
     // Clients that are connected while a worker is born leave nothing in it.
@@ -374,14 +374,20 @@ fn f169_a_worker_holds_its_streams_and_its_two_sockets_and_nothing_else() {
         let own: Vec<_> = all.iter().filter(|(number, _)| **number > 2).collect();
         let sockets = own.iter().filter(|(_, target)| target.starts_with("socket:")).count();
         assert_eq!(2, sockets, "the call and the control socket: {all:#?}");
+        let streams = [0, 1, 2].map(|stream| all[&stream].as_str());
+        let is_stack = |target: &str| target.starts_with("pipe:") && !streams.contains(&target);
+        let stacks = own.iter().filter(|(_, target)| is_stack(target)).count();
+        assert_eq!(1, stacks, "the pipe for stacks: {all:#?}");
         let directory = fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
         for (number, target) in own {
             // To be able to undo what user code does to its streams and its directory, a worker
             // keeps copies of them, out of the way of code that closes what it finds.
             assert!(*number > 20, "{number} is {target}: {all:#?}");
             let is_copy = (0..=2).any(|stream| all[&stream] == *target);
-            let is_ours =
-                is_copy || target.starts_with("socket:") || directory == Path::new(target);
+            let is_ours = is_copy
+                || target.starts_with("socket:")
+                || is_stack(target)
+                || directory == Path::new(target);
             assert!(is_ours, "{number} is {target}: {all:#?}");
             assert!(process::closes_on_exec(pid, *number), "{number} would be inherited: {all:#?}");
         }

@@ -312,3 +312,37 @@ fn a_killed_guardian_takes_python_with_it() {
     wait_for("python's end", || guardian.tree().is_empty().then_some(()));
     assert!(!guardian.gone().success());
 }
+
+/// The signal for stacks would end a program that does not listen for it.
+#[test]
+fn a_program_that_writes_no_stacks_is_not_asked_for_them_f011() {
+    let mut deaf = Guardian::start(spawn("/bin/sleep", &["1000"]));
+    let pid = deaf.spawned();
+    kill(pid, Unix::SIGSTOP).unwrap();
+    let state = || status(pid)["State"].chars().next();
+    wait_for("it is stopped", || (state() == Some('T')).then_some(()));
+    deaf.order(Signal::DumpStack);
+    deaf.order(Signal::Continue);
+    wait_for("it goes on", || (state() == Some('S')).then_some(()));
+    deaf.order(Signal::Terminate);
+    assert_eq!(Exit::Signal(15), deaf.exited().exit);
+    deaf.swept();
+
+    let mut listens = Guardian::start(script(
+        "import faulthandler, os, signal, sys, time\n\
+         call = int(sys.argv[1])\n\
+         faulthandler.register(signal.SIGRTMIN + 12, file=call, chain=False)\n\
+         os.write(call, b'.')\n\
+         time.sleep(1000)",
+    ));
+    listens.spawned();
+    heard(&mut listens, 1);
+    listens.order(Signal::DumpStack);
+    let mut told = [0; 17];
+    listens.call.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
+    listens.call.read_exact(&mut told).unwrap();
+    assert_eq!(b"Current thread 0x", &told);
+    listens.order(Signal::Kill);
+    assert_eq!(Exit::Signal(9), listens.exited().exit);
+    listens.swept();
+}
