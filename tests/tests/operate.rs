@@ -191,9 +191,12 @@ fn the_life_of_a_call_that_waited_says_for_whom() {
 #[test]
 fn the_life_of_a_call_says_how_its_worker_ended() {
     let daemon = daemon(1);
-    let waiting = Waiting::start(&daemon, "job_stuck:sleep", Value::Array(vec![]));
-    let busy = busy_with(&daemon, "job_stuck:sleep");
+    let mark = daemon.tmp().join("held");
+    let waiting = Waiting::start(&daemon, "job_stuck:hold", serde_json::json!([mark]));
+    let busy = busy_with(&daemon, "job_stuck:hold");
     assert_eq!("running", explain(&daemon, 1).state);
+    // One that has not begun when its worker dies would be given to another.
+    clutch_tests::wait_for("the function runs", 10 * SECOND, || mark.exists());
     kill(busy.pid);
     let failure = waiting.end().expect_err("its worker died");
     assert_eq!((1, "WorkerDied"), (failure.call, failure.reason.name()));

@@ -34,7 +34,10 @@ fn a_stack_says_where_each_thread_of_a_worker_is() {
     let daemon = daemon(1);
     let client = daemon.blocking();
     let waiting = in_background(&daemon, 30.0, 1);
-    wait_for("it runs", 10 * SECOND, || pool(&daemon).running == 1);
+    // It is with the worker before its function has begun.
+    wait_for("the function runs", 10 * SECOND, || {
+        client.stack("default", 0).is_ok_and(|stack| stack.text.contains("in nap"))
+    });
     let pid = pool(&daemon).workers[0].pid;
     let stack = client.stack("default", 0).expect("it is told");
     assert_eq!(
@@ -50,6 +53,7 @@ fn a_stack_says_where_each_thread_of_a_worker_is() {
     }
     client.cancel_call(1).expect("it runs");
     waiting.join().expect("it does not panic").expect_err("it was cancelled");
+    wait_for("it is free", 10 * SECOND, || pool(&daemon).workers[0].state == "ready");
     let idle = client.stack("default", 0).expect("an idle one is told, too");
     assert_eq!((None, None), (idle.call, idle.function));
 }
