@@ -6,6 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::pool::standing::Opening;
 
+/// More workers than any life has at once: four, two spares, and two being replaced, each of which
+/// may have a predecessor that is being interrupted.
+const WORKERS_MAX: usize = 16;
+
 /// What the outside world can tell at any time.
 #[derive(Default)]
 struct Model {
@@ -106,13 +110,21 @@ impl Life {
         assert_eq!(self.model.owed.len(), pool.calls().len(), "both sides owe the same");
         let size = pool.size() as usize;
         assert!(self.busy() <= size.max(busy_before), "{} of {size} are busy", self.busy());
+        // What a smaller pool has no slot for any more only finishes its call.
+        let is_surplus = |worker: &WorkerView| {
+            let is_interrupted = matches!(worker.state, WorkerState::Interrupting(_))
+                && pool.slots[worker.id.slot as usize].current != Some(worker.id.generation)
+                && !pool.swaps.contains(&worker.id);
+            matches!(worker.state, WorkerState::Retiring(StopCause::Surplus, _)) || is_interrupted
+        };
         let counted = pool.workers().filter(|worker| {
-            let going = WorkerState::Retiring(StopCause::Surplus, worker.state.call());
-            (worker.state.is_up() || worker.state == WorkerState::Starting) && worker.state != going
+            let lives = worker.state.is_up() || worker.state == WorkerState::Starting;
+            lives && !is_surplus(worker)
         });
         let (counted, wanted) = (counted.count(), pool.workers_wanted() as usize);
         assert!(counted <= wanted + self.model.at_once_max, "{counted} for {wanted}");
-        let queue = pool.settings().queue as usize + pool.workers().count();
+        // Calls that were with workers may come back to a full queue, whatever became of these.
+        let queue = pool.settings().queue as usize + WORKERS_MAX;
         assert!(pool.calls().held() <= queue, "the queue has a limit");
         let is_waiting = pool.calls().waiting() > 0 && pool.standing.assigns();
         if is_waiting && self.busy() < size {

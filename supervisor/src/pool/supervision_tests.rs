@@ -227,6 +227,31 @@ fn calls_that_kill_their_workers_close_the_pool_only_when_all_do() {
 }
 
 #[test]
+fn a_worker_that_was_starting_already_does_not_reopen_a_pool_that_calls_have_closed() {
+    let mut world = World::ready(2, 10);
+    kill_with_calls(&mut world, 1..9);
+    let mut started = vec![];
+    for call in [9, 10] {
+        let effects = world.call(call);
+        let [Effect::Assign { worker, .. }] = effects[..] else { panic!("{effects:?}") };
+        started.extend(world.die(worker));
+    }
+    assert_eq!(PoolState::CrashLoop { failures: 10 }, world.pool.state());
+    let launches = started.iter().filter_map(|effect| match *effect {
+        Effect::Launch { worker } => Some(worker),
+        _ => None,
+    });
+    let early: Vec<_> = launches.collect();
+    assert_eq!(1, early.len(), "the last death starts nobody: {started:?}");
+    world.is_ready(early[0]);
+    assert_eq!(PoolState::CrashLoop { failures: 10 }, world.pool.state());
+    let launched = world.live(BACKOFF_MAX);
+    let [Effect::Launch { worker }] = launched[..] else { panic!("{launched:?}") };
+    world.is_ready(worker);
+    assert_eq!(PoolState::Running, world.pool.state());
+}
+
+#[test]
 fn a_large_pool_is_not_closed_by_fewer_deaths_than_it_has_workers() {
     let mut world = World::ready(20, 30);
     kill_with_calls(&mut world, 1..21);
