@@ -15,7 +15,8 @@
 //! - [`limits`]: every bound on the wire, with its reason.
 //! - [`frame`]: the fixed header and the decoder; bytes only, no meaning.
 //! - [`wire`]: how a meta struct becomes bytes; the only file that names the serializer.
-//! - [`message`]: the meta struct of each kind of frame.
+//! - [`kind`]: the kinds of frames, the codecs of payloads, the flags.
+//! - [`message`]: the meta struct of each kind of frame; [`guardian`], those of guardians.
 //! - [`failure`]: every way a call can fail, as one enum; `text` says it in sentences.
 //! - [`name`]: the grammar of function and pool names.
 //! - [`retry`]: what may be asked for when an attempt fails.
@@ -27,11 +28,15 @@
 
 pub mod limits;
 
+pub mod kind;
+
 pub mod frame;
 
 pub mod wire;
 
 pub mod message;
+
+pub mod guardian;
 
 pub mod failure;
 

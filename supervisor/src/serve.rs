@@ -11,6 +11,7 @@ use crate::engine::{Engine, PoolUp, run_on_this_thread};
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::socket::Claim;
+use crate::sys;
 use crate::worker::spawner::Guardian;
 
 /// What a daemon needs.
@@ -44,6 +45,7 @@ pub struct ServeReady {
 /// When it cannot start; nothing is left running then.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(), ServeError> {
     let ServeOptions { mut config, socket, guardian } = options;
+    sys::give_large_memory_back();
     let mut claim = Claim::take(&socket)?;
     let package = package::unpack_to_state(&package::state_dir()?)?;
     let open_files = OpenFiles::raise()?;

@@ -31,6 +31,22 @@ pub struct Received {
     pub descriptors: bool,
 }
 
+/// Makes large pieces of memory go back to the system as soon as they are free. The allocator of
+/// the GNU C library keeps pieces of up to 32 MiB once a larger one was freed (`mallopt(3)`, the
+/// dynamic threshold), and a daemon that passed a few large payloads on would stay large for ever.
+/// For the program as a whole: not for a library.
+pub fn give_large_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE_BYTES: libc::c_int = 1 << 20;
+        // SAFETY: it sets two numbers of the allocator, under the allocator's own lock.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGE_BYTES);
+        }
+    }
+}
+
 /// Watches a descriptor that nothing but this program's own kind of end can make readable.
 ///
 /// # Errors

@@ -115,7 +115,7 @@ fn an_elastic_pool_grows_with_what_waits_and_shrinks_to_nothing() {
 }
 
 #[test]
-fn ten_thousand_calls_with_ten_per_worker_are_all_answered() {
+fn f026_ten_thousand_calls_with_ten_per_worker_are_all_answered() {
     const CALLS: usize = 10_000;
     let daemon = Daemon::builder()
         .daemon_key("in_flight", 20_000)

@@ -223,7 +223,16 @@ fn nothing_is_left_for_later() {
 #[test]
 fn the_protocol_is_described_as_it_is() {
     let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
-    for name in ["frame.rs", "message.rs", "failure.rs", "operate.rs", "limits.rs"] {
+    let names = [
+        "kind.rs",
+        "frame.rs",
+        "message.rs",
+        "guardian.rs",
+        "failure.rs",
+        "operate.rs",
+        "limits.rs",
+    ];
+    for name in names {
         let text = fs::read_to_string(root().join("protocol/src").join(name)).expect(name);
         // Only what has meaning on the wire: neither comments nor the file's own tests.
         let shipped = text.split("\n#[cfg(test)]\n").next().unwrap_or_default();

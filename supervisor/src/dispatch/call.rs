@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
-use clutch_protocol::message::{self, Answer, Output, Phases, Stream, WorkerId};
+use clutch_protocol::message::{self, Answer, Phases, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
 use thiserror::Error;
@@ -16,6 +16,7 @@ use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::history::{OK, Record, What};
+use super::metas::{ANSWER_BYTES, micros, push_answer, push_run};
 use super::refusal::{early_failure, refusal, send_failure};
 use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
@@ -24,9 +25,9 @@ use crate::worker::spawner::PoolIndex;
 /// A call that is owed an answer.
 #[derive(Debug)]
 pub struct Call {
-    peer: Rc<Peer>,
+    pub(super) peer: Rc<Peer>,
     /// The id its client gave it.
-    id: u64,
+    pub(super) id: u64,
     pool: PoolIndex,
     function: Rc<str>,
     flags: Flags,
@@ -36,7 +37,7 @@ pub struct Call {
     arrived: Instant,
     pub(super) attempts: Attempts,
     /// Output bytes its client has missed because it read too slowly.
-    output_dropped: u64,
+    pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
     _memory: Option<OwnedSemaphorePermit>,
 }
@@ -375,29 +376,6 @@ impl Dispatcher {
         }
     }
 
-    /// Sends what a call prints to its caller, as far as the caller reads it.
-    pub(super) fn pass_output_on(&mut self, key: CallKey, stream: Stream, bytes: &[u8]) {
-        let Some(call) = self.calls.get_mut(&key).filter(|call| call.wants_output()) else {
-            return;
-        };
-        let payload_bytes = u32::try_from(bytes.len()).expect("a pipe holds less");
-        // Output may not push a result out of the outbox: it only takes what room is plentiful.
-        if call.peer.outbox.waiting_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_HIGH {
-            call.output_dropped += u64::from(payload_bytes);
-            return;
-        }
-        let dropped_bytes = std::mem::take(&mut call.output_dropped);
-        let meta = wire::encode(&Output { stream, dropped_bytes }).expect("it has a fixed size");
-        let header = Header {
-            codec: Codec::Raw,
-            meta_bytes: u32::try_from(meta.len()).expect("it has a fixed size"),
-            payload_bytes,
-            ..Header::new(Kind::Output, call.id)
-        };
-        let head = [&header.encode()[..], &meta].concat();
-        call.peer.send(&head, &Bytes::copy_from_slice(bytes));
-    }
-
     /// Takes a call out of the books. It is owed no answer after this.
     fn forget(&mut self, key: CallKey) -> Option<Call> {
         let call = self.calls.remove(&key)?;
@@ -405,51 +383,5 @@ impl Dispatcher {
         assert_eq!(Some(key), had, "both books have the same calls");
         call.peer.changed.notify_one();
         Some(call)
-    }
-}
-
-/// Writes a `message::Run`.
-fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
-    head.extend_from_slice(&(micros(timeout) / 1000).max(1).to_le_bytes());
-    head.extend_from_slice(&(function.len() as u64).to_le_bytes());
-    head.extend_from_slice(function.as_bytes());
-}
-
-/// Bytes of a `message::Answer`.
-const ANSWER_BYTES: u32 = 32;
-
-/// Writes a `message::Answer`.
-fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
-    head.extend_from_slice(&answer.phases.queue_us.to_le_bytes());
-    head.extend_from_slice(&answer.phases.run_us.to_le_bytes());
-    head.extend_from_slice(&answer.worker.slot.to_le_bytes());
-    head.extend_from_slice(&answer.worker.generation.to_le_bytes());
-    head.extend_from_slice(&answer.call.to_le_bytes());
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_metas_of_the_call_path_are_the_structs_bytes() {
-        let mut run = Vec::new();
-        push_run(&mut run, Duration::from_millis(1500), "math:sqrt");
-        let wanted = message::Run { timeout_ms: 1500, function: "math:sqrt".into() };
-        assert_eq!(wire::encode(&wanted).unwrap(), run);
-
-        let answer = Answer {
-            phases: Phases { queue_us: 1, run_us: 2 },
-            worker: WorkerId { slot: 3, generation: 4 },
-            call: 5,
-        };
-        let mut bytes = Vec::new();
-        push_answer(&mut bytes, &answer);
-        assert_eq!(wire::encode(&answer).unwrap(), bytes);
-        assert_eq!(ANSWER_BYTES as usize, bytes.len());
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
+//! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
@@ -23,6 +24,8 @@
 pub mod call;
 
 mod attempts;
+
+mod metas;
 
 pub mod dispatcher;
 

@@ -10,7 +10,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use clutch_protocol::message::Stream;
+use clutch_protocol::message::{Output, Stream};
+use clutch_protocol::{Codec, Header, Kind, wire};
 
 use super::core::Core;
 use super::dispatcher::Dispatcher;
@@ -135,6 +136,29 @@ impl Dispatcher {
             entries.push(Entry { order: 0, at_ms, worker: link.worker, call, source, text });
         }
         self.store.keep(state, entries);
+    }
+
+    /// Sends what a call prints to its caller, as far as the caller reads it.
+    pub(super) fn pass_output_on(&mut self, key: CallKey, stream: Stream, bytes: &[u8]) {
+        let Some(call) = self.calls.get_mut(&key).filter(|call| call.wants_output()) else {
+            return;
+        };
+        let payload_bytes = u32::try_from(bytes.len()).expect("a pipe holds less");
+        // Output may not push a result out of the outbox: it only takes what room is plentiful.
+        if call.peer.outbox.waiting_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_HIGH {
+            call.output_dropped += u64::from(payload_bytes);
+            return;
+        }
+        let dropped_bytes = std::mem::take(&mut call.output_dropped);
+        let meta = wire::encode(&Output { stream, dropped_bytes }).expect("it has a fixed size");
+        let header = Header {
+            codec: Codec::Raw,
+            meta_bytes: u32::try_from(meta.len()).expect("it has a fixed size"),
+            payload_bytes,
+            ..Header::new(Kind::Output, call.id)
+        };
+        let head = [&header.encode()[..], &meta].concat();
+        call.peer.send(&head, &Bytes::copy_from_slice(bytes));
     }
 }
 

@@ -41,10 +41,8 @@ pub(crate) fn judge(storm: &Storm<'_>, books: &Books) {
         }
     }
     let Books { suicides, cancelled, .. } = books;
-    println!(
-        "{asked} calls, {kills} kills, {suicides} calls that killed their worker, {died} calls died \
-         with their worker, {cancelled} cancelled"
-    );
+    println!("{asked} calls, {died} of them died with their worker, {cancelled} were cancelled");
+    println!("{kills} kills, {suicides} calls that killed their own worker");
     assert!(died <= kills + suicides, "{died} calls died in {kills} kills (seed {seed})");
     assert!(kills > 10, "a storm of {kills} kills is none (seed {seed})");
 }
