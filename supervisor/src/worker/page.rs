@@ -4,8 +4,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
 use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
 
@@ -24,11 +26,25 @@ impl Page {
     /// When the system has no memory or descriptor left.
     pub fn new() -> io::Result<Page> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let page = memfd_create(c"clutch-page", flags)?;
+        let page = match memfd_create(c"clutch-page", flags) {
+            Ok(page) => page,
+            // A sandbox may deny them.
+            Err(Errno::EPERM | Errno::ENOSYS) => return Page::of_file(),
+            Err(errno) => return Err(errno.into()),
+        };
         ftruncate(&page, PAGE_BYTES)?;
         // A page that shrinks would end whoever looks at it, and one that grows take our memory.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&page, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Page(page))
+    }
+
+    /// The same in a file without a name. It cannot be sealed, but it is read and never mapped here,
+    /// so a worker that shrinks it only proves nothing any more.
+    fn of_file() -> io::Result<Page> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let page = open(&std::env::temp_dir(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        ftruncate(&page, PAGE_BYTES)?;
         Ok(Page(page))
     }
 
@@ -61,5 +77,15 @@ mod tests {
         assert_eq!(7, page.begun());
         assert!(ftruncate(page.descriptor(), 0).is_err());
         assert!(ftruncate(page.descriptor(), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn where_memory_cannot_be_shared_a_file_is_f147() {
+        let page = Page::of_file().unwrap();
+        assert_eq!(0, page.begun());
+        nix::sys::uio::pwrite(page.descriptor(), &7u64.to_ne_bytes(), 0).unwrap();
+        assert_eq!(7, page.begun());
+        ftruncate(page.descriptor(), 0).unwrap();
+        assert_eq!(u64::MAX, page.begun());
     }
 }
