@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use clutch_client::{LogLine, LogQuery, LogStream};
+use clutch_client::{LogLine, LogQuery, LogStream, Retry};
 use clutch_protocol::failure::{Cause, Reason};
 use clutch_protocol::message::{LogLines, Logs};
 use clutch_protocol::{Kind, wire};
@@ -15,7 +15,7 @@ use clutch_tests::bystander::Bystander;
 use clutch_tests::config::Value;
 use clutch_tests::raw::RawClient;
 use clutch_tests::wait::{wait_for, wait_until};
-use clutch_tests::{Daemon, SECOND, command, process};
+use clutch_tests::{Daemon, MILLISECOND, SECOND, command, process};
 use nix::sys::signal::Signal;
 
 /// Long enough for anything that does come.
@@ -163,6 +163,35 @@ fn records_of_logging_come_with_level_logger_and_traceback() {
     let line = daemon.wait_for_log("for the record", PATIENCE);
     assert!(line.contains("ERROR failed\\u{a}Traceback"), "{line}");
     assert!(daemon.wait_for_log("level 30", PATIENCE).contains(" WARN "));
+    oracle.judge(daemon);
+}
+
+/// An attempt has an id of its own on the way to its worker, and calls that wait for another one
+/// come back behind younger calls.
+#[test]
+fn records_of_later_attempts_and_of_calls_out_of_their_order_are_their_calls() {
+    let daemon = Daemon::builder().pool("default", with_logging).start();
+    let oracle = daemon.oracle();
+    let client = daemon.blocking();
+    let older = std::thread::spawn({
+        let client = client.clone();
+        move || {
+            let retry = Retry::new(3).on_raised("OSError").backoff(200 * MILLISECOND);
+            client.request("job_output:log_until").args((3,)).retry(retry).send::<u64>()
+        }
+    });
+    // A process that logs the oldest call last.
+    daemon.wait_for_log("attempt 1", PATIENCE);
+    let younger: u64 = client.call("job_output:all_levels", ()).expect("it only logs");
+    let id = older.join().expect("no panic").expect("the third attempt is good");
+    assert!(id < younger, "{id} came before {younger}");
+    let lines = wait_until("all three are there", PATIENCE, || {
+        let lines = read(&daemon, of_call(id));
+        if lines.len() == 3 { Ok(lines) } else { Err(lines) }
+    });
+    assert_eq!(vec!["attempt 1", "attempt 2", "attempt 3"], texts(&lines, LogStream::Log));
+    assert_eq!(1, daemon.counter("default", "launches"), "no worker was ended for them");
+    drop(client);
     oracle.judge(daemon);
 }
 

@@ -107,3 +107,12 @@ def log_and_die():
     sys.stdout.write("last half of a line")
     sys.stdout.flush()
     os._exit(3)
+
+
+def log_until(attempts):
+    """Log which attempt this is, and fail until there were enough."""
+    attempt = clutch.current_call().attempt
+    logging.getLogger("job.output").warning("attempt %d", attempt)
+    if attempt < attempts:
+        raise OSError(attempt)
+    return clutch.current_call().id

@@ -248,7 +248,8 @@ impl Dispatcher {
         push_run(head, left, &call.function);
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
-        entry.first_call.get_or_insert(key);
+        let had = entry.calls_had.take().unwrap_or(key..=key);
+        entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
         entry.last_call = Some(key);
         entry.last_run = run;
         entry.last_call_at = Some(now);

@@ -2,6 +2,7 @@
 //! `call` and `workers`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -75,8 +76,9 @@ pub(super) struct Worker {
     pub(super) pid: u32,
     pub(super) python: String,
     pub(super) served: u64,
-    /// The calls it was given first and last.
-    pub(super) first_call: Option<CallKey>,
+    /// Between which ids all calls are that it was given. They need not come in their order.
+    pub(super) calls_had: Option<RangeInclusive<CallKey>>,
+    /// The call it was given last.
     pub(super) last_call: Option<CallKey>,
     /// When it was given that.
     pub(super) last_call_at: Option<Instant>,
@@ -317,7 +319,7 @@ impl Dispatcher {
                 pid: 0,
                 python: String::new(),
                 served: 0,
-                first_call: None,
+                calls_had: None,
                 last_call: None,
                 last_run: 0,
                 last_call_at: None,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clutch_protocol::failure::Reason;
 use clutch_protocol::limits::{LOG_NAME_BYTES_MAX, LOG_TEXT_BYTES_MAX};
 use clutch_protocol::message::{Log, Logs};
-use clutch_protocol::wire;
+use clutch_protocol::{retry, wire};
 use tokio::sync::Notify;
 
 use super::core::Core;
@@ -18,6 +18,7 @@ use super::refusal::{early_failure, send_failure};
 use crate::logs::entry::{Logger, wall_clock_ms};
 use crate::logs::reader::{self, Batch};
 use crate::logs::{Entry, Files, Reader, Sink, Source};
+use crate::pool::CallKey;
 use crate::session::Peer;
 use crate::worker::link::Link;
 use crate::worker::output::escape;
@@ -108,7 +109,10 @@ impl Dispatcher {
         link: &Link,
         meta: &[u8],
     ) -> Result<(), String> {
-        let log: Log = wire::decode(meta).map_err(|error| error.to_string())?;
+        let mut log: Log = wire::decode(meta).map_err(|error| error.to_string())?;
+        // The worker knows the attempt of a call; everybody else knows the call.
+        let run = log.call;
+        log.call = retry::call_of_run(run);
         let is_short = log.text.len() <= LOG_TEXT_BYTES_MAX
             && log.logger.len() <= LOG_NAME_BYTES_MAX
             && log.level_name.len() <= LOG_NAME_BYTES_MAX;
@@ -120,12 +124,9 @@ impl Dispatcher {
             return Ok(());
         };
         // Records may come after the answer of their call, which has a socket of its own.
-        let had = match (worker.first_call, worker.last_call) {
-            (Some(first), Some(last)) => (first.0..=last.0).contains(&log.call),
-            _ => false,
-        };
-        if log.call != 0 && !had {
-            return Err(format!("a log record is of call {}, which it never had", log.call));
+        let had = worker.calls_had.as_ref().is_some_and(|had| had.contains(&CallKey(log.call)));
+        if run != 0 && !had {
+            return Err(format!("a log record is of call {run}, which it never had"));
         }
         let record = |source, text: String| Entry {
             order: 0,
