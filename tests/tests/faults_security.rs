@@ -328,10 +328,10 @@ fn f168_a_pools_secrets_are_seen_in_that_pools_workers_and_nowhere_else() {
     // A death and its certificate, an exception and its traceback, a listing, a log.
     let mut client = daemon.raw();
     let raised = client.call("default", "math:sqrt", "[-1]").failure();
-    let id = client.start("default", "bulk:nap", "[30]");
-    wait_for("the call runs", 5 * SECOND, || {
-        daemon.status().pools.iter().any(|pool| pool.running == 1)
-    });
+    let mark = daemon.tmp().join("mark");
+    let path = serde_json::json!([mark]).to_string();
+    let id = client.start("default", "job_begun:mark_and_sleep", &path);
+    wait_for("the call has begun", 5 * SECOND, || mark.exists());
     kill(daemon.worker_pids("default")[0]);
     let died = client.finish(id).failure();
     drop(client);

@@ -177,7 +177,8 @@ fn records_of_later_attempts_and_of_calls_out_of_their_order_are_their_calls() {
         let client = client.clone();
         move || {
             let retry = Retry::new(3).on_raised("OSError").backoff(200 * MILLISECOND);
-            client.request("job_output:log_until").args((3,)).retry(retry).send::<u64>()
+            let request = client.request("job_output:log_until").args((3,));
+            request.retry(retry).send::<u64>().map_err(Box::new)
         }
     });
     // A process that logs the oldest call last.

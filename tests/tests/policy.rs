@@ -53,16 +53,16 @@ fn a_spare_takes_over_at_once_when_a_worker_is_killed() {
     let daemon = Daemon::builder().pool("default", |pool| pool.key("spares", 1)).start();
     let oracle = daemon.oracle();
     let mut best = Duration::MAX;
-    for _ in 0..10 {
+    for round in 0..10 {
         let before = daemon.worker_pids("default");
         assert_eq!(2, before.len(), "one worker and its spare");
         let mut doomed = daemon.raw();
-        let doomed_call = doomed.start("default", "job_stuck:sleep", "[]");
-        let busy = wait_until("the call runs", PATIENCE, || {
-            let workers = pool(&daemon, "default").workers;
-            let busy = workers.iter().find(|worker| worker.function.is_some());
-            busy.map(|worker| worker.pid).ok_or("not yet")
-        });
+        // One that has not begun would go to the spare.
+        let mark = daemon.tmp().join(format!("mark-{round}"));
+        let path = serde_json::json!([mark]).to_string();
+        let doomed_call = doomed.start("default", "job_begun:mark_and_sleep", &path);
+        wait_for("the call has begun", PATIENCE, || mark.exists());
+        let busy = daemon.wait_runs("job_begun:mark_and_sleep");
         let mut next = daemon.raw();
         let next_call = next.start("default", "os:getpid", "[]");
         wait_for("the next call waits", PATIENCE, || pool(&daemon, "default").queued == 1);
