@@ -151,7 +151,11 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
             }
             Ok(Exit::Ok)
         }
-        Ended::Failed(failure, printed) => {
+        Ended::Failed(mut failure, printed) => {
+            if args.target.local.local {
+                // Its supervisor is gone now: nobody can be asked about this number.
+                failure.call = 0;
+            }
             let format = if args.json { FailureFormat::Json } else { FailureFormat::Text };
             Ok(report::failure(&failure, format, &printed))
         }
