@@ -12,7 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
-use crate::commands::{call, completions, config, map, ping, serve, status, stop};
+use crate::commands::{call, completions, config, map, ping, reload, serve, status, stop};
 use crate::exit;
 use crate::output::Color;
 
@@ -64,6 +64,7 @@ pub(crate) enum Verb {
     Map(map::Args),
     Status(status::Args),
     Ping(ping::Args),
+    Reload(reload::Args),
     Stop(stop::Args),
     Config(config::Args),
     Completions(completions::Args),

@@ -43,7 +43,7 @@ mod interrupt;
 mod progress;
 
 use args::{Cli, Verb};
-use commands::{call, completions, config, map, ping, serve, status, stop};
+use commands::{call, completions, config, map, ping, reload, serve, status, stop};
 use connect::Socket;
 use error::Error;
 use exit::Exit;
@@ -77,6 +77,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Map(args) => block_on_beside_reader(map::run(args, &global)),
         Verb::Status(args) => block_on(status::run(args, &socket)),
         Verb::Ping(args) => block_on(ping::run(args, &socket)),
+        Verb::Reload(args) => block_on(reload::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),
         Verb::Completions(args) => completions::run(args),

@@ -247,9 +247,12 @@ pub(crate) enum Incoming {
 /// Sorts a frame.
 pub(crate) fn sort(frame: Frame) -> Incoming {
     match frame.header.kind {
-        Kind::Result | Kind::Error | Kind::Pong | Kind::StatusReport | Kind::Stopping => {
-            Incoming::Answer(frame)
-        }
+        Kind::Result
+        | Kind::Error
+        | Kind::Pong
+        | Kind::StatusReport
+        | Kind::Stopping
+        | Kind::Reloaded => Incoming::Answer(frame),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {

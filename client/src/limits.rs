@@ -20,6 +20,10 @@ pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 /// How long `status`, `ping` and `stop` wait for their answer.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the daemon may take to read and check its configuration; interpreters that hang are
+/// given up after ten seconds. Longer than that.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Bytes that may wait for a full socket before callers wait too. One frame may overshoot it, since
 /// a frame is never cut in two by its sender.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 4 << 20;

@@ -79,6 +79,11 @@ byte_enum! {
         Stop = 13,
         /// Daemon → client: the stop has begun. No meta.
         Stopping = 14,
+        /// Client → daemon: read the configuration anew. Meta [`crate::message::Reload`].
+        Reload = 19,
+        /// Daemon → client: what a reload changed, or why it changed nothing; JSON payload,
+        /// [`crate::reload::Reloaded`].
+        Reloaded = 20,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,

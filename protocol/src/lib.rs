@@ -21,6 +21,7 @@
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
 //! - [`status`]: what `clutch status --json` prints.
+//! - [`reload`]: what a reload answers.
 
 pub mod limits;
 
@@ -45,6 +46,8 @@ pub mod plain;
 pub mod json;
 
 pub mod status;
+
+pub mod reload;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};

@@ -34,6 +34,8 @@ pub struct Door {
 enum Listener {
     Socket(tokio::net::UnixListener),
     Handed(mpsc::Receiver<std::os::unix::net::UnixStream>),
+    /// Nowhere: nobody new is let in.
+    Nowhere,
 }
 
 impl Door {
@@ -57,15 +59,11 @@ impl Door {
     }
 
     /// Lets clients in for as long as it is polled.
-    pub async fn let_in(
-        &mut self,
-        doorway: &Doorway,
-        connections_max: usize,
-    ) -> std::convert::Infallible {
+    pub async fn let_in(&mut self, doorway: &Doorway) -> std::convert::Infallible {
         loop {
             tokio::select! {
                 accepted = accept(&mut self.listener) => match accepted {
-                    Ok(stream) => self.admit(doorway, connections_max, stream),
+                    Ok(stream) => self.admit(doorway, stream),
                     Err(error) => {
                         // Out of descriptors, most likely. Waiting keeps the processor free for
                         // the work that will give some back.
@@ -82,7 +80,8 @@ impl Door {
         }
     }
 
-    fn admit(&mut self, doorway: &Doorway, connections_max: usize, stream: UnixStream) {
+    fn admit(&mut self, doorway: &Doorway, stream: UnixStream) {
+        let daemon = doorway.core.daemon();
         self.last_id += 1;
         let id = self.last_id;
         doorway.core.count("connections");
@@ -92,7 +91,7 @@ impl Door {
             refuse(&stream, Refusal::User, &error);
             return;
         }
-        if self.connections.len() >= connections_max {
+        if self.connections.len() >= daemon.connections as usize {
             let sentence = format!(
                 "the daemon serves {} connections already; close some, or raise daemon.connections",
                 self.connections.len()
@@ -102,9 +101,14 @@ impl Door {
             return;
         }
         let leave = self.strangers.admit(id);
-        let connection = Connection::new(doorway.clone(), stream, id);
+        let connection = Connection::new(Doorway { daemon, ..doorway.clone() }, stream, id);
         let stranger = Stranger { id, strangers: self.strangers.clone() };
         self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
+    }
+
+    /// Lets nobody new in: whoever connects to a socket that stays open waits for the next daemon.
+    pub fn leave_to_the_next(&mut self) {
+        self.listener = Listener::Nowhere;
     }
 
     /// Waits for connections to close; those that take too long are cut off.
@@ -157,6 +161,7 @@ async fn accept(listener: &mut Listener) -> io::Result<UnixStream> {
             }
             None => std::future::pending().await,
         },
+        Listener::Nowhere => std::future::pending().await,
     }
 }
 

@@ -2,6 +2,7 @@
 //! the daemon and the private supervisor of `--local` are this, with different doors.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use crate::interpreter::InterpreterError;
 use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
 use crate::prepare::{ServeError, Unasked};
+use crate::reload::{self, Blueprint, Reloader};
+use crate::service::Manager;
 use crate::session::connection::Doorway;
 use crate::worker::spawner::{Guardian, Spawner};
 
@@ -38,15 +41,13 @@ pub struct Engine {
     core: Core,
     doorway: Doorway,
     stop_orders: mpsc::Receiver<Stop>,
-    connections_max: usize,
-    stop_grace: Duration,
-    /// How long a stop may take before everything is killed.
-    stop_bound: Duration,
+    /// Reloads that are wanted, until somebody sees to them.
+    reloads: Option<mpsc::Receiver<reload::Order>>,
     unasked: Vec<Unasked>,
     asking_is_over: CancelOnDrop,
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     spawner_thread: std::thread::JoinHandle<()>,
 }
 
@@ -97,8 +98,6 @@ impl Engine {
         let (spawner, spawner_thread) =
             Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
         let core = Core::new(Parts { daemon: config.daemon.clone(), pools, spawner, socket });
-        let graces = config.pools.values().map(|pool| pool.limits.grace);
-        let grace_max = graces.max().unwrap_or_default();
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_launches(outcomes));
@@ -107,6 +106,7 @@ impl Engine {
         let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);
         let answers = SharedBudget::new(memory_bytes);
         let (stop, stop_orders) = mpsc::channel(4);
+        let (reload, reloads) = mpsc::channel(reload::reloader::ORDERS_MAX);
         let (close, closing) = watch::channel(false);
         let doorway = Doorway {
             core: core.clone(),
@@ -115,19 +115,18 @@ impl Engine {
             answers,
             closing,
             stop,
+            reload,
         };
         core.start();
         Ok(Engine {
             core,
             doorway,
             stop_orders,
-            connections_max: config.daemon.connections as usize,
-            stop_grace: config.daemon.stop_grace,
-            stop_bound: config.daemon.stop_grace + grace_max * 2 + KILL_TIMEOUT,
+            reloads: Some(reloads),
             unasked,
             asking_is_over: CancelOnDrop::default(),
             close,
-            _tasks: tasks,
+            tasks,
             spawner_thread,
         })
     }
@@ -208,10 +207,29 @@ impl Engine {
         faults
     }
 
+    /// From now on, configurations are read anew when somebody wants that; the service manager is
+    /// told about it, and that the data plane turns. Gives the way to want it.
+    pub async fn see_to_reloads(
+        &mut self,
+        blueprint: Blueprint,
+        manager: Rc<Manager>,
+    ) -> mpsc::Sender<reload::Order> {
+        let orders = self.reloads.take().expect("it is seen to once");
+        let reloader = Reloader::new(self.core.clone(), blueprint, manager.clone()).await;
+        self.tasks.spawn_local(reloader.run(orders));
+        self.tasks.spawn_local(async move { manager.pat_watchdog().await });
+        self.doorway.reload.clone()
+    }
+
+    /// Nobody will see to reloads: they are refused.
+    pub fn refuse_reloads(&mut self) {
+        self.reloads = None;
+    }
+
     /// Lets clients in and serves them until `until` says how to stop, or a client does.
     pub async fn serve(&mut self, door: &mut Door, until: impl Future<Output = Stop>) -> Stop {
         let doorway = self.doorway.clone();
-        let serving = door.let_in(&doorway, self.connections_max);
+        let serving = door.let_in(&doorway);
         tokio::select! {
             never = serving => match never {},
             stop = until => stop,
@@ -223,13 +241,16 @@ impl Engine {
     /// are served until their last answer; new ones are told that the daemon is stopping.
     pub async fn stop(mut self, how: Stop, door: &mut Door, hurry: impl Future<Output = ()>) {
         let now = Instant::now();
+        let stop_grace = self.core.daemon().stop_grace;
+        // How long a stop may take before everything is killed.
+        let stop_bound = stop_grace + self.core.grace_max() * 2 + KILL_TIMEOUT;
         match how {
-            Stop::Graceful => self.core.drain(now + self.stop_grace),
+            Stop::Graceful => self.core.drain(now + stop_grace),
             Stop::Now => self.core.kill_all(),
         }
         let doorway = self.doorway.clone();
         let core = self.core.clone();
-        let serving = door.let_in(&doorway, self.connections_max);
+        let serving = door.let_in(&doorway);
         let second_order = async {
             while let Some(order) = self.stop_orders.recv().await {
                 if order == Stop::Now {
@@ -245,7 +266,7 @@ impl Engine {
                 () = hurry => {},
                 () = second_order => {},
                 // Every step of a drain has its own bound; this one is for all of them.
-                () = tokio::time::sleep_until((now + self.stop_bound).into()) => {}
+                () = tokio::time::sleep_until((now + stop_bound).into()) => {}
             } } => {
                 core.kill_all();
                 if tokio::time::timeout(KILL_TIMEOUT, core.drained()).await.is_err() {
@@ -256,7 +277,7 @@ impl Engine {
         self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);
-        drop(self._tasks);
+        drop(self.tasks);
         drop(core);
         drop(self.core);
         // The spawner ends when the last handle to it is gone, unless a task of a connection that

@@ -21,6 +21,9 @@
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
+//! - [`reload`]: a configuration that is read anew.
+//! - [`watch`]: files whose change replaces workers.
+//! - [`service`]: the service manager.
 //! - [`socket`], [`serve`](mod@serve), [`local`]: the daemon, and the private supervisor.
 
 pub mod config;
@@ -51,6 +54,12 @@ pub mod engine;
 
 pub mod door;
 
+pub mod reload;
+
+pub mod watch;
+
+pub mod service;
+
 pub mod socket;
 
 pub mod serve;
@@ -60,4 +69,5 @@ pub mod local;
 pub use local::{Abort, Local, Starting};
 pub use prepare::{ServeError, ServeExit};
 pub use serve::{ServeOptions, ServeReady, serve};
+pub use service::{Activated, ActivationError};
 pub use worker::spawner::{Guardian, Orphans};

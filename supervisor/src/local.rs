@@ -150,6 +150,7 @@ fn run(
     let pools = prepare::pools(config, &package.boot, open_files.inherited)?;
     run_on_this_thread(async move {
         let mut engine = Engine::start(config, pools, guardian, String::new())?;
+        engine.refuse_reloads();
         let mut door = Door::handed(handed);
         let started = tokio::select! {
             started = engine.first_starts() => started,

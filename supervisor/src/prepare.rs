@@ -36,6 +36,9 @@ pub enum ServeError {
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The socket that the service manager hands over cannot be served.
+    #[error(transparent)]
+    Activation(#[from] crate::service::ActivationError),
     /// The worker's Python package cannot be unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -79,6 +82,7 @@ impl ServeError {
             ServeError::Interrupted => ServeExit::Interrupted,
             ServeError::System { .. } => ServeExit::Internal,
             ServeError::Socket(_)
+            | ServeError::Activation(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
             | ServeError::FirstStart(..) => ServeExit::Configuration,
@@ -93,13 +97,14 @@ fn list(failures: &[(String, InterpreterError)]) -> String {
 }
 
 fn list_both(failures: &[(String, InterpreterError)], certificates: &[Certificate]) -> String {
-    let parts = [list(failures), list_certificates(certificates)];
+    let parts = [list(failures), list_certificates(certificates, "its first")];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn list_certificates(certificates: &[Certificate]) -> String {
+/// Certificates of workers that did not become ready, each with all that is known.
+pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> String {
     let lines = certificates.iter().map(|certificate| {
-        let mut text = format!("pool '{}': its first {certificate}", certificate.pool);
+        let mut text = format!("pool '{}': {which} {certificate}", certificate.pool);
         // The traceback says it better than what python printed; without one, that is all there is.
         if certificate.detail.is_empty() && !certificate.stderr_tail.is_empty() {
             text += "\nits last words on standard error:\n";
@@ -244,10 +249,15 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
 }
 
 fn policy(pool: &config::Pool) -> Pool {
+    Pool::new(settings(pool))
+}
+
+/// What the policy of a pool is told.
+pub(crate) fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
     // The dice only spread restarts; any seed that differs between daemons will do.
     let seed = u64::from(std::process::id()) << 32 | u64::from(pool.workers);
-    Pool::new(Settings {
+    Settings {
         workers: pool.workers,
         queue: limits.queue,
         budgets: Budgets {
@@ -256,5 +266,5 @@ fn policy(pool: &config::Pool) -> Pool {
             grace: limits.grace,
         },
         seed,
-    })
+    }
 }

@@ -6,9 +6,9 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
-    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
-    WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Reload,
+    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
+    Welcome, WorkerId,
 };
 use serde_json::{Value as Json, json};
 
@@ -174,6 +174,7 @@ structs! {
     PoolSize { name, workers }
     Refused { refusal, sentence }
     Call { pool, function, timeout_ms }
+    Reload { wait }
     Phases { queue_us, run_us }
     WorkerId { slot, generation }
     Answer { phases, worker }

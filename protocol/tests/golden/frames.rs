@@ -10,9 +10,9 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Role,
-    Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept, Welcome,
-    WorkerId,
+    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Reload,
+    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
+    Welcome, WorkerId,
 };
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
@@ -187,6 +187,10 @@ fn connection(samples: &mut Samples) {
     samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
     samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
     samples.bare("stopping", Kind::Stopping, 6, NONE);
+    samples.meta("reload", Kind::Reload, 7, &Reload { wait: true }, NONE);
+    let answer = br#"{"result":"done","message":"","pools":{},"daemon":[]}"#;
+    let answer = Rest { payload: Some((Codec::Json, answer)), ..NONE };
+    samples.bare("reloaded", Kind::Reloaded, 7, answer);
 }
 
 fn calls(samples: &mut Samples) {

@@ -18,6 +18,7 @@ use super::model::{Config, Daemon, Env, Inherit, Limits, Main, Pool, Python};
 use super::raw::{RawConfig, RawDaemon, RawEnv, RawInherit, RawLimits, RawPool, RawWorkers};
 use super::reason::Reason;
 use super::units::{show_duration, show_size};
+use super::watch::check_watch;
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -120,6 +121,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
         allow: allow(checker, raw.allow.as_ref(), &at.child("allow")),
         cwd,
         preload: preload(checker, raw.preload.as_ref(), &at.child("preload")),
+        watch: check_watch(checker, raw.watch.as_ref(), &at.child("watch")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),
     }

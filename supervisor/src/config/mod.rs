@@ -15,6 +15,7 @@
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
+//! - `watch`: files whose change replaces workers.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -31,6 +32,7 @@ mod raw;
 mod reason;
 mod shape;
 mod units;
+mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use error::{ConfigError, FileReason, Key, Problem};
@@ -39,3 +41,4 @@ pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, 
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
+pub use watch::Watch;

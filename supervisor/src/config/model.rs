@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::watch::Watch;
 
 /// The whole configuration of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Pool {
     pub cwd: PathBuf,
     /// Modules imported before the first call.
     pub preload: Vec<String>,
+    /// Files whose change makes the workers be replaced.
+    pub watch: Vec<Watch>,
     /// How the environment of workers is made.
     pub env: Env,
     /// Its limits.

@@ -89,8 +89,12 @@ impl Core {
         let mut dispatcher = self.0.dispatcher.borrow_mut();
         dispatcher.apply(self, now, pool, event);
         let wake = dispatcher.pools[pool.0].policy.next_wake();
+        let removed = dispatcher.pools[pool.0].removed;
         drop(dispatcher);
         self.arm(wake);
+        if removed {
+            self.dismiss_when_done(pool);
+        }
     }
 
     /// Counts something that no pool is concerned with.
@@ -101,7 +105,8 @@ impl Core {
     /// How large each pool is.
     pub(crate) fn pool_sizes(&self) -> Vec<PoolSize> {
         self.with(|dispatcher| {
-            let sizes = dispatcher.pools.iter().map(|pool| PoolSize {
+            let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
+            let sizes = pools.map(|pool| PoolSize {
                 name: pool.config.name.clone(),
                 workers: pool.config.workers,
             });
@@ -201,6 +206,10 @@ impl Core {
         while let Some(outcome) = launched.recv().await {
             self.launched(outcome);
         }
+    }
+
+    pub(super) fn progress_notify(&self) -> &Notify {
+        &self.0.progress
     }
 
     pub(super) fn note_progress(&self) {

@@ -109,7 +109,7 @@ impl Dispatcher {
         let (pool, worker) = (link.pool, link.worker);
         let setup = self.setup_frame(pool, worker);
         let state = self.pools[pool.0].policy.worker_state(worker);
-        let Some(entry) = self.worker(pool, worker) else {
+        let (Some(setup), Some(entry)) = (setup, self.worker(pool, worker)) else {
             // It was given up while it was being started, and nobody remembers it.
             link.abandon();
             self.reap(link.guardian, true);
@@ -155,6 +155,8 @@ impl Dispatcher {
         let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
         let certificate =
             certificate::write(&state.config.name, worker, entry, before, exited, function);
+        let is_newest = entry.edition == state.edition;
+        let never_ready = entry.python.is_empty();
         state.counters.one(super::counters::death(certificate.cause));
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
@@ -173,6 +175,9 @@ impl Dispatcher {
             detail = escape(certificate.detail.as_bytes()),
             "worker died"
         );
+        if is_newest && never_ready {
+            state.failed_start = Some(certificate.clone());
+        }
         if matches!(state.first_start, FirstStart::Pending) {
             state.first_start = FirstStart::Failed(Box::new(certificate.clone()));
         }

@@ -9,6 +9,7 @@
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
 //! - `refusal`: calls that no pool is asked about.
+//! - `reload`: pools that change, come and go.
 //! - [`certificate`]: what is known about a death.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
@@ -25,6 +26,8 @@ pub mod workers;
 
 mod guardians;
 
+mod reload;
+
 mod output;
 
 pub mod certificate;
@@ -34,5 +37,7 @@ pub mod report;
 pub mod counters;
 
 pub use core::{Core, Quantity};
+
+pub(crate) use reload::{Make, Turnover, Workers};
 
 pub use dispatcher::{FirstStart, Parts, PoolParts};

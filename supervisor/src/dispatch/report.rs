@@ -31,13 +31,21 @@ impl Dispatcher {
                 descriptors: open_descriptors(),
                 counters,
             },
-            pools: self.pools.iter().map(|pool| self.pool_status(now, pool)).collect(),
+            pools: self
+                .pools
+                .iter()
+                .filter(|pool| !pool.is_tombstone())
+                .map(|pool| self.pool_status(now, pool))
+                .collect(),
         }
     }
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
         let (state, reason) = match pool.policy.state() {
+            _ if pool.removed && !self.stopping => {
+                ("stopping", "it was removed; calls that it has taken in are finished".to_owned())
+            }
             pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
             pool::PoolState::CrashLoop { failures } => {
                 ("crash_loop", format!("{failures} starts in a row failed"))

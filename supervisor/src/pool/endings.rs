@@ -17,7 +17,17 @@ pub(super) const REAP_BUDGET: Duration = Duration::from_secs(5);
 
 impl Pool {
     pub(super) fn retire(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        if self.stop(now, worker, StopCause::Drain) {
+        self.retire_for(now, worker, StopCause::Drain, effects);
+    }
+
+    pub(super) fn retire_for(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        cause: StopCause,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.stop(now, worker, cause) {
             effects.push(Effect::Retire { worker });
             self.timers.set(Timer::Exit(worker), now + self.settings.budgets.grace);
         }
@@ -97,6 +107,7 @@ impl Pool {
         if slot.current == Some(worker.generation) {
             slot.current = None;
         }
+        self.failed_to_succeed(worker);
     }
 
     pub(super) fn died(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
@@ -134,7 +145,8 @@ impl Pool {
         proven: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if self.state == PoolState::Draining {
+        let is_filled = self.slots[slot as usize].current.is_some();
+        if self.state == PoolState::Draining || is_filled || slot >= self.settings.workers {
             return;
         }
         if proven {

@@ -20,6 +20,7 @@
 //! - [`event`]: what can happen, and what can be done about it.
 //! - [`state`]: the states of a worker and the one table of its transitions.
 //! - [`policy`]: the pool itself; `endings`, how its workers leave it.
+//! - `replace`: settings that change while it works.
 //! - [`queue`]: the calls of a pool, waiting and running, and their deadlines.
 //! - [`backoff`]: how long a slot waits before it is started again.
 
@@ -30,6 +31,8 @@ pub mod state;
 pub mod policy;
 
 mod endings;
+
+mod replace;
 
 pub mod queue;
 

@@ -10,8 +10,9 @@ use std::time::Instant;
 use clutch_protocol::message::WorkerId;
 
 use super::backoff::Dice;
-use super::event::{Budgets, CallKey, Effect, Event, StopCause, Verdict};
+use super::event::{Budgets, CallKey, Effect, Event, Order, ReplaceCause, StopCause, Verdict};
 use super::queue::{Calls, Place, Timer, Timers};
+use super::replace::Replacement;
 use super::state::{EmptySlot, Move, WorkerState, WorkerView};
 
 /// What a pool is told once.
@@ -55,6 +56,10 @@ pub(super) struct Worker {
     pub(super) since: Instant,
     pub(super) ready_at: Option<Instant>,
     pub(super) served: u64,
+    /// Why it is to be replaced, if it is.
+    pub(super) outworn: Option<ReplaceCause>,
+    /// Why it goes as soon as it has no call, if it does.
+    pub(super) leaving: Option<StopCause>,
 }
 
 /// A pool of workers and the calls they owe.
@@ -70,6 +75,8 @@ pub struct Pool {
     pub(super) failed_starts: u32,
     pub(super) drained: bool,
     pub(super) dice: Dice,
+    pub(super) replacement: Option<Replacement>,
+    pub(super) replacement_failures: u32,
 }
 
 impl Pool {
@@ -87,6 +94,8 @@ impl Pool {
             failed_starts: 0,
             drained: false,
             dice: Dice::new(settings.seed),
+            replacement: None,
+            replacement_failures: 0,
         }
     }
 
@@ -110,10 +119,12 @@ impl Pool {
             Event::Drain { until } => self.drain(now, until, effects),
             Event::KillAll => self.kill_all(now, effects),
             Event::AttemptFailed { worker, call } => self.answered(now, worker, call, effects),
-            Event::StackDumped { .. }
-            | Event::Outworn { .. }
-            | Event::Operator(_)
-            | Event::Reconfigured { .. } => {}
+            Event::Outworn { worker, cause } => self.outworn(now, worker, cause, effects),
+            Event::Reconfigured { settings, replace } => {
+                self.reconfigure(now, *settings, replace, effects);
+            }
+            Event::Operator(Order::Reset) => self.start_what_is_missing(now, effects),
+            Event::StackDumped { .. } | Event::Operator(_) => {}
         }
         self.report_drained(effects);
     }
@@ -245,6 +256,7 @@ impl Pool {
             self.state = PoolState::Running;
         }
         self.free(now, worker, effects);
+        self.succeeded(now, worker, effects);
     }
 
     fn answered(
@@ -275,6 +287,10 @@ impl Pool {
             self.retire(now, worker, effects);
             return;
         }
+        if let Some(cause) = self.workers.get(&worker).and_then(|entry| entry.leaving) {
+            self.retire_for(now, worker, cause, effects);
+            return;
+        }
         self.idle.push(worker);
         self.assign_waiting(now, effects);
     }
@@ -285,7 +301,14 @@ impl Pool {
         place.last_generation += 1;
         place.current = Some(place.last_generation);
         let worker = WorkerId { slot, generation: place.last_generation };
-        let fresh = Worker { state: WorkerState::Starting, since: now, ready_at: None, served: 0 };
+        let fresh = Worker {
+            state: WorkerState::Starting,
+            since: now,
+            ready_at: None,
+            served: 0,
+            outworn: None,
+            leaving: None,
+        };
         self.workers.insert(worker, fresh);
         self.timers.set(Timer::Start(worker), now + self.settings.budgets.start);
         effects.push(Effect::Launch { worker });
@@ -318,7 +341,7 @@ impl Pool {
             Timer::Exit(worker) => self.kill(now, worker, effects),
             Timer::Reap(worker) => effects.push(Effect::Abandon { worker }),
             Timer::Backoff(slot) => {
-                if self.state != PoolState::Draining {
+                if self.state != PoolState::Draining && slot < self.settings.workers {
                     self.launch(now, slot, effects);
                 }
             }

@@ -3,10 +3,15 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use clutch_protocol::message::{Refusal, Refused, Stop};
+use clutch_protocol::message::{Refusal, Refused, Reload, Stop};
+use clutch_protocol::reload::{ReloadResult, Reloaded};
 use clutch_protocol::{Codec, Frame, Header, Kind, wire};
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::connection::Connection;
+use crate::reload::plan::NO_SOURCE;
+use crate::reload::reloader::BUSY;
+use crate::reload::{Asker, Order};
 
 impl Connection {
     /// Does what a frame asks for.
@@ -18,7 +23,7 @@ impl Connection {
         if payload_bytes > 0 && kind != Kind::Call {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop) {
+        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop | Kind::Reload) {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
@@ -38,6 +43,9 @@ impl Connection {
             Kind::Status => self.report_status(id),
             Kind::Stop => {
                 self.order_stop(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Reload => {
+                self.order_reload(&frame).map_err(|error| protocol(error.to_string()))?;
             }
             kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
         }
@@ -60,6 +68,19 @@ impl Connection {
         self.peer.send(&Header::new(Kind::Stopping, frame.header.id).encode(), &Bytes::new());
         // A full channel means that a stop is under way already.
         let _ = self.doorway.stop.try_send(stop);
+        Ok(())
+    }
+
+    fn order_reload(&self, frame: &Frame) -> Result<(), wire::MetaError> {
+        let Reload { wait } = wire::decode(&frame.meta)?;
+        let asker = Asker::Client(self.peer.clone(), frame.header.id);
+        if let Err(error) = self.doorway.reload.try_send(Order::new(wait, asker)) {
+            let (mut order, why) = match error {
+                TrySendError::Full(order) => (order, BUSY),
+                TrySendError::Closed(order) => (order, NO_SOURCE),
+            };
+            order.answer(&Reloaded::nothing(ReloadResult::Refused, why));
+        }
         Ok(())
     }
 }

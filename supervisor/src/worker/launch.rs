@@ -9,7 +9,7 @@ use clutch_protocol::message::{Setup, Spawn, WorkerId, version};
 use crate::config;
 
 /// The recipe for every worker of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
@@ -57,6 +57,15 @@ impl Recipe {
             start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
         };
         Recipe { spawn, setup }
+    }
+
+    /// Whether workers made by either are alike, once they are started: how long one may take to
+    /// start and to stop shapes no worker.
+    pub fn makes_the_same(&self, other: &Recipe) -> bool {
+        let spawn = Spawn { grace_ms: self.spawn.grace_ms, ..other.spawn.clone() };
+        let start_stack_ms = self.setup.start_stack_ms;
+        let setup = Setup { start_stack_ms, ..other.setup.clone() };
+        self.spawn == spawn && self.setup == setup
     }
 
     /// What the guardian of a worker is told.

@@ -1,0 +1,153 @@
+//! What a reload would change: the file read and checked, and compared with what runs. It blocks,
+//! so it is worked out on another thread, and changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use clutch_protocol::reload::{ReloadResult, Reloaded};
+
+use crate::config::{self, Config, Daemon};
+use crate::dispatch::PoolParts;
+use crate::prepare::{self, OpenFiles, ServeError};
+use crate::worker::launch::Recipe;
+
+/// What a daemon was made of, so that it can be made anew.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// The configuration that is in force.
+    pub config: Config,
+    /// The script that a worker starts with.
+    pub boot: PathBuf,
+    /// Limits of open files.
+    pub open_files: OpenFiles,
+}
+
+/// A pool as it runs: its configuration, and how its workers are made.
+pub(super) type Running = BTreeMap<String, (config::Pool, Recipe)>;
+
+/// What becomes of a pool.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing.
+    Keep,
+    /// Its limits are others, its workers may stay.
+    Limits(Box<PoolParts>),
+    /// Its workers have to be others.
+    Replace(Box<PoolParts>),
+    /// It is new.
+    Add(Box<PoolParts>),
+    /// It goes.
+    Remove,
+}
+
+/// Everything that a reload changes.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// What is in force when it is done.
+    pub(super) config: Config,
+    /// What becomes of each pool, former ones included.
+    pub(super) steps: BTreeMap<String, Step>,
+    /// Keys of the table `daemon` with new values.
+    pub(super) daemon: Vec<String>,
+}
+
+/// Reads the configuration, prepares everything it names, and compares it with what runs.
+///
+/// # Errors
+///
+/// With what is wrong, as a client is told it.
+pub(super) fn plan(blueprint: &Blueprint, running: &Running) -> Result<Plan, Reloaded> {
+    let wrong = |message: String| Reloaded::nothing(ReloadResult::Wrong, message);
+    let Some(source) = &blueprint.config.source else {
+        return Err(Reloaded::nothing(ReloadResult::Refused, NO_SOURCE));
+    };
+    let mut config = config::load(source).map_err(|error| wrong(error.render(false)))?;
+    config.daemon.connections = blueprint.open_files.connections(&config);
+    let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
+    let prepared = prepare::pools(&config, &blueprint.boot, blueprint.open_files.inherited);
+    let (pools, unasked) = prepared.map_err(|error| wrong(error.to_string()))?;
+    let mut steps: BTreeMap<String, Step> =
+        pools.into_iter().map(|parts| step(parts, running)).collect();
+    let gone = running.keys().filter(|name| !config.pools.contains_key(*name));
+    steps.extend(gone.map(|name| (name.clone(), Step::Remove)).collect::<Vec<_>>());
+    // An interpreter that starts a worker is asked who it is now, and not when it fails.
+    let mut faults = Vec::new();
+    for unasked in unasked {
+        let starts = matches!(steps.get(&unasked.pool), Some(Step::Replace(_) | Step::Add(_)));
+        if starts && let Err(fault) = unasked.ask(&AtomicBool::new(false)) {
+            faults.push((unasked.pool.clone(), fault));
+        }
+    }
+    if !faults.is_empty() {
+        return Err(wrong(ServeError::Interpreters(faults).to_string()));
+    }
+    Ok(Plan { config, steps, daemon })
+}
+
+/// What is said when there is no file to read.
+pub(crate) const NO_SOURCE: &str = "there is no configuration file to read anew: this supervisor \
+    was started without one";
+
+fn step(parts: PoolParts, running: &Running) -> (String, Step) {
+    let name = parts.config.name.clone();
+    let parts = Box::new(parts);
+    let step = match running.get(&name) {
+        None => Step::Add(parts),
+        Some((_, recipe)) if !recipe.makes_the_same(&parts.recipe) => Step::Replace(parts),
+        Some((config, _)) if *config != parts.config => Step::Limits(parts),
+        Some(_) => Step::Keep,
+    };
+    (name, step)
+}
+
+/// The keys that differ, or why a reload cannot change one of them.
+fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
+    let restart = |key: &str| {
+        Err(format!(
+            "daemon.{key} cannot be changed while the daemon runs, restart needed: restart it, or \
+             put the former value back"
+        ))
+    };
+    if old.socket != new.socket {
+        return restart("socket");
+    }
+    if old.payload != new.payload {
+        return restart("payload");
+    }
+    if old.memory != new.memory {
+        return restart("memory");
+    }
+    let keys = [
+        ("connections", old.connections != new.connections),
+        ("in_flight", old.in_flight != new.in_flight),
+        ("stop_grace", old.stop_grace != new.stop_grace),
+    ];
+    Ok(keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn keys_of_the_daemon_change_at_once_or_need_a_restart() {
+        let old = Daemon::default();
+        let grace = Daemon { stop_grace: Duration::from_secs(1), in_flight: 1, ..old.clone() };
+        assert_eq!(
+            Ok(vec!["in_flight".into(), "stop_grace".into()]),
+            compare_daemons(&old, &grace)
+        );
+        assert_eq!(Ok(vec![]), compare_daemons(&old, &old));
+        let moved = Daemon { socket: Some("/elsewhere".into()), ..old.clone() };
+        let sentence = compare_daemons(&old, &moved).unwrap_err();
+        assert!(sentence.contains("daemon.socket") && sentence.contains("restart needed"));
+        for other in
+            [Daemon { payload: 1024, ..old.clone() }, Daemon { memory: 1 << 20, ..old.clone() }]
+        {
+            assert!(compare_daemons(&old, &other).unwrap_err().contains("restart needed"));
+        }
+    }
+}
