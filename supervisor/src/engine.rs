@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -101,6 +102,11 @@ impl Engine {
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_launches(outcomes));
+        if std::process::id() == 1 {
+            let ended = tokio::signal::unix::signal(SignalKind::child());
+            let ended = ended.map_err(system("watch for signals"))?;
+            tasks.spawn_local(core.clone().run_as_init(ended));
+        }
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);

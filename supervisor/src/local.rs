@@ -161,6 +161,8 @@ fn run(
             return Err(error);
         }
         let _ = up.send(());
+        // Beside the first call, which must not wait for it.
+        tokio::task::spawn_blocking(package::sweep_temporary);
         // A dropped sender means that the owner is gone.
         let until = async { stopped.recv().await.unwrap_or(Stop::Now) };
         let how = engine.serve(&mut door, until).await;

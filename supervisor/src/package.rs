@@ -21,6 +21,9 @@ use thiserror::Error;
 use self::files::{BOOT, FOLDER_MODE, OTHERS_WRITE, entries, folder_name, is_package, write_files};
 
 mod files;
+mod leftovers;
+
+pub use leftovers::{Hold, keep_in_state, sweep_temporary};
 
 /// What a folder is called while it is written or thrown away.
 const SCRATCH_PREFIX: &str = ".unpack-";
@@ -134,11 +137,20 @@ pub fn unpack_to_state(state_dir: &Path) -> Result<Package, PackageError> {
 /// # Errors
 ///
 /// When it cannot be written.
-pub fn unpack_temporary() -> Result<(Package, TempDir), PackageError> {
+pub fn unpack_temporary() -> Result<(Package, Temporary), PackageError> {
     let parent = std::env::temp_dir();
-    let directory = scratch(&parent, "clutch-")?;
+    let directory = scratch(&parent, leftovers::TEMPORARY_PREFIX)?;
+    let hold = leftovers::hold_temporary(directory.path())?;
     write_files(directory.path())?;
-    Ok((Package::at(directory.path().to_owned()), directory))
+    let package = Package::at(directory.path().to_owned());
+    Ok((package, Temporary { _directory: directory, _hold: hold }))
+}
+
+/// A temporary directory that goes with this value.
+#[derive(Debug)]
+pub struct Temporary {
+    _directory: TempDir,
+    _hold: Hold,
 }
 
 impl Package {

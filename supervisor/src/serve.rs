@@ -82,7 +82,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         Some(activated) => Entrance::Given(activated),
         None => Entrance::Own(Claim::take(&socket)?),
     };
-    let package = package::unpack_to_state(&package::state_dir()?)?;
+    let (package, _hold) = package::keep_in_state(&package::state_dir()?)?;
+    package::sweep_temporary();
     let open_files = OpenFiles::raise()?;
     let connections = open_files.connections(&config);
     if connections < config.daemon.connections {

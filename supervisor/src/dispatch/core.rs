@@ -208,6 +208,13 @@ impl Core {
         }
     }
 
+    /// Reaps orphans whenever a child ends, for ever: the duty of process 1 of a container.
+    pub async fn run_as_init(self, mut ended: tokio::signal::unix::Signal) {
+        while ended.recv().await.is_some() {
+            self.with(Dispatcher::reap_strays);
+        }
+    }
+
     pub(super) fn progress_notify(&self) -> &Notify {
         &self.0.progress
     }

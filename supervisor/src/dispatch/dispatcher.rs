@@ -308,6 +308,12 @@ impl Dispatcher {
         }
     }
 
+    pub(super) fn reap_strays(&mut self) {
+        if self.spawner.order(Order::ReapStrays).is_err() {
+            self.counters.one("reaps_postponed");
+        }
+    }
+
     /// What a worker is told first, as a frame. None when nobody remembers it any more.
     pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
         let entry = self.pools[pool.0].workers.get(&worker)?;
