@@ -214,3 +214,63 @@ const fn refusal_counter(refusal: Refusal) -> &'static str {
         Refusal::ShuttingDown => "refused.ShuttingDown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{Semaphore, watch};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::config::Daemon;
+    use crate::dispatch::{Core, Parts};
+    use crate::net::SharedBudget;
+    use crate::worker::spawner::{Guardian, Orphans, Spawner};
+
+    fn doorway() -> Doorway {
+        let guardian =
+            Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
+        let (launched, _) = mpsc::channel(1);
+        let (spawner, _) = Spawner::start(guardian, launched).unwrap();
+        let daemon = Daemon::default();
+        let parts = Parts { daemon: daemon.clone(), pools: vec![], spawner, socket: String::new() };
+        Doorway {
+            core: Core::new(parts),
+            daemon,
+            memory: Arc::new(Semaphore::new(1)),
+            answers: SharedBudget::new(1 << 20),
+            closing: watch::channel(false).1,
+            stop: mpsc::channel(1).0,
+            reload: mpsc::channel(1).0,
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_connection_is_that_connections_alone_f133() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let doorway = doorway();
+            let (_streams, handed) = mpsc::channel(1);
+            let mut door = Door::handed(handed);
+            door.connections.spawn_local(async { panic!("a bug in one connection") });
+            door.connections.spawn_local(async { End::Closed });
+            let seen = async {
+                loop {
+                    let counters = doorway.core.status().daemon.counters;
+                    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+                    if (count("panics"), count("disconnected")) == (1, 1) {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                never = door.let_in(&doorway) => match never {},
+                seen = tokio::time::timeout(Duration::from_secs(10), seen) => {
+                    seen.expect("the door goes on, and counts both");
+                }
+            }
+        });
+    }
+}

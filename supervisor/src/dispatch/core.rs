@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clutch_protocol::message::PoolSize;
 use tokio::sync::Notify;
@@ -12,6 +12,12 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
 use crate::pool::Event;
 use crate::worker::spawner::{Launched, PoolIndex};
+
+/// A timer this late was not kept from running by work: the process has stood still.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// How long is listened, after that, before timers run.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// How many pools something has to be true of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,12 +199,24 @@ impl Core {
                         () = due => {}
                     }
                     self.0.armed.set(None);
+                    if at.elapsed() > PAUSE_MIN {
+                        self.catch_up(at).await;
+                    }
                     for pool in self.pools() {
                         self.tell(pool, Event::Tick);
                     }
                 }
             }
         }
+    }
+
+    /// The whole process has stood still: stopped and continued, or the machine was suspended. What
+    /// workers and clients said meanwhile is heard before anybody is blamed for having been silent.
+    async fn catch_up(&self, due: Instant) {
+        let late = due.elapsed();
+        tracing::warn!(late_ms = late.as_millis(), "the daemon itself has stood still");
+        self.count("pauses");
+        tokio::time::sleep_until(tokio::time::Instant::now() + CATCH_UP).await;
     }
 
     /// Takes over what the spawner has started, for ever.
@@ -234,5 +252,28 @@ impl Core {
             self.0.armed.set(Some(wake));
             self.0.rearm.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    const PANIC: &str = "CLUTCH_TEST_PANIC_IN_THE_DISPATCHER";
+
+    #[test]
+    fn a_panic_in_the_dispatcher_ends_the_process_f133() {
+        if std::env::var_os(PANIC).is_some() {
+            let _guard = AbortOnPanic::watch();
+            panic!("half changed");
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = "dispatch::core::tests::a_panic_in_the_dispatcher_ends_the_process_f133";
+        #[expect(clippy::disallowed_methods, reason = "only another process can be seen to abort")]
+        let mut command = std::process::Command::new(this);
+        let output = command.args([name, "--exact"]).env(PANIC, "1").output().unwrap();
+        assert_eq!(Some(6), output.status.signal(), "it ends by SIGABRT: {output:?}");
     }
 }
