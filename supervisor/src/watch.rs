@@ -4,11 +4,12 @@
 //! wakes while nothing changes.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use globset::{GlobBuilder, GlobMatcher};
+use notify::event::{CreateKind, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -84,6 +85,20 @@ pub struct Watching {
 struct Rule {
     pool: String,
     matcher: GlobMatcher,
+    /// The directory below which all of it is, if it has directories of its own.
+    deep_root: Option<PathBuf>,
+}
+
+impl Rule {
+    fn new(pool: &str, watch: &Watch) -> Rule {
+        let deep_root = is_deep(watch).then(|| watch.root.clone());
+        Rule { pool: pool.to_owned(), matcher: matcher(watch), deep_root }
+    }
+}
+
+/// Whether a pattern stands for files in more than one directory.
+fn is_deep(watch: &Watch) -> bool {
+    watch.rest.contains('/') || watch.rest.contains("**")
 }
 
 impl Watching {
@@ -97,10 +112,7 @@ impl Watching {
         changes: &Changes,
     ) -> Result<Watching, WatchError> {
         let wanted = pools.flat_map(|pool| pool.watch.iter().map(|watch| (&pool.name, watch)));
-        let rules: Vec<_> = wanted
-            .clone()
-            .map(|(pool, watch)| Rule { pool: pool.clone(), matcher: matcher(watch) })
-            .collect();
+        let rules: Vec<_> = wanted.clone().map(|(pool, watch)| Rule::new(pool, watch)).collect();
         let Some((first, watch)) = wanted.clone().next() else {
             return Ok(Watching::default());
         };
@@ -112,8 +124,8 @@ impl Watching {
         let told = move |event: notify::Result<Event>| tell(&rules, &changes, event);
         let mut watcher = notify::recommended_watcher(told).map_err(failed(first, watch))?;
         for (pool, watch) in wanted {
-            let deep = watch.rest.contains('/') || watch.rest.contains("**");
-            let mode = if deep { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            let mode =
+                if is_deep(watch) { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
             watcher.watch(&watch.root, mode).map_err(failed(pool, watch))?;
         }
         Ok(Watching { _watcher: Some(watcher) })
@@ -145,15 +157,37 @@ fn tell(rules: &[Rule], changes: &Changes, event: notify::Result<Event>) {
     if !lost && !is_change(&event.kind) {
         return;
     }
+    let folder = new_folder(&event);
     for rule in rules {
-        if lost || event.paths.iter().any(|path| concerns(rule, path)) {
+        let is_below = |folder: &&Path| {
+            rule.deep_root.as_ref().is_some_and(|root| folder.starts_with(root))
+                && is_source(folder)
+        };
+        let concerned = event.paths.iter().any(|path| concerns(rule, path));
+        if lost || concerned || folder.as_ref().is_some_and(is_below) {
             changes.note(&rule.pool);
         }
     }
 }
 
+/// A directory that has just come. Files may have been put there before it was watched, so its
+/// coming stands for theirs.
+fn new_folder(event: &Event) -> Option<&Path> {
+    let path = event.paths.last()?;
+    let is_new = match event.kind {
+        EventKind::Create(kind) => kind == CreateKind::Folder,
+        EventKind::Modify(ModifyKind::Name(_)) => path.is_dir(),
+        _ => false,
+    };
+    is_new.then_some(path)
+}
+
 fn concerns(rule: &Rule, path: &Path) -> bool {
-    rule.matcher.is_match(path) && !path.components().any(|part| part.as_os_str() == CACHE)
+    rule.matcher.is_match(path) && is_source(path)
+}
+
+fn is_source(path: &Path) -> bool {
+    !path.components().any(|part| part.as_os_str() == CACHE)
 }
 
 #[cfg(test)]
@@ -164,7 +198,7 @@ mod tests {
     fn patterns_are_those_of_a_shell_and_pythons_own_cache_is_no_change() {
         let rule = |rest: &str| {
             let watch = Watch { root: "/app/[x]".into(), rest: rest.to_owned() };
-            Rule { pool: "p".into(), matcher: matcher(&watch) }
+            Rule::new("p", &watch)
         };
         let concerned = |rest, path| concerns(&rule(rest), Path::new(path));
         assert!(concerned("**/*.py", "/app/[x]/a/b/c.py"));
@@ -174,5 +208,23 @@ mod tests {
         assert!(!concerned("*.py", "/app/x/c.py"));
         assert!(!concerned("**/*.py", "/app/[x]/c.py~"));
         assert!(!concerned("**", "/app/[x]/__pycache__/c.cpython-312.pyc"));
+    }
+
+    #[test]
+    fn a_directory_that_comes_stands_for_the_files_in_it() {
+        let rules = ["**/*.py", "*.py"].map(|rest| {
+            let watch = Watch { root: "/app".into(), rest: rest.to_owned() };
+            Rule::new(rest, &watch)
+        });
+        let noted = |path: &str| {
+            let changes = Changes::default();
+            let event = Event::new(EventKind::Create(CreateKind::Folder)).add_path(path.into());
+            tell(&rules, &changes, Ok(event));
+            let noted = changes.0.pools.lock().unwrap().iter().cloned().collect::<Vec<_>>();
+            noted.join(" ")
+        };
+        assert_eq!("**/*.py", noted("/app/new"));
+        assert_eq!("", noted("/app/__pycache__"));
+        assert_eq!("", noted("/elsewhere"));
     }
 }

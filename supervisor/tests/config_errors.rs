@@ -253,3 +253,14 @@ fn a_crooked_name_is_quoted_in_the_report() {
     let report = words(&error.render(false));
     assert!(report.contains("pools.\"a.b\\n\".workers: 0 is out of range"), "{report}");
 }
+
+#[test]
+fn patterns_to_watch_are_checked_with_the_directory_they_start_at() {
+    check_all(&[
+        ("[pools.a]\nwatch = ['nowhere/**/*.py']\n", "2:10", &["there is no /nowhere"]),
+        ("[pools.a]\nwatch = ['tmp/[a']\n", "2:10", &["no pattern of files", "src/**/*.py"]),
+        ("[pools.a]\nwatch = ['tmp/']\n", "2:10", &["it names no file"]),
+        ("[pools.a]\nwatch = ['*.py', '*.py']\n", "2:18", &["stands twice"]),
+        ("[pools.a]\nwatch = '*.py'\n", "2:9", &["a list in brackets"]),
+    ]);
+}

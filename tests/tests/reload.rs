@@ -334,3 +334,88 @@ fn a_hangup_reloads_and_a_reload_that_cannot_wait_does_not() {
     assert_eq!(1, version(&daemon, "default").expect("it is served"));
     oracle.judge(daemon);
 }
+
+#[test]
+fn changed_files_replace_the_workers_that_watch_them() {
+    let keys = "workers = 2\npreload = [\"code\"]\nwatch = [\"v1/**/*.py\"]\n";
+    let daemon =
+        start(Config::new().pool("default", "v1", keys).pool("other", "v1", "workers = 1\n"));
+    let oracle = daemon.oracle();
+    let (others, pids) = (daemon.worker_pids("other"), daemon.worker_pids("default"));
+    let load = Load::start(&daemon, 4, "default");
+    let becomes = |wanted: u32| {
+        wait_until("the new code serves", 20 * SECOND, || {
+            match version(&daemon, "default").map_err(|failure| failure.to_string())? {
+                found if found == wanted => Ok(()),
+                found => Err(format!("version {found}")),
+            }
+        });
+    };
+    write_code(daemon.tmp(), "v1", 5);
+    becomes(5);
+    daemon.wait_for_log("the changed code is in force", 20 * SECOND);
+    // Python writes its cache, and editors write other files: neither is a change.
+    let pids_now = daemon.worker_pids("default");
+    assert!(pids.iter().all(|pid| !pids_now.contains(pid)), "{pids:?} {pids_now:?}");
+    daemon.tmp().write("v1/notes.txt", "nothing");
+
+    // Code that does not start leaves the former at work, until it is repaired.
+    daemon.tmp().write("v1/code.py", "def version(*_):\n    return 6\n\nimport nowhere_at_all\n");
+    let line = daemon.wait_for_log("the changed code does not start", 20 * SECOND);
+    assert!(line.contains("nowhere_at_all"), "{line}");
+    assert_eq!(5, version(&daemon, "default").expect("the former code serves"));
+    assert_eq!(pids_now, daemon.worker_pids("default"), "nobody was replaced");
+    let deep = "def version(*_):\n    return 7\n";
+    daemon.tmp().write("v1/code.py", deep);
+    becomes(7);
+    load.finish();
+    assert_eq!(others, daemon.worker_pids("other"), "who does not watch is left alone");
+
+    // What is watched is a limit like any other: it changes without a new worker.
+    wait_for("the log says so again", 20 * SECOND, || {
+        daemon.log().matches("the changed code is in force").count() >= 2
+    });
+    let pids = daemon.worker_pids("default");
+    let keys = keys.replace("v1/**", "v2/**");
+    let config = Config::new().pool("default", "v1", &keys).pool("other", "v1", "workers = 1\n");
+    write(&daemon, config);
+    let output = reload(&daemon).expect_code(0);
+    assert_eq!("pool default: limits\npool other: unchanged\n", output.stdout);
+    assert_eq!(pids, daemon.worker_pids("default"));
+    daemon.tmp().write("v2/new/more.py", "x = 1\n");
+    wait_until("the other directory is watched now", 20 * SECOND, || {
+        let now = daemon.worker_pids("default");
+        if pids.iter().any(|pid| now.contains(pid)) { Err(now) } else { Ok(()) }
+    });
+    write(&daemon, Config::new().pool("default", "v1", "watch = [\"nowhere/*.py\"]\n"));
+    reload(&daemon).expect_code(8).expect_stderr("pools.default.watch.0");
+    daemon.wait_ready();
+    oracle.judge(daemon);
+}
+
+#[test]
+fn watching_wakes_nobody_while_nothing_changes() {
+    let daemon = start(Config::new().pool("default", "v1", "workers = 1\nwatch = [\"v1/*.py\"]\n"));
+    let switches = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("it lives");
+        let count = |task: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let line = status.lines().find(|l| l.starts_with("voluntary_ctxt_switches:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        tasks.flatten().filter_map(count).sum::<u64>()
+    };
+    // Threads that had something to do at the start go to sleep for good within seconds.
+    wait_until("nobody wakes for a second", 60 * SECOND, || {
+        let before = switches();
+        let end = std::time::Instant::now() + SECOND;
+        while let Some(rest) = end.checked_duration_since(std::time::Instant::now()) {
+            if rest.is_zero() {
+                break;
+            }
+            clutch_tests::park(rest);
+        }
+        let woken = switches().saturating_sub(before);
+        if woken == 0 { Ok(()) } else { Err(format!("{woken} times")) }
+    });
+}

@@ -2,7 +2,7 @@
 
 use crate::clutch;
 
-const VERBS: [(&str, &[&str]); 8] = [
+const VERBS: [(&str, &[&str]); 9] = [
     ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
@@ -18,6 +18,7 @@ const VERBS: [(&str, &[&str]); 8] = [
     ("map", &["--on-error", "--unordered", "--chunk", "--window", "--no-progress", "blank lines"]),
     ("status", &["--json", "jq"]),
     ("ping", &["--count", "exit code 3"]),
+    ("reload", &["--no-wait", "--json", "exit code 8"]),
     ("stop", &["--now", "--wait", "exit code 4"]),
     ("config", &["check", "default", "schema", "clutch config default > clutch.toml"]),
     ("completions", &["bash", "zsh", "fish"]),

@@ -44,11 +44,12 @@ fn input_that_is_not_json_is_named_by_line_and_column() {
 
 #[test]
 fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one() {
-    let verbs: [&[&str]; 5] = [
+    let verbs: [&[&str]; 6] = [
         &["call", "math:sqrt", "2"],
         &["map", "math:sqrt", "2"],
         &["status"],
         &["ping"],
+        &["reload"],
         &["stop"],
     ];
     for verb in verbs {

@@ -171,3 +171,90 @@ fn is_outworn(worker: &Worker) -> bool {
     worker.outworn.is_some()
         && !matches!(worker.state, WorkerState::Stopping(..) | WorkerState::Dead)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::event::{Budgets, CallKey, Caller, Event, Retry};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn settings(workers: u32) -> Settings {
+        let budgets = Budgets { start: 60 * SECOND, interrupt: SECOND, grace: SECOND };
+        Settings { workers, queue: 10, budgets, seed: 1 }
+    }
+
+    fn id(slot: u32, generation: u32) -> WorkerId {
+        WorkerId { slot, generation }
+    }
+
+    /// A pool with ready workers, and what it wants done.
+    fn ready(workers: u32) -> (Pool, Instant, Vec<Effect>) {
+        let (mut pool, now, mut effects) = (Pool::new(settings(workers)), Instant::now(), vec![]);
+        pool.handle(now, Event::Start, &mut effects);
+        for slot in 0..workers {
+            pool.handle(now, Event::Ready { worker: id(slot, 1) }, &mut effects);
+        }
+        (pool, now, vec![])
+    }
+
+    fn reconfigured(workers: u32, replace: bool) -> Event {
+        Event::Reconfigured { settings: Box::new(settings(workers)), replace }
+    }
+
+    #[test]
+    fn workers_are_replaced_one_by_one_and_new_ones_first_f130() {
+        let (mut pool, now, mut effects) = ready(2);
+        let (call, deadline) = (CallKey(1), now + 30 * SECOND);
+        let (caller, retry) = (Caller(1), Retry::default());
+        let event = Event::CallArrived { call, deadline, caller, priority: 0, retry };
+        pool.handle(now, event, &mut effects);
+        assert_eq!(vec![Effect::Assign { worker: id(1, 1), call }], effects);
+        effects.clear();
+        pool.handle(now, reconfigured(2, true), &mut effects);
+        assert_eq!(vec![Effect::Launch { worker: id(0, 2) }], effects);
+        assert_eq!(2, pool.outworn_left());
+        effects.clear();
+        pool.handle(now, Event::Ready { worker: id(0, 2) }, &mut effects);
+        let next = [Effect::Retire { worker: id(0, 1) }, Effect::Launch { worker: id(1, 2) }];
+        assert_eq!(next.as_slice(), effects);
+        effects.clear();
+        // The one that is busy finishes its call, and goes then.
+        pool.handle(now, Event::Ready { worker: id(1, 2) }, &mut effects);
+        assert!(effects.is_empty() && pool.outworn_left() == 1, "{effects:?}");
+        pool.handle(now, Event::Answered { worker: id(1, 1), call }, &mut effects);
+        assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], effects);
+        assert_eq!((0, 0), (pool.outworn_left(), pool.replacement_failures()));
+    }
+
+    #[test]
+    fn a_successor_that_dies_costs_nothing_f131() {
+        let (mut pool, now, mut effects) = ready(1);
+        pool.handle(now, reconfigured(1, true), &mut effects);
+        pool.handle(now, Event::Died { worker: id(0, 2), begun: false }, &mut effects);
+        assert_eq!((1, 1), (pool.outworn_left(), pool.replacement_failures()));
+        pool.handle(now, reconfigured(1, false), &mut effects);
+        assert_eq!((0, 0), (pool.outworn_left(), pool.replacement_failures()));
+        assert_eq!(vec![Effect::Launch { worker: id(0, 2) }], effects);
+        assert_eq!(Some(WorkerState::Idle), pool.worker_state(id(0, 1)));
+    }
+
+    #[test]
+    fn slots_come_and_go_without_a_word() {
+        let (mut pool, now, mut effects) = ready(2);
+        pool.handle(now, reconfigured(3, false), &mut effects);
+        assert_eq!(vec![Effect::Launch { worker: id(2, 1) }], effects);
+        effects.clear();
+        pool.handle(now, reconfigured(1, false), &mut effects);
+        let gone = [Effect::Retire { worker: id(1, 1) }, Effect::Kill { worker: id(2, 1) }];
+        assert_eq!(gone.as_slice(), effects);
+        for worker in [id(1, 1), id(2, 1)] {
+            effects.clear();
+            pool.handle(now, Event::Died { worker, begun: false }, &mut effects);
+            pool.handle(now, Event::Gone { worker }, &mut effects);
+            assert!(effects.is_empty(), "{effects:?}");
+        }
+    }
+}
