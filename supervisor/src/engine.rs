@@ -221,7 +221,9 @@ impl Engine {
         manager: Rc<Manager>,
     ) -> mpsc::Sender<reload::Order> {
         let orders = self.reloads.take().expect("it is seen to once");
-        let reloader = Reloader::new(self.core.clone(), blueprint, manager.clone()).await;
+        let cancelled = self.asking_is_over.0.clone();
+        let core = self.core.clone();
+        let reloader = Reloader::new(core, blueprint, manager.clone(), cancelled).await;
         self.tasks.spawn_local(reloader.run(orders));
         self.tasks.spawn_local(async move { manager.pat_watchdog().await });
         self.doorway.reload.clone()

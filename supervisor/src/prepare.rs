@@ -196,9 +196,23 @@ pub fn pools(
     boot: &Path,
     open_files: u64,
 ) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+    pools_until(config, boot, open_files, &AtomicBool::new(false))
+}
+
+/// As [`pools`]; gives up soon after `cancelled` becomes true.
+///
+/// # Errors
+///
+/// As [`pools`].
+pub fn pools_until(
+    config: &Config,
+    boot: &Path,
+    open_files: u64,
+    cancelled: &AtomicBool,
+) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            config.pools.values().map(|pool| (pool, scope.spawn(move || probe(pool)))).collect();
+        let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
+        let threads: Vec<_> = config.pools.values().map(start).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
         });
@@ -224,7 +238,10 @@ pub fn pools(
 
 type Environment = Vec<(OsString, OsString)>;
 
-fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
+fn probe(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
@@ -245,7 +262,7 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
     if interpreter::is_binary(&path) {
         return Ok((path, environment, Some(unasked)));
     }
-    Ok((unasked.ask(&AtomicBool::new(false))?.executable, environment, None))
+    Ok((unasked.ask(cancelled)?.executable, environment, None))
 }
 
 fn policy(pool: &config::Pool) -> Pool {

@@ -419,3 +419,21 @@ fn watching_wakes_nobody_while_nothing_changes() {
         if woken == 0 { Ok(()) } else { Err(format!("{woken} times")) }
     });
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_reload_that_hangs() {
+    let mut daemon = start(Config::new().pool("default", "v1", "workers = 1\n"));
+    daemon.tmp().program("python3.9", "#!/bin/sh\nsleep 1000 & wait\n");
+    let python = Python::any().path.display().to_string();
+    let text = Config::new().pool("default", "v1", "workers = 1\n").text;
+    daemon.tmp().write("clutch.toml", text.replace(&python, "./python3.9"));
+    let waiting = client(&daemon);
+    let waiting = std::thread::spawn(move || waiting.reload(true).map_err(Box::new));
+    wait_for("the interpreter is asked who it is", 10 * SECOND, || {
+        daemon.descendants().iter().any(|process| process.command.contains("sleep 1000"))
+    });
+    assert_eq!(1, version(&daemon, "default").expect("nobody notices"));
+    assert_eq!(0, daemon.stop(5 * SECOND));
+    daemon.assert_swept(SECOND);
+    let _ = waiting.join().expect("it is told, or its connection ends");
+}

@@ -252,6 +252,7 @@ impl Dispatcher {
         let fresh = PoolState::new(parts);
         let at = match free(true).or_else(|| free(false)) {
             Some(at) => {
+                assert!(self.pools[at].workers.is_empty(), "a tombstone has no workers");
                 let before = std::mem::replace(&mut self.pools[at], fresh);
                 if before.config.name == name {
                     // What is counted only ever grows.

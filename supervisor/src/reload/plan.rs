@@ -56,8 +56,12 @@ pub(super) struct Plan {
 ///
 /// # Errors
 ///
-/// With what is wrong, as a client is told it.
-pub(super) fn plan(blueprint: &Blueprint, running: &Running) -> Result<Plan, Reloaded> {
+/// With what is wrong, as a client is told it. Soon, when `cancelled` becomes true.
+pub(super) fn plan(
+    blueprint: &Blueprint,
+    running: &Running,
+    cancelled: &AtomicBool,
+) -> Result<Plan, Reloaded> {
     let wrong = |message: String| Reloaded::nothing(ReloadResult::Wrong, message);
     let Some(source) = &blueprint.config.source else {
         return Err(Reloaded::nothing(ReloadResult::Refused, NO_SOURCE));
@@ -65,7 +69,8 @@ pub(super) fn plan(blueprint: &Blueprint, running: &Running) -> Result<Plan, Rel
     let mut config = config::load(source).map_err(|error| wrong(error.render(false)))?;
     config.daemon.connections = blueprint.open_files.connections(&config);
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
-    let prepared = prepare::pools(&config, &blueprint.boot, blueprint.open_files.inherited);
+    let open_files = blueprint.open_files.inherited;
+    let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cancelled);
     let (pools, unasked) = prepared.map_err(|error| wrong(error.to_string()))?;
     let mut steps: BTreeMap<String, Step> =
         pools.into_iter().map(|parts| step(parts, running)).collect();
@@ -75,7 +80,7 @@ pub(super) fn plan(blueprint: &Blueprint, running: &Running) -> Result<Plan, Rel
     let mut faults = Vec::new();
     for unasked in unasked {
         let starts = matches!(steps.get(&unasked.pool), Some(Step::Replace(_) | Step::Add(_)));
-        if starts && let Err(fault) = unasked.ask(&AtomicBool::new(false)) {
+        if starts && let Err(fault) = unasked.ask(cancelled) {
             faults.push((unasked.pool.clone(), fault));
         }
     }

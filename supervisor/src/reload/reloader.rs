@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use clutch_protocol::reload::{PoolChange, ReloadResult, Reloaded};
@@ -81,6 +83,8 @@ pub struct Reloader {
     manager: Rc<Manager>,
     changes: Changes,
     watching: Watching,
+    /// True when the daemon ends, and nobody waits for a plan any more.
+    cancelled: Arc<AtomicBool>,
 }
 
 /// What has to be undone when a reload fails.
@@ -92,7 +96,12 @@ struct Undo {
 
 impl Reloader {
     /// One that knows what the daemon was made of. Files are watched from now on.
-    pub async fn new(core: Core, blueprint: Blueprint, manager: Rc<Manager>) -> Reloader {
+    pub async fn new(
+        core: Core,
+        blueprint: Blueprint,
+        manager: Rc<Manager>,
+        cancelled: Arc<AtomicBool>,
+    ) -> Reloader {
         let changes = Changes::default();
         let watching = match watch(&blueprint.config, &changes).await {
             Ok(watching) => watching,
@@ -101,7 +110,7 @@ impl Reloader {
                 Watching::default()
             }
         };
-        Reloader { core, blueprint, manager, changes, watching }
+        Reloader { core, blueprint, manager, changes, watching, cancelled }
     }
 
     /// Does what is ordered, for ever.
@@ -195,8 +204,9 @@ impl Reloader {
             .map(|(name, (_, make))| (name, (make.config, (*make.recipe).clone())))
             .collect();
         let (blueprint, changes) = (self.blueprint.clone(), self.changes.clone());
+        let cancelled = self.cancelled.clone();
         let thought = tokio::task::spawn_blocking(move || {
-            let plan = plan(&blueprint, &running)?;
+            let plan = plan(&blueprint, &running, &cancelled)?;
             let watching = Watching::begin(plan.config.pools.values(), &changes);
             let watching = watching
                 .map_err(|error| Reloaded::nothing(ReloadResult::Wrong, error.to_string()))?;
@@ -330,6 +340,9 @@ fn late(left: &[(String, u32)]) -> String {
 }
 
 async fn watch(config: &config::Config, changes: &Changes) -> Result<Watching, String> {
+    if config.pools.values().all(|pool| pool.watch.is_empty()) {
+        return Ok(Watching::default());
+    }
     let (config, changes) = (config.clone(), changes.clone());
     let begun = tokio::task::spawn_blocking(move || {
         Watching::begin(config.pools.values(), &changes).map_err(|error| error.to_string())
