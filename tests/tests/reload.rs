@@ -322,15 +322,20 @@ fn a_hangup_reloads_and_a_reload_that_cannot_wait_does_not() {
     assert!(!busy.is_finished());
 
     // One more may wait until that is done; a third is refused at once.
-    let waiting = client(&daemon);
-    let waiting = std::thread::spawn(move || waiting.reload(true).map_err(Box::new));
-    wait_until("a third is refused", 10 * SECOND, || {
-        let answer = client(&daemon).reload(false).map_err(|failure| failure.to_string())?;
-        if answer.result == ReloadResult::Refused { Ok(()) } else { Err(format!("{answer:?}")) }
-    });
+    let mut others: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client(&daemon);
+            std::thread::spawn(move || client.reload(true).map_err(Box::new))
+        })
+        .collect();
+    wait_for("one of them is refused", 10 * SECOND, || others.iter().any(JoinHandle::is_finished));
     assert!(!busy.is_finished());
+    let refused = others.iter().position(JoinHandle::is_finished).expect("one is");
+    let refused = others.remove(refused).join().unwrap().expect("it was answered");
+    assert_eq!(ReloadResult::Refused, refused.result, "{refused:?}");
     assert_eq!(2, busy.join().unwrap().expect("the old worker finishes it"));
-    assert_eq!(ReloadResult::Done, waiting.join().unwrap().expect("it was answered").result);
+    let waited = others.remove(0).join().unwrap().expect("it was answered");
+    assert_eq!(ReloadResult::Done, waited.result, "{waited:?}");
     assert_eq!(1, version(&daemon, "default").expect("it is served"));
     oracle.judge(daemon);
 }
@@ -355,8 +360,11 @@ fn changed_files_replace_the_workers_that_watch_them() {
     becomes(5);
     daemon.wait_for_log("the changed code is in force", 20 * SECOND);
     // Python writes its cache, and editors write other files: neither is a change.
-    let pids_now = daemon.worker_pids("default");
-    assert!(pids.iter().all(|pid| !pids_now.contains(pid)), "{pids:?} {pids_now:?}");
+    let pids_now = wait_until("the old workers are gone", 20 * SECOND, || {
+        let now = daemon.worker_pids("default");
+        let is_new = now.len() == 2 && pids.iter().all(|pid| !now.contains(pid));
+        if is_new { Ok(now) } else { Err(now) }
+    });
     daemon.tmp().write("v1/notes.txt", "nothing");
 
     // Code that does not start leaves the former at work, until it is repaired.
@@ -375,6 +383,7 @@ fn changed_files_replace_the_workers_that_watch_them() {
     wait_for("the log says so again", 20 * SECOND, || {
         daemon.log().matches("the changed code is in force").count() >= 2
     });
+    daemon.wait_ready();
     let pids = daemon.worker_pids("default");
     let keys = keys.replace("v1/**", "v2/**");
     let config = Config::new().pool("default", "v1", &keys).pool("other", "v1", "workers = 1\n");
