@@ -12,9 +12,13 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
-use crate::commands::{call, completions, config, map, ping, reload, serve, status, stop};
+use crate::commands::{
+    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
+    status, stop, workers,
+};
 use crate::exit;
 use crate::output::Color;
+use crate::wishes::WishArgs;
 
 /// Calls Python functions in supervised pools of real Python processes.
 ///
@@ -63,6 +67,12 @@ pub(crate) enum Verb {
     Call(call::Args),
     Map(map::Args),
     Status(status::Args),
+    Workers(workers::Args),
+    Pool(pool::Args),
+    Stack(stack::Args),
+    Explain(explain::Args),
+    Cancel(cancel::Args),
+    Logs(logs::Args),
     Ping(ping::Args),
     Reload(reload::Args),
     Stop(stop::Args),
@@ -79,6 +89,8 @@ pub(crate) struct TargetArgs {
     /// How long a call may take in all, like 500ms or 1m30s; without it, what the pool says
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) wishes: WishArgs,
     #[command(flatten)]
     pub(crate) local: LocalArgs,
 }
@@ -112,7 +124,8 @@ pub(crate) fn function_name(word: &str) -> Result<String, name::NameError> {
     name::check_function(word).map(|_| word.to_owned())
 }
 
-fn pool_name(word: &str) -> Result<String, name::NameError> {
+/// A pool's name, checked.
+pub(crate) fn pool_name(word: &str) -> Result<String, name::NameError> {
     name::check_pool(word).map(|()| word.to_owned())
 }
 
@@ -121,7 +134,8 @@ pub(crate) fn duration(word: &str) -> Result<Duration, clutch_supervisor::config
     clutch_supervisor::config::duration(word)
 }
 
-fn timeout(word: &str) -> Result<Duration, TimeoutError> {
+/// A time span with units, 0 excluded.
+pub(crate) fn timeout(word: &str) -> Result<Duration, TimeoutError> {
     match duration(word)? {
         Duration::ZERO => Err(TimeoutError::Zero),
         duration => Ok(duration),
@@ -130,7 +144,7 @@ fn timeout(word: &str) -> Result<Duration, TimeoutError> {
 
 /// Why a text is no timeout.
 #[derive(Debug, thiserror::Error)]
-enum TimeoutError {
+pub(crate) enum TimeoutError {
     #[error(transparent)]
     Duration(#[from] clutch_supervisor::config::DurationError),
     #[error("a call cannot take no time at all: write a positive time, like 500ms")]
@@ -147,6 +161,9 @@ Examples:
   clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
   clutch map math:factorial 5 6 7              one call for each item
   clutch status                                what everyone is doing
+  clutch workers                               which call each worker runs
+  clutch explain 17                            what became of a call
+  clutch logs -f                               what they print
 
 {}",
         exit::help()
@@ -192,5 +209,44 @@ mod tests {
             assert!(parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
         assert!(parse(&["--python", "3.12", "m:f"]).is_err(), "needs --local");
+    }
+
+    #[test]
+    fn wishes_are_checked_at_the_door() {
+        let parse = |words: &[&str]| {
+            let words = ["clutch", "call", "m:f"].iter().chain(words);
+            match Cli::try_parse_from(words).map(|cli| cli.verb) {
+                Ok(Verb::Call(call)) => Ok(call.target.wishes.check()),
+                Ok(_) => panic!("it is a call"),
+                Err(error) => Err(error),
+            }
+        };
+        let on = "--retry-on=worker_died,timed_out,raised:pkg.Transient";
+        let full =
+            ["--retry=3", on, "--retry-backoff=100ms", "--attempt-timeout=2s", "--priority", "-5"];
+        assert!(parse(&full).unwrap().is_ok());
+        assert!(parse(&["--retry=3", "--retry-on=raised:A", "--retry-on=raised:B"]).is_ok());
+        for bad in [
+            &["--retry=3"][..],
+            &["--retry-on=worker_died"],
+            &["--retry=0", "--retry-on=worker_died"],
+            &["--retry=101", "--retry-on=worker_died"],
+            &["--retry=3", "--retry-on=died"],
+            &["--retry=3", "--retry-on=raised:"],
+            &["--retry=3", "--retry-on=raised:a b"],
+            &["--attempt-timeout=2s"],
+            &["--retry-backoff=2s"],
+            &["--retry=3", "--retry-on=worker_died", "--retry-backoff=5"],
+            &["--priority=128"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+        let says = |words: &[&str]| parse(words).unwrap().unwrap_err().to_string();
+        let error = says(&["--retry=3", "--retry-on=timed_out"]);
+        assert!(error.contains("needs --attempt-timeout"), "{error}");
+        let error = says(&["--retry=3", "--retry-on=worker_died", "--attempt-timeout=1s"]);
+        assert!(error.contains("only for --retry-on timed_out"), "{error}");
+        let error = says(&["--retry=3", "--retry-on=worker_died", "--retry-backoff=61m"]);
+        assert!(error.contains("3600000 ms"), "{error}");
     }
 }

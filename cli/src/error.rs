@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clutch_client::{ConnectError, Failure};
+use clutch_client::{ConnectError, Denial, Failure, OperateError};
 use clutch_supervisor::config::ConfigError;
 use clutch_supervisor::{ServeError, ServeExit};
 use thiserror::Error;
@@ -16,6 +16,7 @@ use crate::items::InputError;
 use crate::logging::LogError;
 use crate::report::{self, FailureFormat};
 use crate::value::ValueError;
+use crate::wishes::WishError;
 use crate::{commands, output};
 
 /// Why a verb failed.
@@ -26,9 +27,17 @@ pub(crate) enum Error {
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
+    Wish(#[from] WishError),
+    #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Failure(Box<Failure>),
+    #[error("{sentence}")]
+    Refused { denial: Denial, sentence: String },
+    #[error("there is no pool '{name}'; the pools are: {known}")]
+    NoSuchPool { name: String, known: String },
+    #[error("'{one}' and '{other}' are two pools; name one")]
+    TwoPools { one: String, other: String },
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(
@@ -60,6 +69,15 @@ impl From<Failure> for Error {
     }
 }
 
+impl From<OperateError> for Error {
+    fn from(error: OperateError) -> Self {
+        match error {
+            OperateError::Failed(failure) => failure.into(),
+            OperateError::Refused { denial, sentence } => Error::Refused { denial, sentence },
+        }
+    }
+}
+
 impl Error {
     /// Shows the error, and gives the exit code that belongs to it.
     pub(crate) fn report(&self) -> Exit {
@@ -84,7 +102,13 @@ impl Error {
 
     fn exit(&self) -> Exit {
         match self {
-            Error::Value(_) | Error::Input(_) | Error::Log(_) => Exit::Usage,
+            Error::Value(_)
+            | Error::Input(_)
+            | Error::Log(_)
+            | Error::Wish(_)
+            | Error::NoSuchPool { .. }
+            | Error::TwoPools { .. } => Exit::Usage,
+            Error::Refused { denial, .. } => Exit::of_denial(*denial),
             Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
             Error::Config(_) | Error::NoConfig => Exit::Configuration,

@@ -4,7 +4,7 @@
 //! that `clutch --help` prints and the documentation repeats. How a failure is put into words is
 //! in `report`.
 
-use clutch_client::ConnectError;
+use clutch_client::{ConnectError, Denial};
 use clutch_protocol::Reason;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::Refusal;
@@ -28,10 +28,10 @@ pub(crate) enum Exit {
 const TABLE: [(Exit, &str); 9] = [
     (Exit::Ok, "success; also when the reader of the output went away"),
     (Exit::Raised, "the Python code raised, or its result could not be delivered"),
-    (Exit::Usage, "wrong usage: options, arguments, input, or a function that is not there"),
+    (Exit::Usage, "wrong usage: options, arguments, input, or a name or number that is not there"),
     (Exit::NoDaemon, "no daemon answers at the socket, or the connection was lost"),
     (Exit::TimedOut, "timed out"),
-    (Exit::Cancelled, "cancelled, by Ctrl-C or by the daemon"),
+    (Exit::Cancelled, "cancelled, by Ctrl-C, by the daemon or by an operator"),
     (Exit::WorkerDied, "the worker died while it ran the call"),
     (Exit::Refused, "refused: queue full, not allowed, crash loop, shutting down, socket in use"),
     (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
@@ -58,6 +58,20 @@ impl Exit {
             | Reason::CrashLoop { .. }
             | Reason::NotAllowed
             | Reason::ShuttingDown => Exit::Refused,
+        }
+    }
+
+    /// The exit code of an operation that was refused. What was never there is the asker's mistake;
+    /// what is not there now, the daemon's state.
+    pub(crate) fn of_denial(denial: Denial) -> Exit {
+        match denial {
+            Denial::NoSuchPool | Denial::NoSuchSlot | Denial::NoSuchCall | Denial::Invalid => {
+                Exit::Usage
+            }
+            Denial::TimedOut => Exit::TimedOut,
+            Denial::Ended | Denial::ShuttingDown | Denial::Unavailable | Denial::Busy => {
+                Exit::Refused
+            }
         }
     }
 
@@ -118,6 +132,7 @@ mod tests {
             frames: Vec::new(),
             traceback: String::new(),
             chain: Vec::new(),
+            bases: Vec::new(),
         };
         let missing =
             Missing { what: MissingWhat::Pool, message: String::new(), traceback: String::new() };
@@ -137,7 +152,7 @@ mod tests {
             (Reason::BadArguments { message }, 2),
             (Reason::Disconnected { detail: detail.clone() }, 3),
             (Reason::Protocol { detail }, 3),
-            (Reason::TimedOut { timeout_ms: 1 }, 4),
+            (Reason::TimedOut { timeout_ms: 1, stack: String::new() }, 4),
             (Reason::Cancelled, 5),
             (Reason::WorkerDied(certificate()), 6),
             (Reason::QueueFull { limit: 1 }, 7),
@@ -147,6 +162,24 @@ mod tests {
         ];
         for (reason, code) in expected {
             assert_eq!(code, Exit::of(&reason).code(), "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn every_denial_has_one_documented_code() {
+        let expected = [
+            (Denial::NoSuchPool, 2),
+            (Denial::NoSuchSlot, 2),
+            (Denial::NoSuchCall, 2),
+            (Denial::Invalid, 2),
+            (Denial::TimedOut, 4),
+            (Denial::Ended, 7),
+            (Denial::ShuttingDown, 7),
+            (Denial::Unavailable, 7),
+            (Denial::Busy, 7),
+        ];
+        for (denial, code) in expected {
+            assert_eq!(code, Exit::of_denial(denial).code(), "{denial:?}");
         }
     }
 

@@ -1,8 +1,11 @@
-//! The log: records of `tracing` as lines on standard error.
+//! The log: records of `tracing` as lines on standard error, or in systemd's journal.
 //!
-//! Whoever logs never waits for whoever reads the log: lines go through a bounded queue to a thread
-//! that writes them, and when the queue is full they are counted instead. A record is one line,
-//! whatever text is in it. Which levels are logged is read from `CLUTCH_LOG`.
+//! Whoever logs never waits for whoever reads the log: records go through a bounded queue to a
+//! thread that writes them. What does not fit, or cannot be written, is counted instead: where the
+//! log goes on, and in `status`. A record is one line, whatever text is in it. Which levels are
+//! logged is read from `CLUTCH_LOG`, or else is what the caller says.
+
+mod journal;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,10 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use clutch_supervisor::config;
+use clutch_supervisor::logs::own::note_dropped;
 use thiserror::Error;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use journal::{Journal, JournalLayer};
 
 use crate::output;
 
@@ -37,6 +47,18 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object in each line, for programs.
     Json,
+    /// Records in systemd's journal.
+    Journald,
+}
+
+impl From<config::LogFormat> for LogFormat {
+    fn from(format: config::LogFormat) -> LogFormat {
+        match format {
+            config::LogFormat::Text => LogFormat::Text,
+            config::LogFormat::Json => LogFormat::Json,
+            config::LogFormat::Journald => LogFormat::Journald,
+        }
+    }
 }
 
 /// Why there is no log.
@@ -46,6 +68,11 @@ pub(crate) enum LogError {
     Filter(#[from] ParseError),
     #[error("CLUTCH_LOG is not UTF-8")]
     FilterText,
+    #[error(
+        "there is no journal to log to ({0}); write format = \"text\" in [daemon.log], or give \
+         --log-format text"
+    )]
+    Journal(#[source] io::Error),
     #[error("failed to start the thread that writes the log: {0}")]
     Thread(#[source] io::Error),
 }
@@ -69,23 +96,59 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<Log, LogError> {
         Ok(_) | Err(std::env::VarError::NotPresent) => EnvFilter::try_new(level)?,
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::FilterText),
     };
+    let place = match format {
+        LogFormat::Text | LogFormat::Json => Place::Stderr(format),
+        LogFormat::Journald => Place::Journal(Journal::open().map_err(LogError::Journal)?),
+    };
     let (lines, receiver) = sync_channel(LINES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
     let queue = Queue { lines, dropped: Arc::clone(&dropped), one_line: format == LogFormat::Text };
     std::thread::Builder::new()
         .name("log".into())
-        .spawn(move || write_lines(&receiver, &dropped))
+        .spawn(move || write_lines(&receiver, &dropped, &place))
         .map_err(LogError::Thread)?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
         .with_writer(queue.clone())
         .log_internal_errors(false)
         .with_target(false);
     match format {
-        LogFormat::Text => builder.with_ansi(output::stderr_has_color()).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => {
+            builder.with_env_filter(filter).with_ansi(output::stderr_has_color()).init();
+        }
+        LogFormat::Json => builder.with_env_filter(filter).json().flatten_event(true).init(),
+        LogFormat::Journald => {
+            tracing_subscriber::registry().with(filter).with(JournalLayer(queue.clone())).init();
+        }
     }
     Ok(Log { queue, format })
+}
+
+/// Where records go.
+enum Place {
+    Stderr(LogFormat),
+    Journal(Journal),
+}
+
+impl Place {
+    fn write(&self, record: &[u8]) -> io::Result<()> {
+        match self {
+            Place::Stderr(_) => output::log(record),
+            Place::Journal(journal) => journal.send(record),
+        }
+    }
+
+    /// The record that stands for those that were dropped.
+    fn remark(&self, count: u64) -> Vec<u8> {
+        let text = format!("{count} log lines were dropped here");
+        match self {
+            Place::Stderr(LogFormat::Json) => {
+                let json = serde_json::json!({"level": "WARN", "message": text, "dropped": count});
+                format!("{json}\n").into_bytes()
+            }
+            Place::Stderr(_) => format!("{text}\n").into_bytes(),
+            Place::Journal(_) => journal::message(Level::WARN, &text),
+        }
+    }
 }
 
 impl Log {
@@ -94,6 +157,9 @@ impl Log {
         let line = match self.format {
             LogFormat::Text => format!("{text}\n"),
             LogFormat::Json => format!("{json}\n"),
+            LogFormat::Journald => {
+                return self.queue.push(journal::message(Level::INFO, text));
+            }
         };
         self.queue.push(line.into_bytes());
     }
@@ -109,19 +175,29 @@ impl Drop for Log {
     }
 }
 
-fn write_lines(lines: &Receiver<Message>, dropped: &AtomicU64) {
+fn write_lines(lines: &Receiver<Message>, dropped: &AtomicU64, place: &Place) {
     while let Ok(message) = lines.recv() {
         let lost = dropped.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            output::passthrough(format!("{lost} log lines were dropped here\n").as_bytes());
+        if lost > 0 && place.write(&place.remark(lost)).is_err() {
+            dropped.fetch_add(lost, Ordering::Relaxed);
         }
         match message {
-            Message::Line(line) => output::passthrough(&line),
+            Message::Line(line) => {
+                if place.write(&line).is_err() {
+                    count_dropped(dropped);
+                }
+            }
             Message::Flush(done) => {
                 let _ = done.try_send(());
             }
         }
     }
+}
+
+/// Counts a record that nobody will read.
+fn count_dropped(dropped: &AtomicU64) {
+    dropped.fetch_add(1, Ordering::Relaxed);
+    note_dropped(1);
 }
 
 #[derive(Clone)]
@@ -134,7 +210,7 @@ struct Queue {
 impl Queue {
     fn push(&self, line: Vec<u8>) {
         if self.lines.try_send(Message::Line(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            count_dropped(&self.dropped);
         }
     }
 }

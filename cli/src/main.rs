@@ -19,6 +19,7 @@ mod args;
 mod commands;
 
 mod value;
+mod wishes;
 
 mod items;
 
@@ -43,7 +44,10 @@ mod interrupt;
 mod progress;
 
 use args::{Cli, Verb};
-use commands::{call, completions, config, map, ping, reload, serve, status, stop};
+use commands::{
+    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
+    status, stop, workers,
+};
 use connect::Socket;
 use error::Error;
 use exit::Exit;
@@ -76,6 +80,12 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Call(args) => block_on(call::run(args, &global)),
         Verb::Map(args) => block_on_beside_reader(map::run(args, &global)),
         Verb::Status(args) => block_on(status::run(args, &socket)),
+        Verb::Workers(args) => block_on(workers::run(args, &socket)),
+        Verb::Pool(args) => block_on(pool::run(args, &socket)),
+        Verb::Stack(args) => block_on(stack::run(args, &socket)),
+        Verb::Explain(args) => block_on(explain::run(args, &socket)),
+        Verb::Cancel(args) => block_on(cancel::run(args, &socket)),
+        Verb::Logs(args) => block_on(logs::run(args, &socket)),
         Verb::Ping(args) => block_on(ping::run(args, &socket)),
         Verb::Reload(args) => block_on(reload::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),

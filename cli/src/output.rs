@@ -74,6 +74,12 @@ impl Results {
         self.stdout.write_all(b"\n")
     }
 
+    /// Writes text that is fit to be shown, and a newline.
+    pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
+        self.stdout.write_all(text.as_bytes())?;
+        self.stdout.write_all(b"\n")
+    }
+
     /// Whether a person reads them.
     pub(crate) fn is_terminal(&self) -> bool {
         self.terminal
@@ -106,6 +112,13 @@ pub(crate) fn passthrough(bytes: &[u8]) {
     let _ = stderr.flush();
 }
 
+/// Writes a line of the log to standard error as it is.
+pub(crate) fn log(line: &[u8]) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(line)?;
+    stderr.flush()
+}
+
 /// Writes one line for people to standard error.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(anstream::stderr(), "{}", escape_line(line));
@@ -128,7 +141,14 @@ pub(crate) fn rendered(text: &str) {
 
 /// Writes `error: …`, always one line, to standard error.
 pub(crate) fn error(message: &str) {
-    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {}", cut(&escape_line(message)));
+    error_with_tail(message, "");
+}
+
+/// As [`error`]; `tail` is shown however long the message is.
+pub(crate) fn error_with_tail(message: &str, tail: &str) {
+    let message = escape_line(message);
+    let message = cut(&message);
+    let _ = writeln!(anstream::stderr(), "\x1b[1;31merror:\x1b[0m {message}{tail}");
 }
 
 /// Writes `error: …` to standard error; a message in several lines keeps them, below the first.
@@ -181,7 +201,7 @@ fn escape(text: &str, hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 /// JSON with the control characters inside its strings as JSON escapes. Newline and tab stay: where
 /// JSON may hold them they are white space.
-fn escape_json(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_json(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| c.is_control() && c != '\n' && c != '\t' || is_reordering(c);
     if !text.contains(hidden) {
         return Cow::Borrowed(text);

@@ -1,13 +1,17 @@
 //! Failures in words: what a person reads on standard error when a call fails.
 //!
-//! A failure is always one `error:` line that can stand alone. Above it goes what Python had to
-//! say: the traceback, or the last lines of a worker that died. Its exit code is in `exit`.
+//! A failure is always one `error:` line that can stand alone, and that ends with the number which
+//! `clutch explain` takes. Above it goes what Python had to say: the traceback, or the last words
+//! of a worker that died. Its exit code is in `exit`.
 
 use clutch_protocol::failure::{Certificate, Exception};
 use clutch_protocol::{Failure, Reason};
 
 use crate::exit::Exit;
 use crate::output;
+
+/// Lines of a stack that are shown to a person: the innermost are what matters.
+const STACK_LINES_MAX: usize = 12;
 
 /// How failures are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,11 @@ fn text(prefix: &str, failure: &Failure, printed: &str) {
     if !context.trim().is_empty() {
         output::block(&context);
     }
-    output::error(&format!("{prefix}{}", sentence(failure)));
+    let call = match failure.call {
+        0 => String::new(),
+        call => format!(" (call {call})"),
+    };
+    output::error_with_tail(&format!("{prefix}{}", sentence(failure)), &call);
 }
 
 /// The failure as one JSON object.
@@ -66,8 +74,23 @@ fn context(failure: &Failure, printed: &str) -> String {
         Reason::WorkerDied(certificate) | Reason::CrashLoop { last: certificate, .. } => {
             last_words(certificate, printed)
         }
+        Reason::TimedOut { stack, .. } => doing(stack),
         _ => String::new(),
     }
+}
+
+/// What a call was doing when its time was over, innermost frame first.
+fn doing(stack: &str) -> String {
+    if stack.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("when its time was over it was at (innermost first):\n");
+    let lines = stack.lines().take(STACK_LINES_MAX);
+    text.extend(lines.flat_map(|line| [line, "\n"]));
+    if stack.lines().count() > STACK_LINES_MAX {
+        text.push_str("  ... (`--json` shows all)\n");
+    }
+    text
 }
 
 fn traceback(exception: &Exception) -> String {
@@ -95,6 +118,11 @@ fn last_words(certificate: &Certificate, printed: &str) -> String {
             text.push_str(line);
             text.push('\n');
         }
+    }
+    let stack = certificate.stack.trim_end();
+    if !stack.is_empty() {
+        text.push_str("its Python code was at (innermost first):\n");
+        text.extend(stack.lines().flat_map(|line| ["  ", line, "\n"]));
     }
     let detail = certificate.detail.trim_end();
     if detail.contains('\n') && !stderr.contains(detail) {
@@ -124,6 +152,10 @@ mod tests {
             function: Some("m:f".into()),
             stderr_tail: stderr_tail.into(),
             detail: detail.into(),
+            out_of_memory: false,
+            cpu_ms: 0,
+            call: 1,
+            stack: String::new(),
         };
         Failure {
             call: 1,
@@ -133,6 +165,7 @@ mod tests {
             started: true,
             phases: Phases::default(),
             reason: Reason::WorkerDied(Box::new(certificate)),
+            quarantined: false,
         }
     }
 
@@ -151,6 +184,18 @@ mod tests {
         let failure = died("first\nlast\n", "");
         assert!(context(&failure, "much\nfirst\nlast\n").is_empty());
         assert!(context(&failure, "much\nlast\n").contains("first"));
+    }
+
+    #[test]
+    fn what_a_late_call_was_doing_is_told_above_in_few_lines_f011() {
+        let stack: Vec<_> = (0..40).map(|line| format!("  File \"m.py\", line {line}")).collect();
+        let mut failure = died("", "");
+        failure.reason = Reason::TimedOut { timeout_ms: 1, stack: stack.join("\n") };
+        let told = context(&failure, "");
+        assert!(told.contains("line 0\n") && told.contains("line 11\n"), "{told}");
+        assert!(!told.contains("line 12\n") && !sentence(&failure).contains('\n'), "{told}");
+        failure.reason = Reason::TimedOut { timeout_ms: 1, stack: String::new() };
+        assert!(context(&failure, "").is_empty());
     }
 
     #[test]

@@ -193,7 +193,12 @@ impl Client {
         read_reloaded(&self.control_until("reload", Kind::Reload, meta, deadline).await?)
     }
 
-    async fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+    pub(crate) async fn control(
+        &self,
+        verb: &str,
+        kind: Kind,
+        meta: Vec<u8>,
+    ) -> Result<Frame, Failure> {
         self.control_until(verb, kind, meta, Deadline::new(Some(CONTROL_TIMEOUT))).await
     }
 
@@ -248,6 +253,7 @@ pub(crate) fn answer_to(kind: Kind) -> Kind {
         Kind::Status => Kind::StatusReport,
         Kind::Stop => Kind::Stopping,
         Kind::Reload => Kind::Reloaded,
+        Kind::Operate => Kind::Operated,
         other => unreachable!("{other:?} is not a request for the daemon itself"),
     }
 }
@@ -264,7 +270,7 @@ pub(crate) fn read_reloaded(frame: &Frame) -> Result<Reloaded, Failure> {
 
 fn read_json<T: DeserializeOwned>(frame: &Frame, verb: &str) -> Result<T, Failure> {
     let fault = |detail| {
-        let trouble = Trouble::sent(frame.header.id, Reason::Protocol { detail });
+        let trouble = Trouble::sent(0, Reason::Protocol { detail });
         Target::control(verb).failure(trouble)
     };
     if frame.header.codec != Codec::Json {

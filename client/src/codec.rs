@@ -115,11 +115,24 @@ pub(crate) fn decode_items<R: DeserializeOwned>(
     }
     for (index, exception) in failures {
         match usize::try_from(index).ok().and_then(|index| results.get_mut(index)) {
-            Some(result) => *result = Err(Box::new(Reason::Raised(Box::new(exception)))),
+            Some(result) => *result = Err(Box::new(reason_of(exception))),
             None => return fault(format!("item {index} of a chunk of {items} failed")),
         }
     }
     Ok(Results::Mixed(results))
+}
+
+/// Why an item failed. Two reasons that are no exceptions travel with the fields of one.
+fn reason_of(mut exception: Exception) -> Reason {
+    match (exception.type_name.as_str(), exception.notes.len()) {
+        ("clutch.BadArguments", _) => Reason::BadArguments { message: exception.message },
+        ("clutch.Unserializable", 3) => {
+            let mut parts = exception.notes.drain(..);
+            let mut next = || parts.next().expect("there are three");
+            Reason::Unserializable { path: next(), type_name: next(), message: next() }
+        }
+        _ => Reason::Raised(Box::new(exception)),
+    }
 }
 
 type Failures = Vec<(u64, Exception)>;
@@ -206,6 +219,7 @@ mod tests {
             frames: vec![],
             traceback: String::new(),
             chain: vec![],
+            bases: vec![],
         }
     }
 
@@ -235,6 +249,28 @@ mod tests {
             let error = decode_items::<i64>(codec, Flags::ITEMS, &payload, 2).unwrap_err();
             assert_eq!("Protocol", error.name());
         }
+    }
+
+    #[test]
+    fn reasons_that_are_no_exceptions_are_told_from_those() {
+        let named = |type_name: &str, notes: &[&str]| Exception {
+            type_name: type_name.into(),
+            notes: notes.iter().copied().map(str::to_owned).collect(),
+            ..exception()
+        };
+        let failures = vec![
+            (0, named("clutch.BadArguments", &[])),
+            (1, named("clutch.Unserializable", &["result.lock", "_thread.lock", "no"])),
+            (2, named("clutch.Cancelled", &[])),
+        ];
+        let payload = encode(Codec::Json, &(vec![None::<i64>; 3], failures)).unwrap();
+        let items = decoded::<i64>(Codec::Json, Flags::ITEMS, &payload, 3);
+        let [Err(arguments), Err(Reason::Unserializable { path, .. }), Err(raised)] = &items[..]
+        else {
+            panic!("{items:?}");
+        };
+        assert_eq!("result.lock", path);
+        assert_eq!(("BadArguments", "Raised"), (arguments.name(), raised.name()));
     }
 
     #[test]

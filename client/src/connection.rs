@@ -98,7 +98,7 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<Frame, Trouble> {
-        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let _slot = match letter.kind {
             Kind::Call => Some(self.slot(deadline).await?),
             _ => None,
@@ -107,22 +107,23 @@ impl Connection {
         let (sender, receiver) = oneshot::channel();
         lock(&self.pending)
             .insert(id, sender, output)
-            .map_err(|closing| Trouble::unsent(id, &closing))?;
+            .map_err(|closing| Trouble::unsent(&closing))?;
         let mut ticket = Ticket { connection: self, id, left: Left::Unsent };
         self.send(id, letter, deadline).await?;
-        ticket.left = if letter.kind == Kind::Call { Left::Call } else { Left::Unsent };
+        let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
+        ticket.left = if goes_on { Left::Call } else { Left::Unsent };
         let outcome = match deadline.net() {
             None => receiver.await,
             Some(net) => match timeout_at(net.into(), receiver).await {
                 Ok(outcome) => outcome,
-                Err(_) => return Err(Trouble::sent(id, deadline.passed())),
+                Err(_) => return Err(Trouble::sent(0, deadline.passed())),
             },
         };
         ticket.left = Left::Nothing;
         match outcome.expect("whoever takes a waiter out of the table tells it") {
             Outcome::Reply(frame) => Ok(frame),
             Outcome::Lost { closing, sent } => {
-                Err(Trouble { id, started: sent, reason: (&closing).into() })
+                Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
             }
         }
     }
@@ -131,12 +132,12 @@ impl Connection {
     async fn slot(&self, deadline: Deadline) -> Result<SemaphorePermit<'_>, Trouble> {
         match self.slots.try_acquire() {
             Ok(permit) => return Ok(permit),
-            Err(TryAcquireError::Closed) => return Err(self.lost(0)),
+            Err(TryAcquireError::Closed) => return Err(self.lost()),
             Err(TryAcquireError::NoPermits) => {}
         }
         match before(deadline, self.slots.acquire()).await {
-            Some(permit) => permit.map_err(|_| self.lost(0)),
-            None => Err(Trouble::unsent(0, deadline.passed())),
+            Some(permit) => permit.map_err(|_| self.lost()),
+            None => Err(Trouble::unsent(deadline.passed())),
         }
     }
 
@@ -150,12 +151,12 @@ impl Connection {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(error)) => {
                     self.hung_up(&error).await;
-                    return Err(self.lost(id));
+                    return Err(self.lost());
                 }
                 None => {}
             }
             if before(deadline, room).await.is_none() {
-                return Err(Trouble::unsent(id, deadline.passed()));
+                return Err(Trouble::unsent(deadline.passed()));
             }
         }
     }
@@ -234,8 +235,8 @@ impl Connection {
         closed.unwrap_or_else(|| Closing::Lost("it is being closed".into()))
     }
 
-    fn lost(&self, id: u64) -> Trouble {
-        Trouble::unsent(id, &self.closing())
+    fn lost(&self) -> Trouble {
+        Trouble::unsent(&self.closing())
     }
 
     fn receive(&self, frame: Frame) -> Result<(), Closing> {
@@ -248,6 +249,7 @@ impl Connection {
                 }
             }
             Incoming::Output(id, chunk) => lock(&self.pending).output(id, chunk),
+            Incoming::Lines(id, chunk) => lock(&self.pending).lines(id, chunk),
             Incoming::Ping(id) => self.remark(id, Kind::Pong),
             Incoming::Close(closing) => return Err(closing),
         }
@@ -300,7 +302,7 @@ struct Ticket<'a> {
 enum Left {
     /// An entry in the table.
     Unsent,
-    /// That, and a call the daemon may be running.
+    /// That, and a call the daemon may be running, or lines it may be sending.
     Call,
     /// Nothing: it was answered.
     Nothing,

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
 use crate::limits::TIMEOUT_GRACE;
-use crate::pending::{Closing, OutputChunk};
+use crate::pending::{Closing, LogChunk, OutputChunk};
+use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
@@ -67,22 +68,32 @@ impl Target {
     #[cold]
     pub(crate) fn failure(&self, trouble: Trouble) -> Failure {
         Failure {
-            call: trouble.id,
+            call: trouble.call,
             pool: self.pool.clone(),
             function: self.function.clone(),
             attempt: u32::from(trouble.started),
             started: trouble.started,
             phases: Phases::default(),
             reason: trouble.reason,
+            quarantined: false,
         }
     }
+}
+
+/// What a caller wants beyond its answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Higher goes first.
+    pub(crate) priority: i8,
+    /// What is to be done when an attempt fails.
+    pub(crate) retry: Option<Retry>,
 }
 
 /// What this side noticed about a request.
 #[derive(Debug)]
 pub(crate) struct Trouble {
-    /// The request's id; 0 before it had one.
-    pub(crate) id: u64,
+    /// The call's id in the daemon; 0 when that is not known.
+    pub(crate) call: u64,
     /// Whether user code can have begun.
     pub(crate) started: bool,
     /// What happened.
@@ -91,13 +102,13 @@ pub(crate) struct Trouble {
 
 impl Trouble {
     /// For a request that was never sent.
-    pub(crate) fn unsent(id: u64, reason: impl Into<Reason>) -> Trouble {
-        Trouble { id, started: false, reason: reason.into() }
+    pub(crate) fn unsent(reason: impl Into<Reason>) -> Trouble {
+        Trouble { call: 0, started: false, reason: reason.into() }
     }
 
     /// For a request the daemon may have.
-    pub(crate) fn sent(id: u64, reason: impl Into<Reason>) -> Trouble {
-        Trouble { id, started: true, reason: reason.into() }
+    pub(crate) fn sent(call: u64, reason: impl Into<Reason>) -> Trouble {
+        Trouble { call, started: true, reason: reason.into() }
     }
 }
 
@@ -141,7 +152,8 @@ impl Deadline {
     /// What to say when it has passed.
     pub(crate) fn passed(&self) -> Reason {
         let timeout_ms = self.timeout.unwrap_or_default().as_millis();
-        Reason::TimedOut { timeout_ms: u64::try_from(timeout_ms).unwrap_or(u64::MAX) }
+        let timeout_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX);
+        Reason::TimedOut { timeout_ms, stack: String::new() }
     }
 }
 
@@ -165,11 +177,13 @@ impl Letter {
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
     pub(crate) fn call(
         target: &Target,
+        wishes: &Wishes,
         deadline: Deadline,
         (codec, flags, payload): (Codec, Flags, Bytes),
         welcome: &Welcome,
     ) -> Result<Letter, Reason> {
         target.check()?;
+        let retry = wishes.retry.as_ref().map(Retry::checked).transpose()?;
         let limit = welcome.payload_bytes_max;
         if payload.len() as u64 > u64::from(limit) {
             return Err(Reason::TooLarge {
@@ -178,7 +192,8 @@ impl Letter {
                 limit: u64::from(limit),
             });
         }
-        let meta = (target.pool.as_str(), target.function.as_str(), deadline.rest_ms());
+        let (pool, function) = (target.pool.as_str(), target.function.as_str());
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload })
     }
@@ -207,7 +222,6 @@ fn meta_of<T: Decode<()>>(frame: &Frame) -> Result<T, Reason> {
 
 /// Reads the answer to a request that wanted a frame of kind `wanted`.
 pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame, Failure> {
-    let id = frame.header.id;
     if frame.header.kind == wanted {
         return Ok(frame);
     }
@@ -218,7 +232,7 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
         },
         kind => Reason::Protocol { detail: format!("the daemon answered with {kind:?}") },
     };
-    Err(target.failure(Trouble::sent(id, reason)))
+    Err(target.failure(Trouble::sent(0, reason)))
 }
 
 /// Reads the answer to a call.
@@ -226,7 +240,7 @@ pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure
     let frame = open(frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
-    let answer = answer.map_err(|reason| target.failure(Trouble::sent(id, reason)))?;
+    let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
     Ok(Reply { id, codec, flags, payload: frame.payload, answer })
 }
@@ -238,6 +252,8 @@ pub(crate) enum Incoming {
     Answer(Frame),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// Log lines for request `.0`, and more will come.
+    Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
     Ping(u64),
     /// The connection is over.
@@ -252,12 +268,20 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
         | Kind::Pong
         | Kind::StatusReport
         | Kind::Stopping
-        | Kind::Reloaded => Incoming::Answer(frame),
+        | Kind::Reloaded
+        | Kind::Operated => Incoming::Answer(frame),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {
                 let chunk = OutputChunk { stream, dropped_bytes, bytes: frame.payload };
                 Incoming::Output(frame.header.id, chunk)
+            }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
+            Ok(LogLines { last: true, .. }) => Incoming::Answer(frame),
+            Ok(LogLines { dropped, .. }) => {
+                Incoming::Lines(frame.header.id, LogChunk { dropped, json: frame.payload })
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },
@@ -299,7 +323,7 @@ mod tests {
     fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
         let payload = Bytes::from(vec![0; bytes]);
         let payload = (Codec::Plain, Flags::NONE, payload);
-        Letter::call(target, Deadline::new(timeout), payload, &welcome())
+        Letter::call(target, &Wishes::default(), Deadline::new(timeout), payload, &welcome())
     }
 
     #[test]
@@ -307,7 +331,30 @@ mod tests {
         let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
-        assert_eq!(message::Call { pool, function, timeout_ms: 0 }, meta);
+        let (priority, retry) = (0, None);
+        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry }, meta);
+    }
+
+    #[test]
+    fn wishes_travel_and_impossible_ones_do_not() {
+        let send = |retry: Retry| {
+            let wishes = Wishes { priority: -3, retry: Some(retry) };
+            let payload = (Codec::Plain, Flags::NONE, Bytes::new());
+            let target = Target::new("math:sqrt");
+            Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
+        };
+        let second = Duration::from_secs(1);
+        let retry = Retry::new(3).on_worker_died().on_timed_out(second).on_raised("a.B");
+        let letter = send(retry.backoff(second / 10)).unwrap();
+        let meta: message::Call = wire::decode(&letter.meta).unwrap();
+        let on =
+            message::RetryOn { worker_died: true, timed_out: true, raised: vec!["a.B".into()] };
+        let (attempts, backoff_ms, attempt_timeout_ms) = (3, 100, 1000);
+        let retry = message::Retry { attempts, on, backoff_ms, attempt_timeout_ms };
+        assert_eq!((-3, Some(retry)), (meta.priority, meta.retry));
+        for impossible in [Retry::new(0), Retry::new(2), Retry::new(2).on_raised("a b")] {
+            assert_eq!("BadArguments", send(impossible).unwrap_err().name());
+        }
     }
 
     #[test]

@@ -25,7 +25,11 @@
 //!
 //! - [`Client`] and [`ConnectError`]: connecting, and the verbs.
 //! - [`Request`]: one call with everything that can be said about it.
+//! - [`Retry`]: when it is tried again.
+//! - [`Answered`]: a result together with how the call went.
 //! - [`Map`]: one function over many items.
+//! - [`OperateError`]: what can keep an operator's verbs from being done.
+//! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
@@ -62,16 +66,29 @@ mod connection;
 
 mod client;
 
+mod retry;
+
 mod request;
 
+mod reply;
+
+mod operate;
+
 mod map;
+
+mod logs;
 
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
 };
+pub use clutch_protocol::operate::{
+    Ahead, CancelledCall, Denial, Explanation, PoolOrder, Stack, Step,
+};
+pub use clutch_protocol::retry::RetryError;
 pub use clutch_protocol::status::Status;
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
@@ -79,8 +96,12 @@ pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
+pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use operate::OperateError;
 pub use pending::OutputChunk;
+pub use reply::Answered;
 pub use request::Request;
+pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use transport::{ConnectOptions, default_socket};

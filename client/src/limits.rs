@@ -24,6 +24,14 @@ pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 /// given up after ten seconds. Longer than that.
 pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long reading the lines that are there may take: the daemon sends a hundred thousand in one
+/// second.
+pub(crate) const LOGS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Batches of log lines that may wait for their receiver, each of about 128 KiB at most. More than
+/// a pool keeps by default, so that reading what is there loses nothing.
+pub(crate) const LOG_BATCHES_MAX: usize = 256;
+
 /// Bytes that may wait for a full socket before callers wait too. One frame may overshoot it, since
 /// a frame is never cut in two by its sender.
 pub(crate) const OUTBOUND_BYTES_MAX: usize = 4 << 20;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use clutch_protocol::message::Stream;
 use clutch_protocol::{Frame, Reason};
+use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 
 /// Ids of requests: unique on their connection, never 0, never used again.
@@ -71,24 +72,56 @@ pub struct OutputChunk {
     pub bytes: Bytes,
 }
 
-/// Where a call's output goes. It never waits for its receiver: a reader that did would hold up
-/// every other call of the connection.
+/// Some lines of the output store: a JSON list, and how many are missing before them.
+#[derive(Clone, Debug)]
+pub(crate) struct LogChunk {
+    pub(crate) dropped: u64,
+    pub(crate) json: Bytes,
+}
+
+/// Where what comes before a request's answer goes: a call's output, or log lines. It never waits
+/// for its receiver: a reader that did would hold up every other call of the connection.
 #[derive(Debug)]
 pub(crate) struct OutputSink {
-    sender: mpsc::Sender<OutputChunk>,
-    dropped_bytes: u64,
+    sender: Sender,
+    /// Bytes of output, or lines.
+    dropped: u64,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Output(mpsc::Sender<OutputChunk>),
+    Lines(mpsc::Sender<LogChunk>),
 }
 
 impl OutputSink {
     pub(crate) fn new(sender: mpsc::Sender<OutputChunk>) -> OutputSink {
-        OutputSink { sender, dropped_bytes: 0 }
+        OutputSink { sender: Sender::Output(sender), dropped: 0 }
+    }
+
+    pub(crate) fn lines(sender: mpsc::Sender<LogChunk>) -> OutputSink {
+        OutputSink { sender: Sender::Lines(sender), dropped: 0 }
     }
 
     fn push(&mut self, mut chunk: OutputChunk) {
-        chunk.dropped_bytes += self.dropped_bytes;
-        self.dropped_bytes = match self.sender.try_send(chunk) {
+        let Sender::Output(sender) = &self.sender else { return };
+        chunk.dropped_bytes += self.dropped;
+        self.dropped = match sender.try_send(chunk) {
             Err(mpsc::error::TrySendError::Full(chunk)) => {
                 chunk.dropped_bytes + chunk.bytes.len() as u64
+            }
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => 0,
+        };
+    }
+
+    fn push_lines(&mut self, mut chunk: LogChunk) {
+        let Sender::Lines(sender) = &self.sender else { return };
+        chunk.dropped += self.dropped;
+        self.dropped = match sender.try_send(chunk) {
+            Err(mpsc::error::TrySendError::Full(chunk)) => {
+                let lines: Vec<IgnoredAny> =
+                    serde_json::from_slice(&chunk.json).unwrap_or_default();
+                chunk.dropped + lines.len() as u64
             }
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => 0,
         };
@@ -146,6 +179,13 @@ impl<W> Pending<W> {
     pub(crate) fn output(&mut self, id: u64, chunk: OutputChunk) {
         if let Some((_, Some(sink))) = self.entries.get_mut(&id) {
             sink.push(chunk);
+        }
+    }
+
+    /// Hands log lines to their request, as output to its call.
+    pub(crate) fn lines(&mut self, id: u64, chunk: LogChunk) {
+        if let Some((_, Some(sink))) = self.entries.get_mut(&id) {
+            sink.push_lines(chunk);
         }
     }
 
@@ -230,6 +270,24 @@ mod tests {
         assert_eq!((0, &b"one"[..]), received(&mut receiver));
         pending.output(1, chunk("four"));
         assert_eq!((8, &b"four"[..]), received(&mut receiver));
+    }
+
+    #[test]
+    fn a_slow_receiver_of_lines_learns_how_many_it_missed() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut pending = Pending::default();
+        pending.insert(1, (), Some(OutputSink::lines(sender))).unwrap();
+        let chunk = |dropped, json: &'static str| LogChunk {
+            dropped,
+            json: Bytes::from_static(json.as_bytes()),
+        };
+        pending.lines(1, chunk(0, "[{}]"));
+        pending.lines(1, chunk(5, "[{}, {}]"));
+        pending.lines(1, chunk(0, "[{}, {}, {}]"));
+        pending.lines(9, chunk(0, "[]"));
+        assert_eq!(0, receiver.try_recv().unwrap().dropped);
+        pending.lines(1, chunk(1, "[]"));
+        assert_eq!(11, receiver.try_recv().unwrap().dropped);
     }
 
     fn received(receiver: &mut mpsc::Receiver<OutputChunk>) -> (u64, &'static [u8]) {

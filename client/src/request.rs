@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::codec::{NoArguments, decode, encode_arguments};
-use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open_reply};
+use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
 use crate::pending::{OutputChunk, OutputSink};
+use crate::retry::Retry;
 
 /// A call that was not sent yet.
 ///
@@ -41,6 +42,7 @@ pub struct Request<C, A = NoArguments, K = NoArguments> {
 #[derive(Clone, Debug)]
 struct Parts {
     target: Target,
+    wishes: Wishes,
     timeout: Option<Duration>,
     codec: Codec,
     flags: Flags,
@@ -52,6 +54,7 @@ struct Parts {
 pub(crate) struct Ready<C> {
     pub(crate) client: C,
     pub(crate) target: Target,
+    wishes: Wishes,
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
     payload: (Codec, Flags, Bytes),
@@ -61,6 +64,7 @@ impl<C> Request<C> {
     pub(crate) fn new(client: C, function: impl Into<String>) -> Request<C> {
         let parts = Parts {
             target: Target::new(function),
+            wishes: Wishes::default(),
             timeout: None,
             codec: Codec::Plain,
             flags: Flags::NONE,
@@ -81,6 +85,20 @@ impl<C, A, K> Request<C, A, K> {
     /// Gives up after this long, queueing included. Without it the pool's own limit holds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.parts.timeout = Some(timeout);
+        self
+    }
+
+    /// Goes before calls with a lower priority that wait in the same pool; 0 unless said otherwise.
+    /// A call that runs is never disturbed by it.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.parts.wishes.priority = priority;
+        self
+    }
+
+    /// Tries again where [`Retry`] says so. All attempts share the call's one timeout; the failure
+    /// that is given in the end is the last attempt's, and says which that was.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.parts.wishes.retry = Some(retry);
         self
     }
 
@@ -123,19 +141,19 @@ impl<C, A, K> Request<C, A, K> {
         A: Serialize,
         K: Serialize,
     {
-        let Parts { target, timeout, codec, mut flags, encoded, output } = self.parts;
+        let Parts { target, wishes, timeout, codec, mut flags, encoded, output } = self.parts;
         let deadline = Deadline::new(timeout);
         let payload = match encoded {
             Some(payload) => payload,
             None => encode_arguments(codec, flags, &self.args, &self.kwargs)
-                .map_err(|reason| target.failure(Trouble::unsent(0, reason)))?,
+                .map_err(|reason| target.failure(Trouble::unsent(reason)))?,
         };
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
         let output = output.map(OutputSink::new);
         let payload = (codec, flags, payload);
-        Ok(Ready { client: self.client, target, deadline, output, payload })
+        Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
     }
 }
 
@@ -144,17 +162,18 @@ impl<C> Ready<C> {
     pub(crate) fn encoded(
         client: C,
         target: Target,
+        wishes: Wishes,
         timeout: Option<Duration>,
         payload: (Codec, Flags, Bytes),
     ) -> Ready<C> {
-        Ready { client, target, deadline: Deadline::new(timeout), output: None, payload }
+        Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
     }
 
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a payload shares it.
-        Letter::call(&self.target, self.deadline, self.payload.clone(), welcome)
-            .map_err(|reason| Trouble::unsent(0, reason))
+        Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
+            .map_err(Trouble::unsent)
     }
 }
 
@@ -162,7 +181,7 @@ impl<C> Ready<C> {
 pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
     decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
         phases: reply.answer.phases,
-        ..target.failure(Trouble::sent(reply.id, reason))
+        ..target.failure(Trouble::sent(reply.answer.call, reason))
     })
 }
 

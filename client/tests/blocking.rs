@@ -153,7 +153,10 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         for _ in 0..20 {
             scope.spawn(|| {
                 let failure = client.request("m:f").timeout(timeout).send::<()>().unwrap_err();
-                assert_eq!(Reason::TimedOut { timeout_ms: 50 }, failure.reason);
+                assert_eq!(
+                    Reason::TimedOut { timeout_ms: 50, stack: String::new() },
+                    failure.reason
+                );
             });
         }
     });
@@ -165,6 +168,43 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         assert!(*kind == Kind::Ping || cancelled, "call {id} was not cancelled");
     }
     assert_eq!(20, client.late_replies());
+}
+
+#[test]
+fn a_cancel_that_found_the_socket_full_is_sent_later() {
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = Arc::new(std::sync::Mutex::new(may_go_on));
+    let (sender, receiver) = channel();
+    let daemon = Daemon::new(move |mut peer| {
+        let _told = may_go_on.lock().unwrap().recv_timeout(Duration::from_secs(30));
+        while let Some(received) = peer.receive() {
+            sender.send((received.kind(), received.id())).unwrap();
+            if received.kind() == Kind::Ping {
+                peer.send(Kind::Pong, received.id(), &[], b"");
+            }
+        }
+    });
+    let client = Client::connect(&daemon.path).unwrap();
+    // Each is sent whole or not at all, and far fewer than these fit into the socket.
+    let large = "x".repeat(10_000);
+    std::thread::scope(|scope| {
+        for _ in 0..60 {
+            scope.spawn(|| {
+                let request = client.request("m:f").args((&large,));
+                request.timeout(Duration::from_millis(200)).send::<()>().unwrap_err()
+            });
+        }
+    });
+    go_on.send(()).unwrap();
+    client.ping().unwrap();
+    // What the ping left behind was sent before this one.
+    client.ping().unwrap();
+    drop((client, daemon));
+    let said: Vec<_> = receiver.iter().collect();
+    let of = |kind| said.iter().filter(move |(said, _)| *said == kind).map(|(_, id)| *id);
+    let calls: std::collections::BTreeSet<u64> = of(Kind::Call).collect();
+    assert!((2..60).contains(&calls.len()), "{} calls were sent", calls.len());
+    assert_eq!(calls, of(Kind::Cancel).collect());
 }
 
 #[test]
@@ -191,7 +231,7 @@ fn a_deadline_is_kept_behind_another_threads_long_write() {
         let patient = scope.spawn(|| client.call::<(u8,)>("m:f", (7,)).unwrap());
         go_on.send(()).unwrap();
         let failure = short.unwrap_err();
-        assert_eq!(Reason::TimedOut { timeout_ms: 50 }, failure.reason);
+        assert_eq!(Reason::TimedOut { timeout_ms: 50, stack: String::new() }, failure.reason);
         assert!(!failure.started, "nothing of it was sent");
         assert_eq!((7,), patient.join().unwrap());
         assert!(long.join().unwrap().0 == large);

@@ -209,7 +209,10 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         let started = Instant::now();
         let timeout = Duration::from_millis(50);
         let failure = client.request("m:f").timeout(timeout).send::<()>().await.unwrap_err();
-        assert_eq!((Reason::TimedOut { timeout_ms: 50 }, true), (failure.reason, failure.started));
+        assert_eq!(
+            (Reason::TimedOut { timeout_ms: 50, stack: String::new() }, true),
+            (failure.reason, failure.started)
+        );
         assert!(started.elapsed() >= timeout + clutch_client::TIMEOUT_GRACE);
         let (_, id) = next(&receiver);
         assert_eq!((Kind::Cancel, id), next(&receiver));

@@ -117,6 +117,7 @@ fn exception(message: &str) -> Exception {
         frames: vec![],
         traceback: "Traceback (most recent call last):\n".into(),
         chain: vec![],
+        bases: vec![],
     }
 }
 

@@ -12,7 +12,8 @@ use crate::wire::{Decode, Encode};
 /// A call that failed, and how.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
 pub struct Failure {
-    /// The call's id on its connection.
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know. 0
+    /// when the daemon never gave it one, or did not get to say which.
     pub call: u64,
     /// The pool it was sent to.
     pub pool: String,
@@ -26,6 +27,9 @@ pub struct Failure {
     pub phases: Phases,
     /// What happened.
     pub reason: Reason,
+    /// Whether it was not tried again, though its caller asked for that, because it has killed too
+    /// many workers.
+    pub quarantined: bool,
 }
 
 /// What happened to a call.
@@ -38,6 +42,9 @@ pub enum Reason {
     TimedOut {
         /// The deadline, in milliseconds from the call's arrival.
         timeout_ms: u64,
+        /// What user code was doing then, innermost frame first, as `faulthandler` writes it; empty
+        /// when the call had not begun, or when nothing could be learnt in time.
+        stack: String,
     },
     /// The caller, or the caller's going away, cancelled it.
     Cancelled,
@@ -50,7 +57,7 @@ pub enum Reason {
     },
     /// The pool's workers die as fast as they start, or cannot be started.
     CrashLoop {
-        /// How many starts in a row failed.
+        /// How often workers died without a success between.
         failures: u32,
         /// The last death.
         last: Box<Certificate>,
@@ -183,6 +190,10 @@ pub struct Exception {
     pub traceback: String,
     /// What led to it, nearest first.
     pub chain: Vec<Link>,
+    /// The names of its base classes in the order Python looks things up in them, without the type
+    /// itself and `object`.
+    #[serde(default)]
+    pub bases: Vec<String>,
 }
 
 /// One frame of a traceback.
@@ -221,6 +232,7 @@ pub enum Relation {
 
 /// All that is known about a worker's death.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Certificate {
     /// The pool it belonged to.
     pub pool: String,
@@ -246,10 +258,20 @@ pub struct Certificate {
     pub stderr_tail: String,
     /// What else is known: the traceback of a failed start, the protocol fault.
     pub detail: String,
+    /// Whether the system killed it because memory had run out.
+    pub out_of_memory: bool,
+    /// Processor time it used, its reaped children's included, in milliseconds.
+    pub cpu_ms: u64,
+    /// The daemon's id of the call it was running; 0 when there was none.
+    pub call: u64,
+    /// What `faulthandler` wrote of its last moments: the Python stack of a crash, or of a call
+    /// that would not end. Empty when there is nothing.
+    pub stack: String,
 }
 
 /// Why a worker died.
 #[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It ended by itself, with a code.
@@ -270,6 +292,10 @@ pub enum Cause {
     GuardianLost,
     /// The pool or the daemon stopped it.
     Stopped,
+    /// The system killed it because memory had run out.
+    OutOfMemory,
+    /// Its tree held more memory than the pool's `memory.kill_above`.
+    MemoryLimit,
 }
 
 impl Certificate {
@@ -288,6 +314,10 @@ impl Certificate {
             function: None,
             stderr_tail: String::new(),
             detail: String::new(),
+            out_of_memory: false,
+            cpu_ms: 0,
+            call: 0,
+            stack: String::new(),
         }
     }
 }

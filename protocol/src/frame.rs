@@ -79,6 +79,17 @@ byte_enum! {
         Stop = 13,
         /// Daemon → client: the stop has begun. No meta.
         Stopping = 14,
+        /// Client → daemon: an operator's order or question. Meta [`crate::operate::Operation`].
+        Operate = 15,
+        /// Daemon → client: what became of it. Meta [`crate::operate::Outcome`], payload JSON where
+        /// there is something to tell.
+        Operated = 16,
+        /// Daemon → client: lines of the output store. Meta [`crate::message::LogLines`], JSON
+        /// payload: a list of [`crate::logs::LogLine`].
+        LogLines = 17,
+        /// Client → daemon: what have workers printed? Meta [`crate::message::Logs`]. Ended by a
+        /// `Cancel` with its id.
+        Logs = 18,
         /// Client → daemon: read the configuration anew. Meta [`crate::message::Reload`].
         Reload = 19,
         /// Daemon → client: what a reload changed, or why it changed nothing; JSON payload,
@@ -98,6 +109,12 @@ byte_enum! {
         Interrupt = 36,
         /// Daemon → worker, on the call socket: finish and exit. No meta.
         Exit = 37,
+        /// Daemon → worker, on the control socket: the caller no longer wants call `id`; sets the
+        /// flag that its code can look at, and nothing more. No meta.
+        Warn = 38,
+        /// Worker → daemon, on the control socket: a record of Python's `logging`. Meta
+        /// [`crate::message::Log`].
+        Log = 39,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], two descriptors.
         Spawn = 48,

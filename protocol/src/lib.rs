@@ -4,8 +4,8 @@
 //! back, and says no to bytes that have none. `docs/PROTOCOL.md` is the same contract in prose.
 //!
 //! ```text
-//!   client ── Hello, Call, Cancel ──► daemon ── Setup, Run, Interrupt ──► worker
-//!   client ◄── Welcome, Result, Error ── daemon ◄── Ready, Result, Failed ── worker
+//!   client ── Hello, Call, Cancel, Operate ──► daemon ── Setup, Run, Interrupt ──► worker
+//!   client ◄── Welcome, Result, Error, Operated ── daemon ◄── Ready, Result, Failed ── worker
 //!                                       daemon ── Spawn, Signal ──► guardian (shim)
 //!                                       daemon ◄── Spawned, Exited, Swept ── guardian
 //! ```
@@ -18,10 +18,13 @@
 //! - [`message`]: the meta struct of each kind of frame.
 //! - [`failure`]: every way a call can fail, as one enum; `text` says it in sentences.
 //! - [`name`]: the grammar of function and pool names.
+//! - [`retry`]: what may be asked for when an attempt fails.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
 //! - [`reload`]: what a reload answers.
+//! - [`operate`]: what an operator may ask for, and what is answered.
 
 pub mod limits;
 
@@ -37,6 +40,8 @@ mod text;
 
 pub mod name;
 
+pub mod retry;
+
 pub mod path;
 
 pub mod value;
@@ -45,9 +50,13 @@ pub mod plain;
 
 pub mod json;
 
+pub mod logs;
+
 pub mod status;
 
 pub mod reload;
+
+pub mod operate;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};

@@ -49,9 +49,46 @@ pub const DEPTH_MAX: usize = 128;
 /// default size with one-byte nodes stays below it; an exponential "billion laughs" does not.
 pub const NODES_MAX: usize = 64 << 20;
 
+/// The longest text of a forwarded log record, in bytes. A frame of that size is still one piece to
+/// the system: it goes into a socket whole or not at all, which a worker's threads rely on. A
+/// worker cuts longer text in the middle and says so.
+pub const LOG_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// The longest name of a logger or a log level, in bytes. Loggers are named like modules.
+pub const LOG_NAME_BYTES_MAX: usize = 512;
+
 /// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
 pub const DESCRIPTORS_MAX: u8 = 4;
 
+/// How many base classes of an exception travel by name. Exceptions of the standard library have at
+/// most five; a caller who waits for the seventeenth asks for a nearer one.
+pub const EXCEPTION_BASES_MAX: usize = 16;
+
+/// The most attempts a call may ask for: with the longest backoff they last for days, and more are
+/// a loop of the caller's own.
+pub const RETRY_ATTEMPTS_MAX: u32 = 100;
+
+/// How many exceptions a call may name that are to be tried again. Each failed attempt is compared
+/// with all of them.
+pub const RETRY_NAMES_MAX: usize = 16;
+
+/// The longest name of such an exception, in bytes: half of what a function's name may have.
+pub const RETRY_NAME_BYTES_MAX: usize = 256;
+
+/// The longest wait before a second attempt, in milliseconds: an hour, the longest a call may take
+/// by default.
+pub const RETRY_BACKOFF_MS_MAX: u64 = 3_600_000;
+
+/// How many workers one call may kill before it is tried no more, whatever its caller asked for:
+/// once may be somebody else's fault, twice is its own.
+pub const WORKERS_KILLED_MAX: u32 = 2;
+
+/// How many bits of the id of a `Run` are the call's own; those above count its attempts, from 0.
+/// So an interrupt of one attempt, or its late answer, is never taken for another's. At a million
+/// calls a second 48 bits last for nine years.
+pub const CALL_ID_BITS: u32 = 48;
+
+const _: () = assert!((RETRY_ATTEMPTS_MAX as u64) < 1 << (u64::BITS - CALL_ID_BITS));
 const _: () = assert!(HELLO_BYTES_MAX < META_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
 // Meta and payload together must fit the header's 32-bit length.

@@ -107,6 +107,38 @@ pub struct Call {
     pub function: String,
     /// How long the caller waits in all, in milliseconds; 0 takes the pool's default.
     pub timeout_ms: u64,
+    /// Higher goes first among the calls that wait; 0 is usual.
+    pub priority: i8,
+    /// What is to be done when an attempt fails; none means that there is one attempt.
+    pub retry: Option<Retry>,
+}
+
+/// What a caller wants done when an attempt of its call fails. [`Retry::check`] says what may be
+/// asked for.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Retry {
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+    /// Which failures are reasons for another attempt.
+    pub on: RetryOn,
+    /// How long to wait before the second attempt, in milliseconds; doubled before each one after
+    /// that.
+    pub backoff_ms: u64,
+    /// How long one attempt may run, in milliseconds; 0 for as long as the call may take.
+    pub attempt_timeout_ms: u64,
+}
+
+/// The failures after which a call is tried again.
+#[derive(Clone, Debug, Decode, Default, Encode, PartialEq, Eq)]
+pub struct RetryOn {
+    /// The worker died. A death counts as an attempt, and a call that has killed two workers is
+    /// not given a third.
+    pub worker_died: bool,
+    /// The attempt took longer than its own time.
+    pub timed_out: bool,
+    /// The function raised one of these, or something derived from it: names as in
+    /// [`Exception::type_name`](crate::failure::Exception::type_name).
+    pub raised: Vec<String>,
 }
 
 /// How long the phases of a call took, in microseconds.
@@ -122,6 +154,7 @@ pub struct Phases {
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Decode, Encode, Deserialize, Serialize,
 )]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerId {
     /// The place, from 0; it survives the process.
     pub slot: u32,
@@ -142,6 +175,8 @@ pub struct Answer {
     pub phases: Phases,
     /// Who ran it.
     pub worker: WorkerId,
+    /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know.
+    pub call: u64,
 }
 
 /// Which stream a line was printed to.
@@ -198,8 +233,11 @@ pub struct Setup {
     pub preload: Vec<String>,
     /// The longest result payload, in bytes.
     pub payload_bytes_max: u32,
-    /// After how many milliseconds of start the stacks of all threads go to standard error.
+    /// After how many milliseconds of start the stacks of all threads go to the pipe for stacks.
     pub start_stack_ms: u64,
+    /// From which level on records of Python's `logging` are forwarded, as Python counts levels
+    /// (10 is DEBUG, 50 is CRITICAL); 0 forwards none and leaves `logging` alone.
+    pub log_level: u32,
 }
 
 /// A worker is ready for calls.
@@ -225,16 +263,61 @@ pub struct Run {
     pub function: String,
 }
 
-/// What a guardian is to run. Two descriptors travel with it: the call socket and the control
-/// socket of the worker. Its standard output and error are already the worker's.
+/// A record of Python's `logging`, on its way from a worker.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Log {
+    /// Its level as a number, and as its name.
+    pub level: u32,
+    /// The level's name; programs may invent some.
+    pub level_name: String,
+    /// The logger it was given to; `root` for the root.
+    pub logger: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// The call that made it; 0 for other threads than the call's, and between calls.
+    pub call: u64,
+    /// Records that the worker left out before it: too many, or too fast to be sent.
+    pub dropped: u64,
+    /// The message, and the traceback if it has one. Cut by the worker.
+    pub text: String,
+}
+
+/// Which lines of the output store a client wants.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Logs {
+    /// Only of this pool; empty for all.
+    pub pool: String,
+    /// Only of this call, by the daemon's id; 0 for all.
+    pub call: u64,
+    /// Only of the workers of this slot.
+    pub slot: Option<u32>,
+    /// How many of the newest lines that are there already.
+    pub lines: u32,
+    /// Whether lines to come are wanted, too, until the request is cancelled.
+    pub follow: bool,
+}
+
+/// Some lines of the output store on their way to a client; the payload is a JSON list.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct LogLines {
+    /// Lines of the pools asked for, whatever else was asked for, that were forgotten before they
+    /// could be sent: this client or the daemon was too slow for them.
+    pub dropped: u64,
+    /// Whether no more come.
+    pub last: bool,
+}
+
+/// What a guardian is to run. Four descriptors travel with it: the call socket and the control
+/// socket of the worker, the page on which it says which call it has begun, the pipe for stacks.
+/// Its standard output and error are already the worker's.
 ///
 /// Arguments and environment are bytes, since a Unix one need not be text.
 #[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Spawn {
     /// The interpreter, absolute.
     pub program: Vec<u8>,
-    /// Its arguments, the zeroth included. `{call}` and `{control}` in an argument are replaced by
-    /// the numbers of the descriptors.
+    /// Its arguments, the zeroth included. `{call}`, `{control}`, `{page}` and `{stack}` in an
+    /// argument are replaced by the numbers of the descriptors.
     pub argv: Vec<Vec<u8>>,
     /// Its whole environment, as `NAME=value`.
     pub environment: Vec<Vec<u8>>,
@@ -245,6 +328,71 @@ pub struct Spawn {
     /// Its soft limit of open files. The daemon raises its own, and python shall have what a person
     /// at the daemon's terminal would have.
     pub open_files: u64,
+    /// What else python's process is made of, whatever the daemon's own is.
+    pub limits: ProcessLimits,
+}
+
+/// What a pool asks for its processes. What is not asked for stays as the daemon's own.
+#[derive(Clone, Debug, Decode, Default, Encode, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Resource limits, each set soft and hard; that of core dumps soft only.
+    pub resources: Vec<ResourceLimit>,
+    /// The processors it may run on; empty for all.
+    pub cpus: Vec<u32>,
+    /// Its nice value.
+    pub nice: Option<i32>,
+    /// Its file mode creation mask.
+    pub umask: Option<u32>,
+    /// Who it is.
+    pub identity: Option<Identity>,
+    /// How likely the system is to pick it when memory runs out.
+    pub oom_score_adj: Option<OomScore>,
+}
+
+/// One resource limit.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct ResourceLimit {
+    /// Of what.
+    pub resource: Resource,
+    /// How much.
+    pub value: u64,
+}
+
+/// What a resource limit is about.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Resource {
+    /// Size of a core dump, in bytes.
+    Core,
+    /// Open files.
+    OpenFiles,
+    /// Address space, in bytes.
+    AddressSpace,
+    /// Processor time, in seconds: SIGXCPU, and SIGKILL some seconds later.
+    CpuTime,
+    /// Size of a file it writes, in bytes.
+    FileSize,
+    /// Processes and threads of its user.
+    Processes,
+}
+
+/// Whose rights a process has.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A value for `/proc/PID/oom_score_adj`.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct OomScore {
+    /// The value, from -1000 (never) to 1000 (first).
+    pub value: i32,
+    /// Whether a worker without it is none. What is only the default may be refused.
+    pub required: bool,
 }
 
 /// Python was started.
@@ -263,6 +411,8 @@ pub enum SpawnStage {
     Directory,
     /// Executing the interpreter.
     Execute,
+    /// Applying the pool's limits, user and group.
+    Limits,
 }
 
 /// Python could not be started.
@@ -281,10 +431,15 @@ pub enum Signal {
     Terminate,
     /// SIGKILL to the whole tree.
     Kill,
+    /// The signal at which python's `faulthandler` writes the stacks of its threads.
+    DumpStack,
+    /// SIGCONT to python's process group.
+    Continue,
 }
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this code.

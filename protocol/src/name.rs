@@ -1,4 +1,4 @@
-//! The grammar of names: functions and pools.
+//! The grammar of names: functions, pools and exceptions.
 //!
 //! A name is checked before it is looked up anywhere, so nothing behind this file ever sees a NUL,
 //! a newline, a path or a shell's special characters in one.
@@ -7,7 +7,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::limits::{FUNCTION_NAME_BYTES_MAX, POOL_NAME_BYTES_MAX};
+use crate::limits::{FUNCTION_NAME_BYTES_MAX, POOL_NAME_BYTES_MAX, RETRY_NAME_BYTES_MAX};
 
 /// Why a text is not a name.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -85,6 +85,26 @@ pub fn check_pool(name: &str) -> Result<(), NameError> {
         return Err(NameError::PoolCharacter);
     }
     Ok(())
+}
+
+/// Checks the name of an exception's type, as Python prints it: `KeyError`, `pkg.mod.Transient`,
+/// `mod.make.<locals>.Local`.
+///
+/// # Errors
+///
+/// When it is anything else than dotted identifiers.
+pub fn check_exception(name: &str) -> Result<(), NameError> {
+    if name.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if name.len() > RETRY_NAME_BYTES_MAX {
+        return Err(NameError::TooLong { length: name.len(), limit: RETRY_NAME_BYTES_MAX });
+    }
+    let mut parts = (1..).zip(name.split('.'));
+    match parts.find(|(_, part)| !is_identifier(part) && *part != "<locals>") {
+        Some((index, _)) => Err(NameError::NotIdentifier(Part(index))),
+        None => Ok(()),
+    }
 }
 
 /// Close to Python's own rule (XID_Start, then XID_Continue): a letter or `_`, then letters,

@@ -13,6 +13,7 @@ use crate::message::WorkerId;
 
 /// The daemon and everything in it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The daemon itself.
     pub daemon: DaemonStatus,
@@ -22,6 +23,7 @@ pub struct Status {
 
 /// The daemon itself.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaemonStatus {
     /// Program version.
     pub version: String,
@@ -37,23 +39,34 @@ pub struct DaemonStatus {
     pub clients: u64,
     /// Descriptors the process has open.
     pub descriptors: u64,
-    /// Counters of everything that happened to connections, by name.
+    /// Counters of everything that happened to connections, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
 }
 
 /// One pool.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PoolStatus {
     /// Its name.
     pub name: String,
-    /// `starting`, `running`, `crash_loop` or `stopping`.
+    /// `starting`, `running`, `paused`, `draining`, `crash_loop` or `stopping`.
     pub state: String,
-    /// Why it is in that state, in words; empty when there is nothing to say.
+    /// Why it is in that state, and what leads out of it, in words; empty when there is nothing to
+    /// say.
     pub reason: String,
     /// The interpreter, as configured.
     pub python: String,
-    /// How many workers it should have.
+    /// How many workers it should have now, spares included.
     pub workers_wanted: u32,
+    /// At least so many, spares not counted.
+    #[serde(default)]
+    pub workers_min: u32,
+    /// At most so many, spares not counted.
+    #[serde(default)]
+    pub workers_max: u32,
+    /// How many more are kept ready.
+    #[serde(default)]
+    pub spares: u32,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -66,22 +79,22 @@ pub struct PoolStatus {
     pub queue_limit: u32,
     /// The last worker that died on its own, if any did.
     pub last_death: Option<Certificate>,
-    /// Counters of everything that happened, by name: `accepted`, `answered.ok`,
-    /// `answered.Raised`, `deaths.signalled`, `restarts`, `late_answers_dropped`.
+    /// Counters of everything that happened, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
 }
 
 /// One worker process.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerStatus {
     /// Which worker.
     #[serde(flatten)]
     pub id: WorkerId,
-    /// `backoff`, `starting`, `ready`, `busy`, `interrupting` or `stopping`.
+    /// `backoff`, `starting`, `ready`, `busy`, `interrupting`, `retiring`, `stopping` or `dead`.
     pub state: String,
-    /// Why it is in that state, in words.
+    /// Why it is in that state, in words; empty when there is nothing to say.
     pub reason: String,
-    /// For how long, in milliseconds.
+    /// For how long it has been in that state, in milliseconds.
     pub since_ms: u64,
     /// Python's process id; 0 before it has one.
     pub pid: u32,
@@ -89,6 +102,30 @@ pub struct WorkerStatus {
     pub python: String,
     /// The function it is running, if any.
     pub function: Option<String>,
+    /// The id of the call it is running, if any: the one that `clutch explain` takes.
+    #[serde(default)]
+    pub call: Option<u64>,
+    /// For how long it has had that call, in milliseconds.
+    #[serde(default)]
+    pub call_ms: Option<u64>,
     /// How many calls it has answered.
     pub calls_served: u64,
+    /// What its process is doing, as far as it was looked at: `idle`, `starting`, `running`,
+    /// `holding_gil` (C code that lets no other thread run), `blocked_holding_gil`, `blocked` (in a
+    /// system call), `stopped`; empty before it was looked at.
+    #[serde(default)]
+    pub activity: String,
+    /// The memory its processes hold, in bytes, when they were last looked at.
+    #[serde(default)]
+    pub rss_bytes: u64,
+    /// The processor time its python has used, in milliseconds, when it was last looked at.
+    #[serde(default)]
+    pub cpu_ms: u64,
+}
+
+/// The JSON schema of a [`Status`] as it is printed.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+    settings.into_generator().into_root_schema_for::<Status>().to_value()
 }

@@ -3,16 +3,30 @@
 use std::fmt;
 
 use crate::failure::{Cause, Certificate, Exception, Failure, Payload, Reason};
+use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
 
 impl std::error::Error for Failure {}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say_what_happened(f)?;
+        if self.quarantined {
+            write!(f, "; not tried again: it has killed {WORKERS_KILLED_MAX} workers")
+        } else if self.attempt > 1 {
+            write!(f, "; that was attempt {}", self.attempt)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Failure {
+    fn say_what_happened(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
-            Reason::TimedOut { timeout_ms } => write!(
+            Reason::TimedOut { timeout_ms, .. } => write!(
                 f,
                 "{function} timed out after {} ({phases}); pass a longer timeout (at most \
                  limits.call_timeout_max of pool '{pool}'), or raise its limits.call_timeout for \
@@ -32,8 +46,9 @@ impl fmt::Display for Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop ({failures} starts in a row failed; it \
-                 goes on trying, and takes calls again once a worker is ready); the last: {last}"
+                "pool '{pool}' is in a crash loop (workers died {failures} times without a \
+                 success between; one is tried now and then, and calls are taken again once it is \
+                 ready); the last: {last}"
             ),
             Reason::NotAllowed => {
                 write!(
@@ -98,6 +113,13 @@ impl fmt::Display for Certificate {
             Cause::ChannelLost => f.write_str("closed its sockets and was killed")?,
             Cause::GuardianLost => f.write_str("lost its guardian and was killed")?,
             Cause::Stopped => f.write_str("was stopped")?,
+            Cause::OutOfMemory => {
+                let peak = self.peak_rss_bytes >> 20;
+                write!(f, "was killed by the system, which was out of memory (peak {peak} MiB),")?;
+            }
+            Cause::MemoryLimit => {
+                f.write_str("held more memory than memory.kill_above and was killed")?;
+            }
         }
         write!(f, " after {} and {calls_served} calls", Span(self.uptime_ms * 1000))?;
         if !self.detail.is_empty() {

@@ -1,4 +1,4 @@
-"""Starts a worker: `python [flags] boot.py CALL_FD CONTROL_FD`, run by the guardian.
+"""Starts a worker: `python [flags] boot.py CALL CONTROL PAGE STACK`, run by the guardian.
 
 This file only finds the package beside it, without looking anywhere a user's file could shadow
 it, and hands over. Everything else is `clutch._worker`'s.
@@ -21,7 +21,7 @@ def pristine_path(here: str) -> "list[str]":
 
 def start() -> int:
     """Becomes a worker, and returns its exit code when there is nothing left to do."""
-    for descriptor in sys.argv[1:3]:
+    for descriptor in sys.argv[1:5]:
         set_inheritable(int(descriptor), False)
     here = __file__.rpartition("/")[0] or "."
     if not here.startswith("/"):

@@ -27,6 +27,8 @@ if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
 
 RESULT, PING, PONG, SETUP, READY, RUN, FAILED, INTERRUPT, EXIT = 6, 9, 10, 32, 33, 34, 35, 36, 37
+WARN = 38
+LOG = 39
 KEYWORDS, ITEMS = 1, 2
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -104,6 +106,7 @@ def read_failure(meta):
                 "message": reader.text(),
             }
         )
+        failure["bases"] = reader.many(reader.text)
     elif kind == "NotFound":
         failure.update(what=WHAT[reader.take("I")], message=reader.text(), traceback=reader.text())
     elif kind == "BadArguments":
@@ -117,12 +120,28 @@ def read_failure(meta):
 
 
 def setup_meta(
-    argv=(), main="", path=(), preload=(), payload_bytes_max=PAYLOAD_BYTES_MAX, start_stack_ms=0
+    argv=(),
+    main="",
+    path=(),
+    preload=(),
+    payload_bytes_max=PAYLOAD_BYTES_MAX,
+    start_stack_ms=0,
+    log_level=0,
 ):
     """The meta of a `Setup`."""
     meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
     meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
-    return meta + struct.pack("<IQ", payload_bytes_max, start_stack_ms)
+    return meta + struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
+
+
+def read_log(meta):
+    """A log record's meta."""
+    reader = Reader(meta)
+    record = {"level": reader.take("I"), "level_name": reader.text(), "logger": reader.text()}
+    record.update(created_ms=reader.take("Q"), call=reader.take("Q"), dropped=reader.take("Q"))
+    record["text"] = reader.text()
+    assert reader.at == len(reader.data), "a log record's meta has bytes left over"
+    return record
 
 
 class Failed(Exception):
@@ -172,6 +191,7 @@ class Worker:
         env=None,
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         start_stack_ms=0,
+        log_level=0,
         boot=BOOT,
         ready=True,
         executable=sys.executable,
@@ -180,9 +200,17 @@ class Worker:
         self.next_id = 0
         self.call_socket, call = socket.socketpair()
         self.control_socket, control = socket.socketpair()
-        high = [fcntl.fcntl(end.fileno(), fcntl.F_DUPFD, 100) for end in (call, control)]
+        self.page = page = os.memfd_create("page")
+        os.ftruncate(page, 4096)
+        self.stacks, stack = os.pipe()
+        os.set_blocking(self.stacks, False)
+        os.set_blocking(stack, False)
+        ends = (call.fileno(), control.fileno(), page, stack)
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in ends]
         call.close()
         control.close()
+        os.close(stack)
+        self.stack_text = b""
         self.output = tempfile.TemporaryFile()
         self.errors = tempfile.TemporaryFile()
         environment = dict(os.environ)
@@ -208,6 +236,7 @@ class Worker:
                 preload,
                 payload_bytes_max,
                 start_stack_ms,
+                log_level,
             )
             first = frame(SETUP, 0, meta)
         self.call_socket.sendall(first)
@@ -238,6 +267,8 @@ class Worker:
             self.process.wait()
         self.output.close()
         self.errors.close()
+        os.close(self.page)
+        os.close(self.stacks)
 
     def finish(self):
         """Asks the worker to end as any python does; its exit code."""
@@ -287,6 +318,10 @@ class Worker:
         """Tells the control thread to interrupt a call."""
         self.control_socket.sendall(frame(INTERRUPT, call_id))
 
+    def warn(self, call_id):
+        """Tells the control thread that nobody waits for a call any more."""
+        self.control_socket.sendall(frame(WARN, call_id))
+
     def ping(self, ping_id=7):
         """Seconds until the pong."""
         started = time.monotonic()
@@ -294,6 +329,23 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == PONG and received[3] == ping_id
         return time.monotonic() - started
+
+    def record(self):
+        """The next log record."""
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == LOG and received[3] == 0, received
+        return read_log(received[4])
+    def begun(self):
+        """The call that the worker says it has begun last."""
+        return struct.unpack("=Q", os.pread(self.page, 8, 0))[0]
+
+    def stack(self):
+        """All stacks that were written so far."""
+        try:
+            self.stack_text += os.read(self.stacks, 1 << 16)
+        except BlockingIOError:
+            pass
+        return self.stack_text.decode()
 
     def stdout(self):
         """All that was printed so far."""

@@ -34,7 +34,7 @@ def ask():
     call = clutch.current_call()
     assert call is clutch.current_call()
     return [call.id, call.function, call.pool, call.slot, call.generation, call.cancelled,
-            call.remaining() is None or 0 < call.remaining() <= 5, call.deadline is None]
+            call.time_left() is None or 0 < call.time_left() <= 5, call.deadline is None]
 
 class Deep:
     class Er:
@@ -129,6 +129,30 @@ def wait_in_item(item):
         print("ready", flush=True)
         time.sleep(1000)
     return item
+
+def nothing():
+    pass
+
+async def nap_for_nothing():
+    pass
+
+def calls_badly(item):
+    return nothing(item)
+
+def until_told():
+    call = log[:] = [clutch.current_call()]
+    print("ready", flush=True)
+    while not call[0].cancelled:
+        time.sleep(0.001)
+    return "told"
+
+def who_was_told():
+    return [clutch.current_call().cancelled, log.pop().cancelled]
+
+def which():
+    call = clutch.current_call()
+    assert not call.cancelled
+    return [call.id, call.attempt]
 
 def odd_item(item):
     if item == 1:
@@ -503,13 +527,38 @@ class ItemLists(Conversation):
         ]
         self.assertEqual(expected, names)
         self.assertEqual(
-            {"type_name", "message", "notes", "frames", "traceback", "chain"},
+            {"type_name", "message", "notes", "frames", "traceback", "chain", "bases"},
             set(failures[0][1]),
         )
         self.assertEqual("result['inner'][0]", failures[3][1]["message"].partition(":")[0])
         frame = failures[1][1]["frames"][0]
         self.assertEqual({"file", "line", "function", "source"}, set(frame))
         self.assertEqual("odd_item", frame["function"])
+
+    def test_an_item_alone_fails_as_a_call_does(self):
+        worker = self.worker_here
+        for function, item, kind in (
+            ("tasks:fail", "why", "Raised"),
+            ("tasks:odd_item", 1, "Raised"),
+            ("tasks:odd_item", 3, "Unserializable"),
+            ("tasks:nothing", 1, "BadArguments"),
+            ("tasks:nap_for_nothing", 1, "BadArguments"),
+        ):
+            with self.assertRaises(Failed) as caught:
+                worker.map(function, [item])
+            self.assertEqual(kind, caught.exception.failure["kind"], function)
+        self.assertEqual(([9], []), worker.map("tasks:square", [3]))
+
+    def test_items_that_do_not_fit_say_so_f062(self):
+        for function in ("tasks:nothing", "tasks:nap_for_nothing"):
+            results, failures = self.worker_here.map(function, [1, 2])
+            self.assertEqual([None, None], results)
+            for _, failure in failures:
+                self.assertEqual("clutch.BadArguments", failure["type_name"], function)
+                self.assertIn("takes 0 positional arguments", failure["message"])
+        # A TypeError of the function's own is no such thing, even one about arguments.
+        _, failures = self.worker_here.map("tasks:calls_badly", [1, 2])
+        self.assertEqual({"TypeError"}, {failure["type_name"] for _, failure in failures})
 
     def test_all_fail(self):
         results, failures = self.worker_here.map("tasks:fail", ["m" * 10_000] * 100)
@@ -592,6 +641,94 @@ class Cancelling(Conversation):
         log = worker.call("builtins:eval", "__import__('others').log")
         self.assertEqual(["other", "main"], log)
         self.assertEqual("tasks:nap", worker.call("tasks:nap", 0))
+
+    def event_loop_of_users(self, name):
+        self.write(
+            "loops.py",
+            """
+            import asyncio, time
+            log = []
+            async def child():
+                try:
+                    print("ready", flush=True)
+                    time.sleep(1000)
+                except BaseException as error:
+                    log.append("child " + type(error).__name__)
+                    raise
+            async def waits():
+                try:
+                    print("ready", flush=True)
+                    await asyncio.sleep(1000)
+                finally:
+                    log.append("waiter")
+            async def _with_child():
+                task = asyncio.ensure_future(child())
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    log.append("parent")
+            async def _two():
+                await asyncio.gather(waits(), asyncio.sleep(1000))
+            def waiting():
+                asyncio.run(waits())
+            def with_child():
+                asyncio.run(_with_child())
+            def two():
+                asyncio.run(_two())
+            """,
+        )
+        worker = self.worker_here
+        call_id = worker.send("loops:" + name, pickle.dumps([], 5))
+        wait_for(lambda: "ready" in worker.stdout(), name)
+        worker.interrupt(call_id)
+        with self.assertRaises(Failed) as caught:
+            worker.answer(call_id)
+        self.assertEqual({"kind": "Cancelled"}, caught.exception.failure)
+        return worker.call("builtins:eval", "__import__('loops').log")
+
+    def test_a_loop_of_users_that_waits(self):
+        self.assertEqual(["waiter"], self.event_loop_of_users("waiting"))
+
+    def test_a_loop_of_users_in_another_task(self):
+        self.assertEqual(["child Cancelled", "parent"], self.event_loop_of_users("with_child"))
+
+    def test_a_loop_of_users_with_two_tasks(self):
+        self.assertEqual(["waiter"], self.event_loop_of_users("two"))
+
+    def test_a_warning_only_sets_the_flag(self):
+        worker = self.worker_here
+        call_id = worker.send("tasks:until_told", pickle.dumps([], 5))
+        wait_for(lambda: "ready" in worker.stdout(), "until_told")
+        worker.warn(call_id + 1)
+        worker.ping()
+        self.assertTrue(worker.is_quiet())
+        worker.warn(call_id)
+        self.assertEqual("told", pickle.loads(worker.answer(call_id)[2]))
+        # The next call is not told, and one that was told in time can still return.
+        self.assertEqual([False, True], worker.call("tasks:who_was_told"))
+
+    def test_a_warning_and_then_an_interrupt(self):
+        worker = self.worker_here
+        call_id = worker.send("tasks:spin", pickle.dumps([], 5))
+        wait_for(lambda: "ready" in worker.stdout(), "spin")
+        worker.warn(call_id)
+        worker.ping()
+        self.assertTrue(worker.is_quiet())
+        worker.interrupt(call_id)
+        with self.assertRaises(Failed) as caught:
+            worker.answer(call_id)
+        self.assertEqual({"kind": "Cancelled"}, caught.exception.failure)
+
+    def test_attempts_of_a_call_are_told_apart(self):
+        worker = self.worker_here
+        worker.next_id = (2 << 48) + 6
+        first = worker.send("tasks:which", pickle.dumps([], 5))
+        self.assertEqual([7, 3], pickle.loads(worker.answer(first)[2]))
+        # An interrupt of the attempt before, or of the same attempt of another call.
+        worker.interrupt(first)
+        worker.ping()
+        worker.next_id = (3 << 48) + 6
+        self.assertEqual([7, 4], worker.call("tasks:which"))
 
     def test_an_import(self):
         self.write("slow.py", "import time\nprint('ready', flush=True)\ntime.sleep(1000)\n")

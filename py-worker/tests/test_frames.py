@@ -75,6 +75,7 @@ def encode_exception(fields):
         frames,
         fields["traceback"],
         chain,
+        fields["bases"],
     )
 
 
@@ -119,7 +120,7 @@ class Golden(unittest.TestCase):
             self.assertEqual(entry["frame"][:64], mine.hex(), entry["name"])
 
     def test_frames_of_the_daemon_are_read(self):
-        entries = self.entries("Setup", "Run", "Ping", "Interrupt", "Exit", "Result")
+        entries = self.entries("Setup", "Run", "Ping", "Interrupt", "Warn", "Exit", "Result")
         received = all_frames(b"".join(bytes.fromhex(entry["frame"]) for entry in entries))
         self.assertEqual(len(entries), len(received))
         for entry, (kind, flags, codec, call_id, meta, payload) in zip(entries, received):
@@ -153,6 +154,15 @@ class Golden(unittest.TestCase):
             meta = _frames.encode_ready(**fields)
             self.assertEqual(entry["frame"][64:], meta.hex())
 
+    def test_log_is_written(self):
+        for entry in self.entries("Log"):
+            fields = plain_value(entry["meta"])
+            texts = {
+                name: value.encode() for name, value in fields.items() if isinstance(value, str)
+            }
+            meta = _frames.encode_log(**{**fields, **texts})
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
     def test_every_failure_is_written(self):
         seen = set()
         for entry in self.entries("Failed"):
@@ -181,7 +191,7 @@ class Limits(unittest.TestCase):
                 number, _, shift = rust[name].replace("_", "").partition(" << ")
                 self.assertEqual(int(number) << int(shift or 0), getattr(_limits, name), name)
                 compared += 1
-        self.assertEqual(8, compared)
+        self.assertEqual(10, compared)
 
 
 class Receiving(unittest.TestCase):

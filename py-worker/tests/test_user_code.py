@@ -178,7 +178,7 @@ class Streams(UserCode):
 class Descriptors(UserCode):
     def test_only_the_known_ones_are_open_f169(self):
         # 0 to 2, the two sockets, copies of 0 to 2, the folder; and the listing itself.
-        self.assertEqual(10, len(self.one.call("tasks:descriptors")))
+        self.assertEqual(11, len(self.one.call("tasks:descriptors")))
 
     def test_none_is_inherited(self):
         code = (
@@ -228,8 +228,8 @@ class Processes(UserCode):
         code = "import os, ctypes; os.dup2(1, 2); ctypes.string_at(0)"
         self.one.send("tasks:run", pickle.dumps([code], 5))
         self.assertEqual(-signal.SIGSEGV, self.one.process.wait(support.DEADLINE_S))
-        self.assertIn("Fatal Python error: Segmentation fault", self.one.stderr())
-        self.assertIn('tasks.py"', self.one.stderr())
+        self.assertIn("Fatal Python error: Segmentation fault", self.one.stack())
+        self.assertIn('tasks.py"', self.one.stack())
 
     def test_fork_f052(self):
         self.assertEqual(0, self.one.call("tasks:fork_and_return"))
@@ -551,12 +551,12 @@ class Start(support.FolderTestCase):
     def test_a_start_that_hangs_shows_its_stack_f021(self):
         self.write("main.py", "import time\ndef hang():\n    time.sleep(1000)\nhang()\n")
         worker = self.worker(main="main.py", ready=False, start_stack_ms=100)
-        wait_for(lambda: "in hang" in worker.stderr(), "the stack")
+        wait_for(lambda: "in hang" in worker.stack(), "the stack")
         self.assertLess(worker.ping(), 10)
         self.write("quick.py", "")
         worker = self.worker(main="quick.py", start_stack_ms=200)
         time.sleep(0.4)
-        self.assertEqual("", worker.stderr())
+        self.assertEqual(("", ""), (worker.stderr(), worker.stack()))
 
     def test_a_daemon_that_goes_away_at_once(self):
         worker = self.worker(ready=False, first=b"")
@@ -628,7 +628,7 @@ class Package(unittest.TestCase):
         code = (
             "import sys; sys.path.insert(0, %r); import clutch\n"
             "call = clutch.current_call()\n"
-            "assert (call.id, call.function, call.cancelled, call.remaining()) == "
+            "assert (call.id, call.function, call.cancelled, call.time_left()) == "
             "(0, '', False, None)\n"
             "assert issubclass(clutch.Cancelled, BaseException)\n"
             "assert not issubclass(clutch.Cancelled, Exception)\n"

@@ -27,6 +27,8 @@ pub struct Door {
     connections: JoinSet<End>,
     strangers: Strangers,
     last_id: u64,
+    /// Whether the last try to let somebody in failed, which has been told then.
+    is_stuck: bool,
 }
 
 /// Where connections come from.
@@ -55,7 +57,13 @@ impl Door {
     }
 
     fn new(listener: Listener) -> Door {
-        Door { listener, connections: JoinSet::new(), strangers: Strangers::default(), last_id: 0 }
+        Door {
+            listener,
+            connections: JoinSet::new(),
+            strangers: Strangers::default(),
+            last_id: 0,
+            is_stuck: false,
+        }
     }
 
     /// Lets clients in for as long as it is polled.
@@ -63,11 +71,18 @@ impl Door {
         loop {
             tokio::select! {
                 accepted = accept(&mut self.listener) => match accepted {
-                    Ok(stream) => self.admit(doorway, stream),
+                    Ok(stream) => {
+                        self.is_stuck = false;
+                        self.admit(doorway, stream);
+                    }
                     Err(error) => {
                         // Out of descriptors, most likely. Waiting keeps the processor free for
-                        // the work that will give some back.
-                        tracing::warn!(%error, "failed to accept a connection");
+                        // the work that will give some back. One line tells it, however often
+                        // it is tried again; the counter tells that.
+                        if !self.is_stuck {
+                            tracing::warn!(%error, "failed to accept a connection; trying on");
+                        }
+                        self.is_stuck = true;
                         doorway.core.count("accept_failures");
                         tokio::time::sleep_until(
                             tokio::time::Instant::now() + ACCEPT_PAUSE,
@@ -234,7 +249,9 @@ mod tests {
         let (launched, _) = mpsc::channel(1);
         let (spawner, _) = Spawner::start(guardian, launched).unwrap();
         let daemon = Daemon::default();
-        let parts = Parts { daemon: daemon.clone(), pools: vec![], spawner, socket: String::new() };
+        let watcher = crate::watch::watcher::Watcher::start().unwrap();
+        let (pools, socket) = (vec![], String::new());
+        let parts = Parts { daemon: daemon.clone(), pools, spawner, watcher, socket };
         Doorway {
             core: Core::new(parts),
             daemon,

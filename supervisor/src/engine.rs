@@ -22,6 +22,7 @@ use crate::prepare::{ServeError, Unasked};
 use crate::reload::{self, Blueprint, Reloader};
 use crate::service::Manager;
 use crate::session::connection::Doorway;
+use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Guardian, Spawner};
 
 /// How long a cancelled probe may take to clean up.
@@ -98,9 +99,12 @@ impl Engine {
         let (launched, outcomes) = mpsc::channel(SPAWNER_ORDERS_MAX);
         let (spawner, spawner_thread) =
             Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
-        let core = Core::new(Parts { daemon: config.daemon.clone(), pools, spawner, socket });
+        let watcher = Watcher::start().map_err(system("start the watch thread"))?;
+        let daemon = config.daemon.clone();
+        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket });
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
+        tasks.spawn_local(core.clone().run_watch());
         tasks.spawn_local(core.clone().run_launches(outcomes));
         if std::process::id() == 1 {
             let ended = tokio::signal::unix::signal(SignalKind::child());
@@ -282,6 +286,7 @@ impl Engine {
                 }
             }
         }
+        core.finish_output();
         self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);

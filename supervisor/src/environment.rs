@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::config::{Env, Inherit};
+use crate::config::{Account, Env, Inherit};
 
 /// What is not inherited unless it is listed by name.
 const NOT_INHERITED: [&str; 19] = [
@@ -50,11 +50,15 @@ pub fn build(
     env: &Env,
     parent: impl Iterator<Item = (OsString, OsString)>,
     venv: Option<&Path>,
+    account: Option<&Account>,
 ) -> Vec<(OsString, OsString)> {
     let mut variables: BTreeMap<OsString, OsString> =
         parent.filter(|(name, _)| !name.is_empty() && inherits(&env.inherit, name)).collect();
     if let Some(venv) = venv {
         activate(&mut variables, venv);
+    }
+    if let Some(account) = account {
+        log_in(&mut variables, account);
     }
     for name in &env.unset {
         variables.remove(OsStr::new(name));
@@ -71,6 +75,20 @@ fn inherits(inherit: &Inherit, name: &OsStr) -> bool {
         Inherit::All => !is_among(&NOT_INHERITED),
         Inherit::Minimal => name.as_bytes().starts_with(b"LC_") || is_among(&MINIMAL),
         Inherit::List(names) => names.iter().any(|known| name == OsStr::new(known)),
+    }
+}
+
+/// What a login of that user would set: the daemon's own home is none of a worker's.
+fn log_in(variables: &mut BTreeMap<OsString, OsString>, account: &Account) {
+    for name in ["HOME", "USER", "LOGNAME", "MAIL", "XDG_RUNTIME_DIR"] {
+        variables.remove(OsStr::new(name));
+    }
+    if let Some(home) = &account.home {
+        variables.insert("HOME".into(), home.into());
+    }
+    if let Some(name) = &account.name {
+        variables.insert("USER".into(), name.into());
+        variables.insert("LOGNAME".into(), name.into());
     }
 }
 
@@ -98,7 +116,7 @@ mod tests {
 
     fn built(env: &Env, parent: &[(&str, &str)], venv: Option<&str>) -> Vec<String> {
         let parent = parent.iter().map(|(name, value)| (name.into(), value.into()));
-        build(env, parent, venv.map(Path::new))
+        build(env, parent, venv.map(Path::new), None)
             .into_iter()
             .map(|(name, value)| format!("{}={}", name.display(), value.display()))
             .collect()
@@ -174,7 +192,7 @@ mod tests {
     fn bytes_that_are_not_utf8_survive_f157() {
         let odd = || OsString::from_vec(b"\xff\xfe=".to_vec());
         let parent = [(OsString::from("B"), odd()), (OsString::from_vec(b"A\xff".to_vec()), odd())];
-        let built = build(&Env::default(), parent.clone().into_iter(), None);
+        let built = build(&Env::default(), parent.clone().into_iter(), None, None);
         assert_eq!(vec![parent[1].clone(), parent[0].clone()], built);
     }
 }

@@ -16,13 +16,15 @@
 //! - [`pool`]: the policy: pure, without clock or I/O.
 //! - [`dispatch`]: carries the policy's effects out, and tells it what happened.
 //! - [`worker`]: a guardian, a python, and the sockets to them.
+//! - [`logs`]: what workers print, kept.
+//! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
-//! - [`watch`]: files whose change replaces workers.
+//! - [`source_watch`]: files whose change replaces workers.
 //! - [`service`]: the service manager.
 //! - [`socket`], [`serve`](mod@serve), [`local`]: the daemon, and the private supervisor.
 
@@ -35,6 +37,9 @@ pub mod pool;
 pub mod dispatch;
 
 pub mod worker;
+
+pub mod logs;
+pub mod watch;
 
 pub mod session;
 
@@ -56,7 +61,7 @@ pub mod door;
 
 pub mod reload;
 
-pub mod watch;
+pub mod source_watch;
 
 pub mod service;
 

@@ -54,6 +54,34 @@ pub const OUTPUT_LINES_PER_SEC: u32 = 200;
 /// Bytes of a worker's last standard error that go into its death certificate.
 pub const STDERR_TAIL_BYTES_MAX: usize = 8 << 10;
 
+/// Bytes of stacks that are kept of one worker: what a pipe holds, which is all that a worker can
+/// write without being read.
+pub const STACK_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of stacks that travel in an error: dozens of frames, and far below a meta's limit.
+pub const STACK_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// How often a call that provably had not begun is given to another worker when its own dies. More
+/// deaths than that in a row are no accident; and a worker that lies about it is bounded by this.
+pub const MOVES_MAX: u32 = 3;
+
+/// Questions to the watch thread that may wait: there is one timer, and one for each client that
+/// asks for the status.
+pub const WATCH_QUESTIONS_MAX: usize = 64;
+
+/// How far two looks at a busy worker are apart: several times the kernel's smallest unit.
+pub const LOOK_APART: Duration = Duration::from_millis(40);
+
+/// How long a worker's control thread may take to answer. It gets the interpreter within a few
+/// milliseconds from Python code, and a busy machine makes that some tens.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A worker that has had its call for less is taken at its word: it runs it.
+pub const EXAMINE_AFTER: Duration = Duration::from_millis(500);
+
+/// What was seen this short a time ago is not looked at again, however many ask.
+pub const EXAMINE_FRESH: Duration = Duration::from_secs(1);
+
 /// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.
 pub const SPAWNER_ORDERS_MAX: usize = 4_096;
 
@@ -63,3 +91,58 @@ pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pings and status requests do not queue, so they need no bound of their own; a client's calls in
 /// flight are bounded by `daemon.in_flight`, whatever it asks for.
 pub const IN_FLIGHT_MAX: u32 = 1 << 20;
+
+/// What happened to calls and workers is remembered for so many events, 2 MiB in all: the last
+/// twenty thousand calls, a minute of a busy daemon and days of a quiet one.
+pub const HISTORY_RECORDS_MAX: usize = 64 << 10;
+
+/// Names of functions that the history remembers. More than any program has; clients could make up
+/// names without end.
+pub const HISTORY_FUNCTIONS_MAX: usize = 4 << 10;
+
+/// What an explanation of a call says at most about workers while it waited, and about calls that
+/// were ahead of it. More would be a log and no explanation.
+pub const EXPLAIN_ITEMS_MAX: usize = 32;
+
+/// How long a worker may take to write its stacks before whoever asked is told that it did not.
+pub const STACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Questions of one client that wait for a worker's answer. A person has one; a program that asks
+/// about every worker of a pool goes through them in turn.
+pub const OPERATIONS_MAX: usize = 16;
+/// Lines of the output store that one reader is sent in one turn. Making a line fit for a screen
+/// takes under a microsecond, so a turn takes under a millisecond.
+pub const LOG_BATCH_LINES_MAX: usize = 512;
+
+/// Bytes of JSON after which a turn is over. One line more may follow.
+pub const LOG_BATCH_BYTES_MAX: usize = 128 << 10;
+
+/// Lines that one turn looks at, wanted or not.
+pub const LOG_SCAN_LINES_MAX: usize = 16_384;
+
+/// The pause between a reader's turns. With it a reader takes a few percent of the data plane at
+/// most, and still sees a hundred thousand lines a second.
+pub const LOG_READER_PAUSE: Duration = Duration::from_millis(5);
+
+/// Readers of the output store that one client may have at once.
+pub const LOG_READERS_MAX: usize = 16;
+
+/// Bytes that may wait to be written to output files. When the disk is slower for longer than this
+/// lasts, lines are dropped and counted.
+pub const FILE_QUEUE_BYTES_MAX: usize = 8 << 20;
+
+/// Portions that may wait to be written: what one read of a pipe gives is one.
+pub const FILE_QUEUE_JOBS_MAX: usize = 8_192;
+
+/// How long the end of the daemon waits for the last lines to be written to files.
+pub const FILE_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long after a failure an output file is left alone.
+pub const FILE_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Workers of one pool that may be starting at once: enough that slow imports overlap, few enough
+/// that a pool of hundreds that has fallen does not bring the machine down with it.
+pub const STARTS_AT_ONCE: u32 = 16;
+
+/// How long a caller whose deadline has passed waits for the stacks of its worker. Writing them
+/// takes a millisecond or two, unless the machine has no time at all.
+pub const DUMP_TIMEOUT: Duration = Duration::from_millis(50);

@@ -18,12 +18,15 @@ use nix::unistd::geteuid;
 use tempfile::TempDir;
 use thiserror::Error;
 
-use self::files::{BOOT, FOLDER_MODE, OTHERS_WRITE, entries, folder_name, is_package, write_files};
+use self::files::{BOOT, OTHERS_WRITE, Readers, entries, folder_name, is_package, write_files};
 
 mod files;
 mod leftovers;
 
 pub use leftovers::{Hold, keep_in_state, sweep_temporary};
+
+/// The folder that every user of the machine may read.
+const SHARED_NAME: &str = "clutch-users";
 
 /// What a folder is called while it is written or thrown away.
 const SCRATCH_PREFIX: &str = ".unpack-";
@@ -119,13 +122,33 @@ pub fn state_dir() -> Result<PathBuf, PackageError> {
 ///
 /// When the state directory cannot be trusted or written to.
 pub fn unpack_to_state(state_dir: &Path) -> Result<Package, PackageError> {
-    secure_state_dir(state_dir)?;
+    unpack(state_dir, Readers::Owner)
+}
+
+/// Unpacks the package to where every user of this machine can read it, for workers that are
+/// another user than the daemon: beside the state directory if others can come there, else to
+/// `/var/lib`.
+///
+/// # Errors
+///
+/// When neither directory can be trusted or written to.
+pub fn unpack_for_everyone(state_dir: &Path) -> Result<Package, PackageError> {
+    let beside = state_dir.with_file_name(SHARED_NAME);
+    let is_open = |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);
+    // What is not there yet is made so that others can enter it.
+    let can_be_entered = beside.ancestors().skip(1).all(|at| !at.exists() || is_open(at));
+    let directory = if can_be_entered { beside } else { Path::new("/var/lib").join(SHARED_NAME) };
+    unpack(&directory, Readers::Everyone)
+}
+
+fn unpack(state_dir: &Path, readers: Readers) -> Result<Package, PackageError> {
+    secure_state_dir(state_dir, readers)?;
     sweep(state_dir);
     let directory = state_dir.join(folder_name());
     for _ in 0..ATTEMPTS_MAX {
-        match inspect(&directory)? {
+        match inspect(&directory, readers)? {
             Finding::Good => return Ok(Package::at(directory)),
-            Finding::Missing => install(state_dir, &directory)?,
+            Finding::Missing => install(state_dir, &directory, readers)?,
             Finding::Bad => discard(state_dir, &directory)?,
         }
     }
@@ -141,7 +164,7 @@ pub fn unpack_temporary() -> Result<(Package, Temporary), PackageError> {
     let parent = std::env::temp_dir();
     let directory = scratch(&parent, leftovers::TEMPORARY_PREFIX)?;
     let hold = leftovers::hold_temporary(directory.path())?;
-    write_files(directory.path())?;
+    write_files(directory.path(), Readers::Owner)?;
     let package = Package::at(directory.path().to_owned());
     Ok((package, Temporary { _directory: directory, _hold: hold }))
 }
@@ -179,13 +202,13 @@ fn state_dir_from(
 
 /// Makes the state directory if there is none, and refuses one that somebody else could change.
 /// After this, nobody but this user (and root) can put anything below it.
-fn secure_state_dir(path: &Path) -> Result<(), PackageError> {
+fn secure_state_dir(path: &Path, readers: Readers) -> Result<(), PackageError> {
     if !path.is_absolute() {
         return Err(PackageError::Relative(path.to_owned()));
     }
     DirBuilder::new()
         .recursive(true)
-        .mode(FOLDER_MODE)
+        .mode(readers.folder_mode())
         .create(path)
         .or_else(|error| match fs::symlink_metadata(path) {
             // Something is there that is no directory: it is named below.
@@ -241,7 +264,7 @@ enum Finding {
     Bad,
 }
 
-fn inspect(directory: &Path) -> Result<Finding, PackageError> {
+fn inspect(directory: &Path, readers: Readers) -> Result<Finding, PackageError> {
     let folder = match open_folder(directory) {
         Ok(folder) => folder,
         Err(PackageError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -251,7 +274,7 @@ fn inspect(directory: &Path) -> Result<Finding, PackageError> {
     };
     let metadata = folder.metadata().map_err(failed("look at", directory))?;
     check_owner(directory, metadata.uid())?;
-    if metadata.mode() & 0o7777 != FOLDER_MODE {
+    if metadata.mode() & 0o7777 != readers.folder_mode() {
         return Ok(Finding::Bad);
     }
     Ok(if is_package(directory) { Finding::Good } else { Finding::Bad })
@@ -259,9 +282,9 @@ fn inspect(directory: &Path) -> Result<Finding, PackageError> {
 
 /// Writes the package beside its place and moves it there, so that it is whole or not there. If
 /// another daemon was faster, the next look will tell.
-fn install(state_dir: &Path, directory: &Path) -> Result<(), PackageError> {
+fn install(state_dir: &Path, directory: &Path, readers: Readers) -> Result<(), PackageError> {
     let fresh = scratch(state_dir, SCRATCH_PREFIX)?;
-    write_files(fresh.path())?;
+    write_files(fresh.path(), readers)?;
     match fs::rename(fresh.path(), directory) {
         Ok(()) => {
             // It is not there any more, so there is nothing to remove.
@@ -295,7 +318,7 @@ fn is_occupied(error: &io::Error) -> bool {
 fn scratch(parent: &Path, prefix: &str) -> Result<TempDir, PackageError> {
     tempfile::Builder::new()
         .prefix(prefix)
-        .permissions(Permissions::from_mode(FOLDER_MODE))
+        .permissions(Permissions::from_mode(Readers::Owner.folder_mode()))
         .tempdir_in(parent)
         .map_err(failed("make a directory in", parent))
 }
@@ -327,8 +350,11 @@ mod tests {
     use std::ffi::OsStr;
     use std::os::unix::fs::{chown, symlink};
 
-    use super::files::{CACHE, FILE_MODE, FILES};
+    use super::files::{CACHE, FILES};
     use super::*;
+
+    const FOLDER_MODE: u32 = 0o700;
+    const FILE_MODE: u32 = 0o600;
 
     /// What somebody does to a package, and its name.
     type Change = (&'static str, fn(&Package));
@@ -342,7 +368,7 @@ mod tests {
 
     fn unpacked(state: &Path) -> Package {
         let package = unpack_to_state(state).expect("a package");
-        let good = matches!(inspect(&package.directory), Ok(Finding::Good));
+        let good = matches!(inspect(&package.directory, Readers::Owner), Ok(Finding::Good));
         assert!(good, "{package:?}");
         assert_eq!(vec![OsString::from(folder_name())], entries(state).expect("entries"));
         package
@@ -435,7 +461,7 @@ mod tests {
             let (_guard, state) = state();
             let package = unpacked(&state);
             change(&package);
-            let bad = matches!(inspect(&package.directory), Ok(Finding::Bad));
+            let bad = matches!(inspect(&package.directory, Readers::Owner), Ok(Finding::Bad));
             assert!(bad, "{what}");
             assert_eq!(package, unpacked(&state), "{what}");
         }
@@ -517,6 +543,20 @@ mod tests {
     }
 
     #[test]
+    fn other_users_can_read_their_own_and_no_more_f148() {
+        let (guard, state) = state();
+        fs::set_permissions(guard.path(), Permissions::from_mode(0o755)).expect("its mode");
+        let package = unpack_for_everyone(&state).expect("a package");
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o7777;
+        let beside = guard.path().join(SHARED_NAME);
+        assert!(package.directory.starts_with(&beside), "{package:?}");
+        assert_eq!((0o755, 0o644), (mode(&package.directory), mode(&package.boot)));
+        assert_eq!(0o755, mode(&package.directory.join("clutch")));
+        assert!(!state.exists(), "what is the daemon's own is no business of theirs");
+        assert_eq!(package, unpack_for_everyone(&state).expect("the same again"));
+    }
+
+    #[test]
     fn leftovers_of_killed_daemons_are_swept() {
         let (_guard, state) = state();
         unpacked(&state);
@@ -532,7 +572,7 @@ mod tests {
     #[test]
     fn a_temporary_one_is_whole_and_goes_away() {
         let (package, directory) = unpack_temporary().expect("a package");
-        assert!(matches!(inspect(&package.directory), Ok(Finding::Good)));
+        assert!(matches!(inspect(&package.directory, Readers::Owner), Ok(Finding::Good)));
         assert!(package.boot.starts_with(&package.directory));
         drop(directory);
         assert!(!package.directory.exists());

@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use clutch_protocol::failure::Certificate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::geteuid;
 use thiserror::Error;
 
 use crate::config::{self, Config, Python};
 use crate::dispatch::PoolParts;
 use crate::environment;
 use crate::interpreter::{self, Interpreter, InterpreterError};
-use crate::package::PackageError;
+use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
+use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
+use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
@@ -23,9 +26,9 @@ use crate::worker::launch::Recipe;
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Descriptors of a worker in the daemon: three sockets, two pipes, a pidfd, and two to spare while
-/// it is being started.
-const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// Descriptors of a worker in the daemon: three sockets, three pipes, a page, a pidfd, and two to
+/// spare while it is being started.
+const DESCRIPTORS_PER_WORKER: u64 = 10;
 
 /// Descriptors of the daemon itself: runtime, listener, log, files it reads.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -48,6 +51,19 @@ pub enum ServeError {
     /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
     FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
+    /// The workers alone need more descriptors than there can be.
+    #[error(
+        "{workers} workers need {needed} open files, and at most {limit} may be open; configure \
+         fewer workers, or raise the hard limit (`ulimit -Hn`, or LimitNOFILE= of a systemd unit)"
+    )]
+    OpenFiles {
+        /// Workers of all pools.
+        workers: u64,
+        /// What they and the daemon itself need.
+        needed: u64,
+        /// The limit, as high as it could be raised.
+        limit: u64,
+    },
     /// A signal came before the daemon was ready.
     #[error("stopped by a signal before every pool was ready")]
     Interrupted,
@@ -85,7 +101,8 @@ impl ServeError {
             | ServeError::Activation(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
-            | ServeError::FirstStart(..) => ServeExit::Configuration,
+            | ServeError::FirstStart(..)
+            | ServeError::OpenFiles { .. } => ServeExit::Configuration,
         }
     }
 }
@@ -137,7 +154,7 @@ impl OpenFiles {
         Ok(OpenFiles { inherited: soft, limit: soft })
     }
 
-    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and eight per
+    /// Raises the soft limit to the hard one: a daemon needs a descriptor per client and ten per
     /// worker, and the usual soft limit of 1024 exists for programs that use `select`.
     ///
     /// # Errors
@@ -152,9 +169,28 @@ impl OpenFiles {
         Ok(OpenFiles { limit: if raised { hard } else { before.limit }, ..before })
     }
 
+    /// Refuses a number of workers that can never be started: each try would fail, for ever.
+    ///
+    /// # Errors
+    ///
+    /// Names both numbers.
+    pub fn check(&self, config: &Config) -> Result<(), ServeError> {
+        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
+        if needed <= self.limit {
+            return Ok(());
+        }
+        Err(ServeError::OpenFiles { workers, needed, limit: self.limit })
+    }
+
     /// How many connections leave enough for `config`'s workers, their successors included.
     pub fn connections(&self, config: &Config) -> u32 {
-        let workers: u64 = config.pools.values().map(|pool| u64::from(pool.workers)).sum();
+        // Every slot may have a second worker on its way out; replacements come on top.
+        let of_pool = |pool: &config::Pool| {
+            let slots = u64::from(pool.workers) + u64::from(pool.spares);
+            slots + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+        };
+        let workers: u64 = config.pools.values().map(of_pool).sum();
         let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
         let free = u32::try_from(self.limit.saturating_sub(reserve)).unwrap_or(u32::MAX);
         config.daemon.connections.min(free.max(1))
@@ -218,6 +254,7 @@ pub fn pools_until(
         });
         joined.collect::<Vec<_>>()
     });
+    let shared = shared_boot(config)?;
     let mut parts = Vec::new();
     let mut failures = Vec::new();
     let mut unasked = Vec::new();
@@ -226,6 +263,10 @@ pub fn pools_until(
             Ok((executable, environment, doubt)) => {
                 unasked.extend(doubt);
                 let payload_max = config.daemon.payload;
+                let boot = match (&pool.process.account, &shared) {
+                    (Some(_), Some(shared)) => shared,
+                    _ => boot,
+                };
                 let recipe =
                     Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
                 parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
@@ -238,6 +279,26 @@ pub fn pools_until(
 
 type Environment = Vec<(OsString, OsString)>;
 
+/// The script of workers that are another user than this process, which cannot read its own one;
+/// none when no pool has such workers.
+fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
+    if geteuid().is_root() {
+        let roots = config.pools.values().filter(|pool| pool.process.account.is_none());
+        let pools = roots.map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(", ");
+        if !pools.is_empty() {
+            tracing::warn!(
+                pools,
+                "these pools' workers are root, and so is all they call; set \
+                process.user to run them as somebody with less rights"
+            );
+        }
+    }
+    if config.pools.values().all(|pool| pool.process.account.is_none()) {
+        return Ok(None);
+    }
+    Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
+}
+
 fn probe(
     pool: &config::Pool,
     cancelled: &AtomicBool,
@@ -246,7 +307,8 @@ fn probe(
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
     };
-    let environment = environment::build(&pool.env, std::env::vars_os(), venv);
+    let account = pool.process.account.as_ref();
+    let environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
     let search_path = environment
         .iter()
         .find(|(name, _)| name == "PATH")
@@ -269,19 +331,24 @@ fn policy(pool: &config::Pool) -> Pool {
     Pool::new(settings(pool))
 }
 
-/// What the policy of a pool is told.
-pub(crate) fn settings(pool: &config::Pool) -> Settings {
+/// What a pool's policy is told of its configuration.
+pub fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
-    // The dice only spread restarts; any seed that differs between daemons will do.
-    let seed = u64::from(std::process::id()) << 32 | u64::from(pool.workers);
     Settings {
-        workers: pool.workers,
+        size: Size { min: pool.workers_min, max: pool.workers, spares: pool.spares },
+        scale: pool.scale,
+        starts_at_once: STARTS_AT_ONCE,
+        restart: pool.restart,
+        replace: pool.replace,
         queue: limits.queue,
         budgets: Budgets {
             start: limits.start_timeout,
+            dump: DUMP_TIMEOUT,
+            cooperate: limits.cooperate,
             interrupt: limits.interrupt,
             grace: limits.grace,
         },
-        seed,
+        // The dice only spread restarts; any seed that differs between daemons will do.
+        seed: u64::from(std::process::id()) << 32 | u64::from(pool.workers),
     }
 }

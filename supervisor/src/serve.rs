@@ -85,6 +85,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     let (package, _hold) = package::keep_in_state(&package::state_dir()?)?;
     package::sweep_temporary();
     let open_files = OpenFiles::raise()?;
+    open_files.check(&config)?;
     let connections = open_files.connections(&config);
     if connections < config.daemon.connections {
         tracing::warn!(

@@ -264,3 +264,23 @@ fn patterns_to_watch_are_checked_with_the_directory_they_start_at() {
         ("[pools.a]\nwatch = '*.py'\n", "2:9", &["a list in brackets"]),
     ]);
 }
+
+#[test]
+fn output_and_log_are_checked_f155() {
+    check_all(&[
+        (
+            "[pools.a]\nlogging = 'warn'\n",
+            "2:11",
+            &["\"warn\" is not understood here", "\"off\", \"debug\", \"info\", \"warning\""],
+        ),
+        ("[pools.a]\noutput = { lines = 5 }\n", "2:20", &["out of range", "write 100 to 100000"]),
+        ("[daemon.output]\nfile = ''\n[pools.a]\n", "2:8", &["it is empty"]),
+        ("[daemon.log]\nformat = 'xml'\n[pools.a]\n", "2:10", &["\"text\", \"json\" or"]),
+        ("[daemon.log]\nlevel = 'inf[o'\n[pools.a]\n", "2:9", &["it is not a log filter"]),
+        (
+            "[daemon.output]\nfile = '/x'\n[pools.a]\n[pools.b]\noutput = { files = 2 }\n",
+            "5:1",
+            &["pool `a` writes the same file", "give each pool a file of its own"],
+        ),
+    ]);
+}

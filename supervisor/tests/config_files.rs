@@ -67,7 +67,7 @@ fn the_commented_defaults_are_the_defaults() {
 fn the_commented_sample_shows_every_key() {
     fn keys(schema: &Value, into: &mut Vec<String>) {
         for (name, below) in schema["properties"].as_object().into_iter().flatten() {
-            if below["properties"].is_object() || below["additionalProperties"].is_object() {
+            if below["type"] == "object" {
                 keys(below, into);
                 keys(&below["additionalProperties"], into);
             } else {
@@ -96,7 +96,7 @@ fn the_schema_names_the_same_defaults() {
         let mut tables = Vec::new();
         for (name, below) in schema["properties"].as_object().into_iter().flatten() {
             assert!(below["description"].is_string(), "{at}.{name} is described");
-            if below["properties"].is_object() {
+            if below["type"] == "object" && below["properties"].is_object() {
                 tables.push((name, below));
             } else if let Some(default) =
                 below.get("default").filter(|value| **value != Value::Null)
@@ -141,9 +141,54 @@ fn defaults_are_those_of_the_design() {
         call_timeout_max: Duration::from_secs(24 * 3600),
         start_timeout: Duration::from_secs(60),
         grace: Duration::from_secs(5),
+        cooperate: Duration::ZERO,
         interrupt: Duration::from_millis(100),
     };
     assert_eq!(limits, pool.limits);
+    assert_eq!((pool.workers, 0), (pool.workers_min, pool.spares));
+    assert_eq!(Duration::from_millis(100), pool.scale.up_after);
+    assert_eq!(Duration::from_secs(60), pool.scale.down_after);
+    assert_eq!((5, Duration::from_secs(30)), (pool.restart.deaths, pool.restart.window));
+    assert_eq!(Duration::from_millis(100), pool.restart.backoff);
+    assert_eq!(Duration::from_secs(5), pool.restart.backoff_max);
+    let replace = pool.replace;
+    assert_eq!((None, None, None), (replace.max_calls, replace.max_age, replace.max_idle));
+    assert_eq!(1, replace.at_once);
+}
+
+#[test]
+fn a_pool_can_have_bounds_spares_and_rules_for_replacement() {
+    let text = "[pools.a]\nworkers = { min = 0, max = 3 }\nspares = 2\n\
+                restart = { backoff_max = '50ms', deaths = 3, window = '1m' }\n\
+                replace = { max_calls = 10, max_age = '1h', max_idle = '10m', at_once = 2 }\n\
+                [pools.b]\nworkers = { max = 3 }\n[pools.c]\nworkers.min = 4000\n";
+    let config = good(parse(text, None, Path::new("/")));
+    let [a, b, c] = ["a", "b", "c"].map(|name| &config.pools[name]);
+    assert_eq!((0, 3, 2), (a.workers_min, a.workers, a.spares));
+    assert_eq!((1, 3, 0), (b.workers_min, b.workers, b.spares));
+    assert_eq!((4000, 4000), (c.workers_min, c.workers));
+    let (millis, secs) = (Duration::from_millis, Duration::from_secs);
+    let restart = (a.restart.backoff, a.restart.backoff_max, a.restart.deaths, a.restart.window);
+    assert_eq!((millis(50), millis(50), 3, secs(60)), restart);
+    let replace = (a.replace.max_calls, a.replace.max_age, a.replace.max_idle);
+    assert_eq!((Some(10), Some(secs(3600)), Some(secs(600))), replace);
+    assert_eq!(2, a.replace.at_once);
+}
+
+#[test]
+fn rules_that_contradict_themselves_are_refused() {
+    let refused = |text: &str| {
+        let error = parse(text, None, Path::new("/")).expect_err("it contradicts itself");
+        error.render(false).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let report = refused("[pools.a]\nworkers = { min = 3, max = 2 }\n");
+    assert!(report.contains("min (3) is more than max (2)"), "{report}");
+    assert!(refused("[pools.a]\nworkers = { max = 0 }\n").contains("write 1 to 4096"));
+    assert!(refused("[pools.a]\nworkers = { mim = 1 }\n").contains("did you mean `min`?"));
+    assert!(refused("[pools.a]\nworkers = { min = '1' }\n").contains("a whole number"));
+    let report = refused("[pools.a]\nrestart = { backoff = '10s' }\n");
+    assert!(report.contains("backoff (10s) is longer than backoff_max (5s)"), "{report}");
+    assert!(refused("[pools.a]\nreplace = { max_cals = 1 }\n").contains("`max_calls`?"));
 }
 
 #[test]
@@ -200,6 +245,18 @@ fn a_smaller_bound_alone_makes_its_default_smaller() {
     let config = good(parse(text, None, Path::new("/")));
     assert_eq!(1 << 20, config.daemon.payload);
     assert_eq!(Duration::from_secs(10), config.pools["a"].limits.call_timeout);
+}
+
+#[test]
+fn a_pools_output_is_the_daemons_unless_it_says_otherwise() {
+    let text = "[daemon.output]\nlines = 500\nfile = 'logs/all'\n[pools.a]\nlogging = 'INFO'\n\
+                [pools.b]\noutput = { lines = 700, file = '/b' }\n";
+    let config = good(parse(text, None, Path::new("/")));
+    let (a, b) = (&config.pools["a"], &config.pools["b"]);
+    assert_eq!((500, 700), (a.output.lines, b.output.lines));
+    assert_eq!(Some(Path::new("/logs/all")), a.output.file.as_deref());
+    assert_eq!(Some(Path::new("/b")), b.output.file.as_deref());
+    assert_eq!((4 << 20, 20, 0), (a.output.bytes, a.logging, b.logging));
 }
 
 #[test]

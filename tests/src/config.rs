@@ -11,6 +11,14 @@ use crate::python::Python;
 #[derive(Clone, Debug)]
 pub struct Value(pub(crate) String);
 
+impl Value {
+    /// An inline table.
+    pub fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+        let entries = entries.into_iter().map(|(key, value)| (key.to_owned(), value));
+        table(&entries.collect())
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Value {
         // A JSON string is a TOML basic string.
@@ -43,6 +51,7 @@ pub struct Pool {
     keys: BTreeMap<String, Value>,
     path: Vec<Value>,
     limits: BTreeMap<String, Value>,
+    tables: BTreeMap<&'static str, BTreeMap<String, Value>>,
     env: BTreeMap<String, Value>,
     inherit: Option<Value>,
     pub(crate) restricted: bool,
@@ -57,6 +66,7 @@ impl Pool {
             keys,
             path: vec![Value::from(crate::workers_dir().as_path())],
             limits: BTreeMap::new(),
+            tables: BTreeMap::new(),
             env: BTreeMap::new(),
             inherit: None,
             restricted: false,
@@ -116,6 +126,29 @@ impl Pool {
         self
     }
 
+    /// One key of the pool's `process`: `.process("nice", 5)`.
+    #[must_use]
+    pub fn process(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.entry("process", key, value)
+    }
+
+    /// One key of the pool's `memory`: `.memory("kill_above", "64MiB")`.
+    #[must_use]
+    pub fn memory(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.entry("memory", key, value)
+    }
+
+    /// One key of the pool's `liveness`: `.liveness("after", "1s")`.
+    #[must_use]
+    pub fn liveness(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.entry("liveness", key, value)
+    }
+
+    fn entry(mut self, table: &'static str, key: &str, value: impl Into<Value>) -> Pool {
+        self.tables.entry(table).or_default().insert(key.to_owned(), value.into());
+        self
+    }
+
     /// A variable of the workers' environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Pool {
@@ -138,11 +171,22 @@ impl Pool {
         self
     }
 
+    /// A table of the pool: `.table("workers", [("min", 0.into()), ("max", 4.into())])`.
+    #[must_use]
+    pub fn table<const N: usize>(self, key: &str, entries: [(&str, Value); N]) -> Pool {
+        let entries = entries.map(|(key, value)| (key.to_owned(), value));
+        let entries = table(&BTreeMap::from(entries));
+        self.key(key, entries)
+    }
+
     pub(crate) fn write(&self, name: &str, token: &str, text: &mut String) {
         let mut keys = self.keys.clone();
         keys.insert("path".to_owned(), Value::from(self.path.clone()));
         if !self.limits.is_empty() {
             keys.insert("limits".to_owned(), table(&self.limits));
+        }
+        for (name, entries) in &self.tables {
+            keys.insert((*name).to_owned(), table(entries));
         }
         let (mut set, mut env) = (self.env.clone(), BTreeMap::new());
         if let Some(inherit) = &self.inherit {

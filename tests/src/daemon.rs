@@ -174,6 +174,16 @@ impl Daemon {
         alive.map(|worker| worker.pid).collect()
     }
 
+    /// Waits until a worker runs `function`, and gives that worker's process id.
+    #[track_caller]
+    pub fn wait_runs(&self, function: &str) -> u32 {
+        wait_until(&format!("{function} runs"), 20 * SECOND, || {
+            let workers = self.try_status()?.pools.into_iter().flat_map(|pool| pool.workers);
+            let mut busy = workers.filter(|worker| worker.function.as_deref() == Some(function));
+            busy.next().map(|worker| worker.pid).ok_or_else(|| "nobody runs it".to_owned())
+        })
+    }
+
     /// Every process below it, zombies included.
     pub fn descendants(&self) -> Vec<Process> {
         process::descendants(self.pid)

@@ -1,7 +1,7 @@
 //! Frames for a raw peer to send: true ones, and forged ones.
 
 use clutch_protocol::frame::{Codec, Flags, Header, Kind};
-use clutch_protocol::message::{Call, Hello, Role, version};
+use clutch_protocol::message::{Call, Hello, Retry, Role, version};
 use clutch_protocol::wire;
 
 /// A frame with everything chosen freely but the lengths, which are true.
@@ -22,8 +22,18 @@ pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
 
 /// A call with JSON arguments and a timeout in milliseconds.
 pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
-    let meta = Call { pool: pool.to_owned(), function: function.to_owned(), timeout_ms };
-    let meta = wire::encode(&meta).expect("a short meta");
+    let (pool, function) = (pool.to_owned(), function.to_owned());
+    call_of(id, &Call { pool, function, timeout_ms, priority: 0, retry: None }, json)
+}
+
+/// A call to the default pool with JSON arguments, to be tried again.
+pub fn call_again(id: u64, function: &str, json: &str, retry: Option<Retry>) -> Vec<u8> {
+    let (pool, function) = ("default".to_owned(), function.to_owned());
+    call_of(id, &Call { pool, function, timeout_ms: 0, priority: 0, retry }, json)
+}
+
+fn call_of(id: u64, meta: &Call, json: &str) -> Vec<u8> {
+    let meta = wire::encode(meta).expect("a short meta");
     frame(Kind::Call, id, Codec::Json, &meta, json.as_bytes())
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::wait::park;
+use crate::wait::{park, wait_for};
 
 /// The variable that marks every process a test's daemon brought into the world: the daemon is
 /// started with it, and everything below inherits it.
@@ -103,6 +103,15 @@ pub fn with_token(token: &str) -> Vec<Process> {
 /// Whether a process with this id lives; a zombie does not.
 pub fn alive(pid: u32) -> bool {
     Process::find(pid).is_some_and(|process| !process.is_zombie())
+}
+
+/// Stops a process of ours, and waits until it stands still.
+#[track_caller]
+pub fn stop(pid: u32) {
+    signal(pid, Signal::SIGSTOP);
+    wait_for(&format!("process {pid} stands still"), Duration::from_secs(10), || {
+        Process::find(pid).is_none_or(|process| process.state == 'T')
+    });
 }
 
 /// SIGKILL, for a process of ours.

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 /// looking costs.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Lets this thread rest for at most `span`; it may come back earlier. Only for pacing a loop that
-/// looks at a condition.
+/// Lets this thread rest for `span`. Only for pacing a loop that looks at a condition.
 pub fn park(span: Duration) {
-    std::thread::park_timeout(span);
+    let end = Instant::now() + span;
+    // Whoever ended a scope of threads may have left a token that ends one wait early.
+    while let Some(rest) = end.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(rest);
+    }
 }
 
 /// Waits until `condition` holds; panics with `what` when it does not within `deadline`. Gives

@@ -2,6 +2,7 @@
 //! once and exactly, nobody else notices, and nothing is left alive.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use clutch_client::{Failure, Reason, blocking};
@@ -59,6 +60,16 @@ fn in_background(daemon: &Daemon, function: &str, args: Vec<String>) -> Waiting 
     Waiting { thread }
 }
 
+/// A call that has begun and does not end, and the pid of its worker.
+fn begun(daemon: &Daemon) -> (Waiting, u32) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let file = daemon.tmp().join(format!("begun-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let path = file.to_str().expect("test paths are text").to_owned();
+    let waiting = in_background(daemon, "job_begun:mark_and_sleep", vec![path]);
+    wait_for("the call has begun", 20 * SECOND, || file.exists());
+    (waiting, runs(daemon, "job_begun:mark_and_sleep"))
+}
+
 struct Waiting {
     thread: std::thread::JoinHandle<(Failure, Instant)>,
 }
@@ -71,7 +82,7 @@ impl Waiting {
 }
 
 #[test]
-fn a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
+fn f002_a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
     let daemon = Daemon::builder()
         .pool("default", |pool| pool.workers(2))
         .pool("quiet", |pool| pool)
@@ -87,8 +98,7 @@ fn a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
             answer.expect("the other worker is unharmed")
         });
         runs(&daemon, "bulk:nap");
-        let waiting = in_background(&daemon, "job_stuck:sleep", vec![]);
-        let victim = runs(&daemon, "job_stuck:sleep");
+        let (waiting, victim) = begun(&daemon);
 
         let killed = Instant::now();
         kill(victim);
@@ -121,8 +131,7 @@ fn a_worker_killed_in_a_call_is_reported_at_once_and_nobody_else_notices() {
 fn a_call_that_waits_behind_a_death_is_run_by_the_replacement() {
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle();
-    let waiting = in_background(&daemon, "job_stuck:sleep", vec![]);
-    let victim = runs(&daemon, "job_stuck:sleep");
+    let (waiting, victim) = begun(&daemon);
     let behind = client(&daemon);
     let behind = std::thread::spawn(move || {
         let answer = behind.call::<f64>("math:sqrt", (9,));
@@ -172,7 +181,7 @@ fn wait_all_dead(pids: &[u32], deadline: Duration) {
 }
 
 #[test]
-fn nothing_outlives_a_daemon_that_was_killed() {
+fn f025_nothing_outlives_a_daemon_that_was_killed() {
     let pythons = Python::supported();
     let (oldest, newest) = (pythons[0], Python::any());
     let mut daemon = Daemon::builder()
@@ -198,7 +207,7 @@ fn nothing_outlives_a_daemon_that_was_killed() {
 }
 
 #[test]
-fn nothing_outlives_a_worker_that_was_killed() {
+fn f016_f017_f018_nothing_outlives_a_worker_that_was_killed() {
     let tmp = Tmp::new();
     let daemon = Daemon::builder().pool("default", |pool| littering(pool, &tmp)).start();
     let oracle = daemon.oracle();
@@ -238,7 +247,7 @@ fn nothing_outlives_a_guardian_that_was_killed() {
 }
 
 #[test]
-fn a_process_that_ends_by_itself_is_reported_with_its_code() {
+fn f008_a_process_that_ends_by_itself_is_reported_with_its_code() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
     for code in [3_u8, 0, 255] {
@@ -248,6 +257,9 @@ fn a_process_that_ends_by_itself_is_reported_with_its_code() {
         assert_eq!(format!("exit code {code}"), certificate.exit_name);
         daemon.wait_ready();
     }
+    let certificate = dies(&daemon, "faults:end_in_c", &[0]);
+    assert_eq!(Some(Exit::Code(0)), certificate.exit, "{certificate}");
+    daemon.wait_ready();
     let certificate = dies(&daemon, "job_deaths:last_words", &[1]);
     let tail = certificate.stderr_tail.trim_end();
     assert!(tail.ends_with("these are my last words"), "{tail}");
@@ -259,21 +271,40 @@ fn a_process_that_ends_by_itself_is_reported_with_its_code() {
 }
 
 #[test]
-fn a_process_that_ends_by_a_signal_is_reported_with_its_name() {
+fn f007_a_process_that_ends_by_a_signal_is_reported_with_its_name() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let oracle = daemon.oracle();
-    let signals = [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGUSR1, Signal::SIGALRM];
+    let signals = [
+        Signal::SIGTERM,
+        Signal::SIGKILL,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGSYS,
+        Signal::SIGXCPU,
+    ];
+    // For these `faulthandler` writes where Python was.
+    let fatal = [Signal::SIGABRT, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL];
     for signal in signals {
         let certificate = dies(&daemon, "job_deaths:kill_self", &[signal as i64]);
         assert_eq!(signal.as_str(), certificate.exit_name);
         assert_eq!(Cause::Signalled, certificate.cause, "{certificate}");
+        assert!(!certificate.out_of_memory && certificate.call > 0, "{certificate:?}");
+        assert_eq!(fatal.contains(&signal), certificate.stack.contains("in kill_self"), "{signal}");
         daemon.wait_ready();
+        assert_eq!(1, daemon.counter("default", &format!("deaths.signalled.{signal}")));
     }
+    assert_eq!(signals.len() as u64, daemon.counter("default", "deaths.signalled"));
+    let last = daemon.status().pools[0].last_death.clone().expect("there were some");
+    assert_eq!("SIGXCPU", last.exit_name, "{last}");
     oracle.judge(daemon);
 }
 
 #[test]
-fn a_crash_is_reported_with_the_python_stack() {
+fn f006_a_crash_is_reported_with_the_python_stack() {
     let mut builder = Daemon::builder();
     let pythons = Python::supported();
     for (index, python) in pythons.iter().enumerate() {
@@ -285,9 +316,9 @@ fn a_crash_is_reported_with_the_python_stack() {
         let request = client(&daemon).request("job_deaths:crash").pool(format!("p{index}"));
         let certificate = death(request.send::<()>().expect_err("it cannot answer"));
         assert_eq!("SIGSEGV", certificate.exit_name, "{python}");
-        let tail = &certificate.stderr_tail;
-        assert!(tail.contains("Fatal Python error: Segmentation fault"), "{python}: {tail}");
-        assert!(tail.contains("in crash"), "{python}: {tail}");
+        let stack = &certificate.stack;
+        assert!(stack.contains("Fatal Python error: Segmentation fault"), "{python}: {stack}");
+        assert!(stack.contains("in crash"), "{python}: {stack}");
     }
     let pool = format!("--pool=p{}", pythons.len() - 1);
     let output = daemon.cli(["call", &*pool, "job_deaths:crash"]).expect_code(6);

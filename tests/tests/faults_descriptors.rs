@@ -29,7 +29,13 @@ fn daemon() -> (Daemon, Oracle) {
 
 /// A call whose header claims descriptors.
 fn call_with(descriptors: u8) -> Vec<u8> {
-    let meta = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let meta = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
     let meta = wire::encode(&meta).unwrap();
     let header = Header {
         codec: Codec::Json,

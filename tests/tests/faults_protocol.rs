@@ -345,7 +345,13 @@ fn f082_payloads_that_explode_are_bad_arguments() {
     let (daemon, oracle) = daemon();
     let worker = daemon.worker_pids("default");
     let before = memory_bytes(worker[0]);
-    let meta = Call { pool: "default".into(), function: "bulk:ignore".into(), timeout_ms: 0 };
+    let meta = Call {
+        pool: "default".into(),
+        function: "bulk:ignore".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
     let mut misses = Vec::new();
@@ -404,7 +410,13 @@ fn f083_names_that_are_no_names_never_reach_a_lookup() {
     assert!(client.is_served(), "a bad name is no reason to hang up");
 
     // A meta that is no meta is one: text that is no text, and a name longer than any meta.
-    let good = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let good = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
     let mut bad = wire::encode(&good).unwrap();
     bad[8] = 0xff;
     refused(&daemon, true, &frame(Kind::Call, 1, Codec::Json, &bad, b"[2]"));
@@ -433,7 +445,13 @@ fn f084_every_flipped_bit_of_a_header_is_noticed() {
 fn f084_flags_that_do_not_belong_to_a_kind_change_nothing_else() {
     let (daemon, oracle) = daemon();
     // KEYWORDS on a payload that is no (args, kwargs), and ITEMS on one that is no list.
-    let meta = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let meta = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
     for (flags, payload) in [(Flags::KEYWORDS, &b"[2]"[..]), (Flags::ITEMS, b"7")] {

@@ -91,6 +91,14 @@ fn normalize(typed: &mut Facts, called: &mut Facts) {
     let by_hand = ignored(typed) & !handed_down;
     typed["signals.ignored"] = json!(by_hand);
     called["signals.ignored"] = json!(ignored(called) & !handed_down);
+    for (name, handler) in typed["handlers"].as_object_mut().expect("handlers have names") {
+        let signal = name.parse::<Signal>().expect("it is a signal's name");
+        if handed_down & (1 << (signal as i32 - 1)) != 0 {
+            assert_eq!("SIG_IGN", *handler, "python leaves {name} as it finds it");
+            let usual = if signal == Signal::SIGINT { "default_int_handler" } else { "SIG_DFL" };
+            *handler = json!(usual);
+        }
+    }
 }
 
 /// A set of signals as `/proc` writes it, without those above 31: the C library keeps two of them

@@ -33,7 +33,7 @@ fn json_path(path: &Path) -> String {
 }
 
 #[test]
-fn a_worker_that_floods_empty_lines_starves_no_other_pool() {
+fn f069_a_worker_that_floods_empty_lines_starves_no_other_pool() {
     const CALLS: u64 = 10;
     const ROUNDS: usize = 21;
     let daemon = Daemon::builder().pool("default", |pool| pool).pool("quiet", |pool| pool).start();
@@ -79,7 +79,7 @@ fn a_worker_that_floods_wrong_frames_while_it_is_stopped_costs_one_line_of_log()
 }
 
 #[test]
-fn more_clients_than_the_soft_limit_of_open_files_are_served_and_python_keeps_that_limit() {
+fn f148_more_clients_than_the_soft_limit_of_open_files_are_served_and_python_keeps_it() {
     const CLIENTS: usize = 300;
     let daemon = Daemon::builder()
         .through(&["sh", "-c", "ulimit -S -n 256; exec \"$0\" \"$@\""])

@@ -71,7 +71,7 @@ fn call(daemon: &Daemon, pool: &str, function: &str, args: Json) -> Result<Json,
 }
 
 #[test]
-fn pools_of_processes_work_inside_a_worker_with_every_start_method() {
+fn f056_pools_of_processes_work_inside_a_worker_with_every_start_method() {
     let (daemon, pools) = one_pool_for_each_interpreter();
     let oracle = daemon.oracle();
     for (pool, python) in &pools {

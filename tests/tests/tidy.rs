@@ -1,5 +1,6 @@
 //! The repository checks itself: the habits that a reader relies on, as tests.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -222,7 +223,7 @@ fn nothing_is_left_for_later() {
 #[test]
 fn the_protocol_is_described_as_it_is() {
     let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
-    for name in ["frame.rs", "message.rs", "failure.rs", "limits.rs"] {
+    for name in ["frame.rs", "message.rs", "failure.rs", "operate.rs", "limits.rs"] {
         let text = fs::read_to_string(root().join("protocol/src").join(name)).expect(name);
         // Only what has meaning on the wire: neither comments nor the file's own tests.
         let shipped = text.split("\n#[cfg(test)]\n").next().unwrap_or_default();
@@ -245,4 +246,39 @@ fn the_protocol_is_described_as_it_is() {
 fn the_changelog_has_a_place_for_what_comes() {
     let text = fs::read_to_string(root().join("CHANGELOG.md")).expect("it is there");
     assert!(text.contains("## [Unreleased]"));
+}
+
+/// The numbers of the faults that somebody who reads names has to find: `f007`, from the name of a
+/// test that starts or ends with it.
+fn faults_in(source: &Source) -> BTreeSet<u32> {
+    let keyword = if source.is_rust() { "fn " } else { "def test_" };
+    let names = source.text.lines().filter_map(|line| {
+        let name = line.trim_start().trim_start_matches("async ").strip_prefix(keyword)?;
+        name.split(|c: char| c != '_' && !c.is_ascii_alphanumeric()).next()
+    });
+    let number = |word: &str| {
+        let digits = word.strip_prefix('f').filter(|digits| digits.len() == 3)?;
+        digits.parse::<u32>().ok()
+    };
+    names.flat_map(|name| name.split('_').filter_map(number)).collect()
+}
+
+/// Every fault of a worker, of its code, of a client, of the daemon's life and of the system below
+/// has a test, or a reason in docs/TESTING.md why it has none; never both.
+#[test]
+fn every_fault_has_a_test_or_a_reason() {
+    let wanted: BTreeSet<u32> = (1..=70).chain(93..=104).chain(128..=148).collect();
+    let tested: BTreeSet<u32> = sources().iter().flat_map(faults_in).collect();
+    let text = fs::read_to_string(root().join("docs/TESTING.md")).expect("it is there");
+    let row = |line: &str| line.strip_prefix("| F")?.split(" |").next()?.parse::<u32>().ok();
+    let reasoned: BTreeSet<u32> = text.lines().filter_map(row).collect();
+    assert!(!reasoned.is_empty(), "the table of docs/TESTING.md was not found");
+    let mut faults: Vec<_> = wanted
+        .iter()
+        .filter(|number| !tested.contains(number) && !reasoned.contains(number))
+        .map(|number| format!("F{number:03} has neither a test nor a reason"))
+        .collect();
+    let both = reasoned.intersection(&tested);
+    faults.extend(both.map(|number| format!("F{number:03} has a test, and a reason to have none")));
+    none(faults);
 }

@@ -71,7 +71,7 @@ fn is_given_up_and_replaced(daemon: &Daemon, pool: &str, function: &str) {
 }
 
 #[test]
-fn a_stuck_call_is_given_up_in_time_and_its_worker_replaced_at_once() {
+fn f011_f012_a_stuck_call_is_given_up_in_time_and_its_worker_replaced_at_once() {
     let daemon = lonely();
     let oracle = daemon.oracle();
     for function in [
@@ -202,7 +202,7 @@ fn a_call_that_never_began_says_so_when_its_time_is_over() {
         let begun = Instant::now();
         let failure = request.send::<f64>().await.expect_err("nobody is free");
         let took = begun.elapsed();
-        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 200 }), "{failure}");
+        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 200, .. }), "{failure}");
         assert!(!failure.started, "it never began: {failure}");
         assert_eq!(0, failure.attempt, "{failure}");
         assert_eq!(0, failure.phases.run_us, "{failure}");

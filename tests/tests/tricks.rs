@@ -78,7 +78,7 @@ fn assert_one_line(output: &Output, text: &str) {
 }
 
 #[test]
-fn printing_and_redirecting_reach_the_caller_and_nobody_else() {
+fn f045_f047_printing_and_redirecting_reach_the_caller_and_nobody_else() {
     let stage = Stage::new();
     stage.is_well();
     let file = stage.daemon.tmp().join("redirected");
@@ -94,7 +94,7 @@ fn printing_and_redirecting_reach_the_caller_and_nobody_else() {
 }
 
 #[test]
-fn closing_descriptors_breaks_nothing() {
+fn f047_closing_descriptors_breaks_nothing() {
     let stage = Stage::new();
     stage.works(&["job_tricks:close_descriptors"], "\"closed\"");
     stage.works(&["job_tricks:close_descriptors"], "\"closed\"");
@@ -102,7 +102,7 @@ fn closing_descriptors_breaks_nothing() {
 }
 
 #[test]
-fn leaving_a_script_is_an_exception_and_leaving_a_process_is_a_death() {
+fn f008_f009_leaving_a_script_is_an_exception_and_leaving_a_process_is_a_death() {
     let stage = Stage::new();
     stage.fails(&["job_tricks:exits", "0"], 1, "SystemExit: 0");
     stage.fails(&["job_tricks:exits", "3"], 1, "SystemExit: 3");
@@ -114,7 +114,7 @@ fn leaving_a_script_is_an_exception_and_leaving_a_process_is_a_death() {
 }
 
 #[test]
-fn a_forked_child_never_answers_for_its_parent() {
+fn f052_a_forked_child_never_answers_for_its_parent() {
     let stage = Stage::new();
     for _ in 0..3 {
         stage.works(&["job_tricks:forks"], "\"parent\"");
@@ -125,7 +125,7 @@ fn a_forked_child_never_answers_for_its_parent() {
 }
 
 #[test]
-fn a_directory_changed_by_one_call_is_not_the_next_ones() {
+fn f050_a_directory_changed_by_one_call_is_not_the_next_ones() {
     let stage = Stage::new();
     let home = stage.call(&["job_tricks:directory"]).expect_code(0).stdout;
     let elsewhere = stage.daemon.tmp().dir("elsewhere");
@@ -138,7 +138,7 @@ fn a_directory_changed_by_one_call_is_not_the_next_ones() {
 }
 
 #[test]
-fn replaced_modules_and_handlers_reach_only_user_code() {
+fn f049_f051_replaced_modules_and_handlers_reach_only_user_code() {
     let stage = Stage::new();
     stage.works(&["job_tricks:patch_modules"], "\"patched\"");
     let client = blocking::Client::connect(stage.daemon.socket()).expect("it listens");
@@ -159,7 +159,7 @@ fn replaced_modules_and_handlers_reach_only_user_code() {
 }
 
 #[test]
-fn deep_recursion_is_an_exception_or_at_worst_one_death() {
+fn f059_deep_recursion_is_an_exception_or_at_worst_one_death() {
     let stage = Stage::new();
     stage.fails(&["job_tricks:recurse"], 1, "RecursionError");
     let output = stage.call(&["job_tricks:recurse_unlimited"]);
@@ -174,7 +174,7 @@ fn deep_recursion_is_an_exception_or_at_worst_one_death() {
 }
 
 #[test]
-fn what_cannot_be_serialised_is_named_by_place_and_type() {
+fn f040_f060_what_cannot_be_serialised_is_named_by_place_and_type() {
     let stage = Stage::new();
     let text = "result['items'][1]['lock']: _thread.lock";
     stage.fails(&["job_tricks:unserialisable"], 1, text);
@@ -195,7 +195,7 @@ fn what_cannot_be_serialised_is_named_by_place_and_type() {
 }
 
 #[test]
-fn strange_exceptions_are_exceptions() {
+fn f034_f039_strange_exceptions_are_exceptions() {
     let stage = Stage::new();
     let text = "job_tricks.BadError: <exception str() failed>";
     stage.fails(&["job_tricks:raise_bad_error"], 1, text);
@@ -205,7 +205,7 @@ fn strange_exceptions_are_exceptions() {
 }
 
 #[test]
-fn a_thread_that_outlives_its_call_disturbs_nobody() {
+fn f057_a_thread_that_outlives_its_call_disturbs_nobody() {
     let stage = Stage::new();
     let file = stage.daemon.tmp().join("thread");
     let path = file.to_str().expect("test paths are text");
@@ -216,7 +216,7 @@ fn a_thread_that_outlives_its_call_disturbs_nobody() {
 }
 
 #[test]
-fn a_function_that_is_not_there_is_a_mistake_of_the_caller() {
+fn f044_a_function_that_is_not_there_is_a_mistake_of_the_caller() {
     let stage = Stage::new();
     let missing = stage.fails(&["no_such_module:f"], 2, "no module named 'no_such_module'");
     let python = "ModuleNotFoundError: No module named 'no_such_module'";
@@ -274,7 +274,7 @@ fn input_that_is_no_json_is_named_by_place() {
 }
 
 #[test]
-fn no_daemon_is_one_line_that_says_how_to_start_one() {
+fn f093_no_daemon_is_one_line_that_says_how_to_start_one() {
     let tmp = Tmp::new();
     let socket = tmp.join("nobody.sock");
     let socket = socket.to_str().expect("test paths are text");

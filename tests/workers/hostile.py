@@ -164,3 +164,13 @@ def shout(mebibytes):
     for _ in range(mebibytes):
         send(2, block)
     return mebibytes
+
+
+def forge_record(call, size):
+    """Send a log record with a text of that size, in the name of a call."""
+    mine = sockets()
+    control = next(fd for fd in mine if fd != call_socket())
+    meta = struct.pack("<I", 20) + text("INFO") + text("forger")
+    meta += struct.pack("<QQQ", 0, call, 0) + text("x" * size)
+    send(control, header(39, 0, len(meta), len(meta)) + meta)
+    time.sleep(60)

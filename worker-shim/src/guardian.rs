@@ -25,7 +25,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::launch::{Launch, Python, launch};
-use crate::report::{Lost, Order, Report};
+use crate::report::{Lost, Order, Report, SPAWN_DESCRIPTORS};
 use crate::setup::{Watch, release_output};
 use crate::sys::{self, Reaped};
 use crate::tree;
@@ -158,27 +158,33 @@ impl Guardian {
         while self.listening {
             match self.report.next() {
                 Ok(None) => return,
-                Ok(Some(Order::Spawn(spawn, sockets))) if !self.was_told => {
-                    self.spawn(spawn, sockets);
+                Ok(Some(Order::Spawn(spawn, handed))) if !self.was_told => {
+                    self.spawn(*spawn, handed);
                 }
                 Ok(Some(Order::Signal(Signal::Terminate))) if self.was_told => self.terminate(),
                 Ok(Some(Order::Signal(Signal::Kill))) if self.was_told => self.begin_sweep(),
+                Ok(Some(Order::Signal(Signal::DumpStack))) if self.was_told => self.dump_stack(),
+                Ok(Some(Order::Signal(Signal::Continue))) if self.was_told => {
+                    if let Some(python) = &self.python {
+                        tree::continue_group(python.pid);
+                    }
+                }
                 Err(Lost::Closed) => self.lose_daemon(),
                 Ok(Some(_)) | Err(_) => self.refuse(),
             }
         }
     }
 
-    fn spawn(&mut self, spawn: Spawn, sockets: [OwnedFd; 2]) {
+    fn spawn(&mut self, spawn: Spawn, handed: [OwnedFd; SPAWN_DESCRIPTORS]) {
         assert!(self.python.is_none(), "there is one python in a guardian's life");
         self.was_told = true;
         self.grace = Duration::from_millis(spawn.grace_ms);
-        match launch(spawn, &sockets) {
+        match launch(spawn, &handed) {
             Ok(python) => self.python = Some(python),
             Err(failed) => self.fail(failed),
         }
         // The guardian must not keep the worker's sockets open.
-        drop(sockets);
+        drop(handed);
         sys::trim_memory();
     }
 
@@ -207,6 +213,18 @@ impl Guardian {
         if self.grace_end.is_none() && self.sweep.is_none() {
             tree::terminate_group(python.pid);
             self.grace_end = Some(Instant::now() + self.grace);
+        }
+    }
+
+    /// Has python write its stacks, if it can: the signal would end one that does not listen for
+    /// it, as any other program that took python's place.
+    fn dump_stack(&self) {
+        let Some(python) = &self.python else {
+            return;
+        };
+        let number = stack_signal();
+        if u32::try_from(number).is_ok_and(|signal| tree::catches(python.pid, signal)) {
+            sys::signal_main_thread(python.pid, number);
         }
     }
 
@@ -313,6 +331,11 @@ impl Guardian {
             }
         }
     }
+}
+
+/// The signal at which the worker's python writes its stacks, as `_control.py` registers it.
+fn stack_signal() -> i32 {
+    nix::libc::SIGRTMIN() + 12
 }
 
 fn number(pid: Pid) -> u32 {

@@ -11,7 +11,12 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, pipe2, read};
 
+use crate::limits;
+use crate::report::SPAWN_DESCRIPTORS;
 use crate::sys::{self, Image};
+
+/// What stands in arguments for the numbers of the descriptors, in their order.
+const PLACEHOLDERS: [&[u8]; SPAWN_DESCRIPTORS] = [b"{call}", b"{control}", b"{page}", b"{stack}"];
 
 /// A python that was forked and has not been reaped.
 pub(crate) struct Python {
@@ -33,10 +38,13 @@ pub(crate) enum Launch {
 
 /// Forks, without waiting for the exec: a working directory on a dead file server can hold that up
 /// for ever, and the guardian must hear the daemon meanwhile.
-pub(crate) fn launch(spawn: Spawn, sockets: &[OwnedFd; 2]) -> Result<Python, SpawnFailed> {
+pub(crate) fn launch(
+    spawn: Spawn,
+    handed: &[OwnedFd; SPAWN_DESCRIPTORS],
+) -> Result<Python, SpawnFailed> {
     let refused = |errno: Errno| SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 };
     let open_files = spawn.open_files;
-    let image = image(spawn, sockets).map_err(refused)?;
+    let image = image(spawn, handed).map_err(refused)?;
     limit_open_files(open_files).map_err(refused)?;
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
@@ -85,13 +93,16 @@ fn limit_open_files(soft: u64) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
 }
 
-fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {
-    let [call, control] = sockets;
-    let inherited = [sys::duplicate_high(call.as_fd())?, sys::duplicate_high(control.as_fd())?];
-    let numbers = [&inherited[0], &inherited[1]].map(|fd| fd.as_raw_fd().to_string());
+fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Image> {
+    let inherited: Vec<OwnedFd> = handed
+        .iter()
+        .map(|descriptor| sys::duplicate_high(descriptor.as_fd()))
+        .collect::<nix::Result<_>>()?;
     let argument = |bytes: Vec<u8>| {
-        let bytes = replace(&bytes, b"{call}", numbers[0].as_bytes());
-        replace(&bytes, b"{control}", numbers[1].as_bytes())
+        let numbered = PLACEHOLDERS.iter().zip(&inherited);
+        numbered.fold(bytes, |bytes, (name, descriptor)| {
+            replace(&bytes, name, descriptor.as_raw_fd().to_string().as_bytes())
+        })
     };
     if spawn.argv.is_empty() {
         return Err(Errno::EINVAL);
@@ -102,6 +113,7 @@ fn image(spawn: Spawn, sockets: &[OwnedFd; 2]) -> nix::Result<Image> {
         environment: spawn.environment.into_iter().map(text).collect::<Result<_, _>>()?,
         directory: text(spawn.directory)?,
         inherited,
+        limits: limits::prepare(spawn.limits)?,
     })
 }
 

@@ -7,7 +7,7 @@
 //! to be done, and no part in any call: calls go past it on sockets it only hands over.
 //!
 //! ```text
-//!              Spawn + 2 sockets, Signal
+//!              Spawn + 4 fds, Signal   
 //!   daemon ───────────── fd 0 ───────────────► guardian ── fork, exec ──► python ──► its children
 //!          ◄──── Spawned, Exited, Swept ──────     ▲                                     │
 //!     │                                            └──────── orphans, whatever ──────────┘
@@ -30,11 +30,13 @@
 //! - `setup`: how the process becomes a guardian.
 //! - `report`: frames and descriptors over the report socket.
 //! - `launch`: from a `Spawn` to a running python.
+//! - `limits`: what the pool asks for python's process.
 //! - `tree`: who the descendants are, and how they are killed.
 //! - `sys`: every system call that needs `unsafe`.
 
 mod guardian;
 mod launch;
+mod limits;
 mod report;
 mod setup;
 mod sys;

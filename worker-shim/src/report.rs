@@ -26,13 +26,13 @@ const UNREAD_MAX: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 4096;
 
 /// How many descriptors come with a `Spawn`.
-const SPAWN_DESCRIPTORS: usize = 2;
+pub(crate) const SPAWN_DESCRIPTORS: usize = 4;
 
 /// What the daemon wants.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Start python, and give it these: the call socket, then the control socket.
-    Spawn(Spawn, [OwnedFd; SPAWN_DESCRIPTORS]),
+    /// Start python, and give it these: call socket, control socket, page, pipe for stacks.
+    Spawn(Box<Spawn>, [OwnedFd; SPAWN_DESCRIPTORS]),
     /// Signal it.
     Signal(Signal),
 }
@@ -54,7 +54,7 @@ pub(crate) enum Lost {
     Meta(#[from] MetaError),
     /// A frame that nobody sends to a guardian, or with the wrong number of descriptors.
     #[error(
-        "unexpected {kind:?} with {descriptors} descriptors; send one `Spawn` with two, \
+        "unexpected {kind:?} with {descriptors} descriptors; send one `Spawn` with four, \
          then only `Signal`"
     )]
     Unexpected {
@@ -196,8 +196,8 @@ fn order(frame: &Frame, descriptors: Vec<OwnedFd>) -> Result<Order, Lost> {
     }
     match frame.header.kind {
         Kind::Spawn => {
-            let sockets = descriptors.try_into().map_err(|_| unexpected(count))?;
-            Ok(Order::Spawn(wire::decode(&frame.meta)?, sockets))
+            let handed = descriptors.try_into().map_err(|_| unexpected(count))?;
+            Ok(Order::Spawn(Box::new(wire::decode(&frame.meta)?), handed))
         }
         Kind::Signal if count == 0 => Ok(Order::Signal(wire::decode(&frame.meta)?)),
         _ => Err(unexpected(count)),

@@ -13,11 +13,17 @@ use clutch_protocol::message::{Exit, SpawnStage};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
+use nix::sched::sched_setaffinity;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use nix::unistd::{ForkResult, Pid, chdir, fork, getpid, getppid, setpgid};
+use nix::sys::stat::umask;
+use nix::unistd::{
+    ForkResult, Pid, chdir, fork, getpid, getppid, setgroups, setpgid, setresgid, setresuid,
+};
+
+use crate::limits::Limits;
 
 /// From this number on descriptors are ours: user code that closes or replaces the first few, as
 /// daemons do, does not meet them.
@@ -36,8 +42,10 @@ pub(crate) struct Image {
     pub(crate) environment: Vec<CString>,
     /// Its working directory.
     pub(crate) directory: CString,
-    /// The sockets it keeps.
-    pub(crate) inherited: [OwnedFd; 2],
+    /// The descriptors it keeps.
+    pub(crate) inherited: Vec<OwnedFd>,
+    /// What its pool asks for it.
+    pub(crate) limits: Limits,
 }
 
 /// A child that ended and was waited for.
@@ -52,6 +60,10 @@ pub(crate) struct Reaped {
     /// The most memory it held, in bytes.
     pub(crate) peak_rss_bytes: u64,
 }
+
+/// Every stage, so that the number of one names it.
+const STAGES: [SpawnStage; 4] =
+    [SpawnStage::Prepare, SpawnStage::Directory, SpawnStage::Execute, SpawnStage::Limits];
 
 /// Closes every descriptor from `first` on.
 pub(crate) fn close_from(first: u32) {
@@ -165,9 +177,7 @@ pub(crate) fn fork_exec(image: &Image, errors: BorrowedFd<'_>) -> nix::Result<Pi
 /// What a child that could not exec wrote; `None` if it wrote nothing, since it could.
 pub(crate) fn spawn_error(told: &[u8]) -> Option<(SpawnStage, i32)> {
     let (&stage, errno) = told.split_first()?;
-    let stage = [SpawnStage::Prepare, SpawnStage::Directory, SpawnStage::Execute]
-        .into_iter()
-        .find(|known| *known as u8 == stage)?;
+    let stage = STAGES.into_iter().find(|known| *known as u8 == stage)?;
     Some((stage, i32::from_le_bytes(errno.try_into().ok()?)))
 }
 
@@ -205,6 +215,13 @@ pub(crate) fn reap(child: Pid) -> nix::Result<Reaped> {
     })
 }
 
+/// Sends a real-time signal to the main thread of `python`, which must not have been reaped.
+pub(crate) fn signal_main_thread(python: Pid, number: c_int) {
+    // SAFETY: a plain system call, which touches no memory. A first thread has the number of its
+    // process.
+    unsafe { libc::syscall(libc::SYS_tgkill, python.as_raw(), python.as_raw(), number) };
+}
+
 /// Gives freed memory back to the system: a guardian lives for days with what it needed once.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
@@ -228,6 +245,10 @@ fn exec(
     if let Err(errno) = prepare(image, guardian) {
         return (SpawnStage::Prepare, errno);
     }
+    if let Err(errno) = apply(&image.limits, guardian) {
+        return (SpawnStage::Limits, errno);
+    }
+    // With python's own rights: a directory it may not enter is of no use to it.
     if let Err(errno) = chdir(image.directory.as_c_str()) {
         return (SpawnStage::Directory, errno);
     }
@@ -242,15 +263,66 @@ fn exec(
 
 fn prepare(image: &Image, guardian: Pid) -> nix::Result<()> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    die_with(guardian)?;
+    for fd in &image.inherited {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel kill this process when its guardian dies.
+fn die_with(guardian: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != guardian {
         // It died before the line above, so its death signal was lost.
         return Err(Errno::ESRCH);
     }
-    for fd in &image.inherited {
-        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    }
     Ok(())
+}
+
+/// Applies what the pool asks for: first what may need rights, then what takes them away.
+fn apply(limits: &Limits, guardian: Pid) -> nix::Result<()> {
+    if let Some((score, length, required)) = &limits.oom_score
+        && let Err(errno) = write_oom_score(&score[..*length])
+        && *required
+    {
+        return Err(errno);
+    }
+    if let Some(cpus) = &limits.cpus {
+        sched_setaffinity(Pid::from_raw(0), cpus)?;
+    }
+    if let Some(nice) = limits.nice {
+        // SAFETY: a plain system call, which touches no memory.
+        Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })?;
+    }
+    if let Some(mask) = limits.umask {
+        umask(mask);
+    }
+    for (resource, soft, hard) in &limits.resources {
+        setrlimit(*resource, *soft, *hard)?;
+    }
+    let Some(identity) = &limits.identity else {
+        return Ok(());
+    };
+    setgroups(&identity.groups)?;
+    setresgid(identity.group, identity.group, identity.group)?;
+    setresuid(identity.user, identity.user, identity.user)?;
+    // A change of user takes the death signal away; and no set-user-id program may undo it.
+    die_with(guardian)?;
+    prctl::set_no_new_privs()
+}
+
+fn write_oom_score(score: &[u8]) -> nix::Result<()> {
+    let path = c"/proc/self/oom_score_adj";
+    // SAFETY: the path is a string that outlives the call; nothing else is touched.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    Errno::result(fd)?;
+    // SAFETY: `score` outlives the call, and `fd` was just opened, and is nobody else's.
+    let written = unsafe { libc::write(fd, score.as_ptr().cast(), score.len()) };
+    let result = Errno::result(written).map(drop);
+    // SAFETY: as above; it is closed once.
+    unsafe { libc::close(fd) };
+    result
 }
 
 fn microseconds(time: libc::timeval) -> u64 {

@@ -43,6 +43,28 @@ pub(crate) fn terminate_group(python: Pid) {
     }
 }
 
+/// Wakes python's group, if it was stopped. `python` must not have been reaped.
+pub(crate) fn continue_group(python: Pid) {
+    if killpg(python, Signal::SIGCONT).is_err() {
+        let _ = kill(python, Signal::SIGCONT);
+    }
+}
+
+/// Whether a process handles a signal: one that does not is ended by it.
+pub(crate) fn catches(process: Pid, signal: u32) -> bool {
+    let me = getpid();
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| is_own_namespace(&status, me))
+        && fs::read_to_string(format!("/proc/{process}/status"))
+            .is_ok_and(|status| mask_has(&status, "SigCgt:", signal))
+}
+
+/// Whether a mask in a `/proc/<pid>/status` holds a signal.
+fn mask_has(status: &str, name: &str, signal: u32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix(name));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 /// The children that have not been reaped; none if the system does not say.
 pub(crate) fn children() -> Vec<Pid> {
     let me = getpid();
@@ -107,6 +129,14 @@ mod tests {
         assert!(!is_own_namespace("Name:\tx\nNSpid:\t7\t7\nNSpgid:\t1", me));
         assert!(!is_own_namespace("Name:\tx\nNSpid:\t4711\t7\n", me));
         assert!(!is_own_namespace("Name:\tx\n", me));
+    }
+
+    #[test]
+    fn a_mask_is_read_bit_by_bit() {
+        let status = "Name:\tx\nSigIgn:\t0000000000000001\nSigCgt:\t0000200000000002\n";
+        assert!(mask_has(status, "SigCgt:", 2) && mask_has(status, "SigCgt:", 46));
+        assert!(!mask_has(status, "SigCgt:", 1) && !mask_has(status, "SigCgt:", 45));
+        assert!(mask_has(status, "SigIgn:", 1) && !mask_has("SigCgt: x", "SigCgt:", 1));
     }
 
     #[test]

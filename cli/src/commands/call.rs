@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use clutch_client::{Client, Codec, Failure, Flags, Reply};
+use clutch_client::{Answer, Client, Codec, Failure, Flags, Reply};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -31,17 +31,25 @@ other than negative numbers, go behind --.
 The result goes to standard output. What the function prints, and why it failed, goes to standard
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
+With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
+\"worker\": ..., \"phases\": {\"queue_us\": ..., \"run_us\": ...}, \"value\": ...}.
+
 Examples:
   clutch call --local math:sqrt 2
   clutch call statistics:fmean '[1, 2, 3.5]'
   clutch call --timeout 500ms json:dumps '{\"b\": 1, \"a\": 2}' sort_keys=true
   clutch call --local --main tasks.py __main__:report 2026-11 title='\"a=b\"'
   clutch call --pool cpu mytasks:total - < numbers.json
+  clutch call --retry 3 --retry-on worker_died,raised:OSError --retry-backoff 1s mytasks:fetch
+  clutch call --report time:sleep 1 | jq .phases.run_us
   clutch call --local builtins:print -- --verbose")]
 pub(crate) struct Args {
     /// Print a failure as one JSON object, still on standard error
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the call's number, worker and times together with its result, as one JSON object
+    #[arg(long)]
+    pub(crate) report: bool,
     /// The function, as MODULE:QUALNAME, like math:sqrt or pkg.mod:Class.method
     #[arg(value_parser = function_name)]
     pub(crate) function: String,
@@ -54,6 +62,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
+    args.target.wishes.check()?;
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let arguments = value::arguments(&args.arguments, io::stdin())?;
     let link = connect::open(&args.target.local, global, 1, &mut interrupt).await?;
@@ -86,10 +95,14 @@ async fn call(
     let mut request = client
         .request(&args.function)
         .pool(&args.target.pool)
+        .priority(args.target.wishes.priority)
         .encoded(Codec::Json, flags, Bytes::from(text))
         .output(sink);
     if let Some(timeout) = args.target.timeout {
         request = request.timeout(timeout);
+    }
+    if let Some(retry) = args.target.wishes.retry() {
+        request = request.retry(retry);
     }
     let mut printed = Printed::default();
     let reply = {
@@ -124,12 +137,16 @@ async fn call(
 fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
     match ended {
         Ended::Answered(reply) => {
-            output::result(&reply.payload).map_err(Error::Output)?;
+            if args.report {
+                output::result(&reported(&reply, &args.target.pool)).map_err(Error::Output)?;
+            } else {
+                output::result(&reply.payload).map_err(Error::Output)?;
+            }
             if global.verbose {
-                let worker = reply.answer.worker;
+                let Answer { phases, worker, call } = reply.answer;
                 output::note(&format!(
-                    "answered by worker {}/{}.{}: {}",
-                    args.target.pool, worker.slot, worker.generation, reply.answer.phases
+                    "call {call} was answered by worker {}/{worker}: {phases}",
+                    args.target.pool
                 ));
             }
             Ok(Exit::Ok)
@@ -142,5 +159,52 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
             output::error(&format!("{} was cancelled by Ctrl-C", args.function));
             Ok(Exit::Cancelled)
         }
+    }
+}
+
+/// A result and how it came about, as one JSON object. The result's own text is not touched.
+fn reported(reply: &Reply, pool: &str) -> Vec<u8> {
+    let Answer { phases, worker, call } = reply.answer;
+    let head = serde_json::json!({
+        "call": call, "pool": pool, "worker": worker, "phases": phases,
+    });
+    let mut json = head.to_string().into_bytes();
+    json.pop();
+    json.extend_from_slice(b",\"value\":");
+    json.extend_from_slice(&reply.payload);
+    json.push(b'}');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_client::{Phases, WorkerId};
+
+    use super::*;
+
+    #[test]
+    fn a_report_holds_the_result_as_it_came() {
+        let answer = Answer {
+            phases: Phases { queue_us: 1, run_us: 2 },
+            worker: WorkerId { slot: 3, generation: 4 },
+            call: 17,
+        };
+        let payload = Bytes::from_static(b"[1.10, null]");
+        let reply = Reply { id: 1, codec: Codec::Json, flags: Flags::NONE, payload, answer };
+        let text = String::from_utf8(reported(&reply, "default")).unwrap();
+        assert!(text.ends_with(",\"value\":[1.10, null]}"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(17, json["call"]);
+        assert_eq!(
+            (3, 4),
+            (
+                json["worker"]["slot"].as_u64().unwrap(),
+                json["worker"]["generation"].as_u64().unwrap(),
+            )
+        );
+        assert_eq!(
+            (Some(1), Some(2)),
+            (json["phases"]["queue_us"].as_u64(), json["phases"]["run_us"].as_u64(),)
+        );
     }
 }

@@ -65,9 +65,15 @@ fn summary(config: &Config) -> String {
             Python::File(path) => path.display().to_string(),
             Python::Venv(path) => format!("venv {}", path.display()),
         };
-        let workers = match pool.workers {
-            1 => "1 worker".to_owned(),
-            count => format!("{count} workers"),
+        let spares = match pool.spares {
+            0 => String::new(),
+            1 => " and a spare".to_owned(),
+            count => format!(" and {count} spares"),
+        };
+        let workers = match (pool.workers_min, pool.workers) {
+            (1, 1) => format!("1 worker{spares}"),
+            (min, max) if min == max => format!("{max} workers{spares}"),
+            (min, max) => format!("{min} to {max} workers{spares}"),
         };
         let main = match &pool.main {
             Some(main) => format!(", main {}", main.argv0),

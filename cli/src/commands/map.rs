@@ -22,6 +22,7 @@ use crate::items::{AfterBad, Bad, BadReason, Input, Source};
 use crate::output::{self, Results};
 use crate::progress::Progress;
 use crate::report;
+use crate::wishes::WishError;
 
 /// Bad lines that may wait for the results before them.
 const BADS_MAX: usize = 256;
@@ -36,6 +37,8 @@ order of the items; a result of the function is one line, as JSON.
 When items fail, --on-error decides: stop (no more items; the exit code says why), skip (no line for
 them) or report (a line {\"index\": 5, \"error\": {...}} in their place). With skip and report the
 other items are not affected, and the exit code is 1 when any has failed. Indices count from 0.
+
+With --timeout or --retry each item is a call of its own, unless --chunk says otherwise.
 
 What the function prints goes to the daemon's log. With --local, --verbose shows that log.
 
@@ -96,6 +99,12 @@ fn chunk(word: &str) -> Result<Chunk, std::num::ParseIntError> {
 }
 
 pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
+    args.target.wishes.check()?;
+    if args.target.wishes.names_exceptions()
+        && matches!(args.chunk, Chunk::Fixed(items) if items.get() > 1)
+    {
+        return Err(WishError::Chunk.into());
+    }
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     // First, so that no worker is started for a file that is not there.
     let source = match &args.input {
@@ -170,10 +179,14 @@ fn answers(client: &Client, args: &Args, input: &mut Input) -> Answers {
     let mut map = client
         .map_stream(&args.function, items)
         .pool(&args.target.pool)
+        .priority(args.target.wishes.priority)
         .codec(Codec::Json)
         .chunk(args.chunk);
     if let Some(timeout) = args.target.timeout {
         map = map.timeout(timeout);
+    }
+    if let Some(retry) = args.target.wishes.retry() {
+        map = map.retry(retry);
     }
     if let Some(window) = args.window {
         map = map.window(window);

@@ -17,9 +17,10 @@ use crate::logging::{self, LogFormat};
 /// Run the daemon: keep the configured pools, answer calls
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The daemon stays in the foreground and logs to standard error; CLUTCH_LOG sets what (error, warn,
-info, debug, trace; info without). SIGTERM or Ctrl-C stops it: running calls may finish; a second
-one ends them. SIGHUP makes it read its configuration anew, as `clutch reload` does.
+The daemon stays in the foreground and logs to standard error, or where [daemon.log] says;
+CLUTCH_LOG sets what (error, warn, info, debug, trace; info without). SIGTERM or Ctrl-C stops it:
+running calls may finish; a second one ends them. SIGHUP makes it read its configuration anew, as
+`clutch reload` does.
 
 The socket is --socket or CLUTCH_SOCKET, else the one in the configuration, else one for each user.
 
@@ -32,9 +33,9 @@ pub(crate) struct Args {
     /// The configuration [default: ./clutch.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How the log is written
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    /// How the log is written [default: what the configuration says, else text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
@@ -54,8 +55,9 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
         }
         None => socket(&named, &config)?,
     };
-    let level = if global.verbose { "debug" } else { "info" };
-    let log = logging::start(args.log_format, level)?;
+    let level = if global.verbose { "debug" } else { &config.daemon.log.level };
+    let format = args.log_format.unwrap_or(config.daemon.log.format.into());
+    let log = logging::start(format, level)?;
     let options = ServeOptions { config, socket, activated, guardian: connect::guardian() };
     clutch_supervisor::serve(options, |ready| {
         let (text, json) = (ready_text(ready), ready_json(ready));

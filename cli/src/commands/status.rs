@@ -15,14 +15,24 @@ use crate::{connect, json, output};
 #[command(after_help = "\
 Examples:
   clutch status
-  clutch status --json | jq '.pools[].workers[].state'")]
+  clutch status --json | jq '.pools[].workers[].state'
+  clutch status --schema > status.schema.json   docs/STATUS.md explains each field")]
 pub(crate) struct Args {
     /// Print everything there is as JSON
     #[arg(long)]
     json: bool,
+    /// Print the JSON schema of that instead; needs no daemon
+    #[arg(long, conflicts_with = "json")]
+    schema: bool,
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
+    if args.schema {
+        let schema = clutch_protocol::status::schema();
+        let text = serde_json::to_string_pretty(&schema).expect("a schema is plain data");
+        output::page(&(text + "\n")).map_err(Error::Output)?;
+        return Ok(Exit::Ok);
+    }
     let client = connect::daemon(socket).await?;
     let text = if args.json {
         let json = client.status_json().await.map_err(Error::from)?;
@@ -88,17 +98,12 @@ fn pool_section(pool: &PoolStatus) -> String {
 }
 
 fn worker_table(workers: &[WorkerStatus]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["worker", "state", "since", "pid", "python", "served", "function", "reason"]);
-    for worker in workers {
-        let dash = |text: &str| match text {
-            "" => "-".to_owned(),
-            text => one_line(text),
-        };
-        table.add_row([
+    let head =
+        ["worker", "state", "since", "pid", "python", "served", "call", "function", "reason"];
+    let rows = workers.iter().map(|worker| {
+        vec![
             format!("{}.{}", worker.id.slot, worker.id.generation),
-            worker.state.clone(),
+            state(worker),
             span(worker.since_ms),
             dash(&match worker.pid {
                 0 => String::new(),
@@ -106,19 +111,45 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
             }),
             dash(&worker.python),
             worker.calls_served.to_string(),
+            dash(&worker.call.map_or_else(String::new, |call| call.to_string())),
             dash(worker.function.as_deref().unwrap_or_default()),
             one_line(&worker.reason),
-        ]);
-    }
-    for right in [2, 3, 5] {
-        if let Some(column) = table.column_mut(right) {
+        ]
+    });
+    table(&head, &[2, 3, 5, 6], rows.collect())
+}
+
+/// Text in columns, some of them aligned to the right.
+pub(crate) fn table(head: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(head.to_vec());
+    table.add_rows(rows);
+    for right in right {
+        if let Some(column) = table.column_mut(*right) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.to_string()
+    table.to_string().lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Text for a cell; a dash for none.
+pub(crate) fn dash(text: &str) -> String {
+    match text {
+        "" => "-".to_owned(),
+        text => one_line(text),
+    }
+}
+
+/// What a worker is doing, as far as that says more than its state.
+fn state(worker: &WorkerStatus) -> String {
+    match worker.activity.as_str() {
+        "" | "idle" | "starting" | "running" => worker.state.clone(),
+        activity => format!("{} ({})", worker.state, one_line(activity)),
+    }
 }
 
 /// The counters that have counted anything, in one line.
@@ -142,7 +173,7 @@ fn count(count: u64, what: &str) -> String {
 }
 
 /// A time span with the two units that matter.
-fn span(ms: u64) -> String {
+pub(crate) fn span(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0 => format!("{ms}ms"),
@@ -173,7 +204,12 @@ mod tests {
             pid: if state == "backoff" { 0 } else { 4711 },
             python: "3.12.1".into(),
             function: function.map(Into::into),
+            call: function.map(|_| 17),
+            call_ms: function.map(|_| 61_000),
             calls_served: 12,
+            activity: if state == "busy" { "holding_gil" } else { "" }.into(),
+            rss_bytes: 0,
+            cpu_ms: 0,
         }
     }
 
@@ -199,6 +235,9 @@ mod tests {
                 reason: String::new(),
                 python: "python3".into(),
                 workers_wanted: 2,
+                workers_min: 2,
+                workers_max: 2,
+                spares: 0,
                 workers: vec![
                     worker(0, "busy", Some("m:f\x1b[2J\nforged")),
                     worker(1, "backoff", None),
@@ -227,6 +266,7 @@ mod tests {
             "counters: answered.ok 12\n",
             "0.3",
             "1m1s",
+            "busy (holding_gil)",
         ] {
             assert!(page.contains(part), "{part:?} in {page}");
         }

@@ -16,6 +16,17 @@ fn the_script_for_bash_is_sound_and_knows_the_verbs() {
 }
 
 #[test]
+fn operators_verbs_and_their_words_are_completed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = clutch(["completions", shell]).expect_code(0).stdout;
+        for verb in ["workers", "pool", "stack", "explain", "cancel", "resize", "recycle", "report"]
+        {
+            assert!(script.contains(verb), "{shell}: {verb}");
+        }
+    }
+}
+
+#[test]
 fn every_shell_has_one() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = clutch(["completions", shell]).expect_code(0).stdout;

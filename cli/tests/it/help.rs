@@ -2,7 +2,7 @@
 
 use crate::clutch;
 
-const VERBS: [(&str, &[&str]); 9] = [
+const VERBS: [(&str, &[&str]); 14] = [
     ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
@@ -13,10 +13,19 @@ const VERBS: [(&str, &[&str]); 9] = [
             "--timeout",
             "--python",
             "behind --",
+            "--report",
         ],
     ),
     ("map", &["--on-error", "--unordered", "--chunk", "--window", "--no-progress", "blank lines"]),
-    ("status", &["--json", "jq"]),
+    ("status", &["--json", "jq", "--schema"]),
+    ("workers", &["--pool", "--json", "clutch explain"]),
+    (
+        "pool",
+        &["pause", "resume", "drain", "resize default 1..8", "recycle", "reset", "crash_loop"],
+    ),
+    ("stack", &["POOL/SLOT", "--pool", "Exit code 7"]),
+    ("explain", &["--json", "Exit code 2", "(call 17)"]),
+    ("cancel", &["Exit code 2", "clutch.Cancelled"]),
     ("ping", &["--count", "exit code 3"]),
     ("reload", &["--no-wait", "--json", "exit code 8"]),
     ("stop", &["--now", "--wait", "exit code 4"]),

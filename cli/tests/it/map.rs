@@ -81,7 +81,7 @@ fn on_error_stop_names_the_item_and_keeps_what_came_before() {
     assert_eq!("1\n4\n", output.stdout);
     output
         .expect_stderr("Traceback (most recent call last):")
-        .expect_stderr("error: item 2: tasks:square raised ValueError: negative: -3\n");
+        .expect_stderr("error: item 2: tasks:square raised ValueError: negative: -3 (call ");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{Place, clutch};
 
 #[test]
 fn wrong_usage_is_one_line_and_exit_code_2_f167() {
-    let wrong: [(&[&str], &str); 15] = [
+    let wrong: [(&[&str], &str); 22] = [
         (&["frobnicate"], "frobnicate"),
         (&["call"], "<FUNCTION>"),
         (&["call", "math.sqrt", "2"], "MODULE:QUALNAME"),
@@ -24,6 +24,13 @@ fn wrong_usage_is_one_line_and_exit_code_2_f167() {
         (&["map", "m:f", "-"], "--input -"),
         (&["map", "m:f", "1", "--input", "x"], "--input"),
         (&["map", "--chunk", "0", "m:f", "1"], "--chunk"),
+        (&["pool", "pause"], "<NAME>"),
+        (&["pool", "resize", "a b", "1"], "pool name"),
+        (&["pool", "resize", "default", "2..1"], "the least comes first"),
+        (&["stack", "one"], "by its slot"),
+        (&["explain", "one"], "one"),
+        (&["cancel"], "<CALL>"),
+        (&["status", "--schema", "--json"], "--json"),
     ];
     for (args, part) in wrong {
         let output = Place::new().command(args).stdin("1").run().expect_code(2);
@@ -43,11 +50,17 @@ fn input_that_is_not_json_is_named_by_line_and_column() {
 }
 
 #[test]
-fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one() {
-    let verbs: [&[&str]; 6] = [
+fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one_f093() {
+    let verbs: [&[&str]; 12] = [
         &["call", "math:sqrt", "2"],
         &["map", "math:sqrt", "2"],
         &["status"],
+        &["workers"],
+        &["pool", "list"],
+        &["pool", "pause", "default"],
+        &["stack", "0"],
+        &["explain", "1"],
+        &["cancel", "1"],
         &["ping"],
         &["reload"],
         &["stop"],
@@ -73,7 +86,7 @@ fn the_variable_names_the_socket_and_an_empty_one_does_not() {
 }
 
 #[test]
-fn a_stale_socket_and_a_silent_peer_are_no_daemon() {
+fn a_stale_socket_and_a_silent_peer_are_no_daemon_f093_f095() {
     let place = Place::new();
     let socket = place.tmp.join("s.sock");
     drop(UnixListener::bind(&socket).unwrap());

@@ -18,7 +18,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clutch_protocol::limits::HEADER_BYTES;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Frame, Kind, Reason};
 use nix::errno::Errno;
@@ -36,13 +35,13 @@ use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
 /// What the threads share.
 pub(super) struct Connection {
-    socket: UnixStream,
+    pub(super) socket: UnixStream,
     owner: Owner,
     welcome: Welcome,
     ids: Ids,
     /// Frames never interleave.
-    writing: Turns,
-    desk: Mutex<Desk>,
+    pub(super) writing: Turns,
+    pub(super) desk: Mutex<Desk>,
 }
 
 /// Waits until the socket is ready or has ended; false when the deadline comes first.
@@ -108,10 +107,10 @@ impl Connection {
         let mailbox = Arc::new(Mailbox::default());
         let id = self.post(letter, &mailbox, output, deadline)?;
         match self.collect(&mailbox, deadline.net()) {
-            Some((_, outcome)) => read(id, outcome),
+            Some((_, outcome)) => read(outcome),
             None => {
                 self.cancel(id, letter.kind);
-                Err(Trouble::sent(id, deadline.passed()))
+                Err(Trouble::sent(0, deadline.passed()))
             }
         }
     }
@@ -124,59 +123,30 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<u64, Trouble> {
-        self.owner.check().map_err(|closing| Trouble::unsent(0, &closing))?;
+        self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let id = self.ids.next();
         lock(&self.desk)
             .pending
             .insert(id, Arc::clone(mailbox), output)
-            .map_err(|closing| Trouble::unsent(id, &closing))?;
+            .map_err(|closing| Trouble::unsent(&closing))?;
         match self.write(id, letter, deadline) {
             Ok(()) => Ok(id),
             Err(reason) => {
                 lock(&self.desk).pending.forget(id);
                 // The connection may have been closed meanwhile, and told the mailbox so.
                 mailbox.letters().outcomes.retain(|(other, _)| *other != id);
-                Err(Trouble::unsent(id, reason))
+                Err(Trouble::unsent(reason))
             }
         }
     }
 
-    /// Gives up on a request, and tells the daemon if it was a call.
+    /// Gives up on a request, and tells the daemon if it would go on with it.
     pub(super) fn cancel(&self, id: u64, kind: Kind) {
         if self.owner.check().is_err() || !lock(&self.desk).pending.forget(id) {
             return;
         }
-        if kind == Kind::Call {
+        if matches!(kind, Kind::Call | Kind::Logs) {
             self.remark(id, Kind::Cancel);
-        }
-    }
-
-    /// Sends a frame without meta that nobody waits for, if the socket takes it soon. Never waits.
-    fn remark(&self, id: u64, kind: Kind) {
-        lock(&self.desk).remark(id, kind);
-        self.flush_remarks();
-    }
-
-    /// Sends the remarks that wait, unless another thread is writing: that one calls this when it
-    /// has given back its turn, and so after the remark was noted.
-    fn flush_remarks(&self) {
-        loop {
-            if !lock(&self.desk).has_remarks() {
-                return;
-            }
-            let Some(_turn) = self.writing.try_take() else {
-                return;
-            };
-            let remarks = lock(&self.desk).take_remarks();
-            let bytes: Vec<u8> = remarks
-                .into_iter()
-                .flat_map(|(id, kind)| Letter::bare(kind).header(id).encode())
-                .collect();
-            // A full socket takes none of them, and the daemon is left to its deadlines.
-            let written = write_now(&self.socket, &[IoSlice::new(&bytes)]);
-            if written.is_ok_and(|written| written % HEADER_BYTES != 0) {
-                self.close(&Closing::Lost("a frame was cut in two".into()));
-            }
         }
     }
 
@@ -296,7 +266,11 @@ impl Connection {
             }
             desk = match desk.inbox.take() {
                 Some(mut inbox) => {
+                    let owes_remarks = desk.has_remarks();
                     drop(desk);
+                    if owes_remarks {
+                        self.flush_remarks();
+                    }
                     self.lead_once(&mut inbox, deadline);
                     let mut desk = lock(&self.desk);
                     desk.inbox = Some(inbox);
@@ -354,6 +328,7 @@ impl Connection {
                     }
                 }
                 Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
+                Incoming::Lines(id, chunk) => lock(&self.desk).pending.lines(id, chunk),
                 Incoming::Ping(id) => self.remark(id, Kind::Pong),
                 Incoming::Close(closing) => return Err(closing),
             }
@@ -363,7 +338,7 @@ impl Connection {
 
     /// Ends the connection and tells everyone who waits. The first reason stays. A request that is
     /// in the table and not being written was written: its writer looks again itself.
-    fn close(&self, closing: &Closing) {
+    pub(super) fn close(&self, closing: &Closing) {
         let mut desk = lock(&self.desk);
         for (id, mailbox) in desk.pending.close(closing.clone()) {
             mailbox.deliver(id, Outcome::Lost { closing: closing.clone(), sent: true });
@@ -375,11 +350,11 @@ impl Connection {
 }
 
 /// Reads what a mailbox brought.
-pub(super) fn read(id: u64, outcome: Outcome) -> Result<Frame, Trouble> {
+pub(super) fn read(outcome: Outcome) -> Result<Frame, Trouble> {
     match outcome {
         Outcome::Reply(frame) => Ok(frame),
         Outcome::Lost { closing, sent } => {
-            Err(Trouble { id, started: sent, reason: (&closing).into() })
+            Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Desk {
     /// The right to read. A thread that takes it is the leader until it puts it back.
     pub(super) inbox: Option<Inbox>,
     /// Frames that nobody waits for: cancels and pongs.
-    remarks: Vec<(u64, Kind)>,
+    remarks: VecDeque<(u64, Kind)>,
 }
 
 /// Where one caller finds its answers: one for a call, several for a map.
@@ -55,16 +55,21 @@ impl Desk {
     /// Notes a frame to be sent by the way. Too many are dropped: the daemon does without.
     pub(super) fn remark(&mut self, id: u64, kind: Kind) {
         if self.remarks.len() < REMARKS_MAX {
-            self.remarks.push((id, kind));
+            self.remarks.push_back((id, kind));
         }
+    }
+
+    /// Notes a frame that did not leave, before all others.
+    pub(super) fn put_back(&mut self, id: u64, kind: Kind) {
+        self.remarks.push_front((id, kind));
     }
 
     pub(super) fn has_remarks(&self) -> bool {
         !self.remarks.is_empty()
     }
 
-    pub(super) fn take_remarks(&mut self) -> Vec<(u64, Kind)> {
-        std::mem::take(&mut self.remarks)
+    pub(super) fn take_remark(&mut self) -> Option<(u64, Kind)> {
+        self.remarks.pop_front()
     }
 
     /// Wakes a thread to become the leader, unless there is one.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clutch_protocol::{Failure, Flags, Kind};
+use clutch_protocol::{Failure, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +14,6 @@ use super::connection::read;
 use super::desk::Mailbox;
 use crate::exchange::{Deadline, Reply, Target, Trouble, open_reply};
 use crate::map::{ItemError, Map, Order, Parcel, Plan, Step};
-use crate::request::Ready;
 
 struct Driver<I: Iterator, R> {
     client: Client,
@@ -82,8 +81,8 @@ where
 
     fn send(&mut self, parcel: Parcel) {
         let settings = self.plan.settings();
-        let payload = (settings.codec, Flags::ITEMS, parcel.payload.clone());
-        let ready = Ready::encoded((), settings.target.clone(), settings.timeout, payload);
+        let payload = parcel.payload.clone();
+        let ready = settings.ready((), payload);
         let connection = &self.client.connection;
         let posted = ready
             .letter(connection.welcome())
@@ -103,7 +102,7 @@ where
         if let Some((id, outcome)) = connection.collect(&self.mailbox, deadline) {
             if let Some(sent) = self.sent.remove(&id) {
                 let target = self.target();
-                let answer = read(id, outcome)
+                let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
                     .and_then(|frame| open_reply(frame, target));
                 self.answered(sent.parcel, answer);
@@ -119,7 +118,7 @@ where
                 continue;
             };
             self.client.connection.cancel(id, Kind::Call);
-            let trouble = Trouble::sent(id, sent.deadline.passed());
+            let trouble = Trouble::sent(0, sent.deadline.passed());
             let failure = self.target().failure(trouble);
             self.answered(sent.parcel, Err(failure));
         }

@@ -4,13 +4,14 @@
 //! - `opening`: connecting.
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
-//! - `turn`: who writes.
+//! - `turn`: who writes; `remarks`: what is said by the way.
 //! - `map`: the driver of a blocking map.
 
 mod connection;
 mod desk;
 mod map;
 mod opening;
+mod remarks;
 mod turn;
 
 use std::fmt;
@@ -31,9 +32,10 @@ pub use map::{Ordered, Unordered};
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
-use crate::exchange::{Deadline, Letter, Reply, Target, open, open_reply};
+use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
+use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
 use connection::Connection;
@@ -176,7 +178,7 @@ impl Client {
         read_reloaded(&self.control_until("reload", Kind::Reload, meta, deadline)?)
     }
 
-    fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+    pub(crate) fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
         self.control_until(verb, kind, meta, Deadline::new(Some(CONTROL_TIMEOUT)))
     }
 
@@ -191,6 +193,16 @@ impl Client {
         let letter = Letter { meta, ..Letter::bare(kind) };
         let frame = self.connection.exchange(&letter, None, deadline);
         open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+    }
+
+    /// Sends a request that is answered piece by piece.
+    pub(crate) fn exchange(
+        &self,
+        letter: &Letter,
+        output: OutputSink,
+        deadline: Deadline,
+    ) -> Result<Frame, Trouble> {
+        self.connection.exchange(letter, Some(output), deadline)
     }
 
     /// What the daemon said when it accepted this client.
@@ -233,7 +245,7 @@ impl<A: Serialize, K: Serialize> Request<Client, A, K> {
 }
 
 impl Ready<Client> {
-    fn send(&mut self) -> Result<Reply, Failure> {
+    pub(crate) fn send(&mut self) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = &self.client.connection;
         let frame = match self.letter(connection.welcome()) {

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::plan::{Chunk, Settings};
 use super::stream::{Ordered, Unordered};
 use crate::client::Client;
+use crate::retry::Retry;
 
 /// An item that failed.
 #[derive(Clone, Debug, Error)]
@@ -60,6 +61,19 @@ impl<C, S, R> Map<C, S, R> {
     /// call of its own.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Goes before calls with a lower priority that wait in the same pool; 0 unless said otherwise.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.settings.wishes.priority = priority;
+        self
+    }
+
+    /// Tries again where [`Retry`] says so. With [`Chunk::Auto`] each item is then a call of its
+    /// own.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.settings.wishes.retry = Some(retry);
         self
     }
 

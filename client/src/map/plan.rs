@@ -14,23 +14,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Codec, Failure, Reason};
+use clutch_protocol::{Codec, Failure, Flags, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::sizer::Sizer;
 use crate::codec::{Results, decode_items, encode};
-use crate::exchange::{Reply, Target, Trouble};
+use crate::exchange::{Reply, Target, Trouble, Wishes};
 use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US, WINDOW_ITEMS};
+use crate::request::Ready;
 
 /// How many items travel in one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Chunk {
     /// As many as run for a few milliseconds, learnt from the answers; one when the map has a
-    /// timeout, which is then the timeout of each item.
+    /// timeout or a retry, which is then that of each item.
     #[default]
     Auto,
-    /// This many. A timeout holds for all of them together.
+    /// This many. A timeout and a retry hold for all of them together; an item that raises among
+    /// others fails alone, and is not tried again.
     Fixed(NonZeroU32),
 }
 
@@ -47,6 +49,7 @@ pub(crate) enum Order {
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    pub(crate) wishes: Wishes,
     pub(crate) timeout: Option<Duration>,
     pub(crate) codec: Codec,
     pub(crate) chunk: Chunk,
@@ -57,11 +60,21 @@ impl Settings {
     pub(crate) fn new(function: impl Into<String>) -> Settings {
         Settings {
             target: Target::new(function),
+            wishes: Wishes::default(),
             timeout: None,
             codec: Codec::Plain,
             chunk: Chunk::Auto,
             window: NonZeroU32::new(WINDOW_ITEMS).expect("it is not zero"),
         }
+    }
+}
+
+impl Settings {
+    /// A chunk as a call.
+    pub(crate) fn ready<C>(&self, client: C, payload: Bytes) -> Ready<C> {
+        let payload = (self.codec, Flags::ITEMS, payload);
+        let (target, wishes) = (self.target.clone(), self.wishes.clone());
+        Ready::encoded(client, target, wishes, self.timeout, payload)
     }
 }
 
@@ -163,7 +176,7 @@ impl<R: DeserializeOwned> Plan<R> {
         let window = settings.window.get();
         let items_max = match settings.chunk {
             Chunk::Fixed(items) => items.get().min(window),
-            Chunk::Auto if settings.timeout.is_some() => 1,
+            Chunk::Auto if settings.timeout.is_some() || settings.wishes.retry.is_some() => 1,
             // A quarter, so that there is always a chunk to work on while another comes back.
             Chunk::Auto => (window / 4).max(1),
         };
@@ -311,7 +324,7 @@ impl<R: DeserializeOwned> Plan<R> {
             Err(reason) => reason,
         };
         if let [_] = items {
-            let failure = self.settings.target.failure(Trouble::unsent(0, reason));
+            let failure = self.settings.target.failure(Trouble::unsent(reason));
             self.done.insert(first, Rest::Failed(1, Box::new(failure)));
         } else {
             let (head, tail) = items.split_at(items.len() / 2);
@@ -340,7 +353,7 @@ impl<R: DeserializeOwned> Plan<R> {
 
     fn decode(&self, parcel: &Parcel, reply: &Reply) -> Rest<R> {
         let failure = |reason| {
-            let trouble = Trouble::sent(reply.id, reason);
+            let trouble = Trouble::sent(reply.answer.call, reason);
             Box::new(Failure {
                 phases: reply.answer.phases,
                 ..self.settings.target.failure(trouble)
@@ -455,13 +468,13 @@ mod tests {
         fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
             let phases = Phases { queue_us: 0, run_us: parcel.items.into() };
             let worker = WorkerId { slot: 0, generation: 1 };
-            let answer = Answer { phases, worker };
+            let answer = Answer { phases, worker, call: 1 };
             let codec = Codec::Plain;
             self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
         }
 
         fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
-            let trouble = Trouble { id: 1, started, reason };
+            let trouble = Trouble { call: 1, started, reason };
             let failure = self.plan.settings.target.failure(trouble);
             self.plan.answered(parcel, Err(failure));
         }
@@ -621,6 +634,7 @@ mod tests {
             frames: vec![],
             traceback: String::new(),
             chain: vec![],
+            bases: vec![],
         };
         for parcel in std::mem::take(&mut hand.sent) {
             let first = parcel.first;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use clutch_protocol::{Failure, Flags};
+use clutch_protocol::Failure;
 use futures_core::Stream;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
@@ -15,7 +15,6 @@ use tokio::time::{Instant, Sleep};
 use super::{ItemError, Map, Order, Parcel, Plan, Step};
 use crate::client::Client;
 use crate::exchange::Reply;
-use crate::request::Ready;
 
 type Answer = (Parcel, Result<Reply, Failure>);
 type Sending = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -105,9 +104,9 @@ where
 
     fn send(&self, parcel: Parcel) -> Sending {
         let settings = self.plan.settings();
-        let payload = (settings.codec, Flags::ITEMS, parcel.payload.clone());
+        let payload = parcel.payload.clone();
         let client = self.client.clone();
-        let mut ready = Ready::encoded(client, settings.target.clone(), settings.timeout, payload);
+        let mut ready = settings.ready(client, payload);
         Box::pin(async move {
             let answer = ready.send().await;
             (parcel, answer)

@@ -232,7 +232,7 @@ pub(crate) fn frame(kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u
 /// The meta of a result.
 pub(crate) fn answer() -> Vec<u8> {
     let phases = Phases { queue_us: 1, run_us: 100 };
-    encode(&Answer { phases, worker: WorkerId { slot: 0, generation: 1 } })
+    encode(&Answer { phases, worker: WorkerId { slot: 0, generation: 1 }, call: 17 })
 }
 
 /// The meta of an error.
@@ -245,6 +245,7 @@ pub(crate) fn failure(call: u64, started: bool, reason: Reason) -> Vec<u8> {
         started,
         phases: Phases::default(),
         reason,
+        quarantined: false,
     })
 }
 

@@ -6,10 +6,12 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Reload,
-    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
-    Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
+use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
 
 use super::hex;
@@ -18,6 +20,7 @@ pub(super) type Fields = Vec<(&'static str, Node)>;
 
 /// One value of a meta.
 pub(super) enum Node {
+    I8(i8),
     U16(u16),
     U32(u32),
     U64(u64),
@@ -34,6 +37,7 @@ pub(super) enum Node {
 impl Node {
     pub(super) fn bytes(&self, out: &mut Vec<u8>) {
         match self {
+            Node::I8(int) => out.extend(int.to_le_bytes()),
             Node::U16(int) => out.extend(int.to_le_bytes()),
             Node::U32(int) => out.extend(int.to_le_bytes()),
             Node::U64(int) => out.extend(int.to_le_bytes()),
@@ -69,6 +73,7 @@ impl Node {
             fields.iter().map(|(name, field)| json!([name, field.json()])).collect()
         };
         match self {
+            Node::I8(int) => json!({"type": "i8", "value": int}),
             Node::U16(int) => json!({"type": "u16", "value": int}),
             Node::U32(int) => json!({"type": "u32", "value": int}),
             Node::U64(int) => json!({"type": "u64", "value": int}),
@@ -120,6 +125,7 @@ macro_rules! plain {
 }
 
 plain! {
+    i8 => |int| Node::I8(*int);
     u16 => |int| Node::U16(*int);
     u32 => |int| Node::U32(*int);
     u64 => |int| Node::U64(*int);
@@ -151,7 +157,7 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> TraceFrame Link PoolSize }
+lists! { String Vec<u8> TraceFrame Link PoolSize ResourceLimit u32 }
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -173,30 +179,40 @@ structs! {
     Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
     PoolSize { name, workers }
     Refused { refusal, sentence }
-    Call { pool, function, timeout_ms }
     Reload { wait }
+    Call { pool, function, timeout_ms, priority, retry }
+    Retry { attempts, on, backoff_ms, attempt_timeout_ms }
+    RetryOn { worker_died, timed_out, raised }
     Phases { queue_us, run_us }
     WorkerId { slot, generation }
-    Answer { phases, worker }
+    Answer { phases, worker, call }
     Output { stream, dropped_bytes }
     Setup {
-        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms
+        version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
+        log_level
     }
+    Log { level, level_name, logger, created_ms, call, dropped, text }
+    Logs { pool, call, slot, lines, follow }
+    LogLines { dropped, last }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
-    Spawn { program, argv, environment, directory, grace_ms, open_files }
+    Spawn { program, argv, environment, directory, grace_ms, open_files, limits }
+    ProcessLimits { resources, cpus, nice, umask, identity, oom_score_adj }
+    ResourceLimit { resource, value }
+    Identity { user, group, groups }
+    OomScore { value, required }
     Spawned { pid }
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
     Swept { killed, survivors }
-    Failure { call, pool, function, attempt, started, phases, reason }
+    Failure { call, pool, function, attempt, started, phases, reason, quarantined }
     Missing { what, message, traceback }
-    Exception { type_name, message, notes, frames, traceback, chain }
+    Exception { type_name, message, notes, frames, traceback, chain, bases }
     TraceFrame { file, line, function, source }
     Link { relation, type_name, message }
     Certificate {
         pool, worker, pid, cause, exit, exit_name, peak_rss_bytes, uptime_ms, calls_served,
-        function, stderr_tail, detail
+        function, stderr_tail, detail, out_of_memory, cpu_ms, call, stack
     }
 }
 
@@ -234,12 +250,15 @@ enums! {
     }
     Stream { 0 Stdout, 1 Stderr }
     Stop { 0 Graceful, 1 Now }
-    SpawnStage { 0 Prepare, 1 Directory, 2 Execute }
-    Signal { 0 Terminate, 1 Kill }
+    SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
+    Resource {
+        0 Core, 1 OpenFiles, 2 AddressSpace, 3 CpuTime, 4 FileSize, 5 Processes
+    }
+    Signal { 0 Terminate, 1 Kill, 2 DumpStack, 3 Continue }
     Exit { 0 Code(code), 1 Signal(signal) }
     Reason {
         0 Raised(exception),
-        1 TimedOut { timeout_ms },
+        1 TimedOut { timeout_ms, stack },
         2 Cancelled,
         3 WorkerDied(certificate),
         4 QueueFull { limit },
@@ -266,6 +285,16 @@ enums! {
     Relation { 0 Cause, 1 Context }
     Cause {
         0 Exited, 1 Signalled, 2 StartFailed, 3 StartTimedOut, 4 Interrupted, 5 Protocol,
-        6 ChannelLost, 7 GuardianLost, 8 Stopped,
+        6 ChannelLost, 7 GuardianLost, 8 Stopped, 9 OutOfMemory,
+        10 MemoryLimit,
+    }
+    Operation {
+        0 Pool { name, order }, 1 Cancel { call }, 2 Explain { call }, 3 Stack { pool, slot },
+    }
+    PoolOrder { 0 Pause, 1 Resume, 2 Drain, 3 Resize { min, max }, 4 Recycle, 5 Reset }
+    Outcome { 0 Done, 1 Refused { denial, sentence } }
+    Denial {
+        0 NoSuchPool, 1 NoSuchSlot, 2 NoSuchCall, 3 Invalid, 4 Ended, 5 ShuttingDown,
+        6 Unavailable, 7 TimedOut, 8 Busy,
     }
 }

@@ -10,10 +10,12 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Output, Phases, PoolSize, Ready, Refusal, Refused, Reload,
-    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
-    Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
+use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
 use serde_json::{Value as Json, json};
@@ -27,6 +29,7 @@ fn every_frame_is_the_same_bytes_for_ever() {
     connection(&mut samples);
     calls(&mut samples);
     failures(&mut samples);
+    operations(&mut samples);
     workers(&mut samples);
     guardians(&mut samples);
     samples.check_that_all_is_shown();
@@ -191,12 +194,40 @@ fn connection(samples: &mut Samples) {
     let answer = br#"{"result":"done","message":"","pools":{},"daemon":[]}"#;
     let answer = Rest { payload: Some((Codec::Json, answer)), ..NONE };
     samples.bare("reloaded", Kind::Reloaded, 7, answer);
+    logs(samples);
+}
+
+fn logs(samples: &mut Samples) {
+    let all = Logs { pool: String::new(), call: 0, slot: None, lines: 200, follow: true };
+    let one = Logs { pool: "default".into(), call: 7, slot: Some(1), lines: 0, follow: false };
+    samples.meta("logs-all", Kind::Logs, 8, &all, NONE);
+    samples.meta("logs-one", Kind::Logs, 8, &one, NONE);
+    let lines = Rest { payload: Some((Codec::Json, b"[]")), ..NONE };
+    let meta = LogLines { dropped: 1 << 33, last: true };
+    samples.meta("log-lines", Kind::LogLines, 8, &meta, lines);
 }
 
 fn calls(samples: &mut Samples) {
-    let call = Call { pool: "default".into(), function: "math:sqrt".into(), timeout_ms: 0 };
+    let call = Call {
+        pool: "default".into(),
+        function: "math:sqrt".into(),
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+    };
+    let retry = Retry {
+        attempts: 3,
+        on: RetryOn {
+            worker_died: true,
+            timed_out: true,
+            raised: vec!["mytasks.Transient".into(), "OSError".into()],
+        },
+        backoff_ms: 100,
+        attempt_timeout_ms: 2_000,
+    };
+    let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
     let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
-    let answer = Answer { phases: PHASES, worker: WORKER };
+    let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40 };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
     let items = plain::to_vec(&[1, 2, 3]).unwrap();
@@ -211,6 +242,8 @@ fn calls(samples: &mut Samples) {
         samples.meta(&format!("call-{name}"), Kind::Call, 7, &call, rest);
         samples.meta(&format!("run-{name}"), Kind::Run, 7, &run, rest);
     }
+    let rest = with(Codec::Plain, &arguments, Flags::NONE);
+    samples.meta("call-retry", Kind::Call, 7, &insistent, rest);
     samples.bare("cancel", Kind::Cancel, 7, NONE);
     let value = plain::to_vec(&2f64.sqrt()).unwrap();
     let value = with(Codec::Plain, &value, Flags::NONE);
@@ -246,6 +279,7 @@ fn exception() -> Exception {
                 message: "'size'".into(),
             },
         ],
+        bases: vec!["ValueError".into(), "Exception".into(), "BaseException".into()],
     }
 }
 
@@ -271,10 +305,14 @@ fn certificate(cause: Cause, exit: Option<Exit>) -> Certificate {
         function: exit.map(|_| "math:sqrt".into()),
         stderr_tail: "killed\n".into(),
         detail: String::new(),
+        out_of_memory: cause == Cause::OutOfMemory,
+        cpu_ms: 1_500,
+        call: 9,
+        stack: "Fatal Python error: Segmentation fault\n".into(),
     }
 }
 
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 11] = [
     Cause::Exited,
     Cause::Signalled,
     Cause::StartFailed,
@@ -284,6 +322,8 @@ const CAUSES: [Cause; 9] = [
     Cause::ChannelLost,
     Cause::GuardianLost,
     Cause::Stopped,
+    Cause::OutOfMemory,
+    Cause::MemoryLimit,
 ];
 
 const MISSING: [MissingWhat; 5] = [
@@ -298,7 +338,7 @@ fn reasons() -> Vec<(String, Reason)> {
     let text = || String::from("what was wrong");
     let mut reasons: Vec<(String, Reason)> = [
         Reason::Raised(Box::new(exception())),
-        Reason::TimedOut { timeout_ms: 200 },
+        Reason::TimedOut { timeout_ms: 200, stack: "  File \"m.py\", line 3 in f".into() },
         Reason::Cancelled,
         Reason::QueueFull { limit: 4096 },
         Reason::CrashLoop {
@@ -338,13 +378,14 @@ fn reasons() -> Vec<(String, Reason)> {
 fn failures(samples: &mut Samples) {
     for (index, (name, reason)) in reasons().into_iter().enumerate() {
         let failure = Failure {
-            call: 7,
+            call: 1 << 40,
             pool: "default".into(),
             function: "math:sqrt".into(),
             attempt: 1,
             started: index % 2 == 0,
             phases: PHASES,
             reason,
+            quarantined: index % 3 == 0,
         };
         samples.meta(&format!("error-{name}"), Kind::Error, 7, &failure, NONE);
     }
@@ -376,6 +417,48 @@ fn failures(samples: &mut Samples) {
     }
 }
 
+fn operations(samples: &mut Samples) {
+    let orders = [
+        PoolOrder::Pause,
+        PoolOrder::Resume,
+        PoolOrder::Drain,
+        PoolOrder::Resize { min: 1, max: 4 },
+        PoolOrder::Recycle,
+        PoolOrder::Reset,
+    ];
+    let mut operations: Vec<_> = orders
+        .into_iter()
+        .map(|order| {
+            let word = format!("{order:?}").to_lowercase();
+            let word = word.split(' ').next().unwrap_or_default().to_owned();
+            (format!("pool-{word}"), Operation::Pool { name: "default".into(), order })
+        })
+        .collect();
+    operations.push(("cancel".into(), Operation::Cancel { call: 1 << 40 }));
+    operations.push(("explain".into(), Operation::Explain { call: 1 << 40 }));
+    operations.push(("stack".into(), Operation::Stack { pool: "default".into(), slot: 3 }));
+    for (name, operation) in operations {
+        samples.meta(&format!("operate-{name}"), Kind::Operate, 8, &operation, NONE);
+    }
+    let told = Rest { payload: Some((Codec::Json, br#"{"call":17}"#)), ..NONE };
+    samples.meta("operated-done", Kind::Operated, 8, &Outcome::Done, NONE);
+    samples.meta("operated-told", Kind::Operated, 8, &Outcome::Done, told);
+    for denial in [
+        Denial::NoSuchPool,
+        Denial::NoSuchSlot,
+        Denial::NoSuchCall,
+        Denial::Invalid,
+        Denial::Ended,
+        Denial::ShuttingDown,
+        Denial::Unavailable,
+        Denial::TimedOut,
+        Denial::Busy,
+    ] {
+        let outcome = Outcome::Refused { denial, sentence: "what was wrong".into() };
+        samples.meta(&format!("operated-{denial:?}"), Kind::Operated, 8, &outcome, NONE);
+    }
+}
+
 fn workers(samples: &mut Samples) {
     let setup = Setup {
         version: 1,
@@ -387,6 +470,7 @@ fn workers(samples: &mut Samples) {
         preload: vec!["numpy".into(), "os.path".into()],
         payload_bytes_max: 64 << 20,
         start_stack_ms: 55_000,
+        log_level: 20,
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {
@@ -405,7 +489,38 @@ fn workers(samples: &mut Samples) {
     };
     samples.meta("ready", Kind::Ready, 0, &ready, NONE);
     samples.bare("interrupt", Kind::Interrupt, 7, NONE);
+    samples.bare("warn", Kind::Warn, 7, NONE);
     samples.bare("exit", Kind::Exit, 0, NONE);
+    let log = Log {
+        level: 25,
+        level_name: "NOTICE".into(),
+        logger: "mytasks.größe".into(),
+        created_ms: 1_795_000_000_123,
+        call: 7,
+        dropped: 3,
+        text: "two\nlines".into(),
+    };
+    samples.meta("log", Kind::Log, 0, &log, NONE);
+}
+
+/// Every limit there is.
+fn limits() -> ProcessLimits {
+    let resources = [
+        Resource::Core,
+        Resource::OpenFiles,
+        Resource::AddressSpace,
+        Resource::CpuTime,
+        Resource::FileSize,
+        Resource::Processes,
+    ];
+    ProcessLimits {
+        resources: resources.map(|resource| ResourceLimit { resource, value: 1 << 33 }).into(),
+        cpus: vec![0, 3],
+        nice: Some(-5),
+        umask: Some(0o27),
+        identity: Some(Identity { user: 65_534, group: 65_533, groups: vec![7] }),
+        oom_score_adj: Some(OomScore { value: 500, required: false }),
+    }
 }
 
 fn guardians(samples: &mut Samples) {
@@ -416,20 +531,24 @@ fn guardians(samples: &mut Samples) {
         directory: b"/home/me".into(),
         grace_ms: 5_000,
         open_files: 1_024,
+        limits: limits(),
     };
-    let descriptors = Rest { descriptors: 2, ..NONE };
+    let descriptors = Rest { descriptors: 4, ..NONE };
     samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);
     samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711 }, NONE);
     for (name, stage) in [
         ("spawn-failed-prepare", SpawnStage::Prepare),
         ("spawn-failed-directory", SpawnStage::Directory),
         ("spawn-failed-execute", SpawnStage::Execute),
+        ("spawn-failed-limits", SpawnStage::Limits),
     ] {
         let failed = SpawnFailed { stage, errno: 2 };
         samples.meta(name, Kind::SpawnFailed, 0, &failed, NONE);
     }
     samples.meta("signal-terminate", Kind::Signal, 0, &Signal::Terminate, NONE);
     samples.meta("signal-kill", Kind::Signal, 0, &Signal::Kill, NONE);
+    samples.meta("signal-dump-stack", Kind::Signal, 0, &Signal::DumpStack, NONE);
+    samples.meta("signal-continue", Kind::Signal, 0, &Signal::Continue, NONE);
     for (name, exit) in [("exited-code", Exit::Code(3)), ("exited-signal", Exit::Signal(9))] {
         let exited =
             Exited { pid: 4711, exit, user_us: 1_000_001, system_us: 2, peak_rss_bytes: 12 << 20 };

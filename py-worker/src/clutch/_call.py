@@ -1,5 +1,8 @@
 """The call that is running: what its code may ask about it, and how it is cancelled.
 
+The ids here are those of `Run` frames: a call's own, and above it which attempt of it this is. So
+what was meant for one attempt never reaches another.
+
 `State` is the one thing the main thread, the control thread and user code share. Every field is
 written by one thread only, with two exceptions. `armed` is also cleared by the signal handler: it
 runs on the main thread, between two of its instructions, so there is no race. `call` is written by
@@ -8,13 +11,18 @@ any thread that asks for the current call; see `current_call`. Who delivers the 
 
 ```text
    control thread                        main thread
+   Warn(id) ─► warned = id, which user code may look at: current_call().cancelled
    Interrupt(id) ─► interrupted = id     running = id, armed ─► user code ─► disarmed ─► answer
                     running == id ? ──── signal ──► on_interrupt: armed and interrupted == running ?
                                                     then disarm, raise Cancelled in user code
 ```
 """
 
+import sys
 from time import monotonic
+
+from clutch._limits import CALL_ID_BITS
+from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +39,9 @@ class Cancelled(BaseException):
     """
 
 
+_CALL_ID_MASK = (1 << CALL_ID_BITS) - 1
+_modules = sys.modules
+
 # As its users import it, and as a traceback shall name it.
 Cancelled.__module__ = "clutch"
 
@@ -46,11 +57,13 @@ class State:
         "interrupted",
         "key",
         "on_interrupt",
+        "page",
         "pool",
         "running",
         "slot",
         "started",
         "timeout_ms",
+        "warned",
     )
 
     def __init__(self) -> None:
@@ -68,10 +81,14 @@ class State:
         # The last call the daemon wanted interrupted. Ids never return, so it needs no clearing,
         # and an interrupt that overtakes its call on the other socket is not lost.
         self.interrupted = 0
+        # The last call whose code the daemon wanted told that nobody waits for it any more.
+        self.warned = 0
         # What a forked child does first with a chunk of items: there is none left for it.
         self.end_items: "Callable[[], object]" = int
         # What raising `Cancelled` needs first: whether it shall be raised here. See `_coroutine`.
         self.on_interrupt: "Callable[[], bool] | None" = None
+        # Where the daemon reads which call has begun. See `_page`.
+        self.page = memoryview(bytearray(8)).cast("Q")
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
 
@@ -82,11 +99,24 @@ state = State()
 class Call:
     """The call that runs in this worker. Made by `current_call`."""
 
-    __slots__ = ("_cancelled", "deadline", "function", "generation", "id", "pool", "slot")
+    __slots__ = (
+        "_cancelled",
+        "attempt",
+        "deadline",
+        "function",
+        "generation",
+        "id",
+        "pool",
+        "run",
+        "slot",
+    )
 
     def __init__(self, now: State) -> None:
-        self.id: int = now.running
-        """The daemon's id of the call; 0 when no call is running."""
+        self.run = now.running
+        self.id: int = self.run & _CALL_ID_MASK
+        """The daemon's id of the call, the same in all its attempts; 0 when no call is running."""
+        self.attempt: int = (self.run >> CALL_ID_BITS) + 1
+        """Which attempt of the call this is, from 1."""
         self.function: str = now.key[8:].decode("utf-8", "replace")
         """`module:qualname`, as the caller named it."""
         self.pool: str = now.pool
@@ -96,19 +126,24 @@ class Call:
         self.generation: int = now.generation
         """How many processes had that place, this one included."""
         self.deadline: "float | None" = None
-        """When the caller stops waiting, on the clock of `time.monotonic`; None for never."""
+        """When the caller stops waiting for this attempt, on the clock of `time.monotonic`; None
+        for never."""
         if now.timeout_ms:
             self.deadline = now.started + now.timeout_ms / 1000
         self._cancelled = False
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller no longer wants the call."""
-        if not self._cancelled and self.id:
-            self._cancelled = state.interrupted == self.id
+        """Whether the caller no longer wants the call.
+
+        It has cancelled it, is gone, or its time is over. Where the pool has a `cooperate` budget,
+        this is so for that long before `Cancelled` is raised.
+        """
+        if not self._cancelled and self.run:
+            self._cancelled = self.run in (state.interrupted, state.warned)
         return self._cancelled
 
-    def remaining(self) -> "float | None":
+    def time_left(self) -> "float | None":
         """Seconds until the caller stops waiting, never below zero; None for ever."""
         if self.deadline is None:
             return None
@@ -131,7 +166,7 @@ def current_call() -> Call:
     so that the same code runs there.
     """
     call = state.call
-    if call is None or call.id != state.running:
+    if call is None or call.run != state.running:
         call = Call(state)
         state.call = call
     return call
@@ -144,6 +179,19 @@ def on_interrupt(_signal_number: int, _frame: object) -> None:
     """
     if state.armed and state.interrupted == state.running:
         state.armed = False
-        if state.on_interrupt is not None and not state.on_interrupt():
+        reach = state.on_interrupt or _reach_of_users_loop()
+        if reach is not None and not reach():
             return
-        raise Cancelled(f"call {state.running} was cancelled")
+        raise Cancelled(f"call {state.running & _CALL_ID_MASK} was cancelled")
+
+
+def _reach_of_users_loop() -> "Callable[[], bool] | None":
+    """How to reach the tasks of an event loop that user code runs itself, if it does."""
+    try:
+        running_loop = getattr(_modules.get("asyncio"), "_get_running_loop", None)
+        if running_loop is None or running_loop() is None:
+            return None
+        reach: "Callable[[], bool]" = load("clutch._coroutine").cancel_tasks
+    except BaseException:  # noqa: BLE001 - no descriptor to import with, say.
+        return None
+    return reach

@@ -12,7 +12,16 @@ from binascii import crc32
 from posix import _exit, write
 
 from clutch._call import on_interrupt, state
-from clutch._frames import HEADER, INTERRUPT, PING, PONG, ProtocolError, check_header, header_bytes
+from clutch._frames import (
+    HEADER,
+    INTERRUPT,
+    PING,
+    PONG,
+    WARN,
+    ProtocolError,
+    check_header,
+    header_bytes,
+)
 from clutch._limits import HEADER_BYTES
 from clutch._pristine import load, pristine_imports
 
@@ -28,6 +37,7 @@ else:
 __all__ = [
     "EXIT_CODE_BROKEN",
     "INTERRUPT_SIGNAL",
+    "STACK_SIGNAL",
     "complain_to",
     "die",
     "disarm_timers",
@@ -44,6 +54,9 @@ EXIT_CODE_BROKEN = 70
 # ones) use. Systems without any get one of the two that are free for programs.
 _REAL_TIME = getattr(_signal, "SIGRTMIN", None)
 INTERRUPT_SIGNAL = int(_signal.SIGUSR2 if _REAL_TIME is None else _REAL_TIME + 11)
+
+# At which `faulthandler` writes the stacks of all threads; the guardian sends it.
+STACK_SIGNAL = int(_signal.SIGXFSZ if _REAL_TIME is None else _REAL_TIME + 12)
 
 _getsignal = _signal.getsignal
 _pthread_kill = _signal.pthread_kill
@@ -116,13 +129,27 @@ def disarm_timers() -> None:
                 _setitimer(timer, 0)
 
 
-def start_control(sock: "socket") -> None:
-    """Starts the control thread. It ends with its socket."""
+def start_control(sock: "socket", keep: object) -> None:
+    """Starts the control thread, which listens as long as its socket lives.
+
+    It never ends, and so never lets go of `keep`, not even while the interpreter is taken down.
+    """
     before = _thread.stack_size(_STACK_BYTES)
     try:
-        _thread.start_new_thread(_serve, (sock, _thread.get_ident()))
+        _thread.start_new_thread(_run, (sock, _thread.get_ident(), keep))
     finally:
         _thread.stack_size(before)
+
+
+def _run(sock: "socket", main_thread: int, keep: object) -> None:
+    _serve(sock, main_thread)
+    for_ever = _thread.allocate_lock()
+    for_ever.acquire()
+    while keep is not None:
+        try:
+            for_ever.acquire()
+        except BaseException:  # noqa: BLE001, S112 - user code may throw into any thread.
+            continue
 
 
 def _serve(sock: "socket", main_thread: int) -> None:
@@ -180,5 +207,11 @@ def _handle(
         # it had started the call before we look.
         state.interrupted = call_id
         _interrupt(call_id, main_thread)
+    elif kind == WARN:
+        state.warned = call_id
+        call = state.call
+        if call is not None:
+            # A thread that holds the object must still see it when the next call runs.
+            _ = call.cancelled
     else:
         raise ProtocolError(f"kind {kind} is not for a worker")

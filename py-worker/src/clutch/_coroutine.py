@@ -14,9 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Coroutine
 
-__all__ = ["SKIP", "run"]
+__all__ = ["SKIP", "cancel_tasks", "run"]
 
-_run, _current_task, _running_loop = asyncio.run, asyncio.current_task, asyncio.get_running_loop
+_run, _current_task, _all_tasks = asyncio.run, asyncio.current_task, asyncio.all_tasks
+_running_loop = asyncio.get_running_loop
 
 # The event loop's own frames, which a traceback of the coroutine begins with.
 SKIP = (asyncio.__file__ or "asyncio/__init__.py").rpartition("/")[0] + "/"
@@ -49,6 +50,21 @@ async def _interruptible(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
         return await coroutine
     finally:
         state.on_interrupt = None
+
+
+def cancel_tasks() -> bool:
+    """Cancels all tasks of a loop that user code runs, which ends it in an orderly way.
+
+    Whether the interrupt shall also be raised where it came: in a task, since that may never come
+    back to the loop, and where there are no tasks.
+    """
+    loop = _running_loop()
+    tasks = [task for task in _all_tasks(loop) if not task.done()]
+    for task in tasks:
+        task.cancel()
+    # The loop may be about to wait.
+    loop.call_soon_threadsafe(_nothing)
+    return not tasks or _current_task(loop) is not None
 
 
 def _nothing() -> None:

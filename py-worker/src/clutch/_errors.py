@@ -11,6 +11,7 @@ import traceback
 from clutch._convert import type_name
 from clutch._limits import (
     CHAIN_LINKS_MAX,
+    EXCEPTION_BASES_MAX,
     FAILURE_TEXT_BYTES_MAX,
     LINK_TEXT_BYTES_MAX,
     NAME_TEXT_BYTES_MAX,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     FrameData = Tuple[str, int, str, str]
     LinkData = Tuple[int, str, str]
-    # type name, message, notes, frames, traceback, chain.
-    ExceptionData = Tuple[str, str, List[str], List[FrameData], str, List[LinkData]]
+    # type name, message, notes, frames, traceback, chain, bases.
+    ExceptionData = Tuple[str, str, List[str], List[FrameData], str, List[LinkData], List[str]]
 
 __all__ = ["as_dict", "cut", "describe", "format_traceback", "message_of"]
 
@@ -60,12 +61,13 @@ def describe(
         _frames(frames),
         cut(format_traceback(error, skip), text_bytes_max),
         _links(error),
+        _bases(type(error)),
     )
 
 
 def as_dict(data: "ExceptionData") -> "dict[str, Any]":
     """The exception with the field names it has in JSON and in Rust."""
-    name, message, notes, frames, text, chain = data
+    name, message, notes, frames, text, chain, bases = data
     keys = ("file", "line", "function", "source")
     return {
         "type_name": name,
@@ -77,6 +79,7 @@ def as_dict(data: "ExceptionData") -> "dict[str, Any]":
             {"relation": _RELATIONS[relation], "type_name": link_type, "message": link_message}
             for relation, link_type, link_message in chain
         ],
+        "bases": bases,
     }
 
 
@@ -117,6 +120,12 @@ def format_traceback(error: BaseException, skip: "tuple[str, ...]") -> str:
         return _bounded(error, frames)
     except BaseException:  # noqa: BLE001 - for the same reason.
         return f"{type_name(type(error))}: {cut(message_of(error), LINK_TEXT_BYTES_MAX)}\n"
+
+
+def _bases(cls: type) -> "list[str]":
+    """The names of the classes it is derived from, nearest first; `object` is every class's."""
+    classes = type.__dict__["__mro__"].__get__(cls)[1 : EXCEPTION_BASES_MAX + 1]
+    return [cut(type_name(base), NAME_TEXT_BYTES_MAX) for base in classes if base is not object]
 
 
 def _size(characters: int) -> str:

@@ -96,7 +96,7 @@ def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
 class Executor:
     """Runs calls, one at a time, on the main thread."""
 
-    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip")
+    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "kept")
 
     def __init__(self, package: str, payload_bytes_max: int) -> None:
         self._payload_bytes_max = payload_bytes_max
@@ -105,6 +105,9 @@ class Executor:
         self._skip: "tuple[str, ...]" = (package,)
         self._functions: "dict[bytes, Place]" = {}
         self._codecs: "dict[int, tuple[Decode, Encode]]" = {}
+        # What came of the last call, until its answer was sent: what frees it may be user code,
+        # which must not cost the caller the answer.
+        self.kept: object = None
 
     def execute(
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
@@ -138,6 +141,8 @@ class Executor:
                 state.armed = True
                 if state.interrupted == call_id:
                     raise Cancelled
+                # From here on user code may run, and the daemon must know.
+                state.page[0] = call_id
                 if items is not None:
                     value = items.run()
                 elif kwargs:
@@ -161,8 +166,9 @@ class Executor:
             attempt = (call_id, key, stage, function, args, kwargs)
             body = self._failure(error, attempt)
             # The traceback holds this frame, and this frame would hold it.
-            error = None
+            self.kept, error = error, None
             return header_bytes(FAILED, call_id, len(body), 0), body
+        self.kept = value
         return self._answered(call_id, codec, value, items, encode)
 
     def _answered(
@@ -182,6 +188,13 @@ class Executor:
             return header_bytes(FAILED, call_id, len(failed), 0), failed
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
+        # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing
+        # is loaded for it, since the daemon waits for an interrupted call only so long.
+        if state.interrupted == attempt[0] and not isinstance(error, ProtocolError):
+            if state.call is not None:
+                # A thread that holds the object must still see it when the next call runs.
+                _ = state.call.cancelled
+            return failed_cancelled()
         try:
             with pristine_imports:
                 return load("clutch._failures").failure(error, attempt, self._skip)
@@ -192,7 +205,7 @@ class Executor:
                 return failed_cancelled()
             note = f"not told in full, since describing it raised {_brief(unexpected)}"
             name = type.__dict__["__name__"].__get__(type(error))
-            return failed_raised(encode_exception(name, _brief(error), [note], [], "", []))
+            return failed_raised(encode_exception(name, _brief(error), [note], [], "", [], []))
 
     def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
@@ -214,6 +227,7 @@ class Executor:
         state.armed = True
         if state.interrupted == state.running:
             raise Cancelled
+        state.page[0] = state.running
         _import(module_name)
         module = _modules[module_name]
         names, name = module.__dict__, qualname
@@ -249,11 +263,13 @@ class Executor:
             if flags & FLAG_KEYWORDS or type(args) not in (list, tuple):
                 raise TypeError("the items are no list")
             one = function
+            # Looking at a function may be user code, too.
+            state.page[0] = call_id
             if _is_coroutine_function(function):
                 self._asyncio()
                 one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
-            items = load("clutch._items").Items(one, args, call_id, self._skip)
-            return (), {}, items
+            items = load("clutch._items").Items(one, function, args, call_id, self._skip)
+            return args, {}, items
         if flags & FLAG_KEYWORDS:
             args, kwargs = args
             if type(args) not in (list, tuple) or type(kwargs) is not dict:

@@ -6,7 +6,6 @@ Loaded by the first call that fails, or whose result is not plain data at once.
 import sys
 from posix import _exit
 
-from clutch._call import state
 from clutch._convert import UnserializableError, convert, type_name
 from clutch._errors import cut, describe, format_traceback, message_of
 from clutch._execute import DECODING, FINDING, BadNameError, split_name
@@ -47,15 +46,13 @@ def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str,
 
 
 def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
-    call_id, key, stage, function, args, kwargs = attempt
-    if state.call is not None:
-        # A thread that holds the object must still see it when the next call runs.
-        _ = state.call.cancelled
-    # Also when it swallowed the interrupt and returned a value: nobody waits for that.
-    if error is None or state.interrupted == call_id:
+    _call_id, key, stage, function, args, kwargs = attempt
+    if error is None:
         return failed_cancelled()
     if isinstance(error, ProtocolError):
         raise error
+    if type(error) is UnserializableError:
+        return failed_unserializable(error.path, error.type_name, error.message)
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):
@@ -82,7 +79,7 @@ def raised(error: BaseException, skip: "tuple[str, ...]") -> bytes:
         return failed_raised(encode_exception(*describe(error, skip)))
     except BaseException as unexpected:  # noqa: BLE001 - an answer is owed, whatever happens.
         message = f"the exception could not be described: {type_name(type(unexpected))}"
-        return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", []))
+        return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", [], []))
 
 
 def encode_slowly(

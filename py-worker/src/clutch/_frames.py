@@ -22,6 +22,7 @@ __all__ = [
     "FLAG_KEYWORDS",
     "HEADER",
     "INTERRUPT",
+    "LOG",
     "MAGIC",
     "PING",
     "PONG",
@@ -30,12 +31,14 @@ __all__ = [
     "RUN",
     "SETUP",
     "VERSION",
+    "WARN",
     "MetaReader",
     "ProtocolError",
     "Setup",
     "check_header",
     "decode_setup",
     "encode_exception",
+    "encode_log",
     "encode_missing",
     "encode_ready",
     "failed_bad_arguments",
@@ -60,6 +63,8 @@ RUN = 34
 FAILED = 35
 INTERRUPT = 36
 EXIT = 37
+WARN = 38
+LOG = 39
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
@@ -173,6 +178,7 @@ class Setup:
     __slots__ = (
         "argv",
         "generation",
+        "log_level",
         "main",
         "path",
         "payload_bytes_max",
@@ -194,6 +200,7 @@ class Setup:
         self.preload = [name.decode() for name in reader.raws()]
         self.payload_bytes_max = reader.u32()
         self.start_stack_ms = reader.u64()
+        self.log_level = reader.u32()
 
 
 def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:
@@ -222,6 +229,31 @@ def encode_ready(pid: int, python: str, executable: str) -> bytes:
     return _U16.pack(VERSION) + _pack_u32(pid) + _text(python) + _text(executable)
 
 
+def encode_log(
+    level: int,
+    level_name: bytes,
+    logger: bytes,
+    created_ms: int,
+    call: int,
+    dropped: int,
+    text: bytes,
+) -> bytes:
+    """The `Log` meta. The texts are UTF-8, and as short as the protocol wants them."""
+    return b"".join(
+        (
+            _pack_u32(level),
+            _U64.pack(len(level_name)),
+            level_name,
+            _U64.pack(len(logger)),
+            logger,
+            _U64.pack(created_ms),
+            _U64_PAIR.pack(call, dropped),
+            _U64.pack(len(text)),
+            text,
+        )
+    )
+
+
 def encode_missing(what: int, message: str, traceback: str) -> bytes:
     """A `Missing`; `what` is the index of its `MissingWhat`."""
     return _pack_u32(what) + _text(message) + _text(traceback)
@@ -234,6 +266,7 @@ def encode_exception(
     frames: "list[tuple[str, int, str, str]]",
     traceback: str,
     chain: "list[tuple[int, str, str]]",
+    bases: "list[str]",
 ) -> bytes:
     """An `Exception`; a frame is (file, line, function, source), a link (relation, type, text)."""
     parts = [_text(type_name), _text(message), _U64.pack(len(notes))]
@@ -244,6 +277,8 @@ def encode_exception(
     parts += [_text(traceback), _U64.pack(len(chain))]
     for relation, link_type, link_message in chain:
         parts += [_pack_u32(relation), _text(link_type), _text(link_message)]
+    parts.append(_U64.pack(len(bases)))
+    parts.extend(_text(base) for base in bases)
     return b"".join(parts)
 
 

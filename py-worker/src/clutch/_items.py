@@ -12,7 +12,7 @@ from clutch._convert import UnserializableError, convert
 from clutch._errors import as_dict, describe
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
-from clutch._pristine import pristine_imports
+from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +37,14 @@ class Items:
     def __init__(
         self,
         function: "Callable[[Any], Any]",
+        named: "Callable[..., Any]",
         items: "Any",
         call_id: int,
         skip: "tuple[str, ...]",
     ) -> None:
         self._function = function
+        # The function as the caller named it.
+        self._named = named
         self._items = items
         self._call_id = call_id
         self._skip = skip
@@ -65,10 +68,11 @@ class Items:
                 if getpid() != pid:
                     return
                 if len(results) < count:
-                    # To `map`, StopIteration was the end of the items.
-                    self._failed(StopIteration())
+                    # To `map`, it was the end of the items.
+                    raise StopIteration
             except BaseException as error:
-                if state.interrupted == self._call_id or getpid() != pid:
+                # An item alone is a call like any other, and so is its failure.
+                if count == 1 or state.interrupted == self._call_id or getpid() != pid:
                     raise
                 self._failed(error)
 
@@ -95,6 +99,8 @@ class Items:
             try:
                 results.append(self._plain(value, codec, encode, depth_max))
             except UnserializableError as error:
+                if len(self._results) == 1:
+                    raise
                 self._unserializable(len(results), error)
                 results.append(None)
         if not self._failures:
@@ -123,7 +129,11 @@ class Items:
         is_early = len(self._failures) < _FULL_FAILURES_MAX
         text_bytes_max = FAILURE_TEXT_BYTES_MAX if is_early else _SHORT_TEXT_BYTES_MAX
         with pristine_imports:
-            failure = as_dict(describe(error, self._skip, text_bytes_max))
+            data = describe(error, self._skip, text_bytes_max)
+            if self._misfits(error, data[3]):
+                failure = _failure("clutch.BadArguments", data[1], [])
+            else:
+                failure = as_dict(data)
         self._failures.append((len(self._results), failure))
         self._results.append(None)
         state.armed = True
@@ -131,16 +141,31 @@ class Items:
             state.armed = False
             raise Cancelled
 
+    def _misfits(self, error: BaseException, frames: "List[Any]") -> bool:
+        """Whether the function could not even be called with its item."""
+        if frames or not isinstance(error, TypeError):
+            return False
+        item = self._items[len(self._results)]
+        misfit: bool = load("clutch._missing").arguments_misfit(self._named, (item,), {})
+        return misfit
+
     def _unserializable(self, index: int, error: UnserializableError) -> None:
-        failure = {
-            "type_name": "clutch.Unserializable",
-            "message": f"{error.path}: {error.type_name} ({error.message})",
-            "notes": [],
-            "frames": [],
-            "traceback": "",
-            "chain": [],
-        }
-        self._failures.append((index, failure))
+        message = f"{error.path}: {error.type_name} ({error.message})"
+        parts = [error.path, error.type_name, error.message]
+        self._failures.append((index, _failure("clutch.Unserializable", message, parts)))
+
+
+def _failure(type_name: str, message: str, notes: "List[str]") -> "Dict[str, Any]":
+    """A failure that is no exception, with the fields of one: its type says which it is."""
+    return {
+        "type_name": type_name,
+        "message": message,
+        "notes": notes,
+        "frames": [],
+        "traceback": "",
+        "chain": [],
+        "bases": [],
+    }
 
 
 def _index_of(failure: "Tuple[int, Dict[str, Any]]") -> int:

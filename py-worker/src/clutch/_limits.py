@@ -4,12 +4,16 @@ What only a worker bounds is at the end. A test compares the first part with the
 """
 
 __all__ = [
+    "CALL_ID_BITS",
     "CHAIN_LINKS_MAX",
     "DEPTH_MAX",
+    "EXCEPTION_BASES_MAX",
     "FAILURE_TEXT_BYTES_MAX",
     "FUNCTION_NAME_BYTES_MAX",
     "HEADER_BYTES",
     "LINK_TEXT_BYTES_MAX",
+    "LOG_NAME_BYTES_MAX",
+    "LOG_TEXT_BYTES_MAX",
     "META_BYTES_MAX",
     "NAME_TEXT_BYTES_MAX",
     "NOTES_MAX",
@@ -26,13 +30,17 @@ FUNCTION_NAME_BYTES_MAX = 512
 FAILURE_TEXT_BYTES_MAX = 64 << 10
 CHAIN_LINKS_MAX = 16
 TRACEBACK_FRAMES_MAX = 64
+EXCEPTION_BASES_MAX = 16
+CALL_ID_BITS = 48
 DEPTH_MAX = 128
+LOG_TEXT_BYTES_MAX = 16 << 10
+LOG_NAME_BYTES_MAX = 512
 
 # A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
 RECEIVE_BYTES = 64 << 10
 
 # The texts of a failure must fit one meta together: message and traceback (64 KiB each), notes,
-# links, and for each of 64 frames a file, a function and a source line.
+# links, base classes, and for each of 64 frames a file, a function and a source line.
 NOTES_MAX = 16
 LINK_TEXT_BYTES_MAX = 4 << 10
 NAME_TEXT_BYTES_MAX = 1 << 10
@@ -42,5 +50,6 @@ assert (
     2 * FAILURE_TEXT_BYTES_MAX
     + (NOTES_MAX + CHAIN_LINKS_MAX) * LINK_TEXT_BYTES_MAX
     + TRACEBACK_FRAMES_MAX * (2 * NAME_TEXT_BYTES_MAX + SOURCE_TEXT_BYTES_MAX)
+    + EXCEPTION_BASES_MAX * NAME_TEXT_BYTES_MAX
     < META_BYTES_MAX // 2
 )

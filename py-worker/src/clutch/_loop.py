@@ -49,6 +49,7 @@ def serve(
             flush()
             send(head, body)
             # Large arguments and results go before the wait for the next call, not after it.
+            executor.kept = None
             del meta, payload, body
             changed = _in_order(restore)
             if changed is not None:

@@ -22,8 +22,8 @@ _Module = type(sys)
 _MAIN = "__main__"
 # What multiprocessing calls the main module of its children, while and after they load it.
 _LOADING = "__mp_main__"
-# boot.py and its two arguments, which a person did not type.
-_BOOT_ARGUMENTS = 3
+# boot.py and its four arguments, which a person did not type.
+_BOOT_ARGUMENTS = 5
 
 
 def become(setup: "Setup", here: str, inherited: "list[str]") -> None:

@@ -45,9 +45,19 @@ class PrivateDescriptors:
         self._next += 1
         return copy
 
-    def report_crashes(self) -> None:
-        """Lets a fatal signal leave a Python stack on standard error, wherever fd 2 points."""
-        faulthandler.enable(file=self.stdio[2])
+    def report_stacks(self, stack_fd: int, stack_signal: int) -> None:
+        """Lets Python write stacks for the daemon: at a fatal signal, and when it asks for them.
+
+        All of it is C code, so it works whoever holds the interpreter.
+        """
+        faulthandler.enable(file=stack_fd)
+        faulthandler.register(stack_signal, file=stack_fd, all_threads=True, chain=False)
+
+    def report_crashes_of_child(self, stack_signal: int) -> None:
+        """In a child, lets a fatal signal leave its stack on standard error, where it started."""
+        faulthandler.unregister(stack_signal)
+        if faulthandler.is_enabled():
+            faulthandler.enable(file=self.stdio[2])
 
 
 def line_buffered() -> None:

@@ -10,6 +10,7 @@
      ┊
      │ ── Ping, Interrupt ───────────────►  the control thread, on its own socket   (_control)
      │ ◄─ Pong ───────────────────────────
+     │ ◄─ Log ────────────────────────────  any thread, if the pool asks for it         (_logging)
 ```
 """
 
@@ -17,11 +18,17 @@ import faulthandler
 import sys
 from _socket import AF_UNIX, MSG_PEEK, SO_RCVTIMEO, SOCK_STREAM, SOL_SOCKET, socket
 from _struct import Struct
-from posix import getpid, register_at_fork
+from posix import close, getpid, register_at_fork
 
 from clutch import _pristine
 from clutch._call import state
-from clutch._control import complain_to, die, install_handler, start_control
+from clutch._control import (
+    STACK_SIGNAL,
+    complain_to,
+    die,
+    install_handler,
+    start_control,
+)
 from clutch._execute import Executor
 from clutch._frames import (
     FAILED,
@@ -38,6 +45,7 @@ from clutch._frames import (
 )
 from clutch._limits import HEADER_BYTES, META_BYTES_MAX
 from clutch._loop import make_send, serve
+from clutch._page import map_page
 from clutch._receive import receive_exactly, receive_frames, shielded
 from clutch._setup import become, load_main
 from clutch._stdio import PrivateDescriptors, line_buffered, make_flush, make_restore
@@ -59,16 +67,17 @@ _WARM_AFTER_US = 20_000
 
 def run(here: str, pristine: "list[str]", inherited: "list[str]") -> int:
     """Lives. Returns the exit code, for the interpreter's own way to end."""
-    call_fd, control_fd = int(sys.argv[1]), int(sys.argv[2])
+    call_fd, control_fd, page_fd, stack_fd = map(int, sys.argv[1:5])
     call = socket(AF_UNIX, SOCK_STREAM, 0, call_fd)
     control = socket(AF_UNIX, SOCK_STREAM, 0, control_fd)
     _pristine.configure(pristine)
-    descriptors = PrivateDescriptors(max(call_fd, control_fd))
-    descriptors.report_crashes()
+    descriptors = PrivateDescriptors(max(call_fd, control_fd, page_fd, stack_fd))
+    descriptors.report_stacks(stack_fd, STACK_SIGNAL)
+    state.page = map_page(page_fd)
     complain_to(descriptors.stdio[2])
     line_buffered()
     try:
-        return _live(call, control, descriptors, here, inherited)
+        return _live(call, control, descriptors, stack_fd, here, inherited)
     finally:
         # Closed when the process ends and no sooner, so that the daemon sees one thing, its end.
         call.detach()
@@ -79,6 +88,7 @@ def _live(
     call: socket,
     control: socket,
     descriptors: PrivateDescriptors,
+    stack_fd: int,
     here: str,
     inherited: "list[str]",
 ) -> int:
@@ -93,14 +103,19 @@ def _live(
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
     become(setup, here, inherited)
     install_handler()
-    start_control(control)
-    register_at_fork(after_in_child=_forget_sockets(call, control))
+    start_control(control, state.page)
+    register_at_fork(after_in_child=_leave_parent(call, control, descriptors, stack_fd))
+    forwarder = None
+    if setup.log_level:
+        forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)
     package = f"{here}/{__package__}/"
-    meta = _load_user_code(setup, (package, here + "/"), descriptors.stdio[2])
+    meta = _load_user_code(setup, (package, here + "/"), stack_fd)
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
     flush, restore = make_flush(), make_restore(descriptors)
+    if forwarder is not None:
+        flush, restore = forwarder.after_calls(flush, restore)
     python = "%d.%d.%d" % sys.version_info[:3]
     meta = encode_ready(getpid(), python, sys.executable or "")
     send(header_bytes(READY, 0, len(meta), 0), meta)
@@ -125,10 +140,10 @@ def _receive_setup(receive_into: "ReceiveInto") -> "Setup | None":
     return decode_setup(meta)
 
 
-def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stderr_fd: int) -> "bytes | None":
+def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stack_fd: int) -> "bytes | None":
     """Loads what the pool wants loaded. A failure's meta when that raises."""
     if setup.start_stack_ms:
-        faulthandler.dump_traceback_later(setup.start_stack_ms / 1000, file=stderr_fd)
+        faulthandler.dump_traceback_later(setup.start_stack_ms / 1000, file=stack_fd)
     module = None
     try:
         for module in setup.preload:
@@ -148,15 +163,25 @@ def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stderr_fd: int) -> "b
     return None
 
 
-def _forget_sockets(call: socket, control: socket) -> "Callable[[], None]":
+def _leave_parent(
+    call: socket, control: socket, descriptors: PrivateDescriptors, stack_fd: int
+) -> "Callable[[], None]":
     """What a child that user code forks does first: it can then never speak for its parent."""
+    private = memoryview(bytearray(8)).cast("Q")
 
     def forget() -> None:
         state.armed = False
         state.running = 0
         state.end_items()
+        state.page = private
         call.close()
         control.close()
+        descriptors.report_crashes_of_child(STACK_SIGNAL)
+        try:
+            close(stack_fd)
+        except OSError:
+            # User code closed it before; the number is nobody's.
+            pass
 
     return forget
 

@@ -36,7 +36,10 @@ pub(super) const PAYLOAD: RangeInclusive<u64> = 1024..=PAYLOAD_BYTES_MAX as u64;
 pub(super) const MEMORY: RangeInclusive<u64> = 1024..=1 << 40;
 
 /// Workers of one pool: each is two processes and some ten descriptors.
-pub(super) const WORKERS: RangeInclusive<u32> = 1..=4096;
+pub(super) const WORKERS: RangeInclusive<u32> = 1..=WORKERS_MAX;
+
+/// The most of them, also after a resize at run time.
+pub const WORKERS_MAX: u32 = 4096;
 
 /// Calls that wait: a queue longer than this is never answered in time.
 pub(super) const QUEUE: RangeInclusive<u32> = 1..=10_000_000;

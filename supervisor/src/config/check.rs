@@ -14,11 +14,17 @@ use super::bounds;
 use super::checker::Checker;
 use super::error::{Key, Problem};
 use super::flags::check_flags;
+use super::log::check_log;
 use super::model::{Config, Daemon, Env, Inherit, Limits, Main, Pool, Python};
-use super::raw::{RawConfig, RawDaemon, RawEnv, RawInherit, RawLimits, RawPool, RawWorkers};
+use super::output::{Output, check_logging, check_output, check_shared_files};
+use super::raw::{RawConfig, RawDaemon, RawEnv, RawInherit, RawLimits, RawPool};
 use super::reason::Reason;
+use super::replace::check_replace;
+use super::restart::check_restart;
+use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
+use super::{liveness, memory, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -40,11 +46,14 @@ pub(super) fn check_config(
         let limit = bounds::POOLS_MAX;
         checker.report(&at, Reason::TooMany { length, limit });
     }
+    let output_at = root.child("daemon").child("output");
+    let output = check_output(&mut checker, &raw.daemon.output, &output_at, &Output::default());
     let pools = raw
         .pools
         .iter()
-        .map(|(name, raw)| (name.clone(), pool(&mut checker, name, raw, &at.child(name))))
+        .map(|(name, raw)| (name.clone(), pool(&mut checker, name, raw, &output, &at.child(name))))
         .collect();
+    check_shared_files(&mut checker, &pools, &at);
     Config { source: None, daemon, pools }
 }
 
@@ -79,6 +88,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         memory,
         stop_grace,
         socket: socket(checker, raw.socket.as_deref(), &at.child("socket")),
+        log: check_log(checker, &raw.log, &at.child("log")),
     }
 }
 
@@ -93,7 +103,7 @@ fn socket(checker: &mut Checker<'_>, text: Option<&str>, at: &Key) -> Option<Pat
     Some(path)
 }
 
-fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool {
+fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, at: &Key) -> Pool {
     if let Err(error) = check_pool(name) {
         checker.report(at, Reason::PoolName(error));
     }
@@ -110,10 +120,16 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
     if let Err((index, reason)) = check_flags(&flags) {
         checker.report(&flags_at.child(&index.to_string()), reason);
     }
+    let size = check_size(checker, raw.workers.as_ref(), raw.spares, at);
     Pool {
         name: name.to_owned(),
         python: python(checker, raw, at),
-        workers: workers(checker, raw.workers.as_ref(), &at.child("workers")),
+        workers: size.max,
+        workers_min: size.min,
+        spares: size.spares,
+        scale: check_scale(checker, &raw.scale, &at.child("scale")),
+        restart: check_restart(checker, &raw.restart, &at.child("restart")),
+        replace: check_replace(checker, &raw.replace, &at.child("replace")),
         path: path(checker, raw.path.as_ref(), &at.child("path")),
         main,
         args,
@@ -124,6 +140,11 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, at: &Key) -> Pool 
         watch: check_watch(checker, raw.watch.as_ref(), &at.child("watch")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),
+        output: check_output(checker, &raw.output, &at.child("output"), output),
+        logging: check_logging(checker, raw.logging.as_deref(), &at.child("logging")),
+        process: process::check(checker, &raw.process, &at.child("process")),
+        memory: memory::check(checker, &raw.memory, &at.child("memory")),
+        liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
     }
 }
 
@@ -140,26 +161,6 @@ fn python(checker: &mut Checker<'_>, raw: &RawPool, at: &Key) -> Python {
         }
         (None, None) => Python::default(),
     }
-}
-
-fn workers(checker: &mut Checker<'_>, raw: Option<&RawWorkers>, at: &Key) -> u32 {
-    let number = match raw {
-        Some(RawWorkers::Number(number)) => checker.number(at, Some(*number), &bounds::WORKERS),
-        Some(RawWorkers::Text(text)) if text != "auto" => {
-            let found = text.clone();
-            let expected = "a number, or \"auto\" for one worker per CPU";
-            checker.report(at, Reason::Word { found, expected });
-            None
-        }
-        Some(RawWorkers::Text(_)) | None => None,
-    };
-    number.unwrap_or_else(cpus)
-}
-
-/// The CPUs this process may use: affinity and cgroup quota count.
-fn cpus() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cpus).map_or(*bounds::WORKERS.end(), |cpus| cpus.min(*bounds::WORKERS.end()))
 }
 
 fn path(checker: &mut Checker<'_>, raw: Option<&Vec<String>>, at: &Key) -> Vec<PathBuf> {
@@ -285,6 +286,7 @@ fn limits(checker: &mut Checker<'_>, raw: &RawLimits, at: &Key) -> Limits {
         start_timeout: timeout(checker, "start_timeout", &raw.start_timeout)
             .unwrap_or(default.start_timeout),
         grace: grace(checker, "grace", &raw.grace).unwrap_or(default.grace),
+        cooperate: grace(checker, "cooperate", &raw.cooperate).unwrap_or(default.cooperate),
         interrupt: grace(checker, "interrupt", &raw.interrupt).unwrap_or(default.interrupt),
     }
 }

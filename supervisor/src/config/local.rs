@@ -6,8 +6,13 @@ use std::path::Path;
 use super::bounds;
 use super::checker::{Checker, absolute};
 use super::error::{ConfigError, Key, Problem};
+use super::liveness::Liveness;
+use super::memory::Memory;
 use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python};
+use super::output::Output;
+use super::process::Process;
 use super::reason::Reason;
+use crate::pool::settings::{Replace, Restart, Scale};
 
 /// The one pool's name, which a call goes to when it names none.
 const POOL: &str = "default";
@@ -51,6 +56,11 @@ impl Config {
             name: POOL.to_owned(),
             python,
             workers: workers.unwrap_or(1),
+            workers_min: workers.unwrap_or(1),
+            spares: 0,
+            scale: Scale::default(),
+            restart: Restart::default(),
+            replace: Replace::default(),
             path,
             main,
             args: Vec::new(),
@@ -61,6 +71,11 @@ impl Config {
             watch: Vec::new(),
             env: Env::default(),
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
+            output: Output::default(),
+            logging: 0,
+            process: Process::default(),
+            memory: Memory::default(),
+            liveness: Liveness::default(),
         };
         Self {
             source: None,

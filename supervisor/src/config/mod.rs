@@ -14,8 +14,11 @@
 //! - `load`: reading a file, and the order of the checks.
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
+//! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `watch`: files whose change replaces workers.
+//! - `output`, `log`: what is kept of workers' output; the daemon's own log.
+//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -25,19 +28,33 @@ mod check;
 mod checker;
 mod error;
 mod flags;
+mod liveness;
 mod load;
 mod local;
+mod log;
+mod memory;
 mod model;
+mod output;
+mod process;
 mod raw;
 mod reason;
+mod replace;
+mod restart;
+mod scale;
 mod shape;
 mod units;
 mod watch;
 
 pub use allow::{Allow, AllowError};
+pub use bounds::WORKERS_MAX;
 pub use error::{ConfigError, FileReason, Key, Problem};
+pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
+pub use log::{Log, LogFormat};
+pub use memory::Memory;
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
+pub use output::Output;
+pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};

@@ -8,7 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::liveness::Liveness;
+use super::log::Log;
+use super::memory::Memory;
+use super::output::Output;
+use super::process::Process;
 use super::watch::Watch;
+use crate::pool::settings::{Replace, Restart, Scale};
 
 /// The whole configuration of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct Daemon {
     pub stop_grace: Duration,
     /// Where it listens; none means the per-user default.
     pub socket: Option<PathBuf>,
+    /// Its own log.
+    pub log: Log,
 }
 
 /// One pool of workers.
@@ -45,8 +53,18 @@ pub struct Pool {
     pub name: String,
     /// Which interpreter its workers run.
     pub python: Python,
-    /// How many workers it has.
+    /// How many workers it has at most, spares not counted.
     pub workers: u32,
+    /// How many it has at least.
+    pub workers_min: u32,
+    /// How many more are kept ready.
+    pub spares: u32,
+    /// When it grows and shrinks.
+    pub scale: Scale,
+    /// How it starts again what died.
+    pub restart: Restart,
+    /// When it replaces what is well.
+    pub replace: Replace,
     /// What is added to `sys.path`; absolute directories (or zip files).
     pub path: Vec<PathBuf>,
     /// The script that is `__main__` in every worker.
@@ -67,6 +85,16 @@ pub struct Pool {
     pub env: Env,
     /// Its limits.
     pub limits: Limits,
+    /// What is kept of its output.
+    pub output: Output,
+    /// From which level on records of Python's `logging` are forwarded; 0 for none.
+    pub logging: u32,
+    /// What its processes are made of.
+    pub process: Process,
+    /// How much memory they may hold.
+    pub memory: Memory,
+    /// When busy ones are looked at.
+    pub liveness: Liveness,
 }
 
 /// Which interpreter a pool runs.
@@ -125,7 +153,9 @@ pub struct Limits {
     pub start_timeout: Duration,
     /// The time between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// How long a cancelled call may take to end before its worker is replaced.
+    /// How long a call that nobody waits for may go on before it is interrupted.
+    pub cooperate: Duration,
+    /// How long an interrupted call may take to end before its worker is replaced.
     pub interrupt: Duration,
 }
 
@@ -138,6 +168,7 @@ impl Default for Daemon {
             memory: 1 << 30,
             stop_grace: Duration::from_secs(30),
             socket: None,
+            log: Log::default(),
         }
     }
 }
@@ -150,6 +181,7 @@ impl Default for Limits {
             call_timeout_max: Duration::from_secs(24 * 3600),
             start_timeout: Duration::from_secs(60),
             grace: Duration::from_secs(5),
+            cooperate: Duration::ZERO,
             interrupt: Duration::from_millis(100),
         }
     }

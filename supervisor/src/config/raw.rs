@@ -11,6 +11,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::liveness::RawLiveness;
+use super::log::RawLog;
+use super::memory::RawMemory;
+use super::output::RawOutput;
+use super::process::RawProcess;
+use super::replace::RawReplace;
+use super::restart::RawRestart;
+use super::scale::{RawScale, RawWorkers, workers_schema};
+
 /// The configuration of a clutch daemon.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -44,6 +53,10 @@ pub(super) struct RawDaemon {
     /// How long a graceful stop waits for running calls.
     #[schemars(extend("default" = "30s"))]
     pub(super) stop_grace: Option<String>,
+    /// The daemon's own log.
+    pub(super) log: RawLog,
+    /// What is kept of the output of every pool that does not say otherwise.
+    pub(super) output: RawOutput,
 }
 
 /// One pool of workers.
@@ -58,9 +71,12 @@ pub(super) struct RawPool {
     /// `python`.
     #[schemars(example = ".venv")]
     pub(super) venv: Option<String>,
-    /// How many workers run; "auto" is one for each CPU.
+    /// How many workers run; "auto" is one for each CPU, { min = 0, max = 4 } grows and shrinks.
     #[schemars(schema_with = "workers_schema")]
     pub(super) workers: Option<RawWorkers>,
+    /// How many more are kept ready, to take over at once when a worker is lost.
+    #[schemars(extend("default" = 0))]
+    pub(super) spares: Option<i64>,
     /// Directories added to `sys.path`.
     #[schemars(extend("default" = []))]
     pub(super) path: Option<Vec<String>>,
@@ -87,18 +103,26 @@ pub(super) struct RawPool {
     pub(super) watch: Option<Vec<String>>,
     /// How the environment of workers is made: inherit, then unset, then set.
     pub(super) env: RawEnv,
+    /// When a pool whose `workers` are { min, max } grows and shrinks.
+    pub(super) scale: RawScale,
+    /// How what died is started again.
+    pub(super) restart: RawRestart,
+    /// When workers that are well are replaced.
+    pub(super) replace: RawReplace,
     /// The pool's limits.
     pub(super) limits: RawLimits,
-}
-
-/// A number of workers, or "auto".
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum RawWorkers {
-    /// So many.
-    Number(i64),
-    /// "auto", or a mistake.
-    Text(String),
+    /// What is kept of the pool's output; what is not written is as in `[daemon.output]`.
+    pub(super) output: RawOutput,
+    /// From which level on records of Python's `logging` are forwarded to the daemon: "debug",
+    /// "info", "warning", "error" or "critical". "off" leaves `logging` alone.
+    #[schemars(extend("default" = "off"))]
+    pub(super) logging: Option<String>,
+    /// What the worker processes are made of and may use.
+    pub(super) process: RawProcess,
+    /// How much memory a worker may hold.
+    pub(super) memory: RawMemory,
+    /// When a busy worker is looked at.
+    pub(super) liveness: RawLiveness,
 }
 
 /// How the environment of workers is made.
@@ -146,7 +170,11 @@ pub(super) struct RawLimits {
     /// The time between SIGTERM and SIGKILL; "0s" kills at once.
     #[schemars(extend("default" = "5s"))]
     pub(super) grace: Option<String>,
-    /// How long a cancelled call may take to end before its worker is replaced.
+    /// How long a call that nobody waits for any more may go on after it was told so by its flag
+    /// only, before it is interrupted.
+    #[schemars(extend("default" = "0s"))]
+    pub(super) cooperate: Option<String>,
+    /// How long an interrupted call may take to end before its worker is replaced.
     #[schemars(extend("default" = "100ms"))]
     pub(super) interrupt: Option<String>,
 }
@@ -183,10 +211,6 @@ fn tidy(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(tidy),
         _ => {}
     }
-}
-
-fn workers_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["integer", "string"], "default": "auto" })
 }
 
 fn inherit_schema(_: &mut SchemaGenerator) -> Schema {

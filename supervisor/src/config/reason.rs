@@ -81,6 +81,22 @@ pub enum Reason {
         /// The longest timeout.
         most: String,
     },
+    /// The bounds of an elastic pool are the wrong way round.
+    #[error("min ({min}) is more than max ({max})")]
+    MinAboveMax {
+        /// The minimum.
+        min: u32,
+        /// The maximum.
+        max: u32,
+    },
+    /// The first wait is longer than the longest.
+    #[error("backoff ({backoff}) is longer than backoff_max ({most})")]
+    BackoffAboveMax {
+        /// The first wait.
+        backoff: String,
+        /// The longest wait.
+        most: String,
+    },
     /// One payload would not fit into the memory for requests.
     #[error("memory ({memory}) is less than one payload ({payload})")]
     PayloadAboveMemory {
@@ -88,6 +104,18 @@ pub enum Reason {
         memory: String,
         /// The payload.
         payload: String,
+    },
+    /// Two pools write one file by different rules.
+    #[error("pool `{owner}` writes the same file, with another file_bytes or files")]
+    SharedFile {
+        /// The other pool.
+        owner: String,
+    },
+    /// Not a filter for the log.
+    #[error("it is not a log filter: {message}")]
+    LogFilter {
+        /// What the parser says.
+        message: String,
     },
     /// Arguments without a script to give them to.
     #[error("`args` are given, but no `main` to give them to")]
@@ -150,6 +178,14 @@ pub enum Reason {
     /// Not a variable's name.
     #[error("{name:?} cannot be the name of an environment variable")]
     Variable {
+        /// What is there.
+        name: String,
+    },
+    /// A user or group that is not there.
+    #[error("there is no {what} \"{name}\" on this machine")]
+    Account {
+        /// What was looked for.
+        what: &'static str,
         /// What is there.
         name: String,
     },
@@ -247,7 +283,17 @@ impl Reason {
             Self::TimeoutAboveMax { .. } => {
                 "make call_timeout shorter or call_timeout_max longer".to_owned()
             }
+            Self::MinAboveMax { .. } => "make min smaller or max larger".to_owned(),
+            Self::BackoffAboveMax { .. } => "make backoff shorter or backoff_max longer".to_owned(),
             Self::PayloadAboveMemory { .. } => "make memory larger or payload smaller".to_owned(),
+            Self::SharedFile { .. } => {
+                "give each pool a file of its own, or write the rules once, \
+                                        in [daemon.output]"
+                    .to_owned()
+            }
+            Self::LogFilter { .. } => "write a level (error, warn, info, debug, trace), or levels \
+                                       by target, like \"info,clutch::output=off\""
+                .to_owned(),
             Self::ArgsWithoutMain => "add main = \"SCRIPT.py\", or leave `args` out".to_owned(),
             Self::SetAndUnset { .. } => "keep it in one of `set` and `unset`".to_owned(),
             Self::Empty => "write something, or leave the key out".to_owned(),
@@ -264,6 +310,7 @@ impl Reason {
             Self::Variable { .. } => {
                 "a name has at least one character, none of them = or NUL".to_owned()
             }
+            Self::Account { what, .. } => format!("write the name of a {what}, or its number"),
             Self::PathMissing { .. } => "relative paths start at the directory of the \
                                          configuration file; create it or correct the path"
                 .to_owned(),

@@ -7,15 +7,17 @@ use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
 use clutch_protocol::message::{self, Answer, Output, Phases, Stream, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
-use clutch_protocol::{Codec, Flags, Frame, Header, Kind};
+use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
 use thiserror::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::attempts::Attempts;
 use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
+use super::history::{OK, Record, What};
 use super::refusal::{early_failure, refusal, send_failure};
-use crate::pool::{CallKey, Caller, Event, PoolState, Retry, Verdict};
+use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -32,7 +34,7 @@ pub struct Call {
     payload: Bytes,
     timeout: Duration,
     arrived: Instant,
-    assigned: Option<(Instant, WorkerId)>,
+    pub(super) attempts: Attempts,
     /// Output bytes its client has missed because it read too slowly.
     output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -50,17 +52,36 @@ impl Call {
         self.arrived
     }
 
+    /// Its pool.
+    pub fn pool(&self) -> PoolIndex {
+        self.pool
+    }
+
+    /// When it was handed to the worker it is with, and to which.
+    pub fn assigned(&self) -> Option<(Instant, WorkerId)> {
+        self.attempts.running()
+    }
+
+    /// The worker it is with, if it is with one.
+    pub fn worker(&self) -> Option<WorkerId> {
+        self.attempts.running().map(|(_, worker)| worker)
+    }
+
     /// Whether the caller wants to see what it prints.
     pub fn wants_output(&self) -> bool {
         self.flags.has(Flags::OUTPUT)
     }
 
     fn phases(&self, now: Instant) -> Phases {
-        let started = self.assigned.map_or(now, |(at, _)| at);
-        Phases {
-            queue_us: micros(started.saturating_duration_since(self.arrived)),
-            run_us: micros(now.saturating_duration_since(started)),
-        }
+        let run = self.attempts.ran(now);
+        let queue = now.saturating_duration_since(self.arrived).saturating_sub(run);
+        Phases { queue_us: micros(queue), run_us: micros(run) }
+    }
+
+    /// What the time was that has passed: the call's own, or that of its last attempt.
+    fn passed(&self, now: Instant) -> Duration {
+        let attempt = self.attempts.timeout().filter(|_| now < self.arrived + self.timeout);
+        attempt.unwrap_or(self.timeout)
     }
 }
 
@@ -139,20 +160,20 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
             self.counters.one("calls_without_pool");
-            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         };
         let state = &mut self.pools[pool.0];
         state.counters.one("accepted");
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if let Some(reason) = refusal(&state.config, &function, &frame.header) {
+        if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
             state.counters.one(answered(&reason));
-            send_failure(peer, &early_failure(id, pool_name, function, reason));
+            send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         }
         let limits = &state.config.limits;
@@ -160,8 +181,12 @@ impl Dispatcher {
             0 => limits.call_timeout,
             ms => Duration::from_millis(ms).min(limits.call_timeout_max),
         };
+        let attempts = Attempts::new(retry);
+        let policy = attempts.policy();
         self.last_call += 1;
         let key = CallKey(self.last_call);
+        let (function, number) = self.history.function(&function);
+        self.history.note(now, Record::new(What::Arrived, pool).call(key).extra(number));
         peer.calls.borrow_mut().insert(id, key);
         self.calls.insert(
             key,
@@ -169,24 +194,24 @@ impl Dispatcher {
                 peer: peer.clone(),
                 id,
                 pool,
-                function: function.into(),
+                function,
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
                 timeout,
                 arrived: now,
-                assigned: None,
+                attempts,
                 output_dropped: 0,
                 _memory: memory,
             },
         );
         let caller = Caller(peer.id);
         let deadline = now + timeout;
-        let retry = Retry::default();
-        Some((pool, Event::CallArrived { call: key, deadline, caller, priority: 0, retry }))
+        let retry = policy;
+        Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry }))
     }
 
-    fn no_such_pool(&self, name: &str) -> Missing {
+    pub(super) fn no_such_pool(&self, name: &str) -> Missing {
         let mut known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
         known.sort_unstable();
         let was = self.pools.iter().any(|pool| pool.removed && pool.config.name == name);
@@ -203,12 +228,13 @@ impl Dispatcher {
     /// Hands a call to a free worker.
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
         if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
-            // What the call before it printed must not be taken for its own.
+            // What was printed before it must not be taken for its own.
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
-        call.assigned = Some((now, worker));
+        let run = retry::run_id(key.0, call.attempts.begin(now, worker));
         let left = (call.arrived + call.timeout).saturating_duration_since(now);
+        let left = call.attempts.timeout().map_or(left, |timeout| timeout.min(left));
         let payload = call.payload.clone();
         // The meta's layout is `message::Run`; written out here since this is the call path, and
         // pinned to the struct by a test.
@@ -221,41 +247,54 @@ impl Dispatcher {
                 codec: call.codec,
                 meta_bytes: u32::try_from(meta_bytes).expect("a function's name is short"),
                 payload_bytes: u32::try_from(payload.len()).expect("it came in one frame"),
-                ..Header::new(Kind::Run, key.0)
+                ..Header::new(Kind::Run, run)
             }
             .encode(),
         );
         push_run(head, left, &call.function);
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
+        entry.first_call.get_or_insert(key);
         entry.last_call = Some(key);
+        entry.last_run = run;
+        entry.last_call_at = Some(now);
+        entry.printing = Some(key);
         entry.function = Some(call.function.clone());
+        let record = Record::new(What::Assigned, pool).call(key).worker(worker);
+        self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
-        if link.call.send(head, &payload).is_ok() {
-            call.payload = Bytes::new();
-        } else {
+        // The payload is kept: a worker that dies before it has begun is followed by another.
+        if link.call.send(head, &payload).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
-            call.assigned = None;
+            call.attempts.never_began();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
         }
     }
 
     /// Passes a worker's result on to its caller. False when nobody waits for it any more.
-    pub(super) fn answer(&mut self, now: Instant, worker: WorkerId, frame: &Frame) -> bool {
-        let Some(call) = self.forget(CallKey(frame.header.id)) else {
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        key: CallKey,
+        frame: &Frame,
+    ) -> bool {
+        let Some(call) = self.forget(key) else {
             return false;
         };
+        let record = Record::new(What::Answered, call.pool).call(key).worker(worker);
+        self.history.note(now, record.word(OK));
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
-        let meta = Answer { phases: call.phases(now), worker };
+        let meta = Answer { phases: call.phases(now), worker, call: key.0 };
         let head = &mut self.head;
         head.clear();
         head.extend_from_slice(
             &Header {
                 flags: frame.header.flags,
                 codec: frame.header.codec,
-                meta_bytes: 24,
+                meta_bytes: ANSWER_BYTES,
                 payload_bytes: frame.header.payload_bytes,
                 ..Header::new(Kind::Result, call.id)
             }
@@ -267,46 +306,80 @@ impl Dispatcher {
     }
 
     /// Tells a caller that its call failed. False when nobody waits for it any more.
-    pub(super) fn fail(&mut self, now: Instant, key: CallKey, reason: Reason) -> bool {
+    pub(super) fn fail(
+        &mut self,
+        now: Instant,
+        key: CallKey,
+        reason: Reason,
+        quarantined: bool,
+    ) -> bool {
         let Some(call) = self.forget(key) else {
             return false;
         };
+        let begins = call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, &reason));
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
-            call: call.id,
+            call: key.0,
             pool: state.config.name.clone(),
             function: call.function.to_string(),
-            attempt: u32::from(call.assigned.is_some()),
-            started: call.assigned.is_some() && may_have_begun(&reason),
+            attempt: call.attempts.number(),
+            started: begins || call.attempts.have_begun(),
             phases: call.phases(now),
             reason,
+            quarantined,
         };
-        send_failure(&call.peer, &failure);
+        send_failure(&call.peer, call.id, &failure);
         true
+    }
+
+    /// Whether user code can have run, or can still run, for the call that a worker has. A worker
+    /// that answered has done with it, and its page tells; one that lives may yet begin. A function
+    /// that was not found has not begun; the import that looked for it is as good to run again.
+    fn can_have_begun(&mut self, pool: PoolIndex, worker: WorkerId, reason: &Reason) -> bool {
+        match reason {
+            Reason::NotFound(_) => false,
+            Reason::BadArguments { .. } => self.has_begun(pool, worker),
+            _ => true,
+        }
     }
 
     /// Carries a pool's own verdict on a call out.
     pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
-        let state = &self.pools[pool.0];
         let reason = match verdict {
             Verdict::TimedOut => {
-                let timeout = self.calls.get(&key).map_or(Duration::ZERO, |call| call.timeout);
-                Reason::TimedOut { timeout_ms: micros(timeout) / 1000 }
+                let call = self.calls.get(&key);
+                let timeout = call.map_or(Duration::ZERO, |call| call.passed(now));
+                let stack = call
+                    .and_then(Call::worker)
+                    .map_or_else(String::new, |worker| self.stack_of_call(pool, worker));
+                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack }
             }
             Verdict::Cancelled => Reason::Cancelled,
-            Verdict::QueueFull => Reason::QueueFull { limit: state.config.limits.queue },
+            Verdict::QueueFull => {
+                Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
+            }
             Verdict::ShuttingDown => Reason::ShuttingDown,
-            Verdict::WorkerDied { .. } => Reason::WorkerDied(Box::new(state.newest_death())),
+            Verdict::WorkerDied { .. } => {
+                Reason::WorkerDied(Box::new(self.pools[pool.0].newest_death()))
+            }
             Verdict::CrashLoop => Reason::CrashLoop {
-                failures: match state.policy.state() {
+                failures: match self.pools[pool.0].policy.state() {
                     PoolState::CrashLoop { failures } => failures,
                     _ => 0,
                 },
-                last: Box::new(state.newest_death()),
+                last: Box::new(self.pools[pool.0].newest_death()),
             },
         };
-        self.fail(now, key, reason);
+        let quarantined = matches!(verdict, Verdict::WorkerDied { quarantined: true, .. });
+        if quarantined {
+            self.pool(pool).counters.one("quarantined");
+        }
+        let word = self.history.word(reason.name());
+        if self.fail(now, key, reason, quarantined) {
+            let record = Record::new(What::Answered, pool).call(key).word(word);
+            self.history.note(now, record);
+        }
     }
 
     /// Sends what a call prints to its caller, as far as the caller reads it.
@@ -342,12 +415,6 @@ impl Dispatcher {
     }
 }
 
-/// Whether the function can have begun, for a call that was with a worker. A function that was not
-/// found has not; the import that looked for it is as good to run again.
-const fn may_have_begun(reason: &Reason) -> bool {
-    !matches!(reason, Reason::NotFound(_))
-}
-
 /// Writes a `message::Run`.
 fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
     head.extend_from_slice(&(micros(timeout) / 1000).max(1).to_le_bytes());
@@ -355,12 +422,16 @@ fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
     head.extend_from_slice(function.as_bytes());
 }
 
+/// Bytes of a `message::Answer`.
+const ANSWER_BYTES: u32 = 32;
+
 /// Writes a `message::Answer`.
 fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
     head.extend_from_slice(&answer.phases.queue_us.to_le_bytes());
     head.extend_from_slice(&answer.phases.run_us.to_le_bytes());
     head.extend_from_slice(&answer.worker.slot.to_le_bytes());
     head.extend_from_slice(&answer.worker.generation.to_le_bytes());
+    head.extend_from_slice(&answer.call.to_le_bytes());
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -381,10 +452,11 @@ mod tests {
         let answer = Answer {
             phases: Phases { queue_us: 1, run_us: 2 },
             worker: WorkerId { slot: 3, generation: 4 },
+            call: 5,
         };
         let mut bytes = Vec::new();
         push_answer(&mut bytes, &answer);
         assert_eq!(wire::encode(&answer).unwrap(), bytes);
-        assert_eq!(24, bytes.len());
+        assert_eq!(ANSWER_BYTES as usize, bytes.len());
     }
 }

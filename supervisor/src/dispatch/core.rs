@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
 use crate::pool::Event;
+use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Launched, PoolIndex};
 
 /// A timer this late was not kept from running by work: the process has stood still.
@@ -37,6 +38,11 @@ struct Shared {
     rearm: Notify,
     /// Told whenever a first start or a drain may have come to its end.
     progress: Notify,
+    /// Told when there may be something to watch that was not there before.
+    watch: Notify,
+    /// Told when a worker has answered a ping.
+    pongs: Notify,
+    watcher: Watcher,
 }
 
 /// A panic inside the dispatcher leaves it half changed, and a daemon that goes on half alive lies
@@ -69,12 +75,16 @@ pub struct Core(Rc<Shared>);
 impl Core {
     /// A dispatcher whose pools have not been started.
     pub fn new(parts: Parts) -> Core {
+        let watcher = parts.watcher.clone();
         let dispatcher = Dispatcher::new(parts);
         Core(Rc::new(Shared {
             dispatcher: RefCell::new(dispatcher),
             armed: Cell::new(None),
             rearm: Notify::new(),
             progress: Notify::new(),
+            watch: Notify::new(),
+            pongs: Notify::new(),
+            watcher,
         }))
     }
 
@@ -114,7 +124,7 @@ impl Core {
             let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
             let sizes = pools.map(|pool| PoolSize {
                 name: pool.config.name.clone(),
-                workers: pool.config.workers,
+                workers: pool.policy.settings().size.max,
             });
             sizes.collect()
         })
@@ -235,6 +245,26 @@ impl Core {
 
     pub(super) fn progress_notify(&self) -> &Notify {
         &self.0.progress
+    }
+
+    pub(super) fn watcher(&self) -> &Watcher {
+        &self.0.watcher
+    }
+
+    pub(super) fn rearm_watch(&self) {
+        self.0.watch.notify_one();
+    }
+
+    pub(super) fn watch_rearmed(&self) -> impl Future<Output = ()> + '_ {
+        self.0.watch.notified()
+    }
+
+    pub(super) fn note_pong(&self) {
+        self.0.pongs.notify_waiters();
+    }
+
+    pub(super) fn ponged(&self) -> impl Future<Output = ()> + '_ {
+        self.0.pongs.notified()
     }
 
     pub(super) fn note_progress(&self) {

@@ -1,5 +1,6 @@
 //! Counters of everything that happens, by name. They only ever grow.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use clutch_protocol::Reason;
@@ -7,17 +8,17 @@ use clutch_protocol::failure::Cause;
 
 /// Counters by name.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(BTreeMap<&'static str, u64>);
+pub struct Counters(BTreeMap<Cow<'static, str>, u64>);
 
 impl Counters {
     /// Counts one more.
-    pub fn one(&mut self, name: &'static str) {
+    pub fn one(&mut self, name: impl Into<Cow<'static, str>>) {
         self.add(name, 1);
     }
 
     /// Counts many more.
-    pub fn add(&mut self, name: &'static str, count: u64) {
-        *self.0.entry(name).or_insert(0) += count;
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, count: u64) {
+        *self.0.entry(name.into()).or_insert(0) += count;
     }
 
     /// One of them.
@@ -27,7 +28,7 @@ impl Counters {
 
     /// All of them.
     pub fn to_map(&self) -> BTreeMap<String, u64> {
-        self.0.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        self.0.iter().map(|(name, count)| (name.to_string(), *count)).collect()
     }
 }
 
@@ -63,5 +64,7 @@ pub const fn death(cause: Cause) -> &'static str {
         Cause::ChannelLost => "deaths.channel_lost",
         Cause::GuardianLost => "deaths.guardian_lost",
         Cause::Stopped => "deaths.stopped",
+        Cause::OutOfMemory => "deaths.out_of_memory",
+        Cause::MemoryLimit => "deaths.memory_limit",
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clutch_protocol::Kind;
@@ -13,11 +14,18 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::history::History;
+use super::logs::Store;
+use super::stack::StackReply;
+use super::watch::Watched;
 use crate::config;
+use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
-use crate::worker::output::{Allowance, Tail};
+use crate::worker::oom::OomWatch;
+use crate::worker::output::{Allowance, READ_BYTES, Tail};
 use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
@@ -29,6 +37,8 @@ pub struct Parts {
     pub pools: Vec<PoolParts>,
     /// Who starts processes.
     pub spawner: Spawner,
+    /// Who looks at processes.
+    pub watcher: Watcher,
     /// The socket's path, for `status`; empty for a private supervisor.
     pub socket: String,
 }
@@ -69,16 +79,33 @@ pub(super) struct Worker {
     pub(super) pid: u32,
     pub(super) python: String,
     pub(super) served: u64,
-    /// The call it was given last: whose output this is.
+    /// The calls it was given first and last.
+    pub(super) first_call: Option<CallKey>,
     pub(super) last_call: Option<CallKey>,
+    /// When it was given that.
+    pub(super) last_call_at: Option<Instant>,
+    /// The call whose output this is: the one it was given last, until it has answered.
+    pub(super) printing: Option<CallKey>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
+    /// The id under which it was given that: the call's own, and which attempt it is.
+    pub(super) last_run: u64,
     /// The function it was given last.
     pub(super) function: Option<Rc<str>>,
     /// It broke the protocol: nothing it says is heard any more.
     pub(super) outlaw: bool,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
+    /// Whether its stacks were asked for and are not all there.
+    pub(super) dumping: bool,
+    /// Who wants to see them besides.
+    pub(super) stack_readers: Vec<StackReply>,
+    /// What user code was doing when its last call timed out.
+    pub(super) last_stack: String,
+    /// How often the kernel had killed for want of memory when it was started.
+    pub(super) oom_kills_before: u64,
+    /// What is known of it from outside.
+    pub(super) watched: Watched,
     pub(super) dead: bool,
     pub(super) swept: bool,
 }
@@ -101,6 +128,9 @@ pub(super) struct PoolState {
     pub(super) removed: bool,
     /// How a worker of this edition failed to start, if one did.
     pub(super) failed_start: Option<Certificate>,
+    /// What its workers have printed and logged.
+    pub(super) ring: Ring,
+    pub(super) sink: Option<Arc<Sink>>,
 }
 
 /// All of it.
@@ -117,6 +147,18 @@ pub struct Dispatcher {
     pub(super) counters: Counters,
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
+    /// What happened lately.
+    pub(super) history: History,
+    pub(super) store: Store,
+    /// Room for one read of a pipe.
+    pub(super) pipe_buffer: Vec<u8>,
+    pub(super) oom: OomWatch,
+    /// When somebody who asked for the status had all workers looked at.
+    pub(super) examined: Option<Instant>,
+    /// When workers that are busy for long are looked at; none while nobody is busy.
+    pub(super) liveness_due: Option<Instant>,
+    /// When workers of pools with bounds of memory are weighed.
+    pub(super) weighing_due: Option<Instant>,
     spawner: Spawner,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
@@ -137,6 +179,8 @@ impl PoolState {
             drained: false,
             removed: false,
             failed_start: None,
+            ring: Ring::default(),
+            sink: None,
         }
     }
 }
@@ -157,10 +201,11 @@ impl Dispatcher {
         let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
         let names = pools.iter().enumerate();
         let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
+        let started = Instant::now();
         Dispatcher {
             daemon: parts.daemon,
             socket: parts.socket,
-            started: Instant::now(),
+            started,
             stopping: false,
             pools,
             by_name,
@@ -169,6 +214,13 @@ impl Dispatcher {
             counters: Counters::default(),
             clients: 0,
             head: Vec::new(),
+            history: History::new(started),
+            store: Store::default(),
+            pipe_buffer: vec![0; READ_BYTES],
+            oom: OomWatch::new(),
+            examined: None,
+            liveness_due: None,
+            weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             effects: Vec::new(),
             pending: VecDeque::new(),
@@ -196,7 +248,10 @@ impl Dispatcher {
         let mut next = Some((pool, event));
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
+            self.before(now, pool, &event);
+            let prospect = self.foresee(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
+            self.witness(now, pool, prospect, &effects);
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
             }
@@ -206,17 +261,25 @@ impl Dispatcher {
     }
 
     fn carry_out(&mut self, core: &Core, now: Instant, pool: PoolIndex, effect: Effect) {
+        self.witness_effect(now, pool, &effect);
         match effect {
-            Effect::Assign { worker, call } => self.assign(now, pool, worker, call),
+            Effect::Assign { worker, call } => {
+                self.assign(now, pool, worker, call);
+                if self.watch_call(now, pool) {
+                    core.rearm_watch();
+                }
+            }
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(now, pool, worker),
-            Effect::Interrupt { worker, call } => {
-                self.order(pool, worker, |link| link.interrupt(call.0));
+            Effect::Interrupt { worker, .. } => {
+                let run = self.run_of(pool, worker);
+                self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { .. } => {}
-            Effect::DumpStack { worker } => {
-                self.pending.push_back((pool, Event::StackDumped { worker }));
+            Effect::Warn { worker, .. } => {
+                let run = self.run_of(pool, worker);
+                self.order(pool, worker, |link| link.warn(run));
             }
+            Effect::DumpStack { worker } => self.dump_stack(pool, worker),
             Effect::Retire { worker } => self.order(pool, worker, Link::exit),
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
@@ -259,7 +322,7 @@ impl Dispatcher {
         if worker.generation > 1 {
             state.counters.one("restarts");
         }
-        let spawn = state.recipe.spawn();
+        let spawn = Box::new(state.recipe.spawn());
         state.workers.insert(
             worker,
             Worker {
@@ -271,12 +334,21 @@ impl Dispatcher {
                 pid: 0,
                 python: String::new(),
                 served: 0,
+                first_call: None,
                 last_call: None,
+                last_run: 0,
+                last_call_at: None,
+                printing: None,
                 function: None,
                 outlaw: false,
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),
+                dumping: false,
+                stack_readers: Vec::new(),
+                last_stack: String::new(),
+                oom_kills_before: 0,
+                watched: Watched::default(),
                 dead: false,
                 swept: false,
             },

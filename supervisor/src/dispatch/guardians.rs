@@ -4,17 +4,16 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clutch_protocol::failure::Cause;
-use clutch_protocol::message::{
-    Exited, Signal, SpawnFailed, SpawnStage, Spawned, Stream, Swept, WorkerId,
-};
+use clutch_protocol::message::{Exited, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId};
 use clutch_protocol::{Frame, Kind, wire};
 
-use super::certificate;
+use super::certificate::{self, Story};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
-use crate::pool::{Event, StopCause, WorkerState};
+use super::history::{Record, What};
+use crate::pool::{Event, WorkerState};
 use crate::worker::link::Link;
-use crate::worker::output::{Asker, escape};
+use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
 impl Core {
@@ -45,6 +44,8 @@ impl Core {
                         worker.pid = pid;
                     }
                 });
+                // It may be the first one to be weighed.
+                self.rearm_watch();
             }),
             Kind::SpawnFailed => wire::decode(&frame.meta).map(|fault: SpawnFailed| {
                 let detail = describe_spawn_failure(fault);
@@ -90,16 +91,21 @@ impl Core {
 
     /// A worker's python has ended. What it sent before it did still counts.
     fn worker_died(&self, link: &Rc<Link>, exited: Option<Exited>) {
+        let now = Instant::now();
+        // What was printed before an answer is the answered call's, and so is what was logged.
+        self.with(|dispatcher| dispatcher.read_last_output(now, link));
+        for frame in link.last_records() {
+            self.control_frame(link, &frame);
+        }
         for frame in link.last_words() {
             self.worker_frame(link, &frame);
         }
-        let now = Instant::now();
         self.with(|dispatcher| {
-            dispatcher.read_output(now, link, Stream::Stdout, Asker::Dispatcher);
-            dispatcher.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
+            dispatcher.read_last_output(now, link);
             dispatcher.bury(link.pool, link.worker, exited);
         });
-        self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun: true });
+        let begun = self.with(|dispatcher| dispatcher.has_begun(link.pool, link.worker));
+        self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun });
         self.note_progress();
     }
 }
@@ -108,6 +114,7 @@ impl Dispatcher {
     fn welcome(&mut self, core: &Core, link: Rc<Link>) {
         let (pool, worker) = (link.pool, link.worker);
         let setup = self.setup_frame(pool, worker);
+        let oom_kills = self.oom.count();
         let state = self.pools[pool.0].policy.worker_state(worker);
         let (Some(setup), Some(entry)) = (setup, self.worker(pool, worker)) else {
             // It was given up while it was being started, and nobody remembers it.
@@ -116,6 +123,7 @@ impl Dispatcher {
             return;
         };
         entry.link = Some(link.clone());
+        entry.oom_kills_before = oom_kills;
         link.listen(core, &mut entry.tasks);
         let told = if matches!(state, Some(WorkerState::Starting)) {
             link.call.send(&setup, &bytes::Bytes::new())
@@ -148,16 +156,18 @@ impl Dispatcher {
             return;
         };
         entry.dead = true;
-        let had_call = match before {
-            Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
-            before => before.and_then(WorkerState::call).is_some(),
-        };
-        let function = entry.function.as_deref().filter(|_| had_call).map(str::to_owned);
-        let certificate =
-            certificate::write(&state.config.name, worker, entry, before, exited, function);
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
-        state.counters.one(super::counters::death(certificate.cause));
+        let story = Story { before, exited, oom: &mut self.oom };
+        let certificate = certificate::write(&state.config.name, worker, entry, story);
+        let cause = super::counters::death(certificate.cause);
+        state.counters.one(cause);
+        let record = Record::new(What::Died, pool).worker(worker).extra(certificate.pid);
+        let word = self.history.word(cause.trim_start_matches("deaths."));
+        self.history.note(Instant::now(), record.word(word));
+        if certificate.cause == Cause::Signalled {
+            state.counters.one(format!("deaths.signalled.{}", certificate.exit_name));
+        }
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
             tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");
@@ -172,7 +182,12 @@ impl Dispatcher {
             function = certificate.function.as_deref().unwrap_or(""),
             calls_served = certificate.calls_served,
             peak_rss_bytes = certificate.peak_rss_bytes,
+            call = certificate.call,
+            cpu_ms = certificate.cpu_ms,
+            uptime_ms = certificate.uptime_ms,
+            out_of_memory = certificate.out_of_memory,
             detail = escape(certificate.detail.as_bytes()),
+            stack = escape(certificate.stack.as_bytes()),
             "worker died"
         );
         if is_newest && never_ready {
@@ -190,6 +205,10 @@ fn describe_spawn_failure(fault: SpawnFailed) -> String {
     match fault.stage {
         SpawnStage::Prepare => format!("failed to prepare its process: {error}"),
         SpawnStage::Directory => format!("failed to enter its working directory: {error}"),
+        SpawnStage::Limits => format!(
+            "failed to apply the pool's `process` limits to it: {error} (another user, less nice, \
+             a higher limit: only root may)"
+        ),
         SpawnStage::Execute => format!("failed to execute its interpreter: {error}"),
     }
 }

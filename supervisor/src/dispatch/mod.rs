@@ -5,16 +5,25 @@
 //! Nothing in here waits, and no borrow of the dispatcher outlives the function that took it.
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
+//! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
-//! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
+//!   workers print, and what they were doing.
+//! - `logs`: what of that is kept, and who reads it.
+//! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
 //! - [`certificate`]: what is known about a death.
+//! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
+//!   it.
+//! - [`operate`], [`stack`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
 pub mod call;
+
+mod attempts;
 
 pub mod dispatcher;
 
@@ -30,7 +39,22 @@ mod reload;
 
 mod output;
 
+mod logs;
+mod stacks;
+
+mod watch;
+
 pub mod certificate;
+
+pub mod history;
+
+mod witness;
+
+mod explain;
+
+pub mod operate;
+
+pub mod stack;
 
 pub mod report;
 

@@ -1,12 +1,21 @@
-//! What workers print: logged with its worker and call beside it, and passed on to the caller that
-//! asked for it.
+//! What workers print: kept and logged with its worker and call beside it, and passed on to the
+//! caller that asked for it.
+//!
+//! Whose line it is, is exact for what the worker's own process writes to the descriptors 1 and 2
+//! before it answers. Python flushes its streams before an answer is sent, and a pipe that became
+//! readable before the call socket did is known to the runtime by the time the answer is read. So
+//! reading the pipes once more when an answer comes finds all that the call has printed, and costs
+//! no system call when that is nothing. What comes after it belongs to no call.
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use clutch_protocol::message::Stream;
 
 use super::core::Core;
 use super::dispatcher::Dispatcher;
+use crate::logs::entry::wall_clock_ms;
+use crate::logs::{Entry, Source};
 use crate::pool::CallKey;
 use crate::worker::link::Link;
 use crate::worker::output::{Asker, READ_BYTES, escape};
@@ -17,75 +26,115 @@ const PIPE_TURNS: usize = 64 * 1024 / READ_BYTES;
 impl Core {
     /// A worker's pipe has something to read, or has ended.
     pub(crate) fn worker_output(&self, link: &Link, stream: Stream) {
-        self.with(|d| d.read_output(Instant::now(), link, stream, Asker::Task));
+        self.with(|d| d.read_output(Instant::now(), link, stream, Asker::Task, 1));
     }
 }
 
 impl Dispatcher {
-    /// Output that was printed before an answer is passed on before it, if the caller wants any.
+    /// What was printed until now is not the output of `call`, or is to be passed on before its
+    /// answer, if its caller wants any.
     pub(super) fn catch_up_with_output(&mut self, now: Instant, link: &Link, call: CallKey) {
-        if self.calls.get(&call).is_some_and(super::call::Call::wants_output) {
-            self.read_output(now, link, Stream::Stdout, Asker::Dispatcher);
-            self.read_output(now, link, Stream::Stderr, Asker::Dispatcher);
+        let is_wanted = self.calls.get(&call).is_some_and(super::call::Call::wants_output);
+        // Whoever waits for output gets it even if the runtime should not know of it.
+        let asker = if is_wanted { Asker::Dispatcher } else { Asker::Task };
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.read_output(now, link, stream, asker, PIPE_TURNS);
         }
     }
 
-    /// Reads from one of a worker's pipes: a bounded piece for its task, which comes again; what
-    /// a pipe holds for the dispatcher, which cannot wait.
-    pub(super) fn read_output(&mut self, now: Instant, link: &Link, stream: Stream, asker: Asker) {
-        let turns = match asker {
-            Asker::Task => 1,
-            Asker::Dispatcher => PIPE_TURNS,
-        };
-        for _ in 0..turns {
-            if !self.read_output_once(now, link, stream, asker) {
-                return;
-            }
+    /// A call has been answered: what was printed until now is its output, what comes is not.
+    pub(super) fn end_output(&mut self, now: Instant, link: &Link, call: CallKey) {
+        self.catch_up_with_output(now, link, call);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.end_line(now, link, stream);
+        }
+        if let Some(worker) = self.worker(link.pool, link.worker) {
+            worker.printing = None;
         }
     }
 
-    fn read_output_once(
+    /// Reads what a dead worker has printed, the line that has no end included.
+    pub(super) fn read_last_output(&mut self, now: Instant, link: &Link) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            self.read_output(now, link, stream, Asker::Dispatcher, PIPE_TURNS);
+            self.end_line(now, link, stream);
+        }
+    }
+
+    /// Reads from one of a worker's pipes, in bounded pieces and a bounded number of them.
+    fn read_output(
         &mut self,
         now: Instant,
         link: &Link,
         stream: Stream,
         asker: Asker,
-    ) -> bool {
-        let state = &mut self.pools[link.pool.0];
-        let Some(worker) = state.workers.get_mut(&link.worker) else {
-            return false;
-        };
-        let call = worker.last_call;
-        let wanted =
-            call.filter(|call| self.calls.get(call).is_some_and(super::call::Call::wants_output));
-        let (mut raw, mut lines, mut dropped_lines) = (Vec::new(), 0, 0);
-        let mut log = |line: &[u8]| {
-            lines += 1;
-            if stream == Stream::Stderr {
-                worker.tail.push(line);
-            }
-            let Some(dropped) = worker.allowance.take(now) else {
-                dropped_lines += 1;
-                return;
+        turns: usize,
+    ) {
+        let mut buffer = std::mem::take(&mut self.pipe_buffer);
+        for _ in 0..turns {
+            let (mut raw, mut lines) = (Vec::new(), Vec::new());
+            let wants_raw = self.printing(link).is_some_and(|call| {
+                self.calls.get(&call).is_some_and(super::call::Call::wants_output)
+            });
+            let mut keep = |bytes: &[u8]| {
+                if wants_raw {
+                    raw.extend_from_slice(bytes);
+                }
             };
-            tracing::info!(target: "clutch::output", pool = state.config.name,
-                worker = %link.worker, call = call.map_or(0, |call| call.0),
-                stream = stream_name(stream), dropped, "{}", escape(line));
-        };
-        let mut keep = |bytes: &[u8]| {
-            if wanted.is_some() {
-                raw.extend_from_slice(bytes);
+            let mut line = |line: &[u8]| lines.push(Bytes::copy_from_slice(line));
+            let mut pipe = link.pipe(stream).borrow_mut();
+            let got = pipe.read(asker, &mut buffer, &mut keep, &mut line);
+            drop(pipe);
+            self.take_lines(now, link, stream, lines);
+            if !raw.is_empty()
+                && let Some(call) = self.printing(link)
+            {
+                self.pass_output_on(call, stream, &raw);
             }
-        };
-        let got = link.pipe(stream).borrow_mut().read(asker, &mut keep, &mut log);
-        state.counters.add("output_lines", lines);
-        state.counters.add("output_lines_not_logged", dropped_lines);
-        if let Some(call) = wanted
-            && !raw.is_empty()
-        {
-            self.pass_output_on(call, stream, &raw);
+            if !got {
+                break;
+            }
         }
-        got
+        self.pipe_buffer = buffer;
+    }
+
+    /// Ends a line that has no end yet, so that it is not continued by somebody else's.
+    fn end_line(&mut self, now: Instant, link: &Link, stream: Stream) {
+        let mut lines = Vec::new();
+        link.pipe(stream).borrow_mut().finish(&mut |line| lines.push(Bytes::copy_from_slice(line)));
+        self.take_lines(now, link, stream, lines);
+    }
+
+    /// The call whose output a worker's is now.
+    fn printing(&self, link: &Link) -> Option<CallKey> {
+        self.pools[link.pool.0].workers.get(&link.worker)?.printing
+    }
+
+    fn take_lines(&mut self, now: Instant, link: &Link, stream: Stream, lines: Vec<Bytes>) {
+        let state = &mut self.pools[link.pool.0];
+        let Some(worker) = state.workers.get_mut(&link.worker).filter(|_| !lines.is_empty()) else {
+            return;
+        };
+        let call = worker.printing.map_or(0, |call| call.0);
+        state.counters.add("output_lines", lines.len() as u64);
+        let at_ms = wall_clock_ms();
+        let mut entries = Vec::with_capacity(lines.len());
+        for text in lines {
+            if stream == Stream::Stderr {
+                worker.tail.push(&text);
+            }
+            match worker.allowance.take(now) {
+                Some(dropped) => {
+                    tracing::info!(target: "clutch::output", pool = state.config.name,
+                        worker = %link.worker, call, stream = stream_name(stream), dropped,
+                        "{}", escape(&text));
+                }
+                None => state.counters.one("output_lines_not_logged"),
+            }
+            let source = Source::Printed(stream);
+            entries.push(Entry { order: 0, at_ms, worker: link.worker, call, source, text });
+        }
+        self.store.keep(state, entries);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
-use clutch_protocol::message::Phases;
+use clutch_protocol::message::{Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
 use crate::session::Peer;
@@ -13,6 +13,7 @@ pub(super) fn refusal(
     config: &crate::config::Pool,
     function: &str,
     header: &Header,
+    retry: Option<&Retry>,
 ) -> Option<Reason> {
     let (module, qualname) = match name::check_function(function) {
         Ok(halves) => halves,
@@ -28,6 +29,9 @@ pub(super) fn refusal(
     if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
         return Some(Reason::NotAllowed);
     }
+    if let Some(Err(error)) = retry.map(Retry::check) {
+        return Some(Reason::BadArguments { message: error.to_string() });
+    }
     if header.codec == Codec::Raw && header.flags.has(Flags::KEYWORDS) {
         let message = "raw bytes have no keyword arguments; use another codec".to_owned();
         return Some(Reason::BadArguments { message });
@@ -38,28 +42,30 @@ pub(super) fn refusal(
 }
 
 /// A failure of a call that no pool has seen.
-pub(super) fn early_failure(call: u64, pool: String, function: String, reason: Reason) -> Failure {
+pub(super) fn early_failure(pool: String, function: String, reason: Reason) -> Failure {
     let phases = Phases::default();
     // Both came from outside and are shown to people; a name is cut where no good one ends.
     let cut = |text: String| text.chars().take(256).flat_map(char::escape_default).collect();
     Failure {
-        call,
+        call: 0,
         pool: cut(pool),
         function: cut(function),
         attempt: 0,
         started: false,
         phases,
         reason,
+        quarantined: false,
     }
 }
 
-pub(super) fn send_failure(peer: &Peer, failure: &Failure) {
+/// Sends a failure of the call that its client gave this `id`.
+pub(super) fn send_failure(peer: &Peer, id: u64, failure: &Failure) {
     let head = if wire::encode(failure).is_ok() {
-        frame_head(Kind::Error, failure.call, failure)
+        frame_head(Kind::Error, id, failure)
     } else {
         let detail = "the failure's description is longer than a frame's meta may be".to_owned();
         let short = Failure { reason: Reason::Protocol { detail }, ..failure.clone() };
-        frame_head(Kind::Error, failure.call, &short)
+        frame_head(Kind::Error, id, &short)
     };
     peer.send(&head, &Bytes::new());
 }

@@ -1,13 +1,24 @@
 //! What `status` says: read off the state that decides, at the moment it is asked for.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
-use super::dispatcher::{Dispatcher, PoolState};
+use super::dispatcher::{Dispatcher, PoolState, Worker};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
+use crate::watch::activity::Activity;
+
+/// Why a pool is paused.
+const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
+
+/// Why a pool is drained.
+const CLOSED: &str = "an operator drains it: new calls are refused until it is resumed";
+
+/// Why a pool goes while the daemon stays.
+const REMOVED: &str = "it was removed from the configuration; calls it has taken in are finished";
 
 impl Core {
     /// The daemon and everything in it, now.
@@ -20,6 +31,7 @@ impl Dispatcher {
     fn status(&self, now: Instant) -> Status {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
+        counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -42,31 +54,42 @@ impl Dispatcher {
 
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
-        let (state, reason) = match pool.policy.state() {
-            _ if pool.removed && !self.stopping => {
-                ("stopping", "it was removed; calls that it has taken in are finished".to_owned())
-            }
-            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
-            pool::PoolState::CrashLoop { failures } => {
-                ("crash_loop", format!("{failures} starts in a row failed"))
-            }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
-            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
-        };
+        let (state, reason) = self.pool_state(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
             state: state.to_owned(),
             reason,
             python: python_text(&pool.config.python),
-            workers_wanted: pool.config.workers,
+            workers_wanted: pool.policy.workers_wanted(),
+            workers_min: pool.policy.settings().size.min,
+            workers_max: pool.policy.settings().size.max,
+            spares: pool.policy.settings().size.spares,
             workers: self.worker_statuses(now, pool),
             queued: calls.waiting() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.waiting()) as u64,
             queue_limit: pool.config.limits.queue,
             last_death: pool.last_death.clone(),
-            counters: pool.counters.to_map(),
+            counters: pool_counters(pool),
+        }
+    }
+
+    /// What a pool as a whole is doing, and why.
+    fn pool_state(&self, pool: &PoolState) -> (&'static str, String) {
+        match pool.policy.state() {
+            _ if pool.removed && !self.stopping => ("stopping", REMOVED.to_owned()),
+            pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
+            pool::PoolState::CrashLoop { failures } => {
+                ("crash_loop", crash_loop_reason(failures, pool))
+            }
+            pool::PoolState::Paused => ("paused", PAUSED.to_owned()),
+            pool::PoolState::Closed => ("draining", CLOSED.to_owned()),
+            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
+                ("running", "no worker is needed; the next call starts one".to_owned())
+            }
+            pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
 
@@ -81,13 +104,14 @@ impl Dispatcher {
     }
 
     fn has_ready_worker(&self, pool: &PoolState) -> bool {
-        use pool::WorkerState::{Busy, Idle, Interrupting};
-        pool.policy.workers().any(|w| matches!(w.state, Idle | Busy(_) | Interrupting(_)))
+        pool.policy.workers().any(|worker| worker.state.is_up())
     }
 
     fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
         let entry = pool.workers.get(&view.id);
-        let call = view.state.call().and_then(|key| self.calls.get(&key));
+        let key = view.state.call();
+        let call = key.and_then(|key| self.calls.get(&key));
+        let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
@@ -101,9 +125,43 @@ impl Dispatcher {
                 }
                 _ => call.map(|call| call.function().to_string()),
             },
+            call: key.map(|key| key.0),
+            call_ms: key
+                .and(given.and_then(|worker| worker.last_call_at))
+                .map(|at| millis_since(now, at)),
             calls_served: entry.map_or(0, |worker| worker.served),
+            activity: self.activity(view, entry).to_owned(),
+            rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
+            cpu_ms: entry.map_or(0, |worker| worker.watched.cpu_ms),
         }
     }
+
+    /// What a worker was doing when it was looked at; what it must be doing if it was not.
+    fn activity(&self, view: &WorkerView, entry: Option<&Worker>) -> &'static str {
+        let seen = entry.and_then(|worker| worker.watched.activity);
+        let fits = |activity: Activity| match view.state {
+            _ if activity == Activity::Stopped => true,
+            pool::WorkerState::Idle => activity == Activity::Idle,
+            pool::WorkerState::Starting => activity == Activity::Starting,
+            _ => !matches!(activity, Activity::Idle | Activity::Starting),
+        };
+        let guess = match view.state {
+            pool::WorkerState::Idle => Activity::Idle,
+            pool::WorkerState::Starting => Activity::Starting,
+            pool::WorkerState::Busy(_) | pool::WorkerState::Interrupting(_) => Activity::Running,
+            _ => return "",
+        };
+        seen.filter(|activity| fits(*activity)).unwrap_or(guess).name()
+    }
+}
+
+/// What has been counted, here and by the thread that writes files.
+fn pool_counters(pool: &PoolState) -> BTreeMap<String, u64> {
+    let mut counters = pool.counters.to_map();
+    if let Some(sink) = &pool.sink {
+        counters.insert("output_file_lines_dropped".to_owned(), sink.dropped());
+    }
+    counters
 }
 
 /// How many descriptors this process has open. Since Linux 6.2 the directory's size says so; older
@@ -116,18 +174,35 @@ fn open_descriptors() -> u64 {
     }
 }
 
+/// How often what happened, how it happened last, and what can be done.
+fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
+    let last = pool.newest_death().to_string();
+    // Its traceback is beside it, in the last death's certificate.
+    let last = last.lines().next().unwrap_or_default();
+    format!(
+        "{failures} workers died and no call succeeded between; it goes on trying, and at once \
+         after: clutch pool reset {}; the last: {last}",
+        pool.config.name
+    )
+}
+
 /// A slot between two workers.
 fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
     let wait = slot.until.map_or(0, |until| millis_since(until, now));
     WorkerStatus {
         id: slot.id,
         state: "backoff".to_owned(),
-        reason: format!("started again in {wait} ms, after {} failed starts", slot.failures),
+        reason: format!("tried again in {wait} ms, after {} deaths in a row", slot.failures),
         since_ms: slot.since.map_or(0, |since| millis_since(now, since)),
         pid: 0,
         python: String::new(),
         function: None,
+        call: None,
+        call_ms: None,
         calls_served: 0,
+        activity: String::new(),
+        rss_bytes: 0,
+        cpu_ms: 0,
     }
 }
 

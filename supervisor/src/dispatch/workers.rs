@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use clutch_protocol::failure::{Payload, Reason, WorkerFailure};
 use clutch_protocol::message::{Ready, WorkerId, version};
-use clutch_protocol::{Frame, Kind, wire};
+use clutch_protocol::{Frame, Header, Kind, retry, wire};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
+use super::history::{Record, What};
 use crate::net::InboxError;
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
@@ -42,13 +43,22 @@ impl Core {
         }
     }
 
-    /// A worker sent a frame on its control socket. It is asked nothing there, so it has nothing to
-    /// answer: interrupts take effect on the call socket.
+    /// A worker sent a frame on its control socket. Interrupts take effect on the call socket, so
+    /// they are not answered here. What it says are records of `logging`,
+    /// and the answers to pings.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
-        let fault = format!("nothing asked for a {:?} frame", frame.header.kind);
+        let Header { kind, id, meta_bytes, .. } = frame.header;
+        let taken = match kind {
+            Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
+                Ok(())
+            }
+            kind => Err(format!("nothing asked for a {kind:?} frame")),
+        };
+        let Err(fault) = taken else { return };
         self.worker_faulted(link.pool, link.worker, StopCause::Protocol, fault);
     }
 
@@ -139,9 +149,13 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
-            if !dispatcher.answer(now, link.worker, frame) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+            dispatcher.end_output(now, link, call);
+            let counts = dispatcher.is_with(link.pool, link.worker, call);
+            if counts && dispatcher.tries_again(now, link, call, None) {
+                return Ok(dispatcher.attempt_failed(link, call));
+            }
+            if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -170,9 +184,17 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.catch_up_with_output(now, link, call);
-            if !dispatcher.fail(now, call, reason) {
-                dispatcher.pool(link.pool).counters.one("late_answers_dropped");
+            dispatcher.end_output(now, link, call);
+            let counts = dispatcher.is_with(link.pool, link.worker, call);
+            if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
+                return Ok(dispatcher.attempt_failed(link, call));
+            }
+            let word = dispatcher.history.word(reason.name());
+            if counts && dispatcher.fail(now, call, reason, false) {
+                let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
+                dispatcher.history.note(now, record.word(word));
+            } else {
+                dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, call))
         })
@@ -201,14 +223,13 @@ impl Dispatcher {
     /// The call `id`, if it is the one this worker has; none if it had a call that was given up, so
     /// that this can only be its late answer.
     fn own_call(&mut self, link: &Link, id: u64) -> Result<Option<CallKey>, String> {
-        let call = CallKey(id);
+        let call = CallKey(retry::call_of_run(id));
         let state = self.pools[link.pool.0].policy.worker_state(link.worker);
+        if self.worker(link.pool, link.worker).is_none_or(|worker| worker.last_run != id) {
+            return Err(format!("it answered call {id}, which it does not have"));
+        }
         match state {
-            Some(
-                WorkerState::Busy(own)
-                | WorkerState::Interrupting(own)
-                | WorkerState::Stopping(_, Some(own)),
-            ) if own == call => Ok(Some(call)),
+            Some(state) if state.call() == Some(call) => Ok(Some(call)),
             Some(WorkerState::Stopping(_, None)) => {
                 self.pool(link.pool).counters.one("late_answers_dropped");
                 Ok(None)
@@ -217,11 +238,23 @@ impl Dispatcher {
         }
     }
 
+    /// A worker's answer to a call that was answered otherwise before.
+    fn late(&mut self, now: Instant, link: &Link, call: CallKey) {
+        self.pool(link.pool).counters.one("late_answers_dropped");
+        let record = Record::new(What::LateAnswer, link.pool).call(call).worker(link.worker);
+        self.history.note(now, record);
+    }
+
     fn served(&mut self, link: &Link, call: CallKey) -> Option<Event> {
         if let Some(worker) = self.worker(link.pool, link.worker) {
             worker.served += 1;
         }
         Some(Event::Answered { worker: link.worker, call })
+    }
+
+    fn attempt_failed(&mut self, link: &Link, call: CallKey) -> Option<Event> {
+        self.served(link, call);
+        Some(Event::AttemptFailed { worker: link.worker, call })
     }
 
     pub(super) fn note_detail(&mut self, link: &Link, detail: &str) {

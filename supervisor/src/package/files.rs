@@ -37,9 +37,11 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_items.py",
     "clutch/_json_codec.py",
     "clutch/_limits.py",
+    "clutch/_logging.py",
     "clutch/_loop.py",
     "clutch/_missing.py",
     "clutch/_nesting.py",
+    "clutch/_page.py",
     "clutch/_plain.py",
     "clutch/_pristine.py",
     "clutch/_raw.py",
@@ -49,9 +51,32 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_worker.py",
 ];
 
-/// The mode of folders, and of files.
-pub(super) const FOLDER_MODE: u32 = 0o700;
-pub(super) const FILE_MODE: u32 = 0o600;
+/// Who may read the package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readers {
+    /// Its owner.
+    Owner,
+    /// Every user of the machine.
+    Everyone,
+}
+
+impl Readers {
+    /// The mode of folders.
+    pub(super) const fn folder_mode(self) -> u32 {
+        match self {
+            Readers::Owner => 0o700,
+            Readers::Everyone => 0o755,
+        }
+    }
+
+    /// The mode of files.
+    pub(super) const fn file_mode(self) -> u32 {
+        match self {
+            Readers::Owner => 0o600,
+            Readers::Everyone => 0o644,
+        }
+    }
+}
 
 /// Permission bits that let somebody else write.
 pub(super) const OTHERS_WRITE: u32 = 0o022;
@@ -141,14 +166,15 @@ fn folders() -> BTreeSet<&'static str> {
 }
 
 /// Writes every file into a folder that is new and ours.
-pub(super) fn write_files(into: &Path) -> Result<(), PackageError> {
+pub(super) fn write_files(into: &Path, readers: Readers) -> Result<(), PackageError> {
+    let (folder_mode, file_mode) = (readers.folder_mode(), readers.file_mode());
     for folder in folders() {
         let path = into.join(folder);
         if !folder.is_empty() {
-            DirBuilder::new().mode(FOLDER_MODE).create(&path).map_err(failed("make", &path))?;
+            DirBuilder::new().mode(folder_mode).create(&path).map_err(failed("make", &path))?;
         }
         // Whatever the umask took away.
-        fs::set_permissions(&path, Permissions::from_mode(FOLDER_MODE))
+        fs::set_permissions(&path, Permissions::from_mode(folder_mode))
             .map_err(failed("set the mode of", &path))?;
     }
     for (name, text) in FILES {
@@ -156,10 +182,10 @@ pub(super) fn write_files(into: &Path) -> Result<(), PackageError> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(FILE_MODE)
+            .mode(file_mode)
             .open(&path)
             .map_err(failed("make", &path))?;
-        file.set_permissions(Permissions::from_mode(FILE_MODE))
+        file.set_permissions(Permissions::from_mode(file_mode))
             .map_err(failed("set the mode of", &path))?;
         file.write_all(text.as_bytes()).map_err(failed("write", &path))?;
     }

@@ -1,26 +1,25 @@
-//! How workers leave their slots, and what becomes of the slots: deaths, orders to go, restarts,
-//! the end of the pool. Calls, and workers that work, are the business of `policy`.
+//! How workers leave their slots: told to go, dead, swept; and the end of the pool. What becomes of
+//! their slots is in `starts`, what of their calls in `retry`.
 
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
-use super::backoff::{self, CRASH_LOOP_FAILURES, PROVEN_AFTER};
 use super::event::{CallKey, Effect, StopCause, Verdict};
-use super::policy::{Pool, PoolState};
-use super::queue::{Place, Timer};
+use super::policy::Pool;
+use super::queue::Place;
+use super::standing::{Opening, PoolMove};
+use super::starts::Loss;
 use super::state::{Move, WorkerState};
+use super::timers::Timer;
 
 /// How long a guardian may take from an order to kill to its report, before it is killed itself.
 /// It gives up on an unkillable process after two seconds of its own.
 pub(super) const REAP_BUDGET: Duration = Duration::from_secs(5);
 
 impl Pool {
-    pub(super) fn retire(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        self.retire_for(now, worker, StopCause::Drain, effects);
-    }
-
-    pub(super) fn retire_for(
+    /// Asks a worker without a call to exit by itself.
+    pub(super) fn retire(
         &mut self,
         now: Instant,
         worker: WorkerId,
@@ -33,6 +32,18 @@ impl Pool {
         }
     }
 
+    /// Why a worker goes that has nothing to do here any more.
+    pub(super) fn leaving_cause(&self, worker: WorkerId) -> StopCause {
+        let entry = &self.workers[&worker];
+        match (self.standing.opening, entry.state, entry.outworn) {
+            (Opening::Ending, ..) => StopCause::Drain,
+            (_, WorkerState::Retiring(cause, _), _) => cause,
+            (_, _, Some(cause)) => StopCause::Replaced(cause),
+            (_, _, None) => StopCause::Surplus,
+        }
+    }
+
+    /// A worker cannot be trusted any more.
     pub(super) fn doom(
         &mut self,
         now: Instant,
@@ -40,15 +51,19 @@ impl Pool {
         cause: StopCause,
         effects: &mut Vec<Effect>,
     ) {
-        let has_call = self.worker_state(worker).and_then(WorkerState::call).is_some();
-        let proven = has_call || self.is_proven(now, worker);
+        let loss = self.loss(now, worker);
+        let is_successor = self.is_successor(worker);
         if self.stop(now, worker, cause) {
             self.kill(now, worker, effects);
-            self.refill(now, worker.slot, proven, effects);
+            if is_successor {
+                self.successor_failed(now, worker.slot, effects);
+            } else {
+                self.refill(now, worker.slot, loss, effects);
+            }
         }
     }
 
-    /// The call goes back to its place in the queue; its caller does not notice.
+    /// The call goes back to its place in the line; its caller does not notice.
     pub(super) fn undelivered(
         &mut self,
         now: Instant,
@@ -57,17 +72,24 @@ impl Pool {
         effects: &mut Vec<Effect>,
     ) {
         if self.calls.place(call) == Some(Place::Running(worker)) {
-            self.calls.requeue(call);
+            self.move_on(now, call, worker, effects);
         }
         // The worker does not have the call, whatever its state said.
-        self.step(now, worker, Move::Answered(call));
+        if self.step(now, worker, Move::Answered(call)) {
+            self.clear_call_timers(worker);
+        }
         self.doom(now, worker, StopCause::ChannelLost, effects);
-        self.assign_waiting(now, effects);
     }
 
     pub(super) fn kill(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
         effects.push(Effect::Kill { worker });
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
+    }
+
+    pub(super) fn terminate(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Terminate { worker });
+        // The guardian kills by itself when the grace is over; only its silence is our business.
+        self.timers.set(Timer::Reap(worker), now + self.settings.budgets.grace + REAP_BUDGET);
     }
 
     /// A slot is left with one worker on its way out: those before it have had their time.
@@ -101,78 +123,62 @@ impl Pool {
     /// A worker does not fill its slot any more, and nothing is expected of it but its end.
     fn leave(&mut self, worker: WorkerId) {
         self.idle.retain(|idle| *idle != worker);
-        self.timers.clear(Timer::Start(worker));
-        self.timers.clear(Timer::Interrupt(worker));
-        let slot = &mut self.slots[worker.slot as usize];
-        if slot.current == Some(worker.generation) {
-            slot.current = None;
+        self.clear_call_timers(worker);
+        for timer in [Timer::Start(worker), Timer::Age(worker), Timer::Idle(worker)] {
+            self.timers.clear(timer);
         }
-        self.failed_to_succeed(worker);
+        if self.workers[&worker].outworn.is_some() {
+            self.turns.retain(|outworn| *outworn != worker);
+            self.swaps.remove(&worker);
+        }
+        let place = &mut self.slots[worker.slot as usize];
+        if place.successor == Some(worker.generation) {
+            place.successor = None;
+        }
+        if place.current == Some(worker.generation) {
+            self.seat(worker.slot, None);
+        }
     }
 
-    pub(super) fn died(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        let Some(before) = self.worker_state(worker) else {
+    pub(super) fn died(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        begun: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(entry) = self.workers.get(&worker) else {
             return;
         };
-        // A call that kills its worker is to blame itself, however young the worker was.
-        let proven = before.call().is_some() || self.is_proven(now, worker);
+        let before = entry.state;
+        let call = before.call().or(entry.retrying);
+        let is_successor = self.is_successor(worker);
+        let loss = match self.loss(now, worker) {
+            // Its call is not to blame for what happened before it began.
+            Loss::WithCall if !begun => Loss::Proven,
+            loss => loss,
+        };
         if !self.step(now, worker, Move::Die) {
             return;
         }
         self.leave(worker);
         self.timers.clear(Timer::Exit(worker));
+        self.timers.clear(Timer::Dump(worker));
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
-        if let Some(call) = before.call() {
-            self.settle(call, Verdict::WorkerDied { worker, quarantined: false }, effects);
-        }
-        if !matches!(before, WorkerState::Stopping(..)) {
-            self.refill(now, worker.slot, proven, effects);
-        }
-    }
-
-    /// Whether a worker had a good start: only then is its end no sign of a crash loop.
-    fn is_proven(&self, now: Instant, worker: WorkerId) -> bool {
-        self.workers.get(&worker).is_some_and(|w| {
-            w.served > 0 || w.ready_at.is_some_and(|at| now.duration_since(at) >= PROVEN_AFTER)
-        })
-    }
-
-    /// Starts an empty slot again: at once after a proven worker, else with backoff.
-    pub(super) fn refill(
-        &mut self,
-        now: Instant,
-        slot: u32,
-        proven: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let is_filled = self.slots[slot as usize].current.is_some();
-        if self.state == PoolState::Draining || is_filled || slot >= self.settings.workers {
-            return;
-        }
-        if proven {
-            self.slots[slot as usize].failures = 0;
-            self.failed_starts = 0;
-            self.launch(now, slot, effects);
-            return;
-        }
-        self.failed_starts += 1;
-        let failures = &mut self.slots[slot as usize].failures;
-        *failures += 1;
-        let wait = backoff::backoff(*failures, &mut self.dice);
-        self.slots[slot as usize].empty_since = Some(now);
-        self.timers.set(Timer::Backoff(slot), now + wait);
-        if self.failed_starts >= CRASH_LOOP_FAILURES && self.no_worker_left() {
-            self.state = PoolState::CrashLoop { failures: self.failed_starts };
-            for call in self.calls.take_waiting() {
-                effects.push(Effect::Settle { call, verdict: Verdict::CrashLoop });
+        if let Some(call) = call.filter(|c| self.calls.place(*c) == Some(Place::Running(worker))) {
+            if begun {
+                self.lost_with(now, call, worker, effects);
+            } else {
+                self.move_on(now, call, worker, effects);
             }
         }
-    }
-
-    /// Whether no worker can take a call: one bad slot must not close a pool that works.
-    fn no_worker_left(&self) -> bool {
-        use WorkerState::{Busy, Idle, Interrupting};
-        !self.workers.values().any(|w| matches!(w.state, Idle | Busy(_) | Interrupting(_)))
+        if matches!(before, WorkerState::Stopping(..)) {
+            // Its slot was seen to when it was told to go.
+        } else if is_successor {
+            self.successor_failed(now, worker.slot, effects);
+        } else {
+            self.refill(now, worker.slot, loss, effects);
+        }
     }
 
     pub(super) fn gone(&mut self, worker: WorkerId) {
@@ -184,24 +190,29 @@ impl Pool {
         self.workers.remove(&worker);
     }
 
-    pub(super) fn terminate(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Terminate { worker });
-        // The guardian kills by itself when the grace is over; only its silence is our business.
-        self.timers.set(Timer::Reap(worker), now + self.settings.budgets.grace + REAP_BUDGET);
-    }
-
+    /// The daemon stops.
     pub(super) fn drain(&mut self, now: Instant, until: Instant, effects: &mut Vec<Effect>) {
-        self.state = PoolState::Draining;
-        for slot in 0..self.settings.workers {
-            self.timers.clear(Timer::Backoff(slot));
+        if let Some(standing) = self.standing.after(PoolMove::End) {
+            self.standing = standing;
         }
-        for call in self.calls.take_waiting() {
-            effects.push(Effect::Settle { call, verdict: Verdict::ShuttingDown });
+        self.start_queue.clear();
+        self.turns.clear();
+        for timer in [Timer::Probe, Timer::Grow, Timer::Shrink] {
+            self.timers.clear(timer);
+        }
+        for slot in 0..self.slot_count() {
+            self.timers.clear(Timer::Backoff(slot));
+            self.timers.clear(Timer::Successor(slot));
+        }
+        for call in self.calls.unassigned() {
+            self.settle(call, Verdict::ShuttingDown, effects);
         }
         let workers: Vec<_> = self.workers.iter().map(|(id, w)| (*id, w.state)).collect();
         for (worker, state) in workers {
             match state {
-                WorkerState::Idle => self.retire(now, worker, effects),
+                WorkerState::Idle | WorkerState::Retiring(_, None) => {
+                    self.retire(now, worker, StopCause::Drain, effects);
+                }
                 WorkerState::Starting if self.stop(now, worker, StopCause::Drain) => {
                     self.kill(now, worker, effects);
                 }
@@ -241,7 +252,8 @@ impl Pool {
     }
 
     pub(super) fn report_drained(&mut self, effects: &mut Vec<Effect>) {
-        if self.state == PoolState::Draining && self.workers.is_empty() && !self.drained {
+        let is_ending = self.standing.opening == Opening::Ending;
+        if is_ending && self.workers.is_empty() && !self.drained {
             assert!(self.calls.is_empty(), "a call ends with its worker at the latest");
             self.drained = true;
             self.timers.clear(Timer::Drain);

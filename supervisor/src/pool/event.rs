@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
-use super::policy::Settings;
+use super::settings::Settings;
 
 /// A call's id, unique in the daemon's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,6 +186,26 @@ pub enum ReplaceCause {
     Reload,
 }
 
+impl ReplaceCause {
+    /// Why, in words.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            ReplaceCause::Calls => "it has answered its number of calls",
+            ReplaceCause::Age => "it is old",
+            ReplaceCause::Idle => "it had nothing to do for long",
+            ReplaceCause::Memory => "it held much memory after its calls",
+            ReplaceCause::OwnRequest => "it asked to be replaced",
+            ReplaceCause::Operator => "an operator had it replaced",
+            ReplaceCause::Reload => "the configuration has changed",
+        }
+    }
+
+    /// Whether somebody waits for the end of all such replacements.
+    pub const fn is_recycling(self) -> bool {
+        matches!(self, ReplaceCause::Operator | ReplaceCause::Reload)
+    }
+}
+
 /// Something to be done. The dispatcher carries effects out in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -300,6 +320,10 @@ pub enum StopCause {
 pub struct Budgets {
     /// For a start.
     pub start: Duration,
+    /// For the stacks of a worker whose call is late: its caller waits for them.
+    pub dump: Duration,
+    /// For a call that is not wanted any more to end by itself, before it is interrupted.
+    pub cooperate: Duration,
     /// For an interrupted call to end.
     pub interrupt: Duration,
     /// For a worker to exit by itself, and from SIGTERM to SIGKILL.

@@ -5,39 +5,59 @@
 //! years of crashes, timeouts and full queues are tested in milliseconds, with seeds.
 //!
 //! ```text
-//!            CallArrived, CallCancelled                         Assign, Interrupt, Retire
+//!            CallArrived, CallCancelled                  Assign, Warn, Interrupt, Retire
 //!  session ────────────────────────────►┌────────┐─────────────────────────────────► worker link
-//!            Ready, Answered, Doomed    │  Pool  │   Launch, Terminate, Kill
+//!            Ready, Answered, Doomed    │  Pool  │   Launch, DumpStack, Terminate, Kill
 //!  worker  ────────────────────────────►│ handle │─────────────────────────────────► spawner,
 //!            Died, Gone                 │        │                                    guardian
 //!  guardian ───────────────────────────►│        │   Settle
 //!            Tick                       │        │─────────────────────────────────► session
-//!  timer   ────────────────────────────►└────────┘
+//!  timer   ────────────────────────────►│        │
+//!            Operator, Reconfigured     │        │
+//!  operator ───────────────────────────►└────────┘
 //! ```
 //!
 //! Suggested reading order:
 //!
-//! - [`event`]: what can happen, and what can be done about it.
-//! - [`state`]: the states of a worker and the one table of its transitions.
-//! - [`policy`]: the pool itself; `endings`, how its workers leave it.
-//! - `replace`: settings that change while it works.
-//! - [`queue`]: the calls of a pool, waiting and running, and their deadlines.
-//! - [`backoff`]: how long a slot waits before it is started again.
+//! - [`event`]: what can happen, and what can be done about it; [`settings`]: what a pool is told.
+//! - [`state`], [`standing`]: the states of a worker and of a pool, each with the one table of
+//!   its transitions.
+//! - [`policy`]: the pool itself, and the way of a call through it.
+//! - [`queue`]: the calls of a pool, with their deadlines; [`line`]: whose turn it is;
+//!   [`timers`]: every other timer.
+//! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
+//! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they
+//!   are replaced though nothing is wrong; `elastic`: how many there are.
+//! - `operator`: what can be ordered while all this runs; `view`: what can be asked.
+//! - [`backoff`]: how long something waits before it is tried again.
 
 pub mod event;
+pub mod settings;
 
+pub mod standing;
 pub mod state;
 
 pub mod policy;
 
-mod endings;
-
-mod replace;
-
+pub mod line;
 pub mod queue;
+pub mod timers;
+
+mod ladder;
+mod retry;
+
+mod elastic;
+mod endings;
+mod operator;
+mod replace;
+mod starts;
+
+mod view;
 
 pub mod backoff;
 
 pub use event::{CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict};
-pub use policy::{Pool, PoolState, Settings};
+pub use policy::Pool;
+pub use settings::Settings;
+pub use standing::PoolState;
 pub use state::{EmptySlot, WorkerState, WorkerView};

@@ -1,15 +1,27 @@
-//! The pool's policy, tested: first by sentences, then by years of random trouble.
+//! The pool's policy, tested: first by sentences, then (in `lives`) by years of random trouble.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::backoff::{self, CRASH_LOOP_FAILURES};
 use super::super::endings::REAP_BUDGET;
-use super::super::event::{Caller, Retry};
+use super::super::event::{Budgets, Caller, Order, Retry, StopCause};
+use super::super::settings::{Replace, Restart, Scale, Size};
+use super::super::state::WorkerView;
 use super::*;
 
+#[path = "lives_tests.rs"]
+mod lives;
+
+#[path = "supervision_tests.rs"]
+mod supervision;
+
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Deaths that make a crash loop, unless a test says otherwise.
+const DEATHS: u32 = 5;
+
+/// The longest wait between two starts.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// A pool with a clock of its own, and what it wanted done so far.
 struct World {
@@ -19,8 +31,23 @@ struct World {
 }
 
 fn settings(workers: u32, queue: u32) -> Settings {
-    let budgets = Budgets { start: 60 * SECOND, interrupt: SECOND / 10, grace: 5 * SECOND };
-    Settings { workers, queue, budgets, seed: 1 }
+    let budgets = Budgets {
+        start: 60 * SECOND,
+        dump: SECOND / 20,
+        cooperate: Duration::ZERO,
+        interrupt: SECOND / 10,
+        grace: 5 * SECOND,
+    };
+    Settings {
+        size: Size { min: workers, max: workers, spares: 0 },
+        scale: Scale::default(),
+        starts_at_once: 16,
+        restart: Restart::default(),
+        replace: Replace::default(),
+        queue,
+        budgets,
+        seed: 1,
+    }
 }
 
 fn id(slot: u32, generation: u32) -> WorkerId {
@@ -33,18 +60,27 @@ fn arrival(call: CallKey, deadline: Instant) -> Event {
 }
 
 impl World {
+    fn of(settings: Settings) -> World {
+        World { pool: Pool::new(settings), now: Instant::now(), effects: vec![] }
+    }
+
     fn new(workers: u32, queue: u32) -> World {
-        let now = Instant::now();
-        let mut world = World { pool: Pool::new(settings(workers, queue)), now, effects: vec![] };
+        let mut world = World::of(settings(workers, queue));
         world.tell(Event::Start);
         world
     }
 
     /// A pool whose first workers are ready.
     fn ready(workers: u32, queue: u32) -> World {
-        let mut world = World::new(workers, queue);
-        for slot in 0..workers {
-            world.tell(Event::Ready { worker: id(slot, 1) });
+        World::ready_of(settings(workers, queue))
+    }
+
+    fn ready_of(settings: Settings) -> World {
+        let mut world = World::of(settings);
+        for effect in world.tell(Event::Start) {
+            if let Effect::Launch { worker } = effect {
+                world.tell(Event::Ready { worker });
+            }
         }
         world
     }
@@ -69,6 +105,22 @@ impl World {
         self.tell(Event::Tick)
     }
 
+    /// Time passes, and every timer is served when it is due.
+    fn live(&mut self, time: Duration) -> Vec<Effect> {
+        let end = self.now + time;
+        let mut all = Vec::new();
+        while let Some(at) = self.pool.next_wake().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            all.extend(self.tell(Event::Tick));
+        }
+        self.now = end;
+        all
+    }
+
+    fn answer(&mut self, worker: WorkerId, call: u64) -> Vec<Effect> {
+        self.tell(Event::Answered { worker, call: CallKey(call) })
+    }
+
     fn die(&mut self, worker: WorkerId) -> Vec<Effect> {
         let effects = self.tell(Event::Died { worker, begun: true });
         self.tell(Event::Gone { worker });
@@ -84,13 +136,17 @@ fn settle(call: u64, verdict: Verdict) -> Effect {
     Effect::Settle { call: CallKey(call), verdict }
 }
 
+fn interrupt(worker: WorkerId, call: u64) -> [Effect; 2] {
+    let call = CallKey(call);
+    [Effect::Warn { worker, call }, Effect::Interrupt { worker, call }]
+}
+
 #[test]
 fn a_call_goes_to_a_free_worker_and_waits_when_there_is_none() {
     let mut world = World::ready(1, 10);
     assert_eq!(vec![assign(id(0, 1), 1)], world.call(1));
     assert!(world.call(2).is_empty());
-    let answered = Event::Answered { worker: id(0, 1), call: CallKey(1) };
-    assert_eq!(vec![assign(id(0, 1), 2)], world.tell(answered));
+    assert_eq!(vec![assign(id(0, 1), 2)], world.answer(id(0, 1), 1));
 }
 
 #[test]
@@ -114,12 +170,14 @@ fn a_queued_call_times_out_without_touching_a_worker() {
 #[test]
 fn a_timed_out_call_is_answered_at_once_and_its_worker_gets_a_chance_to_come_back() {
     let mut world = World::ready(1, 10);
+    let worker = id(0, 1);
     world.call_until(1, world.now + SECOND);
-    let interrupt = Effect::Interrupt { worker: id(0, 1), call: CallKey(1) };
-    assert_eq!(vec![settle(1, Verdict::TimedOut), interrupt], world.pass(SECOND));
+    assert_eq!(vec![Effect::DumpStack { worker }], world.pass(SECOND));
+    let [warn, interrupt] = interrupt(worker, 1);
+    let wanted = vec![settle(1, Verdict::TimedOut), warn, interrupt];
+    assert_eq!(wanted, world.tell(Event::StackDumped { worker }));
     world.call(2);
-    let answered = Event::Answered { worker: id(0, 1), call: CallKey(1) };
-    assert_eq!(vec![assign(id(0, 1), 2)], world.tell(answered));
+    assert_eq!(vec![assign(worker, 2)], world.answer(worker, 1));
 }
 
 #[test]
@@ -127,6 +185,7 @@ fn a_worker_that_will_not_give_up_is_replaced_before_it_is_dead() {
     let mut world = World::ready(1, 10);
     world.call_until(1, world.now + SECOND);
     world.pass(SECOND);
+    world.tell(Event::StackDumped { worker: id(0, 1) });
     world.call(2);
     let effects = world.pass(SECOND / 10);
     let wanted = vec![Effect::Terminate { worker: id(0, 1) }, Effect::Launch { worker: id(0, 2) }];
@@ -165,11 +224,11 @@ fn a_call_that_never_reached_its_worker_keeps_its_place_f032() {
 fn a_late_answer_is_nobodys_answer() {
     let mut world = World::ready(1, 10);
     world.call(1);
-    assert!(world.tell(Event::Answered { worker: id(0, 9), call: CallKey(1) }).is_empty());
+    assert!(world.answer(id(0, 9), 1).is_empty());
     world.tell(Event::CallCancelled { call: CallKey(1) });
     world.pass(SECOND);
     let before = world.pool.worker_state(id(0, 1));
-    world.tell(Event::Answered { worker: id(0, 1), call: CallKey(1) });
+    world.answer(id(0, 1), 1);
     assert_eq!(before, world.pool.worker_state(id(0, 1)));
 }
 
@@ -178,15 +237,15 @@ fn starts_that_fail_wait_longer_each_time_and_close_the_pool_in_the_end_f020() {
     let mut world = World::new(1, 10);
     world.call(1);
     let mut last = vec![];
-    for generation in 1..=CRASH_LOOP_FAILURES {
+    for generation in 1..=DEATHS {
         last = world.die(id(0, generation));
         assert!(!last.contains(&Effect::Launch { worker: id(0, generation + 1) }));
-        world.pass(backoff::BACKOFF_MAX);
+        world.pass(BACKOFF_MAX);
     }
     assert_eq!(vec![settle(1, Verdict::CrashLoop)], last);
     assert_eq!(vec![settle(2, Verdict::CrashLoop)], world.call(2));
-    // The slot is still tried; one good start opens the pool again.
-    world.tell(Event::Ready { worker: id(0, CRASH_LOOP_FAILURES + 1) });
+    // One start is still tried; a good one opens the pool again.
+    world.tell(Event::Ready { worker: id(0, DEATHS + 1) });
     assert_eq!(1, world.call(3).len());
     assert_eq!(PoolState::Running, world.pool.state());
 }
@@ -197,7 +256,7 @@ fn one_bad_slot_does_not_close_a_pool_that_works() {
     world.tell(Event::Ready { worker: id(0, 1) });
     for generation in 1..20 {
         world.die(id(1, generation));
-        world.pass(backoff::BACKOFF_MAX);
+        world.pass(BACKOFF_MAX);
     }
     assert_eq!(PoolState::Running, world.pool.state());
     assert_eq!(vec![assign(id(0, 1), 1)], world.call(1));
@@ -208,7 +267,7 @@ fn a_start_without_end_is_killed_and_tried_again_f021() {
     let mut world = World::new(1, 10);
     let effects = world.pass(60 * SECOND);
     assert_eq!(vec![Effect::Kill { worker: id(0, 1) }], effects);
-    let effects = world.pass(backoff::BACKOFF_MAX);
+    let effects = world.pass(BACKOFF_MAX);
     assert!(effects.contains(&Effect::Launch { worker: id(0, 2) }), "{effects:?}");
 }
 
@@ -227,8 +286,7 @@ fn a_drain_lets_running_calls_finish_and_takes_no_new_ones() {
     let effects = world.tell(Event::Drain { until: world.now + 30 * SECOND });
     assert_eq!(vec![Effect::Retire { worker: id(0, 1) }], effects);
     assert_eq!(vec![settle(2, Verdict::ShuttingDown)], world.call(2));
-    let answered = Event::Answered { worker: id(1, 1), call: CallKey(1) };
-    assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], world.tell(answered));
+    assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], world.answer(id(1, 1), 1));
     world.die(id(0, 1));
     world.tell(Event::Died { worker: id(1, 1), begun: true });
     assert_eq!(vec![Effect::Drained], world.tell(Event::Gone { worker: id(1, 1) }));
@@ -246,125 +304,4 @@ fn a_drain_has_an_end_whatever_runs_f014() {
     let mut world = World::ready(1, 10);
     world.tell(Event::Drain { until: world.now + 30 * SECOND });
     assert_eq!(vec![Effect::Kill { worker: id(0, 1) }], world.pass(5 * SECOND));
-}
-
-/// What a simulated outside world has to be able to tell at any time.
-#[derive(Default)]
-struct Model {
-    owed: BTreeMap<u64, Instant>,
-    alive: BTreeSet<WorkerId>,
-    has: BTreeMap<WorkerId, u64>,
-    told_to_go: BTreeSet<WorkerId>,
-    unswept: Vec<WorkerId>,
-}
-
-impl Model {
-    #[track_caller]
-    fn follow(&mut self, effects: &[Effect]) {
-        for effect in effects {
-            match *effect {
-                Effect::Launch { worker } => {
-                    assert!(self.alive.insert(worker), "{worker:?} was started twice");
-                }
-                Effect::Assign { worker, call } => {
-                    assert!(self.alive.contains(&worker), "a dead worker was given a call");
-                    assert!(self.owed.contains_key(&call.0), "an answered call was given away");
-                    assert!(
-                        !self.told_to_go.contains(&worker),
-                        "a leaving worker was given a call"
-                    );
-                    assert!(self.has.insert(worker, call.0).is_none(), "a busy worker got a call");
-                }
-                Effect::Settle { call, .. } => {
-                    assert!(self.owed.remove(&call.0).is_some(), "{call:?} was answered twice");
-                }
-                Effect::Terminate { worker }
-                | Effect::Kill { worker }
-                | Effect::Retire { worker } => {
-                    self.told_to_go.insert(worker);
-                }
-                Effect::Warn { .. } | Effect::DumpStack { .. } => {}
-                Effect::Interrupt { worker, call } => {
-                    assert_eq!(Some(&call.0), self.has.get(&worker), "the wrong call was hit");
-                }
-                Effect::Abandon { .. } | Effect::Drained => {}
-            }
-        }
-    }
-}
-
-/// One long life of a pool under random trouble. Every accepted call gets exactly one answer, none
-/// later than its deadline, and in the end nothing is left.
-fn live(seed: u64, steps: u32) {
-    let mut dice = Dice::new(seed);
-    let workers = 1 + u32::try_from(dice.roll() % 4).unwrap();
-    let mut world = World::new(workers, 5);
-    let mut model = Model::default();
-    let first: Vec<_> = (0..workers).map(|slot| Effect::Launch { worker: id(slot, 1) }).collect();
-    model.follow(&first);
-    let mut next_call = 0;
-    for _ in 0..steps {
-        let event = trouble(&mut dice, &mut model, &mut next_call, world.now);
-        let effects = event.map_or_else(Vec::new, |event| world.tell(event));
-        model.follow(&effects);
-        let effects = world.pass(Duration::from_millis(dice.roll() % 300));
-        model.follow(&effects);
-        for (call, deadline) in &model.owed {
-            assert!(*deadline > world.now, "call {call} is overdue (seed {seed})");
-        }
-        assert!(world.pool.calls().waiting() <= 5, "the queue has a limit (seed {seed})");
-        assert_eq!(model.owed.len(), world.pool.calls().len(), "seed {seed}");
-    }
-    let effects = world.tell(Event::KillAll);
-    model.follow(&effects);
-    assert!(model.owed.is_empty(), "unanswered at the end: {:?} (seed {seed})", model.owed);
-    for worker in std::mem::take(&mut model.alive) {
-        world.die(worker);
-    }
-    for worker in model.unswept {
-        world.tell(Event::Gone { worker });
-    }
-    assert!(world.pool.calls().is_empty() && world.pool.workers().next().is_none(), "seed {seed}");
-}
-
-/// Something that can really happen now.
-fn trouble(dice: &mut Dice, model: &mut Model, next: &mut u64, now: Instant) -> Option<Event> {
-    let pick = |dice: &mut Dice, count: usize| usize::try_from(dice.roll()).unwrap() % count.max(1);
-    let alive: Vec<_> = model.alive.iter().copied().collect();
-    let worker = alive.get(pick(dice, alive.len())).copied();
-    match dice.roll() % 11 {
-        0..4 => {
-            *next += 1;
-            let deadline = now + Duration::from_millis(500 + dice.roll() % 2000);
-            model.owed.insert(*next, deadline);
-            Some(arrival(CallKey(*next), deadline))
-        }
-        4 | 5 => worker.map(|worker| Event::Ready { worker }),
-        6 | 7 => {
-            let worker = worker.filter(|worker| model.has.contains_key(worker))?;
-            let call = model.has.remove(&worker)?;
-            model.owed.remove(&call);
-            Some(Event::Answered { worker, call: CallKey(call) })
-        }
-        8 => {
-            let worker = worker?;
-            model.alive.remove(&worker);
-            model.has.remove(&worker);
-            model.unswept.push(worker);
-            Some(Event::Died { worker, begun: true })
-        }
-        9 => model.unswept.pop().map(|worker| Event::Gone { worker }),
-        _ if dice.roll().is_multiple_of(2) => {
-            let call = CallKey(1 + dice.roll() % (*next + 1));
-            Some(Event::CallCancelled { call })
-        }
-        _ => worker.map(|worker| Event::Doomed { worker, cause: StopCause::Protocol }),
-    }
-}
-
-#[test]
-fn years_of_trouble_lose_no_call_and_answer_none_twice() {
-    for seed in 0..300 {
-        live(seed, 400);
-    }
 }

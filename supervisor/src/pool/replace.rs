@@ -1,260 +1,270 @@
-//! A pool whose settings change while it works: workers that are replaced one by one, new ones
-//! first, and slots that come and go.
+//! Planned replacement: a worker that is well goes, and nobody notices.
 //!
-//! A worker to be replaced leaves its slot when its successor is launched, and works on until the
-//! successor is ready. So the pool never has fewer workers that can take a call than before, and a
-//! successor that does not come up costs nothing.
+//! ```text
+//!   outworn ─► waits for its turn ─► its successor starts ─► the successor is ready ─► it retires,
+//!              (at most `at_once`    in the same slot; the    and holds the slot        after its
+//!              at a time)            old one goes on serving                            call
+//! ```
+//!
+//! A successor that fails to start is started again after a wait, and the old one goes on serving:
+//! a replacement never costs a pool a worker. Only a worker that holds too much memory gets no more
+//! calls while its successor starts.
 
 use std::time::Instant;
 
 use clutch_protocol::message::WorkerId;
 
 use super::event::{Effect, ReplaceCause, StopCause};
-use super::policy::{Pool, PoolState, Settings, Worker};
-use super::queue::Timer;
-use super::state::WorkerState;
-
-/// A replacement under way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Replacement {
-    old: WorkerId,
-    new: WorkerId,
-}
+use super::policy::Pool;
+use super::standing::{Opening, PoolState};
+use super::starts::Loss;
+use super::state::{Move, WorkerState};
+use super::timers::Timer;
 
 impl Pool {
-    /// How many old workers are still to be replaced.
-    pub fn outworn_left(&self) -> u32 {
-        let old = self.workers.values().filter(|worker| is_outworn(worker));
-        u32::try_from(old.count()).expect("workers are few")
+    /// How many workers are still to be replaced because an operator or a new configuration wants
+    /// it. The end of a recycling is when this is 0.
+    pub fn outworn_left(&self) -> usize {
+        let is_left = |state: WorkerState| state.is_up() || state == WorkerState::Starting;
+        let left = self.workers.values().filter(|worker| {
+            is_left(worker.state) && worker.outworn.is_some_and(ReplaceCause::is_recycling)
+        });
+        left.count()
     }
 
-    /// How many successors have died before they were ready, since the last change of settings.
-    pub const fn replacement_failures(&self) -> u32 {
+    /// How many successors have failed to start, ever. When this grows during a recycling, the
+    /// new ones do not work; the old ones go on serving.
+    pub const fn replacement_failures(&self) -> u64 {
         self.replacement_failures
     }
 
-    /// New settings hold from now on. Without `replace`, replacements that have not begun are
-    /// called off: the workers that live are those the settings want.
-    pub(super) fn reconfigure(
-        &mut self,
-        now: Instant,
-        settings: Settings,
-        replace: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.replacement_failures = 0;
-        let seed = self.settings.seed;
-        self.settings = Settings { seed, ..settings };
-        for worker in self.workers.values_mut() {
-            if !matches!(worker.state, WorkerState::Stopping(..) | WorkerState::Dead) {
-                worker.outworn = replace.then_some(ReplaceCause::Reload);
-            }
-        }
-        if self.state != PoolState::Draining {
-            self.resize(now, effects);
-            self.replace_next(now, effects);
-        }
-    }
-
-    /// Starts every slot that waits to be started again.
-    pub(super) fn start_what_is_missing(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        for slot in 0..self.settings.workers {
-            if self.timers.due(Timer::Backoff(slot)).is_some() {
-                self.timers.clear(Timer::Backoff(slot));
-                self.launch(now, slot, effects);
-            }
-        }
-    }
-
-    /// A worker is to be replaced.
-    pub(super) fn outworn(
+    /// A worker is to be replaced when its turn comes.
+    pub(super) fn outwear(
         &mut self,
         now: Instant,
         worker: WorkerId,
         cause: ReplaceCause,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.outworn = Some(cause);
-            self.replace_next(now, effects);
+        let in_slot = self.slots.get(worker.slot as usize).is_some_and(|place| {
+            let generation = Some(worker.generation);
+            place.current == generation || place.successor == generation
+        });
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if self.standing.opening == Opening::Ending || !in_slot {
+            return;
+        }
+        if entry.state == WorkerState::Starting {
+            // It has done nothing yet that could have worn it out; but what it was started from
+            // may be out of date.
+            if cause == ReplaceCause::Reload {
+                self.start_over(now, worker, effects);
+            }
+            return;
+        }
+        match entry.outworn {
+            None => {
+                entry.outworn = Some(cause);
+                self.turns.push_back(worker);
+            }
+            // Somebody waits for the end of a recycling.
+            Some(before) if cause.is_recycling() && !before.is_recycling() => {
+                entry.outworn = Some(cause);
+                entry.worn = Some(before);
+            }
+            // A reload can be called off, and what an operator wants stays wanted then.
+            Some(ReplaceCause::Reload) if cause == ReplaceCause::Operator => {
+                entry.outworn = Some(cause);
+            }
+            Some(before) if before.is_recycling() && !cause.is_recycling() => {
+                entry.worn.get_or_insert(cause);
+            }
+            Some(_) => {}
         }
     }
 
-    /// Makes the slots as many as the settings want.
-    fn resize(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let wanted = self.settings.workers;
-        while self.slots.len() < wanted as usize {
-            self.slots.push(super::policy::Slot::default());
-        }
-        let slots = u32::try_from(self.slots.len()).expect("slots are few");
-        for slot in 0..slots {
-            let is_empty = self.slots[slot as usize].current.is_none();
-            if slot >= wanted {
-                self.timers.clear(Timer::Backoff(slot));
-                self.slots[slot as usize].empty_since = None;
-            } else if is_empty && self.timers.due(Timer::Backoff(slot)).is_none() {
-                self.launch(now, slot, effects);
+    /// A reload is called off: workers that only it wanted to replace go on, and the successors
+    /// that are on the way for them do not come.
+    pub(super) fn forgive_reload(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for slot in 0..self.slot_count() {
+            let Some(generation) = self.slots[slot as usize].current else {
+                continue;
+            };
+            let worker = WorkerId { slot, generation };
+            let entry = self.workers.get_mut(&worker).expect("a slot's worker is there");
+            if entry.outworn != Some(ReplaceCause::Reload) {
+                continue;
+            }
+            entry.outworn = entry.worn.take();
+            if entry.outworn.is_none() {
+                self.turns.retain(|outworn| *outworn != worker);
+                self.swaps.remove(&worker);
+                self.call_back_successor(now, slot, effects);
             }
         }
-        let surplus: Vec<_> = self.workers.keys().filter(|id| id.slot >= wanted).copied().collect();
-        for worker in surplus {
-            self.go_when_free(now, worker, effects);
+    }
+
+    fn call_back_successor(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
+        self.timers.clear(Timer::Successor(slot));
+        let place = &mut self.slots[slot as usize];
+        place.successor_failures = 0;
+        let Some(generation) = place.successor else {
+            return;
+        };
+        let successor = WorkerId { slot, generation };
+        if self.stop(now, successor, StopCause::Replaced(ReplaceCause::Reload)) {
+            self.kill(now, successor, effects);
         }
     }
 
-    /// Begins the next replacement, unless one is under way or has failed.
+    /// A worker that is not ready yet is started again.
+    fn start_over(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
+        let is_successor = self.is_successor(worker);
+        let cause = StopCause::Replaced(ReplaceCause::Reload);
+        if self.stop(now, worker, cause) {
+            self.kill(now, worker, effects);
+            if is_successor {
+                self.start_successor(now, worker.slot, effects);
+            } else {
+                self.refill(now, worker.slot, Loss::Blameless, effects);
+            }
+        }
+    }
+
+    /// Gives those their turn who have waited longest.
     pub(super) fn replace_next(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if self.replacement.is_some()
-            || self.replacement_failures > 0
-            || self.state == PoolState::Draining
+        if !self.may_replace() {
+            return;
+        }
+        while self.swaps.len() < self.settings.replace.at_once as usize
+            && let Some(worker) = self.turns.pop_front()
         {
-            return;
-        }
-        let next = self.workers.iter().find(|(id, worker)| {
-            is_outworn(worker) && self.slots[id.slot as usize].current == Some(id.generation)
-        });
-        let Some((old, _)) = next.map(|(id, worker)| (*id, worker.state)) else {
-            return;
-        };
-        self.slots[old.slot as usize].current = None;
-        self.launch(now, old.slot, effects);
-        let generation = self.slots[old.slot as usize].last_generation;
-        let new = WorkerId { generation, ..old };
-        self.replacement = Some(Replacement { old, new });
-    }
-
-    /// A worker has become ready: if it is a successor, the one before it goes.
-    pub(super) fn succeeded(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        if let Some(Replacement { old, .. }) = self.replacement.take_if(|r| r.new == worker) {
-            self.go_when_free(now, old, effects);
-            self.replace_next(now, effects);
+            let place = &self.slots[worker.slot as usize];
+            if place.current != Some(worker.generation) {
+                // It goes for another reason.
+                continue;
+            }
+            self.swaps.insert(worker);
+            self.start_successor(now, worker.slot, effects);
         }
     }
 
-    /// A worker has left its slot before it was ready: if it was a successor, the one before it
-    /// takes its place back.
-    pub(super) fn failed_to_succeed(&mut self, worker: WorkerId) {
-        let Some(Replacement { old, .. }) = self.replacement.take_if(|r| r.new == worker) else {
+    fn may_replace(&self) -> bool {
+        !matches!(self.state(), PoolState::CrashLoop { .. } | PoolState::Draining)
+    }
+
+    /// Starts a successor in a slot whose worker has its turn.
+    pub(super) fn start_successor(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
+        let Some(old) = self.replaced_in(slot) else {
             return;
         };
+        if !self.may_replace() {
+            let wait = self.backoff(u32::MAX);
+            self.timers.set(Timer::Successor(slot), now + wait);
+            return;
+        }
+        let cause = ReplaceCause::Memory;
+        if self.workers[&old].outworn == Some(cause)
+            && self.step(now, old, Move::Retire(StopCause::Replaced(cause)))
+        {
+            self.idle.retain(|idle| *idle != old);
+            self.timers.clear(Timer::Idle(old));
+        }
+        self.timers.clear(Timer::Successor(slot));
+        let successor = self.new_worker(now, slot, effects);
+        self.workers.get_mut(&successor).expect("it was just made").is_successor = true;
+        self.slots[slot as usize].successor = Some(successor.generation);
+    }
+
+    /// The worker of a slot whose turn it is, and who has no successor yet.
+    fn replaced_in(&self, slot: u32) -> Option<WorkerId> {
+        let place = &self.slots[slot as usize];
+        let old = WorkerId { slot, generation: place.current? };
+        (place.successor.is_none() && self.swaps.contains(&old)).then_some(old)
+    }
+
+    pub(super) fn is_successor(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(|entry| entry.is_successor)
+    }
+
+    /// A successor is ready: the slot is its own, and the old worker goes as soon as it is free.
+    pub(super) fn take_over(&mut self, now: Instant, new: WorkerId, effects: &mut Vec<Effect>) {
+        let place = &mut self.slots[new.slot as usize];
+        assert_eq!(Some(new.generation), place.successor, "a slot has one successor");
+        place.successor = None;
+        place.successor_failures = 0;
+        let before = place.current;
+        self.seat(new.slot, Some(new.generation));
+        let old = WorkerId { slot: new.slot, generation: before.expect("it had a predecessor") };
+        let cause = self.leaving_cause(old);
+        match self.worker_state(old) {
+            Some(WorkerState::Idle | WorkerState::Retiring(_, None)) => {
+                self.retire(now, old, cause, effects);
+            }
+            // With a call, it keeps its turn until the call has ended.
+            _ => {
+                self.step(now, old, Move::Retire(cause));
+            }
+        }
+    }
+
+    /// The worker of a slot is lost, and its successor, who is on the way, is its worker now.
+    pub(super) fn promote(&mut self, successor: WorkerId) {
+        let entry = self.workers.get_mut(&successor).expect("a successor is a worker");
+        assert_eq!(WorkerState::Starting, entry.state, "one that is ready has taken over");
+        entry.is_successor = false;
+        self.starting += 1;
+        self.seat(successor.slot, Some(successor.generation));
+    }
+
+    /// A successor did not come up: the old worker goes on, and another one is tried later.
+    pub(super) fn successor_failed(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
         self.replacement_failures += 1;
-        let lives = self.workers.get(&old).is_some_and(|entry| {
-            !matches!(entry.state, WorkerState::Stopping(..) | WorkerState::Dead)
-        });
-        if lives {
-            self.slots[old.slot as usize].current = Some(old.generation);
-        }
-    }
-
-    /// Lets a worker go now if it has no call, else as soon as it has none.
-    fn go_when_free(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.workers.get(&worker) else {
+        let Some(old) = self.replaced_in(slot) else {
             return;
         };
-        let (state, outworn) = (entry.state, entry.outworn);
-        let cause = outworn.map_or(StopCause::Surplus, StopCause::Replaced);
-        match state {
-            WorkerState::Idle => self.retire_for(now, worker, cause, effects),
-            WorkerState::Starting if self.stop(now, worker, cause) => {
-                self.kill(now, worker, effects);
-            }
-            WorkerState::Busy(_) | WorkerState::Interrupting(_) => {
-                let entry = self.workers.get_mut(&worker).expect("it was just looked at");
-                entry.leaving = Some(cause);
-            }
-            _ => {}
+        let place = &mut self.slots[slot as usize];
+        place.successor_failures += 1;
+        let failures = place.successor_failures;
+        let wait = self.backoff(failures);
+        if self.standing.opening != Opening::Ending {
+            self.timers.set(Timer::Successor(slot), now + wait);
+        }
+        if self.step(now, old, Move::Recall) && self.worker_state(old) == Some(WorkerState::Idle) {
+            self.free(now, old, effects);
         }
     }
-}
 
-fn is_outworn(worker: &Worker) -> bool {
-    worker.outworn.is_some()
-        && !matches!(worker.state, WorkerState::Stopping(..) | WorkerState::Dead)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::super::event::{Budgets, CallKey, Caller, Event, Retry};
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn settings(workers: u32) -> Settings {
-        let budgets = Budgets { start: 60 * SECOND, interrupt: SECOND, grace: SECOND };
-        Settings { workers, queue: 10, budgets, seed: 1 }
+    /// After how many calls a new worker is to be replaced: not all at the same time.
+    pub(super) fn roll_calls_max(&mut self) -> Option<u64> {
+        let max = self.settings.replace.max_calls?;
+        Some(self.dice.spread(u64::from(max)))
     }
 
-    fn id(slot: u32, generation: u32) -> WorkerId {
-        WorkerId { slot, generation }
+    /// A worker's age is counted from when it is ready.
+    pub(super) fn plan_age(&mut self, since: Instant, worker: WorkerId) {
+        let age = self.settings.replace.max_age.map(|age| {
+            let age_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX / 2);
+            std::time::Duration::from_micros(self.dice.spread(age_us))
+        });
+        self.timers.plan(Timer::Age(worker), age.map(|age| since + age));
     }
 
-    /// A pool with ready workers, and what it wants done.
-    fn ready(workers: u32) -> (Pool, Instant, Vec<Effect>) {
-        let (mut pool, now, mut effects) = (Pool::new(settings(workers)), Instant::now(), vec![]);
-        pool.handle(now, Event::Start, &mut effects);
-        for slot in 0..workers {
-            pool.handle(now, Event::Ready { worker: id(slot, 1) }, &mut effects);
-        }
-        (pool, now, vec![])
-    }
-
-    fn reconfigured(workers: u32, replace: bool) -> Event {
-        Event::Reconfigured { settings: Box::new(settings(workers)), replace }
-    }
-
-    #[test]
-    fn workers_are_replaced_one_by_one_and_new_ones_first_f130() {
-        let (mut pool, now, mut effects) = ready(2);
-        let (call, deadline) = (CallKey(1), now + 30 * SECOND);
-        let (caller, retry) = (Caller(1), Retry::default());
-        let event = Event::CallArrived { call, deadline, caller, priority: 0, retry };
-        pool.handle(now, event, &mut effects);
-        assert_eq!(vec![Effect::Assign { worker: id(1, 1), call }], effects);
-        effects.clear();
-        pool.handle(now, reconfigured(2, true), &mut effects);
-        assert_eq!(vec![Effect::Launch { worker: id(0, 2) }], effects);
-        assert_eq!(2, pool.outworn_left());
-        effects.clear();
-        pool.handle(now, Event::Ready { worker: id(0, 2) }, &mut effects);
-        let next = [Effect::Retire { worker: id(0, 1) }, Effect::Launch { worker: id(1, 2) }];
-        assert_eq!(next.as_slice(), effects);
-        effects.clear();
-        // The one that is busy finishes its call, and goes then.
-        pool.handle(now, Event::Ready { worker: id(1, 2) }, &mut effects);
-        assert!(effects.is_empty() && pool.outworn_left() == 1, "{effects:?}");
-        pool.handle(now, Event::Answered { worker: id(1, 1), call }, &mut effects);
-        assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], effects);
-        assert_eq!((0, 0), (pool.outworn_left(), pool.replacement_failures()));
-    }
-
-    #[test]
-    fn a_successor_that_dies_costs_nothing_f131() {
-        let (mut pool, now, mut effects) = ready(1);
-        pool.handle(now, reconfigured(1, true), &mut effects);
-        pool.handle(now, Event::Died { worker: id(0, 2), begun: false }, &mut effects);
-        assert_eq!((1, 1), (pool.outworn_left(), pool.replacement_failures()));
-        pool.handle(now, reconfigured(1, false), &mut effects);
-        assert_eq!((0, 0), (pool.outworn_left(), pool.replacement_failures()));
-        assert_eq!(vec![Effect::Launch { worker: id(0, 2) }], effects);
-        assert_eq!(Some(WorkerState::Idle), pool.worker_state(id(0, 1)));
-    }
-
-    #[test]
-    fn slots_come_and_go_without_a_word() {
-        let (mut pool, now, mut effects) = ready(2);
-        pool.handle(now, reconfigured(3, false), &mut effects);
-        assert_eq!(vec![Effect::Launch { worker: id(2, 1) }], effects);
-        effects.clear();
-        pool.handle(now, reconfigured(1, false), &mut effects);
-        let gone = [Effect::Retire { worker: id(1, 1) }, Effect::Kill { worker: id(2, 1) }];
-        assert_eq!(gone.as_slice(), effects);
-        for worker in [id(1, 1), id(2, 1)] {
-            effects.clear();
-            pool.handle(now, Event::Died { worker, begun: false }, &mut effects);
-            pool.handle(now, Event::Gone { worker }, &mut effects);
-            assert!(effects.is_empty(), "{effects:?}");
+    /// The rules have changed: they hold for the workers that are there, too.
+    pub(super) fn plan_replacements(&mut self) {
+        let known: Vec<_> =
+            self.workers.iter().map(|(id, w)| (*id, w.state, w.since, w.ready_at)).collect();
+        for (worker, state, since, ready_at) in known {
+            let calls_max = self.roll_calls_max();
+            self.workers.get_mut(&worker).expect("it is known").calls_max = calls_max;
+            if let Some(ready_at) = ready_at.filter(|_| state.is_up()) {
+                self.plan_age(ready_at, worker);
+            }
+            let is_idle = state == WorkerState::Idle;
+            let idle = self.settings.replace.max_idle.filter(|_| is_idle);
+            self.timers.plan(Timer::Idle(worker), idle.map(|idle| since + idle));
         }
     }
 }

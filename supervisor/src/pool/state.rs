@@ -4,11 +4,13 @@
 //!   Launch ─► Starting ──Ready──► Idle ◄──Answered── Busy ──Interrupt──► Interrupting
 //!                │                 │ └────Assign────►  │                  │   │
 //!                │                 │  ◄───────────────Answered────────────┘   │
+//!                │                 └──Retire─► Retiring ◄─Retire─┘ (Recall: back to what it was)
 //!                └──────Stop───────┴────────┬──────────┴──────────Stop────────┘
 //!                                           ▼
 //!                                       Stopping ───Died──► (removed when Gone)
 //! ```
 //!
+//! `Retiring` is a worker that gets no more calls, but may finish the one it has.
 //! A worker leaves `Stopping` only by its death. Death itself is possible in every state and is no
 //! row of the table: the policy removes the worker then, whatever it was doing.
 
@@ -29,6 +31,9 @@ pub enum WorkerState {
     Busy(CallKey),
     /// It runs a call nobody waits for any more, and was told so.
     Interrupting(CallKey),
+    /// It gets no more calls, and goes when its call, if it has one, has ended and its successor
+    /// is there.
+    Retiring(StopCause, Option<CallKey>),
     /// It was told to go. The call is the one it had when a fault of its own made it go.
     Stopping(StopCause, Option<CallKey>),
     /// Its python ended; its tree is being swept.
@@ -46,6 +51,10 @@ pub enum Move {
     Answered(CallKey),
     /// It was told to interrupt its call.
     Interrupt(CallKey),
+    /// It gets no more calls.
+    Retire(StopCause),
+    /// It gets calls again after all.
+    Recall,
     /// It was told to go.
     Stop(StopCause),
     /// Its python ended.
@@ -55,16 +64,26 @@ pub enum Move {
 impl WorkerState {
     /// The table: where a move leads from here, or none when it is illegal and changes nothing.
     pub fn after(self, step: Move) -> Option<WorkerState> {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Starting, Stopping};
+        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
         match (self, step) {
             (Starting, Move::Ready) => Some(Idle),
             (Idle, Move::Assign(call)) => Some(Busy(call)),
             (Busy(had) | Interrupting(had), Move::Answered(call)) if had == call => Some(Idle),
-            (Busy(had), Move::Interrupt(call)) if had == call => Some(Interrupting(call)),
-            (Starting | Idle, Move::Stop(cause)) => Some(Stopping(cause, None)),
+            (Retiring(cause, Some(had)), Move::Answered(call)) if had == call => {
+                Some(Retiring(cause, None))
+            }
+            (Busy(had) | Retiring(_, Some(had)), Move::Interrupt(call)) if had == call => {
+                Some(Interrupting(call))
+            }
+            (Idle, Move::Retire(cause)) => Some(Retiring(cause, None)),
+            (Busy(call), Move::Retire(cause)) => Some(Retiring(cause, Some(call))),
+            (Retiring(_, None), Move::Recall) => Some(Idle),
+            (Retiring(_, Some(call)), Move::Recall) => Some(Busy(call)),
+            (Starting | Idle | Interrupting(_), Move::Stop(cause)) => Some(Stopping(cause, None)),
             (Busy(call), Move::Stop(cause)) => Some(Stopping(cause, Some(call))),
-            (Interrupting(_), Move::Stop(cause)) => Some(Stopping(cause, None)),
-            (Starting | Idle | Busy(_) | Interrupting(_) | Stopping(..), Move::Die) => Some(Dead),
+            (Retiring(_, call), Move::Stop(cause)) => Some(Stopping(cause, call)),
+            (Dead, _) => None,
+            (_, Move::Die) => Some(Dead),
             _ => None,
         }
     }
@@ -74,9 +93,21 @@ impl WorkerState {
         match self {
             WorkerState::Busy(call)
             | WorkerState::Interrupting(call)
+            | WorkerState::Retiring(_, Some(call))
             | WorkerState::Stopping(_, Some(call)) => Some(call),
             _ => None,
         }
+    }
+
+    /// Whether it runs a call that somebody waits for.
+    pub const fn is_busy(self) -> bool {
+        matches!(self, WorkerState::Busy(_) | WorkerState::Retiring(_, Some(_)))
+    }
+
+    /// Whether it has become ready and was not told to go.
+    pub const fn is_up(self) -> bool {
+        use WorkerState::{Busy, Idle, Interrupting, Retiring};
+        matches!(self, Idle | Busy(_) | Interrupting(_) | Retiring(..))
     }
 
     /// The state's name in `status`.
@@ -86,6 +117,7 @@ impl WorkerState {
             WorkerState::Idle => "ready",
             WorkerState::Busy(_) => "busy",
             WorkerState::Interrupting(_) => "interrupting",
+            WorkerState::Retiring(..) => "retiring",
             WorkerState::Stopping(..) => "stopping",
             WorkerState::Dead => "dead",
         }
@@ -101,8 +133,10 @@ impl WorkerState {
             WorkerState::Stopping(StopCause::ChannelLost, _) => "it closed its sockets",
             WorkerState::Stopping(StopCause::Drain, _) => "the daemon is stopping",
             WorkerState::Stopping(StopCause::Memory, _) => "it held too much memory",
-            WorkerState::Stopping(StopCause::Replaced(_), _) => "it was replaced",
-            WorkerState::Stopping(StopCause::Surplus, _) => "the pool became smaller",
+            WorkerState::Retiring(StopCause::Surplus, _)
+            | WorkerState::Stopping(StopCause::Surplus, _) => "the pool became smaller",
+            WorkerState::Retiring(StopCause::Replaced(cause), _)
+            | WorkerState::Stopping(StopCause::Replaced(cause), _) => cause.reason(),
             WorkerState::Dead => "its processes are being swept",
             _ => "",
         }
@@ -141,14 +175,22 @@ mod tests {
     const TWO: CallKey = CallKey(2);
     const CAUSE: StopCause = StopCause::Protocol;
 
+    const OTHER: StopCause = StopCause::Surplus;
+
     fn states() -> Vec<WorkerState> {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Starting, Stopping};
-        vec![Starting, Idle, Busy(ONE), Interrupting(ONE), Stopping(CAUSE, Some(ONE)), Dead]
+        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
+        let (retiring, stopping) = (Retiring(OTHER, None), Stopping(CAUSE, None));
+        let with_call = [Retiring(OTHER, Some(ONE)), Stopping(CAUSE, Some(ONE))];
+        let mut states = vec![Starting, Idle, Busy(ONE), Interrupting(ONE), Dead];
+        states.extend([retiring, stopping]);
+        states.extend(with_call);
+        states
     }
 
     fn moves() -> Vec<Move> {
         let calls = [ONE, TWO];
-        let mut moves = vec![Move::Ready, Move::Stop(CAUSE), Move::Die];
+        let mut moves = vec![Move::Ready, Move::Stop(CAUSE), Move::Die, Move::Retire(OTHER)];
+        moves.push(Move::Recall);
         moves.extend(calls.map(Move::Assign));
         moves.extend(calls.map(Move::Answered));
         moves.extend(calls.map(Move::Interrupt));
@@ -157,24 +199,29 @@ mod tests {
 
     #[test]
     fn the_legal_moves_are_these_and_no_others() {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Starting, Stopping};
-        let legal = [
+        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
+        let mut legal = vec![
             (Starting, Move::Ready, Idle),
             (Idle, Move::Assign(ONE), Busy(ONE)),
             (Idle, Move::Assign(TWO), Busy(TWO)),
             (Busy(ONE), Move::Answered(ONE), Idle),
             (Interrupting(ONE), Move::Answered(ONE), Idle),
+            (Retiring(OTHER, Some(ONE)), Move::Answered(ONE), Retiring(OTHER, None)),
             (Busy(ONE), Move::Interrupt(ONE), Interrupting(ONE)),
+            (Retiring(OTHER, Some(ONE)), Move::Interrupt(ONE), Interrupting(ONE)),
+            (Idle, Move::Retire(OTHER), Retiring(OTHER, None)),
+            (Busy(ONE), Move::Retire(OTHER), Retiring(OTHER, Some(ONE))),
+            (Retiring(OTHER, None), Move::Recall, Idle),
+            (Retiring(OTHER, Some(ONE)), Move::Recall, Busy(ONE)),
             (Starting, Move::Stop(CAUSE), Stopping(CAUSE, None)),
             (Idle, Move::Stop(CAUSE), Stopping(CAUSE, None)),
             (Busy(ONE), Move::Stop(CAUSE), Stopping(CAUSE, Some(ONE))),
             (Interrupting(ONE), Move::Stop(CAUSE), Stopping(CAUSE, None)),
-            (Starting, Move::Die, Dead),
-            (Idle, Move::Die, Dead),
-            (Busy(ONE), Move::Die, Dead),
-            (Interrupting(ONE), Move::Die, Dead),
-            (Stopping(CAUSE, Some(ONE)), Move::Die, Dead),
+            (Retiring(OTHER, None), Move::Stop(CAUSE), Stopping(CAUSE, None)),
+            (Retiring(OTHER, Some(ONE)), Move::Stop(CAUSE), Stopping(CAUSE, Some(ONE))),
         ];
+        let living = states().into_iter().filter(|state| *state != Dead);
+        legal.extend(living.map(|state| (state, Move::Die, Dead)));
         for state in states() {
             for step in moves() {
                 let wanted =

@@ -19,7 +19,7 @@ use crate::dispatch::{Core, Make, Workers};
 use crate::prepare::{self, list_certificates};
 use crate::service::Manager;
 use crate::session::Peer;
-use crate::watch::{Changes, Watching};
+use crate::source_watch::{Changes, Watching};
 use crate::worker::spawner::PoolIndex;
 
 /// Reloads that may wait for the one that is carried out. More would only read the same file again.

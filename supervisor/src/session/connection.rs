@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::hello;
 use super::peer::Peer;
+use super::readers::Readers;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
@@ -57,7 +58,8 @@ pub enum End {
 /// How many frames one client may have handled before others get their turn.
 const TURN_ALLOWANCE: u32 = 64;
 
-/// What a status takes of it: a page about every worker, written anew.
+/// What a status takes of it: a page about every worker, written anew. What an operator asks for
+/// may take as much.
 const STATUS_PRICE: u32 = 32;
 
 /// How a client's turn ended.
@@ -75,8 +77,11 @@ pub struct Connection {
     pub(super) stream: Rc<UnixStream>,
     pub(super) inbox: Inbox,
     pub(super) peer: Rc<Peer>,
+    pub(super) readers: Readers,
     /// Memory for the frame that is coming in.
     pub(super) memory: Option<OwnedSemaphorePermit>,
+    /// Answers that take a moment, while the client is served.
+    pub(super) errands: JoinSet<()>,
     /// When the frame that is coming in must be complete.
     pub(super) frame_deadline: Option<Instant>,
 }
@@ -94,7 +99,9 @@ impl Connection {
             )),
             doorway,
             stream,
+            readers: Readers::default(),
             memory: None,
+            errands: JoinSet::new(),
             frame_deadline: None,
         }
     }
@@ -261,8 +268,11 @@ impl Connection {
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
-            // A status is the one request that costs more than passing on does.
-            let price = if frame.header.kind == Kind::Status { STATUS_PRICE } else { 1 };
+            // These cost more than passing on does.
+            let price = match frame.header.kind {
+                Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
+                _ => 1,
+            };
             allowance = allowance.saturating_sub(price);
             self.frame_deadline = None;
             self.take(now, frame).map_err(End::Refused)?;

@@ -9,6 +9,8 @@
 //! - [`peer`]: a client as the dispatcher sees it.
 //! - [`connection`]: the connection's task.
 //! - [`hello`]: who may come in.
+//! - `requests`: what a client's frames ask for; `operate`, what an operator's do.
+//! - `readers`: those of its requests that take a while.
 //! - `requests`: what a client's frames ask for.
 //! - `pace`: when a connection stops reading, and for how long.
 
@@ -18,7 +20,11 @@ pub mod connection;
 
 pub mod hello;
 
+mod readers;
+
 mod requests;
+
+mod operate;
 
 mod pace;
 

@@ -90,6 +90,8 @@ impl Connection {
             return End::Broken;
         }
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
+        let mut errands = std::mem::take(&mut self.errands);
+        let readers = &mut self.readers;
         let answered = async {
             while peer.in_flight() > 0 {
                 peer.changed.notified().await;
@@ -97,7 +99,13 @@ impl Connection {
                     return;
                 }
             }
-            let _ = tokio::time::timeout(LEAVE_TIMEOUT, peer.outbox.drained()).await;
+            // Each has a bound of its own.
+            while errands.join_next().await.is_some() {}
+            let _ = tokio::time::timeout(LEAVE_TIMEOUT, async {
+                readers.finish().await;
+                peer.outbox.drained().await;
+            })
+            .await;
         };
         tokio::select! {
             () = answered => End::Closed,

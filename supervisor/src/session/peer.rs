@@ -19,6 +19,8 @@ pub struct Peer {
     pub calls: RefCell<HashMap<u64, CallKey>>,
     /// Tells the session that something it waits for may have changed.
     pub changed: Notify,
+    /// Reports it is owed.
+    pub reports: Cell<usize>,
     lost: Cell<Option<OutboxError>>,
 }
 
@@ -30,13 +32,14 @@ impl Peer {
             outbox,
             calls: RefCell::default(),
             changed: Notify::new(),
+            reports: Cell::new(0),
             lost: Cell::new(None),
         }
     }
 
-    /// How many calls it waits for.
+    /// How many answers it waits for.
     pub fn in_flight(&self) -> usize {
-        self.calls.borrow().len()
+        self.calls.borrow().len() + self.reports.get()
     }
 
     /// Sends it a frame. A client that cannot be written to any more is lost; its session sees to

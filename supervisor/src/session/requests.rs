@@ -9,6 +9,8 @@ use clutch_protocol::{Codec, Frame, Header, Kind, wire};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::connection::Connection;
+use super::peer::Peer;
+use crate::dispatch::Core;
 use crate::reload::plan::NO_SOURCE;
 use crate::reload::reloader::BUSY;
 use crate::reload::{Asker, Order};
@@ -23,7 +25,9 @@ impl Connection {
         if payload_bytes > 0 && kind != Kind::Call {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        if meta_bytes > 0 && !matches!(kind, Kind::Call | Kind::Stop | Kind::Reload) {
+        let has_meta =
+            matches!(kind, Kind::Call | Kind::Stop | Kind::Reload | Kind::Operate | Kind::Logs);
+        if meta_bytes > 0 && !has_meta {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
@@ -32,7 +36,7 @@ impl Connection {
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Cancel => {
-                if !core.cancel(&self.peer, id) {
+                if !core.cancel(&self.peer, id) && !self.readers.cancel(&self.peer, id) {
                     core.count("cancels_of_unknown_calls");
                 }
             }
@@ -47,20 +51,38 @@ impl Connection {
             Kind::Reload => {
                 self.order_reload(&frame).map_err(|error| protocol(error.to_string()))?;
             }
+            Kind::Operate => {
+                self.operate(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Logs => {
+                let wanted =
+                    wire::decode(&frame.meta).map_err(|error| protocol(error.to_string()))?;
+                if self.readers.has(id) {
+                    return Err(protocol(format!("request id {id} is in use")));
+                }
+                self.readers.start(core, &self.peer, id, wanted);
+            }
             kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
         }
         Ok(())
     }
 
+    /// Tells the status, after a look at the workers if the last one is too old. Other frames are
+    /// not kept waiting.
     fn report_status(&self, id: u64) {
-        let json = serde_json::to_vec(&self.doorway.core.status()).expect("a status is plain data");
-        let payload = Bytes::from(json);
-        let header = Header {
-            codec: Codec::Json,
-            payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
-            ..Header::new(Kind::StatusReport, id)
-        };
-        self.peer.send(&header.encode(), &payload);
+        let (core, peer) = (self.doorway.core.clone(), self.peer.clone());
+        if !core.must_examine() {
+            send_status(&core, &peer, id);
+            return;
+        }
+        peer.reports.set(peer.reports.get() + 1);
+        // It ends by itself: looking at workers has a bound.
+        tokio::task::spawn_local(async move {
+            core.examine().await;
+            send_status(&core, &peer, id);
+            peer.reports.set(peer.reports.get() - 1);
+            peer.changed.notify_one();
+        });
     }
 
     fn order_stop(&self, frame: &Frame) -> Result<(), wire::MetaError> {
@@ -83,4 +105,15 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn send_status(core: &Core, peer: &Peer, id: u64) {
+    let json = serde_json::to_vec(&core.status()).expect("a status is plain data");
+    let payload = Bytes::from(json);
+    let header = Header {
+        codec: Codec::Json,
+        payload_bytes: u32::try_from(payload.len()).expect("a status is far below 4 GiB"),
+        ..Header::new(Kind::StatusReport, id)
+    };
+    peer.send(&header.encode(), &payload);
 }

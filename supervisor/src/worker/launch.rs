@@ -4,7 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use clutch_protocol::message::{Setup, Spawn, WorkerId, version};
+use clutch_protocol::message::{
+    Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Setup, Spawn, WorkerId, version,
+};
 
 use crate::config;
 
@@ -13,6 +15,7 @@ use crate::config;
 pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
+    package: String,
 }
 
 impl Recipe {
@@ -30,7 +33,8 @@ impl Recipe {
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
         argv.extend(pool.flags.iter().map(|flag| flag.clone().into_bytes()));
-        argv.extend([bytes(boot.as_os_str()), b"{call}".to_vec(), b"{control}".to_vec()]);
+        argv.push(bytes(boot.as_os_str()));
+        argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
             program: bytes(program),
             argv,
@@ -41,6 +45,7 @@ impl Recipe {
             directory: bytes(pool.cwd.as_os_str()),
             grace_ms: millis(pool.limits.grace),
             open_files,
+            limits: limits(&pool.process),
         };
         let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
         let args = pool.args.iter().cloned();
@@ -55,8 +60,10 @@ impl Recipe {
             payload_bytes_max,
             // Early enough that the stacks are written before the start is given up.
             start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
+            log_level: pool.logging,
         };
-        Recipe { spawn, setup }
+        let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
+        Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
     }
 
     /// Whether workers made by either are alike, once they are started: how long one may take to
@@ -73,10 +80,58 @@ impl Recipe {
         self.spawn.clone()
     }
 
+    /// The name of the folder that holds the worker's own files.
+    pub fn package(&self) -> &str {
+        &self.package
+    }
+
     /// What a worker is told first.
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// How much likelier than the daemon a worker is picked when memory runs out.
+const OOM_SCORE_ABOVE: i32 = 500;
+
+fn limits(process: &config::Process) -> ProcessLimits {
+    let resource = |resource, value: Option<u64>| value.map(|value| (resource, value));
+    let resources = [
+        resource(Resource::Core, Some(process.core)),
+        resource(Resource::OpenFiles, process.open_files.map(u64::from)),
+        resource(Resource::AddressSpace, process.address_space),
+        resource(Resource::CpuTime, process.cpu_time.map(|time| time.as_secs())),
+        resource(Resource::FileSize, process.file_size),
+        resource(Resource::Processes, process.processes.map(u64::from)),
+    ];
+    let oom_score_adj = match process.oom_score_adj {
+        Some(value) => OomScore { value, required: true },
+        None => {
+            let value = (own_oom_score() + OOM_SCORE_ABOVE).min(1000);
+            OomScore { value, required: false }
+        }
+    };
+    ProcessLimits {
+        resources: resources
+            .into_iter()
+            .flatten()
+            .map(|(resource, value)| ResourceLimit { resource, value })
+            .collect(),
+        cpus: process.cpus.clone(),
+        nice: process.nice,
+        umask: process.umask,
+        identity: process.account.as_ref().map(|account| Identity {
+            user: account.user,
+            group: account.group,
+            groups: account.groups.clone(),
+        }),
+        oom_score_adj: Some(oom_score_adj),
+    }
+}
+
+fn own_oom_score() -> i32 {
+    let text = std::fs::read_to_string("/proc/self/oom_score_adj");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn bytes(text: &OsStr) -> Vec<u8> {

@@ -19,7 +19,9 @@ use crate::dispatch::Core;
 use crate::limits::SIDE_OUTBOX_BYTES_MAX;
 use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::worker::output::Pipe;
+use crate::worker::page::Page;
 use crate::worker::spawner::{Channels, PoolIndex};
+use crate::worker::stack::StackPipe;
 
 /// How long a guardian's report may come after the end of a worker's sockets.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -41,10 +43,13 @@ pub struct Link {
     control: Outbox,
     report: Outbox,
     call_in: RefCell<Inbox>,
+    control_in: RefCell<Inbox>,
     report_in: RefCell<Inbox>,
     last_words_max: usize,
     stdout: RefCell<Pipe>,
     stderr: RefCell<Pipe>,
+    stack: RefCell<StackPipe>,
+    page: Page,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -81,10 +86,13 @@ impl Link {
                 call.clone(),
                 Decoder::with_payload_max(payload_bytes_max),
             )),
+            control_in: RefCell::new(Inbox::new(control.clone(), Decoder::with_payload_max(0))),
             report_in: RefCell::new(Inbox::new(report.clone(), Decoder::with_payload_max(0))),
             last_words_max: one_call,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
             stderr: RefCell::new(Pipe::new(channels.stderr)?),
+            stack: RefCell::new(StackPipe::new(channels.stack)?),
+            page: channels.page,
             pidfd: crate::sys::watch(channels.pidfd)?,
             call_stream: call,
             control_stream: control,
@@ -100,6 +108,7 @@ impl Link {
         tasks.spawn_local(self.clone().await_guardian(core.clone()));
         tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stdout));
         tasks.spawn_local(self.clone().listen_to_pipe(core.clone(), Stream::Stderr));
+        tasks.spawn_local(self.clone().listen_to_stacks(core.clone()));
         let link = self.clone();
         tasks.spawn_local(async move {
             tokio::join!(
@@ -117,6 +126,24 @@ impl Link {
     /// When its control socket is gone or full.
     pub fn interrupt(&self, call: u64) -> Result<(), OutboxError> {
         self.control.send(&Header::new(Kind::Interrupt, call).encode(), &Default::default())
+    }
+
+    /// Tells the worker that a call is not wanted any more, by the flag its code can look at.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn warn(&self, call: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
+    }
+
+    /// Asks the worker's control thread for an answer.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn ping(&self, id: u64) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Ping, id).encode(), &Default::default())
     }
 
     /// Tells the worker to exit by itself.
@@ -154,6 +181,14 @@ impl Link {
         frames
     }
 
+    /// The records a dead worker has logged and nobody has read yet.
+    pub fn last_records(&self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let _ =
+            self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, |frame| frames.push(frame));
+        frames
+    }
+
     /// What the guardian has reported and nobody has read yet.
     pub fn last_reports(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
@@ -170,6 +205,18 @@ impl Link {
         }
     }
 
+    /// The pipe that stacks come through.
+    pub fn stack(&self) -> &RefCell<StackPipe> {
+        &self.stack
+    }
+
+    /// Whether user code can have run for a call that was sent to this worker. Once the worker is
+    /// dead, that will not change any more.
+    pub fn has_begun(&self, call: u64) -> bool {
+        let begun = self.page.begun();
+        begun == call || begun == u64::MAX
+    }
+
     async fn listen_to_worker(self: Rc<Link>, core: Core) {
         let take = |frame| core.worker_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
@@ -177,13 +224,12 @@ impl Link {
         self.channel_ended(&core, end).await;
     }
 
-    /// The control socket brings nothing; its end means the worker closed it.
+    /// The control socket brings records of `logging` and answers to pings; its end means the
+    /// worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
-        let inbox =
-            RefCell::new(Inbox::new(self.control_stream.clone(), Decoder::with_payload_max(0)));
         let take = |frame| core.control_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
-        let end = listen(&self.control_stream, &inbox, take, deaf).await;
+        let end = listen(&self.control_stream, &self.control_in, take, deaf).await;
         self.channel_ended(&core, end).await;
     }
 
@@ -206,6 +252,17 @@ impl Link {
         // The error case cannot be told from the end, and the end is what both come to.
         let _ = self.pidfd.readable().await;
         core.guardian_ended(&self);
+    }
+
+    async fn listen_to_stacks(self: Rc<Link>, core: Core) {
+        let source = self.stack.borrow().source();
+        while source.readable().await.is_ok() {
+            core.worker_stack(&self);
+            if !self.stack.borrow().is_open() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn listen_to_pipe(self: Rc<Link>, core: Core, stream: Stream) {

@@ -13,6 +13,9 @@
 //! - [`spawner`]: the one thread that starts and reaps guardians.
 //! - [`link`]: a running worker's sockets, pipes and tasks.
 //! - [`output`]: what a worker prints, cut into lines and bounded.
+//! - [`page`]: which call a worker has begun, readable after its death.
+//! - [`stack`]: what Python's `faulthandler` tells.
+//! - [`oom`]: whether the kernel killed a worker.
 //! - [`launch`]: what a pool's workers are started with.
 
 pub mod spawner;
@@ -20,5 +23,11 @@ pub mod spawner;
 pub mod link;
 
 pub mod output;
+
+pub mod page;
+
+pub mod stack;
+
+pub mod oom;
 
 pub mod launch;

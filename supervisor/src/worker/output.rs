@@ -55,19 +55,19 @@ impl Pipe {
         self.pipe.clone()
     }
 
-    /// Reads what is there, up to a bound. Whole lines and overlong pieces go to `line`, all bytes
-    /// as they came to `raw`. Whether anything was read.
+    /// Reads what is there into `buffer`, and no more than that. Whole lines and overlong pieces go
+    /// to `line`, all bytes as they came to `raw`. Whether anything was read.
     pub fn read(
         &mut self,
         asker: Asker,
+        buffer: &mut [u8],
         raw: &mut dyn FnMut(&[u8]),
         line: &mut dyn FnMut(&[u8]),
     ) -> bool {
-        let mut buffer = [0; READ_BYTES];
         let got = match asker {
-            Asker::Task => self.pipe.try_read(&mut buffer),
+            Asker::Task => self.pipe.try_read(buffer),
             Asker::Dispatcher => {
-                nix::unistd::read(self.pipe.as_fd(), &mut buffer).map_err(io::Error::from)
+                nix::unistd::read(self.pipe.as_fd(), buffer).map_err(io::Error::from)
             }
         };
         match got {
@@ -208,10 +208,14 @@ mod tests {
         for part in ["one\ntw", "o\n\nthr", "ee"] {
             writer.write_all(part.as_bytes()).unwrap();
             let raw = &mut |raw: &[u8]| all += raw.len();
-            pipe.read(Asker::Dispatcher, raw, &mut |line| lines.push(line.to_vec()));
+            pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], raw, &mut |line| {
+                lines.push(line.to_vec())
+            });
         }
         drop(writer);
-        pipe.read(Asker::Dispatcher, &mut |_| {}, &mut |line| lines.push(line.to_vec()));
+        pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], &mut |_| {}, &mut |line| {
+            lines.push(line.to_vec())
+        });
         assert_eq!(vec![&b"one"[..], b"two", b"", b"three"], lines);
         assert_eq!(14, all);
         assert!(!pipe.is_open());
@@ -229,7 +233,7 @@ mod tests {
                 longest = longest.max(line.len());
                 total += line.len();
             };
-            while pipe.read(Asker::Dispatcher, &mut |_| {}, &mut line) {}
+            while pipe.read(Asker::Dispatcher, &mut [0; READ_BYTES], &mut |_| {}, &mut line) {}
         }
         pipe.finish(&mut |line| total += line.len());
         assert_eq!((OUTPUT_LINE_BYTES_MAX, 500_000), (longest, total));

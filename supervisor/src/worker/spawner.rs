@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::{self, IoSlice, PipeReader, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IoSlice, PipeReader, PipeWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::message::{Spawn, WorkerId};
 use clutch_protocol::{Header, Kind, wire};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::page::Page;
 use crate::interpreter;
 use crate::limits::SPAWNER_ORDERS_MAX;
 
@@ -67,7 +69,7 @@ pub enum Order {
         /// As which worker.
         worker: WorkerId,
         /// What to run.
-        spawn: Spawn,
+        spawn: Box<Spawn>,
     },
     /// A guardian has ended: reap it.
     Reap {
@@ -93,6 +95,10 @@ pub struct Channels {
     pub stdout: PipeReader,
     /// What python complains about.
     pub stderr: PipeReader,
+    /// The stacks it writes.
+    pub stack: PipeReader,
+    /// Which call it has begun.
+    pub page: Page,
     /// The guardian's process id, until it is reaped.
     pub guardian: u32,
     /// The guardian itself, beyond doubt.
@@ -207,6 +213,9 @@ impl Nursery {
         let (report, its_report) = pair()?;
         let (stdout, its_stdout) = io::pipe().map_err(LaunchError::Channels)?;
         let (stderr, its_stderr) = io::pipe().map_err(LaunchError::Channels)?;
+        let (stack, its_stack) = io::pipe().map_err(LaunchError::Channels)?;
+        never_blocks(&its_stack).map_err(LaunchError::Channels)?;
+        let page = Page::new().map_err(LaunchError::Channels)?;
         #[expect(clippy::disallowed_methods, reason = "the one place where guardians are started")]
         let mut child = Command::new(&self.guardian.program)
             .args(&self.guardian.args)
@@ -220,7 +229,9 @@ impl Nursery {
         // The child cannot have been reaped yet, so its number is still its own.
         let opened = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
         let handed = opened.map_err(io::Error::from).and_then(|pidfd| {
-            hand_over(&report, spawn, &its_call, &its_control)?;
+            let page = page.descriptor();
+            let handed = [its_call.as_fd(), its_control.as_fd(), page.as_fd(), its_stack.as_fd()];
+            hand_over(&report, spawn, handed)?;
             Ok(pidfd)
         });
         let pidfd = match handed {
@@ -232,7 +243,7 @@ impl Nursery {
             }
         };
         self.children.insert(guardian, child);
-        Ok(Channels { call, control, report, stdout, stderr, guardian, pidfd })
+        Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd })
     }
 
     /// Reaps dead children that are neither guardians nor probed interpreters, which have somebody
@@ -294,18 +305,21 @@ fn reap_within(pid: Pid, timeout: Duration) {
     let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
 }
 
-/// Sends the guardian its first frame, with the worker's two sockets.
-fn hand_over(
-    report: &UnixStream,
-    spawn: &Spawn,
-    call: &UnixStream,
-    control: &UnixStream,
-) -> io::Result<()> {
+/// Makes writes to a full pipe fail instead of wait: who writes stacks may be the only thread that
+/// could run.
+fn never_blocks(pipe: &PipeWriter) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL)?);
+    fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Sends the guardian its first frame, with the worker's descriptors.
+fn hand_over(report: &UnixStream, spawn: &Spawn, handed: [BorrowedFd<'_>; 4]) -> io::Result<()> {
     let meta = wire::encode(spawn).map_err(io::Error::other)?;
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
-    let header = Header { descriptors: 2, meta_bytes, ..Header::new(Kind::Spawn, 0) };
+    let header = Header { descriptors: 4, meta_bytes, ..Header::new(Kind::Spawn, 0) };
     let frame = [&header.encode()[..], &meta].concat();
-    let descriptors = [call.as_fd().as_raw_fd(), control.as_fd().as_raw_fd()];
+    let descriptors = handed.map(|descriptor| descriptor.as_raw_fd());
     let rights = [ControlMessage::ScmRights(&descriptors)];
     report.set_write_timeout(Some(HANDOVER_TIMEOUT))?;
     let parts = [IoSlice::new(&frame)];

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clutch_protocol::limits::HEADER_BYTES;
-use clutch_protocol::message::{Exited, Signal, Spawn, SpawnFailed, Spawned, Swept};
+use clutch_protocol::message::{Exited, ProcessLimits, Signal, Spawn, SpawnFailed, Spawned, Swept};
 use clutch_protocol::wire::{self, Decode, Encode};
 use clutch_protocol::{Header, Kind};
 use nix::sys::signal::{Signal as Unix, kill};
@@ -81,6 +81,7 @@ pub(crate) fn spawn(program: &str, args: &[&str]) -> Spawn {
         directory: b"/".to_vec(),
         grace_ms: 60_000,
         open_files: 512,
+        limits: ProcessLimits::default(),
     }
 }
 
@@ -153,13 +154,13 @@ impl Guardian {
         spawn.environment.push(tree.variable());
         let (guardian, sockets) = Guardian::silent(command, tree, report, theirs);
         let numbers = sockets.each_ref().map(AsRawFd::as_raw_fd);
-        send(&guardian.report, &frame(Kind::Spawn, 2, &spawn), &numbers);
+        send(&guardian.report, &frame(Kind::Spawn, 4, &spawn), &numbers);
         guardian.report.set_read_timeout(Some(DEADLINE)).unwrap();
         guardian
     }
 
     /// Starts a guardian and tells it nothing.
-    pub(crate) fn start_silent() -> (Guardian, [UnixStream; 2]) {
+    pub(crate) fn start_silent() -> (Guardian, [OwnedFd; 4]) {
         let (report, theirs) = UnixStream::pair().unwrap();
         report.set_read_timeout(Some(DEADLINE)).unwrap();
         Guardian::silent(&mut command(GUARDIAN), Tree::new(), report, theirs.into())
@@ -170,7 +171,7 @@ impl Guardian {
         tree: Tree,
         report: UnixStream,
         theirs: OwnedFd,
-    ) -> (Guardian, [UnixStream; 2]) {
+    ) -> (Guardian, [OwnedFd; 4]) {
         let (call, worker_call) = UnixStream::pair().unwrap();
         let (control, worker_control) = UnixStream::pair().unwrap();
         let mut process = command
@@ -183,7 +184,8 @@ impl Guardian {
         command.stdin(Stdio::null());
         let stdout = process.stdout.take();
         let guardian = Guardian { process, report, call, control, stdout, tree };
-        (guardian, [worker_call, worker_control])
+        let other = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        (guardian, [worker_call.into(), worker_control.into(), other(), other()])
     }
 
     /// The guardian's process id.

@@ -102,12 +102,12 @@ fn what_cannot_be_executed_is_told_by_stage_and_reason() {
 }
 
 #[test]
-fn python_has_five_descriptors_and_no_more_f169() {
+fn python_has_seven_descriptors_and_no_more_f169() {
     let mut guardian = Guardian::start(sleeper());
     let pid = guardian.spawned();
     let found = descriptors(pid);
     let numbers: Vec<_> = found.iter().map(|(number, _)| *number).collect();
-    assert_eq!((5, vec![0, 1, 2]), (numbers.len(), numbers[..3].to_vec()), "{found:?}");
+    assert_eq!((7, vec![0, 1, 2]), (numbers.len(), numbers[..3].to_vec()), "{found:?}");
     assert!(numbers[3] >= 100, "{found:?}");
     assert_eq!(Path::new("/dev/null"), found[0].1);
     guardian.order(Signal::Kill);
@@ -207,7 +207,7 @@ fn a_low_limit_of_descriptors_only_lowers_the_numbers() {
     limited.args(["-c", r#"ulimit -n 24; exec "$0""#, GUARDIAN]);
     let mut guardian = Guardian::start_as(&mut limited, sleeper());
     let found = descriptors(guardian.spawned());
-    assert_eq!(5, found.len(), "{found:?}");
+    assert_eq!(7, found.len(), "{found:?}");
     assert!(found[3].0 >= 16, "{found:?}");
     guardian.order(Signal::Kill);
     guardian.exited();
@@ -220,7 +220,7 @@ fn a_large_environment_in_small_pieces_arrives_whole() {
     let mut asked = spawn("/usr/bin/env", &[]);
     let large: Vec<u8> = [&b"LARGE="[..], &[b'x'; 100_000]].concat();
     asked.environment.extend([guardian.variable(), large.clone()]);
-    let bytes = frame(Kind::Spawn, 2, &asked);
+    let bytes = frame(Kind::Spawn, 4, &asked);
     let numbers = sockets.each_ref().map(AsRawFd::as_raw_fd);
     send(&guardian.report, &bytes[..1], &numbers);
     for piece in bytes[1..].chunks(3001) {
@@ -239,13 +239,13 @@ fn a_first_frame_that_is_no_spawn_is_refused_with_a_reason() {
     let asked = sleeper();
     let stray = UnixStream::pair().unwrap().0;
     let cases = [
-        ("too few descriptors", frame(Kind::Spawn, 2, &asked), 1),
-        ("too many descriptors", frame(Kind::Spawn, 2, &asked), 3),
-        ("more than any frame has", frame(Kind::Spawn, 2, &asked), 9),
+        ("too few descriptors", frame(Kind::Spawn, 4, &asked), 3),
+        ("too many descriptors", frame(Kind::Spawn, 4, &asked), 5),
+        ("more than any frame has", frame(Kind::Spawn, 4, &asked), 9),
         ("an honest wrong number", frame(Kind::Spawn, 1, &asked), 1),
         ("a frame for somebody else", frame(Kind::Ready, 0, &ready()), 0),
         ("an order too early", frame(Kind::Signal, 0, &Signal::Kill), 0),
-        ("an empty spawn", frame(Kind::Spawn, 2, &0u8), 2),
+        ("an empty spawn", frame(Kind::Spawn, 4, &0u8), 4),
         ("no frame at all", b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0),
     ];
     for (what, bytes, count) in cases {
@@ -265,7 +265,7 @@ fn a_guardian_that_is_never_told_anything_ends_with_its_daemon_f025() {
     assert!(guardian.hang_up().success());
     let (guardian, sockets) = Guardian::start_silent();
     let numbers = sockets.each_ref().map(AsRawFd::as_raw_fd);
-    send(&guardian.report, &frame(Kind::Spawn, 2, &sleeper())[..40], &numbers);
+    send(&guardian.report, &frame(Kind::Spawn, 4, &sleeper())[..40], &numbers);
     assert!(guardian.hang_up().success());
 }
 

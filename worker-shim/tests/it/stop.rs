@@ -30,7 +30,9 @@ const DAEMON: &str = "import array, socket, subprocess, sys\n\
      guardian = subprocess.Popen([sys.argv[1]], stdin=theirs)\n\
      theirs.close()\n\
      with open(sys.argv[2], 'rb') as file: frame = file.read()\n\
-     rights = array.array('i', [call[1].fileno(), control[1].fileno()])\n\
+     null = open('/dev/null')\n\
+     handed = [call[1], control[1], null, null]\n\
+     rights = array.array('i', [file.fileno() for file in handed])\n\
      ours.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])\n\
      ours.recv(32)\n\
      print(guardian.pid, flush=True)\n\
@@ -144,7 +146,7 @@ fn a_kill_does_not_wait_for_the_grace() {
 }
 
 #[test]
-fn a_stopped_python_hears_sigterm_and_dies_of_sigkill() {
+fn a_stopped_python_hears_sigterm_and_dies_of_sigkill_f010() {
     for (order, signal) in [(Signal::Terminate, 15), (Signal::Kill, 9)] {
         let mut guardian = Guardian::start(spawn("/bin/sleep", &["1000"]));
         let pid = guardian.spawned();
@@ -223,7 +225,7 @@ fn a_daemon_that_breaks_the_protocol_loses_its_worker() {
     let bad = [
         frame(Kind::Ping, 0, &()),
         frame(Kind::Signal, 0, &9u32),
-        frame(Kind::Spawn, 2, &spawn("/bin/true", &[])),
+        frame(Kind::Spawn, 4, &spawn("/bin/true", &[])),
         b"CLU2".to_vec(),
     ];
     for bytes in bad {
@@ -248,7 +250,7 @@ fn the_daemons_sigkill_kills_the_tree_f025() {
     asked.argv.push(ready.to_str().unwrap().into());
     asked.environment.push(tree.variable());
     let path = dir.path().join("spawn");
-    fs::write(&path, frame(Kind::Spawn, 2, &asked)).unwrap();
+    fs::write(&path, frame(Kind::Spawn, 4, &asked)).unwrap();
 
     let mut daemon = command(python())
         .args(["-IS", "-c", DAEMON, GUARDIAN])

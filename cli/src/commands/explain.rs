@@ -1,0 +1,227 @@
+//! `clutch explain`: the life of a call, from its arrival to its answer.
+
+use std::fmt::Write as _;
+
+use clutch_client::{Ahead, Explanation, Step};
+
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::{connect, json, output};
+
+/// Tell the life of a call: when it came, what it waited for, who ran it, how it ended
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(after_help = "\
+The number is the one in error messages (call 17), in the log, in `clutch workers`, and in what
+`clutch call --report` prints. The daemon remembers the last twenty thousand calls or so.
+
+Exit code 2 when there never was such a call, 7 when it is forgotten.
+
+Examples:
+  clutch explain 17
+  clutch explain 17 --json | jq '.steps[] | {at_us, what}'")]
+pub(crate) struct Args {
+    /// The call's number
+    #[arg(value_name = "CALL")]
+    call: u64,
+    /// Print it as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
+    let client = connect::daemon(socket).await?;
+    let life = client.explain(args.call).await?;
+    let text = if args.json {
+        let json = serde_json::to_string(&life).expect("an explanation is plain data");
+        json::pretty(&json) + "\n"
+    } else {
+        output::escape_block(&page(&life)).into_owned()
+    };
+    output::page(&text).map_err(Error::Output)?;
+    Ok(Exit::Ok)
+}
+
+fn page(life: &Explanation) -> String {
+    let function = match &*life.function {
+        "" => "a function whose name is forgotten".to_owned(),
+        function => output::escape_line(function).into_owned(),
+    };
+    let state = match &life.outcome {
+        Some(outcome) => format!("{}: {outcome}", life.state),
+        None => life.state.clone(),
+    };
+    let mut text = format!("call {}: {function} in pool {}, {state}\n", life.call, life.pool);
+    if let Some(ms) = life.arrived_unix_ms {
+        let _ = writeln!(text, "came in at {}", utc(ms));
+    }
+    if life.beginning_lost {
+        text.push_str("its beginning is forgotten; this is what is still known\n");
+    }
+    let mut attempt = 0;
+    for step in &life.steps {
+        if step.what == "assigned" {
+            attempt += 1;
+        }
+        let _ =
+            writeln!(text, "{:>12}  {}", format!("+{}", micros(step.at_us)), told(step, attempt));
+    }
+    if !life.ahead.is_empty() {
+        text.push_str("while it waited, the workers were busy with\n");
+        for one in &life.ahead {
+            let _ = writeln!(text, "{:>12}  {}", one.worker.to_string(), ahead(one));
+        }
+    }
+    if life.ahead_left_out > 0 {
+        let _ = writeln!(text, "{:>12}  and {} more calls", "", life.ahead_left_out);
+    }
+    text
+}
+
+/// A step in words.
+fn told(step: &Step, attempt: u32) -> String {
+    let worker = match (step.worker, step.pid) {
+        (Some(worker), Some(pid)) => format!("worker {worker} (pid {pid})"),
+        (Some(worker), None) => format!("worker {worker}"),
+        (None, _) => "a worker".to_owned(),
+    };
+    let detail = output::escape_line(&step.detail);
+    match &*step.what {
+        "arrived" => "it came in".to_owned(),
+        "queued" => format!("it had to wait: {detail}"),
+        "assigned" if attempt > 1 => format!("given to {worker}, attempt {attempt}"),
+        "assigned" => format!("given to {worker}"),
+        "warned" => format!("{worker} was told that it is not wanted any more"),
+        "interrupted" => format!("{worker} was told to interrupt it"),
+        "moved_back" => format!("it had not begun on {worker}; it waits again"),
+        "retried" => format!("the attempt on {worker} failed; there will be another"),
+        "answered" => format!("answered: {detail}"),
+        "late_answer" => format!("{worker} gave it up, and is free"),
+        "worker_launched" => format!("{worker} is being started"),
+        "worker_ready" => format!("{worker} is ready"),
+        "worker_stopping" => format!("{worker} was told to go: {detail}"),
+        "worker_died" => format!("{worker} ended: {detail}"),
+        other => format!("{} {detail}", output::escape_line(other)),
+    }
+}
+
+fn ahead(one: &Ahead) -> String {
+    let function = match &*one.function {
+        "" => "-".to_owned(),
+        function => output::escape_line(function).into_owned(),
+    };
+    let until = match one.until_us {
+        Some(until) => format!("until {}", signed(until)),
+        None => "and still is".to_owned(),
+    };
+    format!("call {} ({function}) from {} {until}", one.call, signed(one.from_us))
+}
+
+/// A time before or after the call came in.
+fn signed(us: i64) -> String {
+    let sign = if us < 0 { '-' } else { '+' };
+    format!("{sign}{}", micros(us.unsigned_abs()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn micros(us: u64) -> String {
+    match us {
+        ..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+/// A moment as ISO 8601, in UTC. Dates come from days by the usual arithmetic of eras of 400 years.
+fn utc(unix_ms: u64) -> String {
+    let (seconds, ms) = (unix_ms / 1000, unix_ms % 1000);
+    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let leaps = day_of_era / 1_460 + day_of_era / 146_096;
+    let year_of_era = (day_of_era + day_of_era / 36_524 - leaps) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Years that begin in March, so that a leap day is the last one.
+    let march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use clutch_protocol::message::WorkerId;
+
+    use super::*;
+
+    const WORKER: WorkerId = WorkerId { slot: 0, generation: 2 };
+
+    fn step(at_us: u64, what: &str, detail: &str, worker: Option<WorkerId>) -> Step {
+        let pid = worker.map(|_| 4711);
+        Step { at_us, what: what.into(), detail: detail.into(), worker, pid }
+    }
+
+    #[test]
+    fn a_life_is_told_step_by_step() {
+        let life = Explanation {
+            call: 17,
+            pool: "default".into(),
+            function: "m:f\n\x1b[2J".into(),
+            state: "answered".into(),
+            outcome: Some("TimedOut".into()),
+            arrived_unix_ms: Some(951_782_400_001),
+            beginning_lost: false,
+            steps: vec![
+                step(0, "arrived", "m:f", None),
+                step(3, "queued", "one of 2 calls that wait", None),
+                step(1_500, "assigned", "", Some(WORKER)),
+                step(2_000_000, "answered", "TimedOut", None),
+                step(2_000_001, "of the future", "x", Some(WORKER)),
+            ],
+            ahead: vec![
+                Ahead {
+                    call: 15,
+                    function: "m:g".into(),
+                    worker: WORKER,
+                    from_us: -2_000,
+                    until_us: Some(1_499),
+                },
+                Ahead {
+                    call: 16,
+                    function: String::new(),
+                    worker: WorkerId { slot: 1, generation: 1 },
+                    from_us: 10,
+                    until_us: None,
+                },
+            ],
+            ahead_left_out: 3,
+        };
+        let expected = "\
+call 17: m:f\\n\\x1b[2J in pool default, answered: TimedOut
+came in at 2000-02-29T00:00:00.001Z
+       +0 us  it came in
+       +3 us  it had to wait: one of 2 calls that wait
+     +1.5 ms  given to worker 0.2 (pid 4711)
+      +2.0 s  answered: TimedOut
+      +2.0 s  of the future x
+while it waited, the workers were busy with
+         0.2  call 15 (m:g) from -2.0 ms until +1.5 ms
+         1.1  call 16 (-) from +10 us and still is
+              and 3 more calls
+";
+        assert_eq!(expected, page(&life));
+    }
+
+    #[test]
+    fn moments_are_dates() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_868_799_999, "2000-02-29T23:59:59.999Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_767_225_599_000, "2025-12-31T23:59:59.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(text, utc(ms));
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Years of random trouble, with seeds: what must hold of a pool whatever happens, and that it
+//! comes back to its full strength when the trouble ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::pool::standing::Opening;
+
+/// What the outside world can tell at any time.
+#[derive(Default)]
+struct Model {
+    owed: BTreeMap<u64, Instant>,
+    alive: BTreeSet<WorkerId>,
+    ready: BTreeSet<WorkerId>,
+    has: BTreeMap<WorkerId, u64>,
+    told_to_go: BTreeSet<WorkerId>,
+    unswept: Vec<WorkerId>,
+    dumping: Vec<WorkerId>,
+    next_call: u64,
+    at_once_max: usize,
+}
+
+impl Model {
+    fn follow(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match *effect {
+                Effect::Launch { worker } => {
+                    assert!(self.alive.insert(worker), "{worker:?} was started twice");
+                }
+                Effect::Assign { worker, call } => {
+                    assert!(self.ready.contains(&worker), "{worker:?} cannot take a call");
+                    assert!(self.owed.contains_key(&call.0), "an answered call was given away");
+                    let is_leaving = self.told_to_go.contains(&worker);
+                    assert!(!is_leaving, "a leaving worker was given a call");
+                    assert!(self.has.insert(worker, call.0).is_none(), "a busy worker got a call");
+                    let holders = self.has.values().filter(|has| **has == call.0).count();
+                    assert_eq!(1, holders, "a call runs once at a time");
+                }
+                Effect::Settle { call, .. } => {
+                    assert!(self.owed.remove(&call.0).is_some(), "{call:?} was answered twice");
+                }
+                Effect::Terminate { worker }
+                | Effect::Kill { worker }
+                | Effect::Retire { worker } => {
+                    self.told_to_go.insert(worker);
+                }
+                Effect::Warn { worker, call } | Effect::Interrupt { worker, call } => {
+                    assert_eq!(Some(&call.0), self.has.get(&worker), "the wrong call was hit");
+                }
+                Effect::DumpStack { worker } => self.dumping.push(worker),
+                Effect::Abandon { .. } | Effect::Drained => {}
+            }
+        }
+    }
+
+    fn dies(&mut self, worker: WorkerId) {
+        self.alive.remove(&worker);
+        self.ready.remove(&worker);
+        self.has.remove(&worker);
+        self.unswept.push(worker);
+    }
+}
+
+/// One life: a pool, its outside world, and what decides what happens.
+struct Life {
+    world: World,
+    model: Model,
+    dice: Dice,
+}
+
+impl Life {
+    fn new(seed: u64) -> Life {
+        let mut dice = Dice::new(seed);
+        let settings = some_settings(&mut dice);
+        let world = World::of(settings);
+        let at_once_max = settings.replace.at_once as usize;
+        let mut life = Life { model: Model { at_once_max, ..Model::default() }, world, dice };
+        life.tell(Event::Start);
+        life
+    }
+
+    fn tell(&mut self, event: Event) {
+        let busy_before = self.busy();
+        let effects = self.world.tell(event);
+        self.model.follow(&effects);
+        self.check(busy_before);
+    }
+
+    fn busy(&self) -> usize {
+        self.world.pool.workers().filter(|worker| worker.state.is_busy()).count()
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.dice.roll() % bound
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        let at = usize::try_from(self.dice.roll()).unwrap() % from.len().max(1);
+        from.get(at).copied()
+    }
+
+    /// What must hold after every event.
+    fn check(&self, busy_before: usize) {
+        let pool = &self.world.pool;
+        check_books(pool);
+        assert_eq!(self.model.owed.len(), pool.calls().len(), "both sides owe the same");
+        let size = pool.size() as usize;
+        assert!(self.busy() <= size.max(busy_before), "{} of {size} are busy", self.busy());
+        let counted = pool.workers().filter(|worker| {
+            let going = WorkerState::Retiring(StopCause::Surplus, worker.state.call());
+            (worker.state.is_up() || worker.state == WorkerState::Starting) && worker.state != going
+        });
+        let (counted, wanted) = (counted.count(), pool.workers_wanted() as usize);
+        assert!(counted <= wanted + self.model.at_once_max, "{counted} for {wanted}");
+        let queue = pool.settings().queue as usize + pool.workers().count();
+        assert!(pool.calls().held() <= queue, "the queue has a limit");
+        let is_waiting = pool.calls().waiting() > 0 && pool.standing.assigns();
+        if is_waiting && self.busy() < size {
+            assert!(pool.idle.is_empty(), "a call waits while a worker is free");
+        }
+        if is_waiting {
+            let is_moving = |worker: WorkerView| {
+                use WorkerState::{Busy, Interrupting, Retiring, Starting};
+                matches!(worker.state, Starting | Busy(_) | Interrupting(_) | Retiring(..))
+            };
+            let slots = 0..pool.slot_count();
+            let is_coming = pool.workers().any(is_moving)
+                || slots.into_iter().any(|s| pool.timers.due(Timer::Backoff(s)).is_some());
+            assert!(is_coming, "a call waits and nothing will happen: {pool:#?}");
+        }
+        if let PoolState::CrashLoop { .. } = pool.state() {
+            assert_eq!(0, pool.calls().held(), "nobody waits in a crash loop");
+            let is_probing = pool.timers.due(Timer::Probe).is_some() || pool.starting > 0;
+            assert!(is_probing, "a crash loop is left by itself: {pool:#?}");
+        }
+    }
+
+    /// Something that can really happen now.
+    fn trouble(&mut self) -> Option<Event> {
+        let alive: Vec<_> = self.model.alive.iter().copied().collect();
+        let worker = self.pick(&alive);
+        match self.below(28) {
+            0..8 => Some(self.arrival()),
+            8..11 => {
+                let worker = worker.filter(|worker| !self.model.ready.contains(worker))?;
+                self.model.ready.insert(worker);
+                Some(Event::Ready { worker })
+            }
+            11..17 => self.answer(),
+            17 | 18 => {
+                let worker = worker?;
+                let begun = self.below(4) > 0;
+                self.model.dies(worker);
+                Some(Event::Died { worker, begun })
+            }
+            19 | 20 => self.model.unswept.pop().map(|worker| Event::Gone { worker }),
+            21 => {
+                let call = CallKey(1 + self.below(self.model.next_call + 1));
+                Some(Event::CallCancelled { call })
+            }
+            22 => worker.map(|worker| Event::Doomed { worker, cause: StopCause::Protocol }),
+            23 => {
+                let causes = [ReplaceCause::Memory, ReplaceCause::OwnRequest, ReplaceCause::Reload];
+                let cause = self.pick(&causes)?;
+                worker.map(|worker| Event::Outworn { worker, cause })
+            }
+            24 | 25 => self.model.dumping.pop().map(|worker| Event::StackDumped { worker }),
+            26 => self.order(),
+            _ => self.undeliver(worker?),
+        }
+    }
+
+    fn arrival(&mut self) -> Event {
+        self.model.next_call += 1;
+        let call = self.model.next_call;
+        let deadline = self.world.now + Duration::from_millis(300 + self.below(3000));
+        self.model.owed.insert(call, deadline);
+        let caller = Caller(self.below(4));
+        let priority = i8::try_from(self.below(3)).unwrap() - 1;
+        let mut retry = Retry::default();
+        if self.below(2) == 0 {
+            retry.attempts = 1 + u32::try_from(self.below(4)).unwrap();
+            retry.on_death = self.below(2) == 0;
+            retry.on_timeout = self.below(2) == 0;
+            retry.backoff = Duration::from_millis(self.below(3) * 50);
+            let timeout = Duration::from_millis(50 + self.below(300));
+            retry.attempt_timeout = (self.below(2) == 0).then_some(timeout);
+        }
+        Event::CallArrived { call: CallKey(call), deadline, caller, priority, retry }
+    }
+
+    /// A worker answers, well or badly.
+    fn answer(&mut self) -> Option<Event> {
+        let busy: Vec<_> = self.model.has.iter().map(|(worker, call)| (*worker, *call)).collect();
+        let (worker, call) = self.pick(&busy)?;
+        self.model.has.remove(&worker);
+        let pool = &self.world.pool;
+        let key = CallKey(call);
+        // As the dispatcher does it: what a worker says that was told to go is late, and what a
+        // caller wants to be tried again is not told to it.
+        if pool.worker_state(worker).and_then(WorkerState::call) != Some(key) {
+            return None;
+        }
+        let may_retry = pool.may_retry(self.world.now, key) || pool.is_attempt_over(key);
+        if may_retry && self.below(2) == 0 {
+            return Some(Event::AttemptFailed { worker, call: key });
+        }
+        self.model.owed.remove(&call);
+        Some(Event::Answered { worker, call: key })
+    }
+
+    fn undeliver(&mut self, worker: WorkerId) -> Option<Event> {
+        let call = CallKey(*self.model.has.get(&worker)?);
+        if self.world.pool.worker_state(worker) != Some(WorkerState::Busy(call)) {
+            return None;
+        }
+        self.model.has.remove(&worker);
+        Some(Event::Undelivered { worker, call })
+    }
+
+    fn order(&mut self) -> Option<Event> {
+        if self.below(4) == 0 {
+            let settings = some_settings(&mut self.dice);
+            let at_once = settings.replace.at_once as usize;
+            self.model.at_once_max = self.model.at_once_max.max(at_once);
+            let replace = self.below(2) == 0;
+            return Some(Event::Reconfigured { settings: Box::new(settings), replace });
+        }
+        let max = 1 + u32::try_from(self.below(4)).unwrap();
+        let min = u32::try_from(self.below(u64::from(max) + 1)).unwrap();
+        let resize = Order::Resize { min, max };
+        let orders = [Order::Pause, Order::Resume, Order::Resume, Order::Drain, resize];
+        let more = [Order::Recycle, Order::Reset];
+        self.pick(&[orders.as_slice(), &more].concat()).map(Event::Operator)
+    }
+
+    /// Time passes, and every timer is served when it is due.
+    fn pass(&mut self, time: Duration) {
+        let end = self.world.now + time;
+        let mut ticks = 0;
+        while let Some(at) = self.world.pool.next_wake().filter(|at| *at <= end) {
+            self.world.now = self.world.now.max(at);
+            self.tell(Event::Tick);
+            ticks += 1;
+            assert!(ticks < 1000, "a timer that is served stays served");
+        }
+        self.world.now = end;
+        let late = self.world.pool.settings().budgets.dump;
+        for (call, deadline) in &self.model.owed {
+            assert!(*deadline + late > self.world.now, "call {call} is overdue");
+        }
+    }
+
+    /// No more trouble: everything does what it is asked to do.
+    fn peace(&mut self) {
+        self.tell(Event::Operator(Order::Resume));
+        for _ in 0..600 {
+            for worker in self.model.alive.clone() {
+                if self.model.told_to_go.contains(&worker) {
+                    self.model.dies(worker);
+                    self.tell(Event::Died { worker, begun: true });
+                } else if self.model.ready.insert(worker) {
+                    self.tell(Event::Ready { worker });
+                }
+            }
+            while let Some(event) = self.answer() {
+                self.tell(event);
+            }
+            for worker in std::mem::take(&mut self.model.dumping) {
+                self.tell(Event::StackDumped { worker });
+            }
+            for worker in std::mem::take(&mut self.model.unswept) {
+                self.tell(Event::Gone { worker });
+            }
+            self.pass(Duration::from_millis(50));
+        }
+        let pool = &self.world.pool;
+        assert_eq!(PoolState::Running, pool.state(), "it is mended by itself");
+        assert!(self.model.owed.is_empty(), "nobody waits: {:?}", self.model.owed);
+        let size = pool.settings().size;
+        assert!((size.min..=size.max).contains(&pool.size()));
+        assert_eq!(pool.workers_wanted(), pool.filled, "it has its full strength");
+        let up = pool.workers().filter(|worker| worker.state.is_up()).count();
+        assert!(up >= pool.workers_wanted() as usize, "its workers are ready");
+        assert_eq!(0, pool.outworn_left(), "every recycling ends");
+        let replace = pool.settings().replace;
+        if size.min == size.max && replace.max_age.is_none() && replace.max_idle.is_none() {
+            assert_eq!(None, pool.next_wake(), "an idle pool sleeps: {:?}", pool.timers);
+        }
+    }
+
+    /// The end of the pool: nothing is left of it.
+    fn end(mut self) {
+        self.tell(Event::KillAll);
+        assert!(self.model.owed.is_empty(), "unanswered at the end: {:?}", self.model.owed);
+        for worker in std::mem::take(&mut self.model.alive) {
+            self.model.dies(worker);
+            self.tell(Event::Died { worker, begun: true });
+        }
+        for worker in std::mem::take(&mut self.model.unswept) {
+            self.tell(Event::Gone { worker });
+        }
+        let pool = &self.world.pool;
+        assert!(pool.calls().is_empty() && pool.workers().next().is_none());
+        assert!(pool.drained && pool.next_wake().is_none(), "{:?}", pool.timers);
+    }
+}
+
+/// What the pool keeps beside its workers' states agrees with them.
+fn check_books(pool: &Pool) {
+    let count = |wanted: &dyn Fn(&Worker) -> bool| {
+        u32::try_from(pool.workers.values().filter(|worker| wanted(worker)).count()).unwrap()
+    };
+    assert_eq!(pool.busy, count(&|worker| worker.state.is_busy()));
+    let is_starting = |w: &Worker| w.state == WorkerState::Starting && !w.is_successor;
+    assert_eq!(pool.starting, count(&is_starting));
+    let active: Vec<_> = (0..).zip(&pool.slots).filter(|(_, slot)| slot.is_active).collect();
+    let filled = active.iter().filter(|(_, slot)| slot.current.is_some()).count();
+    assert_eq!(pool.filled as usize, filled);
+    if pool.standing.opening != Opening::Ending {
+        assert_eq!(pool.workers_wanted() as usize, active.len(), "slots are as many as wanted");
+    }
+    for worker in &pool.idle {
+        assert_eq!(Some(WorkerState::Idle), pool.worker_state(*worker));
+        assert_eq!(Some(worker.generation), pool.slots[worker.slot as usize].current);
+    }
+    for (slot, place) in active {
+        let successor = place.successor.map(|generation| WorkerId { slot, generation });
+        if let Some(successor) = successor {
+            assert_eq!(Some(WorkerState::Starting), pool.worker_state(successor));
+        }
+    }
+    assert!(pool.swaps.len() <= 3, "{:?}", pool.swaps);
+}
+
+fn some_settings(dice: &mut Dice) -> Settings {
+    let mut below = |bound: u64| u32::try_from(dice.roll() % bound).unwrap();
+    let max = 1 + below(4);
+    let min = if below(2) == 0 { max } else { below(u64::from(max) + 1) };
+    let mut settings = settings(max, 5);
+    settings.size.min = min;
+    settings.size.spares = below(3);
+    settings.scale.down_after = Duration::from_millis(500);
+    settings.starts_at_once = 1 + below(4);
+    settings.restart.backoff_max = SECOND;
+    let millis = |value: u32| Duration::from_millis(u64::from(value));
+    settings.replace.max_calls = (below(3) == 0).then_some(3);
+    settings.replace.max_age = (below(3) == 0).then_some(2 * SECOND);
+    settings.replace.max_idle = (below(3) == 0).then_some(SECOND);
+    settings.replace.at_once = 1 + below(2);
+    settings.budgets.cooperate = millis(below(2) * 30);
+    settings.budgets.start = millis(500);
+    settings.budgets.grace = millis(200);
+    settings
+}
+
+/// Every accepted call gets exactly one answer, none later than its deadline and the time for its
+/// stacks; and afterwards the pool is what it was.
+#[test]
+fn years_of_trouble_lose_no_call_and_answer_none_twice() {
+    let first = std::env::var("CLUTCH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = first.map_or(0..250, |first| first..first + 1);
+    for seed in seeds {
+        let lived = std::panic::catch_unwind(|| {
+            let mut life = Life::new(seed);
+            for _ in 0..400 {
+                if let Some(event) = life.trouble() {
+                    life.tell(event);
+                }
+                let step = life.below(120);
+                life.pass(Duration::from_millis(step));
+            }
+            life.peace();
+            life.end();
+        });
+        assert!(lived.is_ok(), "seed {seed}; CLUTCH_SEED={seed} runs this life alone");
+    }
+}

@@ -1,0 +1,74 @@
+//! What can be asked of a pool: read off the state that decides.
+
+use std::time::Instant;
+
+use clutch_protocol::message::WorkerId;
+
+use super::policy::{Pool, Slot};
+use super::queue::Calls;
+use super::settings::Settings;
+use super::standing::PoolState;
+use super::state::{EmptySlot, WorkerState, WorkerView};
+use super::timers::Timer;
+
+impl Pool {
+    /// When [`Event::Tick`] is wanted next.
+    pub fn next_wake(&self) -> Option<Instant> {
+        match (self.calls.next_deadline(), self.timers.next()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// What the pool is doing.
+    pub const fn state(&self) -> PoolState {
+        self.standing.state()
+    }
+
+    /// What it was told.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many workers may have calls at once now.
+    pub const fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// How many workers it should have now, spares included.
+    pub const fn workers_wanted(&self) -> u32 {
+        self.size + self.settings.size.spares
+    }
+
+    /// Its calls.
+    pub const fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Its workers, those being replaced included.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
+        self.workers.iter().map(|(id, worker)| WorkerView {
+            id: *id,
+            state: worker.state,
+            since: worker.since,
+        })
+    }
+
+    /// The slots that should hold a worker and hold none now.
+    pub fn empty_slots(&self) -> impl Iterator<Item = EmptySlot> + '_ {
+        let is_empty = |slot: &Slot| slot.is_active && slot.current.is_none();
+        let numbered = (0..).zip(&self.slots).filter(move |(_, slot)| is_empty(slot));
+        let probe = self.timers.due(Timer::Probe);
+        numbered.map(move |(number, slot)| EmptySlot {
+            id: WorkerId { slot: number, generation: slot.last_generation },
+            failures: slot.failures,
+            since: slot.empty_since,
+            until: self.timers.due(Timer::Backoff(number)).or(probe),
+        })
+    }
+
+    /// What one worker is doing.
+    pub fn worker_state(&self, worker: WorkerId) -> Option<WorkerState> {
+        self.workers.get(&worker).map(|w| w.state)
+    }
+}

@@ -1,0 +1,65 @@
+//! The page on which a worker says which call it has begun. Read when the worker is dead: a call
+//! whose id is not there has not begun, and may be given to another worker.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::uio::pread;
+use nix::unistd::ftruncate;
+
+/// One page of memory, the least that can be shared.
+const PAGE_BYTES: i64 = 4096;
+
+/// A page that the daemon shares with one worker.
+#[derive(Debug)]
+pub struct Page(OwnedFd);
+
+impl Page {
+    /// A page on which no call has begun.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no memory or descriptor left.
+    pub fn new() -> io::Result<Page> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let page = memfd_create(c"clutch-page", flags)?;
+        ftruncate(&page, PAGE_BYTES)?;
+        // A page that shrinks would end whoever looks at it, and one that grows take our memory.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&page, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Page(page))
+    }
+
+    /// The call that the worker has begun last; 0 for none. Both run on one machine, so the number
+    /// is in its order of bytes.
+    pub fn begun(&self) -> u64 {
+        let mut bytes = [0; 8];
+        match pread(&self.0, &mut bytes, 0) {
+            Ok(count) if count == bytes.len() => u64::from_ne_bytes(bytes),
+            // Memory of our own can be read; should it not be, nothing is proven.
+            _ => u64::MAX,
+        }
+    }
+
+    /// What is handed to the worker.
+    pub fn descriptor(&self) -> impl AsFd + '_ {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_what_was_written_and_keeps_its_size() {
+        let page = Page::new().unwrap();
+        assert_eq!(0, page.begun());
+        nix::sys::uio::pwrite(page.descriptor(), &7u64.to_ne_bytes(), 0).unwrap();
+        assert_eq!(7, page.begun());
+        assert!(ftruncate(page.descriptor(), 0).is_err());
+        assert!(ftruncate(page.descriptor(), 1 << 20).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! What Python's `faulthandler` writes for the daemon: the stack of a crash, and the stacks that
+//! were asked for. It is C code, so it answers also while nothing of Python can run.
+//!
+//! The main thread is written last, and its outermost frame is the script every worker starts
+//! with: so a text says itself when it is whole.
+
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use tokio::net::unix::pipe::Receiver;
+
+use super::output::{Asker, escape};
+use crate::limits::{STACK_BYTES_MAX, STACK_TEXT_BYTES_MAX};
+
+/// Taken from the pipe in one go: what it holds at most.
+const READ_BYTES: usize = 64 << 10;
+
+/// How the section of the thread that was signalled begins: the main one.
+const MAIN_THREAD: &str = "Current thread 0x";
+
+/// How the section of any other thread begins.
+const OTHER_THREAD: &str = "Thread 0x";
+
+/// The pipe that stacks come through, and what came.
+#[derive(Debug)]
+pub struct StackPipe {
+    pipe: Rc<Receiver>,
+    text: Vec<u8>,
+    open: bool,
+}
+
+impl StackPipe {
+    /// Reads `pipe` without ever waiting on it.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch it.
+    pub fn new(pipe: PipeReader) -> io::Result<StackPipe> {
+        let pipe = Rc::new(Receiver::from_owned_fd(OwnedFd::from(pipe))?);
+        Ok(StackPipe { pipe, text: Vec::new(), open: true })
+    }
+
+    /// What to wait for.
+    pub fn source(&self) -> Rc<Receiver> {
+        self.pipe.clone()
+    }
+
+    /// Whether the other end may still write.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Takes what is there. The newest is kept, within a bound.
+    pub fn read(&mut self, asker: Asker) {
+        let mut buffer = vec![0; READ_BYTES];
+        let got = match asker {
+            Asker::Task => self.pipe.try_read(&mut buffer),
+            Asker::Dispatcher => {
+                nix::unistd::read(self.pipe.as_fd(), &mut buffer).map_err(io::Error::from)
+            }
+        };
+        match got {
+            Ok(0) => self.open = false,
+            Ok(count) => {
+                self.text.extend_from_slice(&buffer[..count]);
+                let extra = self.text.len().saturating_sub(STACK_BYTES_MAX);
+                self.text.drain(..extra);
+            }
+            Err(error) => {
+                let wait = [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock];
+                self.open = wait.contains(&error.kind());
+            }
+        }
+    }
+
+    /// Forgets what came so far, so that what comes next stands alone.
+    pub fn clear(&mut self) {
+        self.read(Asker::Dispatcher);
+        self.text = Vec::new();
+    }
+
+    /// Whether all stacks that were asked for are there.
+    pub fn is_whole(&self) -> bool {
+        is_whole(&String::from_utf8_lossy(&self.text))
+    }
+
+    /// What came, fit for a terminal.
+    pub fn text(&self) -> String {
+        let lines: Vec<_> = self.text.split(|byte| *byte == b'\n').map(escape).collect();
+        lines.join("\n").trim_end().to_owned()
+    }
+
+    /// What came, fit for a terminal. It is not told again.
+    pub fn take(&mut self) -> String {
+        let text = self.text();
+        self.text = Vec::new();
+        text
+    }
+}
+
+/// The frames of user code in a dump, those of the main thread first, innermost first. `package`
+/// is the folder of the worker's own files, whose frames are left out.
+pub fn of_user(dump: &str, package: &str) -> String {
+    let own = format!("/{package}/");
+    let (mut main, mut others) = (String::new(), String::new());
+    let (mut header, mut frames) = ("", Vec::new());
+    // One section more, so that the last one is taken in like the others.
+    for line in dump.lines().chain([OTHER_THREAD]) {
+        if !line.starts_with(MAIN_THREAD) && !line.starts_with(OTHER_THREAD) {
+            if line.starts_with("  ") && !line.contains(&own) {
+                frames.push(line);
+            }
+            continue;
+        }
+        let text = frames.join("\n");
+        if header.starts_with(MAIN_THREAD) {
+            main = text;
+        } else if !text.is_empty() && !header.is_empty() {
+            others = format!("{others}\n{header}\n{text}");
+        }
+        (header, frames) = (line, Vec::new());
+    }
+    cut(format!("{main}{others}").trim_matches('\n'))
+}
+
+fn is_whole(dump: &str) -> bool {
+    // After a hundred threads nothing more is written, not even the main one.
+    if dump.ends_with("\n...\n") {
+        return true;
+    }
+    let Some(at) = dump.rfind(MAIN_THREAD) else {
+        return false;
+    };
+    let ends = |line: &str| {
+        // The last frame of all, or the mark where too many were left out.
+        line.contains("/boot.py\", line ") && line.ends_with(" in <module>\n")
+            || line == "  ...\n"
+            || line == "  <no Python frame>\n"
+    };
+    dump[at..].split_inclusive('\n').any(ends)
+}
+
+/// The beginning of a text that is too long for an error, in whole lines.
+pub fn cut(text: &str) -> String {
+    if text.len() <= STACK_TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for line in text.split_inclusive('\n') {
+        if short.len() + line.len() > STACK_TEXT_BYTES_MAX {
+            break;
+        }
+        short.push_str(line);
+    }
+    short + "..."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUMP: &str = r#"Thread 0x00007f00 (most recent call first):
+  File "/state/py-1/clutch/_control.py", line 140 in _serve
+  File "/state/py-1/clutch/_control.py", line 120 in _run
+
+Thread 0x00007f01 (most recent call first):
+  File "/home/me/job.py", line 5 in beside
+
+Current thread 0x00007f02 (most recent call first):
+  File "/home/me/job.py", line 17 in spin
+  File "/home/me/job.py", line 20 in outer
+  File "/state/py-1/clutch/_execute.py", line 140 in execute
+  File "/state/py-1/boot.py", line 33 in start
+  File "/state/py-1/boot.py", line 37 in <module>
+"#;
+
+    #[test]
+    fn what_user_code_was_doing_is_told_without_our_own_frames_f011() {
+        let wanted = "  File \"/home/me/job.py\", line 17 in spin\n  \
+                      File \"/home/me/job.py\", line 20 in outer\n\
+                      Thread 0x00007f01 (most recent call first):\n  \
+                      File \"/home/me/job.py\", line 5 in beside";
+        assert_eq!(wanted, of_user(DUMP, "py-1"));
+        assert_eq!("", of_user("", "py-1"));
+    }
+
+    #[test]
+    fn a_dump_says_itself_when_it_is_whole() {
+        assert!(is_whole(DUMP));
+        for length in 0..DUMP.len() {
+            assert!(!is_whole(&DUMP[..length]), "{length}");
+        }
+        assert!(is_whole("Current thread 0x1 (most recent call first):\n  File \"a\"\n  ...\n"));
+        assert!(is_whole("Current thread 0x1 (most recent call first):\n  <no Python frame>\n"));
+        assert!(is_whole("Thread 0x1 (most recent call first):\n  File \"a\"\n...\n"));
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_lines() {
+        let text = "x".repeat(99) + "\n";
+        let short = cut(&text.repeat(10_000));
+        assert!(short.len() <= STACK_TEXT_BYTES_MAX + 3 && short.ends_with("x\n..."), "{short}");
+    }
+}

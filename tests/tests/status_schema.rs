@@ -1,0 +1,158 @@
+//! `docs/STATUS.md`, the schema and what a daemon prints say the same: no field is undocumented,
+//! and none is documented that is not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use clutch_tests::{Clutch, Daemon, SECOND, kill, wait_for};
+use serde_json::Value;
+
+/// Fields by their path, with their types as the page writes them.
+type Fields = BTreeMap<String, String>;
+
+fn page() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/STATUS.md");
+    std::fs::read_to_string(page).expect("the page is there")
+}
+
+/// What the page documents: the rows whose first cell is a path in backticks.
+fn documented() -> Fields {
+    let text = page();
+    let mut fields = Fields::new();
+    let rows =
+        text.lines().filter(|line| line.starts_with("| `daemon") || line.starts_with("| `pools"));
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(4, cells.len(), "a field's row has four cells: {row}");
+        assert!(!cells[3].is_empty(), "what is it? {row}");
+        let name = cells[0].trim_matches('`').to_owned();
+        assert!(fields.insert(name, cells[1].to_owned()).is_none(), "twice: {row}");
+        for (end, unit) in [("_ms", "ms"), ("_bytes", "bytes")] {
+            let has = cells[0].trim_matches('`').ends_with(end);
+            assert!(!has || cells[2] == unit, "its unit is {unit}: {row}");
+        }
+    }
+    fields
+}
+
+struct Schema(Value);
+
+impl Schema {
+    fn follow<'a>(&'a self, node: &'a Value) -> &'a Value {
+        match node["$ref"].as_str() {
+            Some(to) => &self.0["$defs"][to.rsplit('/').next().expect("it has parts")],
+            None => node,
+        }
+    }
+
+    /// The type in words: `string`, `object or null`.
+    fn type_of(&self, node: &Value) -> String {
+        let node = self.follow(node);
+        let join = |types: BTreeSet<String>| {
+            let mut types: Vec<_> = types.into_iter().collect();
+            types.sort_by_key(|one| one == "null");
+            types.join(" or ")
+        };
+        if let Some(several) = node["anyOf"].as_array().or(node["oneOf"].as_array()) {
+            return join(several.iter().map(|one| self.type_of(one)).collect());
+        }
+        match &node["type"] {
+            Value::String(one) => one.clone(),
+            Value::Array(several) => {
+                join(several.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
+            }
+            other => panic!("no type: {other} in {node}"),
+        }
+    }
+
+    fn walk(&self, node: &Value, path: &str, fields: &mut Fields) {
+        let mut node = self.follow(node);
+        if let Some(several) = node["anyOf"].as_array() {
+            let real = several.iter().find(|one| one["type"] != "null").expect("one is no null");
+            node = self.follow(real);
+        }
+        if node["type"] == "array" {
+            return self.walk(&node["items"], &format!("{path}[]"), fields);
+        }
+        let Some(properties) = node["properties"].as_object() else { return };
+        for (name, inner) in properties {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            fields.insert(path.clone(), self.type_of(inner));
+            self.walk(inner, &path, fields);
+        }
+        let required = node["required"].as_array().map_or(0, Vec::len);
+        assert_eq!(properties.len(), required, "{path}: every field is always printed");
+    }
+}
+
+#[test]
+fn the_page_documents_what_the_schema_has() {
+    let text = Clutch::command(["status", "--schema"]).run().expect_code(0).stdout;
+    let schema = Schema(serde_json::from_str(&text).expect("the schema is JSON"));
+    let mut fields = Fields::new();
+    schema.walk(&schema.0, "", &mut fields);
+    let documented = documented();
+    assert!(fields.len() > 40, "{fields:?}");
+    for (field, type_name) in &fields {
+        let wanted = Some(type_name);
+        assert_eq!(wanted, documented.get(field), "{field} in docs/STATUS.md has another type");
+    }
+    for field in documented.keys() {
+        assert!(fields.contains_key(field), "{field} is documented, but there is none");
+    }
+}
+
+/// Every path in a printed status. An object whose keys are data is one field.
+fn printed(value: &Value, path: &str, known: &Fields, fields: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(inner) => {
+            let begins = |field: &String| field.starts_with(&format!("{path}."));
+            if !path.is_empty() && !known.keys().any(begins) && known.contains_key(path) {
+                return;
+            }
+            for (name, value) in inner {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                fields.insert(path.clone());
+                printed(value, &path, known, fields);
+            }
+        }
+        Value::Array(items) => {
+            let path = format!("{path}[]");
+            items.iter().for_each(|item| {
+                if let Value::Object(inner) = item {
+                    for (name, value) in inner {
+                        fields.insert(format!("{path}.{name}"));
+                        printed(value, &format!("{path}.{name}"), known, fields);
+                    }
+                }
+            });
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    let victim = daemon.worker_pids("default")[0];
+    kill(victim);
+    wait_for("the death is known", 10 * SECOND, || daemon.status().pools[0].last_death.is_some());
+    let text = daemon.cli(["status", "--json"]).expect_code(0).stdout;
+    let status: Value = serde_json::from_str(&text).expect("a status is JSON");
+    let documented = documented();
+    let mut fields = BTreeSet::new();
+    printed(&status, "", &documented, &mut fields);
+    let wanted: BTreeSet<_> = documented.keys().cloned().collect();
+    let missing: Vec<_> = wanted.difference(&fields).collect();
+    let unknown: Vec<_> = fields.difference(&wanted).collect();
+    assert!(missing.is_empty(), "documented, but not printed: {missing:?}");
+    assert!(unknown.is_empty(), "printed, but not documented: {unknown:?}");
+    let page = page();
+    for counters in [&status["daemon"]["counters"], &status["pools"][0]["counters"]] {
+        for name in counters.as_object().expect("they have names").keys() {
+            let group = name.split_inclusive('.').next().expect("a name is not empty");
+            let known = page.contains(&format!("`{name}`")) || group.ends_with('.');
+            assert!(known && page.contains(&format!("`{group}")), "the counter {name} is unknown");
+        }
+    }
+}
