@@ -124,6 +124,8 @@ pub(super) struct PoolState {
     pub(super) first_start: FirstStart,
     pub(super) last_death: Option<Certificate>,
     pub(super) drained: bool,
+    /// Since when its place in the list is its own; what happened there before was another pool's.
+    pub(super) since: Instant,
     /// It was taken out of the configuration.
     pub(super) removed: bool,
     /// How a worker of this edition failed to start, if one did.
@@ -177,6 +179,7 @@ impl PoolState {
             first_start: FirstStart::Pending,
             last_death: None,
             drained: false,
+            since: Instant::now(),
             removed: false,
             failed_start: None,
             ring: Ring::default(),

@@ -77,15 +77,14 @@ impl Core {
                 edition = state.last_edition;
             }
             state.become_made(Make { config, recipe: Rc::new(recipe), settings, edition });
+            dispatcher.watch_anew();
             dispatcher.old_workers(pool)
         });
+        self.rearm_watch();
         let replace = workers == Workers::Replaced;
         self.tell(pool, Event::Reconfigured { settings: Box::new(settings), replace });
         if !replace {
             self.wear_out(pool, &old);
-        } else if old.is_empty() {
-            // Nothing works, so what waits between two attempts need not wait any longer.
-            self.tell(pool, Event::Operator(Order::Reset));
         }
         u32::try_from(old.len()).expect("workers are few")
     }
@@ -95,8 +94,10 @@ impl Core {
         let settings = Box::new(make.settings);
         let meanwhile = self.with(|dispatcher| {
             dispatcher.pool(pool).become_made(make);
+            dispatcher.watch_anew();
             dispatcher.old_workers(pool)
         });
+        self.rearm_watch();
         self.tell(pool, Event::Reconfigured { settings, replace: false });
         self.wear_out(pool, &meanwhile);
     }
@@ -160,8 +161,12 @@ impl Core {
 
     /// Starts a pool that was not there.
     pub(crate) fn add_pool(&self, parts: PoolParts) -> PoolIndex {
-        let pool = self.with(|dispatcher| dispatcher.place(parts));
+        let pool = self.with(|dispatcher| {
+            dispatcher.watch_anew();
+            dispatcher.place(parts)
+        });
         self.tell(pool, Event::Start);
+        self.rearm_watch();
         pool
     }
 
@@ -173,6 +178,8 @@ impl Core {
             Some(pool)
         });
         if let Some(pool) = removed {
+            // Nobody can resume it any more, and its calls are still to be finished.
+            self.tell(pool, Event::Operator(Order::Resume));
             self.dismiss_when_done(pool);
         }
     }
@@ -255,8 +262,10 @@ impl Dispatcher {
                 assert!(self.pools[at].workers.is_empty(), "a tombstone has no workers");
                 let before = std::mem::replace(&mut self.pools[at], fresh);
                 if before.config.name == name {
-                    // What is counted only ever grows.
+                    // What is counted only ever grows, and what was printed can still be read.
                     self.pools[at].counters = before.counters;
+                    self.pools[at].ring = before.ring;
+                    self.pools[at].since = before.since;
                 }
                 at
             }

@@ -32,8 +32,8 @@ impl Pool {
         }
     }
 
-    /// New settings hold from now on, for what is there as well. Without `replace`, what is there is
-    /// what is wanted: replacements that a former configuration wanted are called off.
+    /// New settings hold from now on, for what is there as well. Without `replace`, what is there
+    /// is what is wanted: replacements that a former configuration wanted are called off.
     pub(super) fn reconfigure(
         &mut self,
         now: Instant,

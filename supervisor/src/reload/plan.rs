@@ -9,6 +9,7 @@ use clutch_protocol::reload::{ReloadResult, Reloaded};
 
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
+use crate::pool::settings::Size;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::worker::launch::Recipe;
 
@@ -23,8 +24,18 @@ pub struct Blueprint {
     pub open_files: OpenFiles,
 }
 
-/// A pool as it runs: its configuration, and how its workers are made.
-pub(super) type Running = BTreeMap<String, (config::Pool, Recipe)>;
+/// A pool as it runs.
+#[derive(Clone, Debug)]
+pub(super) struct RunningPool {
+    pub(super) config: config::Pool,
+    /// How its workers are made.
+    pub(super) recipe: Recipe,
+    /// How many it has; an operator may have changed that since the file was read.
+    pub(super) size: Size,
+}
+
+/// The pools that run, by name.
+pub(super) type Running = BTreeMap<String, RunningPool>;
 
 /// What becomes of a pool.
 #[derive(Debug)]
@@ -67,6 +78,7 @@ pub(super) fn plan(
         return Err(Reloaded::nothing(ReloadResult::Refused, NO_SOURCE));
     };
     let mut config = config::load(source).map_err(|error| wrong(error.render(false)))?;
+    blueprint.open_files.check(&config).map_err(|error| wrong(error.to_string()))?;
     config.daemon.connections = blueprint.open_files.connections(&config);
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
     let open_files = blueprint.open_files.inherited;
@@ -99,8 +111,9 @@ fn step(parts: PoolParts, running: &Running) -> (String, Step) {
     let parts = Box::new(parts);
     let step = match running.get(&name) {
         None => Step::Add(parts),
-        Some((_, recipe)) if !recipe.makes_the_same(&parts.recipe) => Step::Replace(parts),
-        Some((config, _)) if *config != parts.config => Step::Limits(parts),
+        Some(pool) if !pool.recipe.makes_the_same(&parts.recipe) => Step::Replace(parts),
+        Some(pool) if pool.config != parts.config => Step::Limits(parts),
+        Some(pool) if pool.size != prepare::settings(&parts.config).size => Step::Limits(parts),
         Some(_) => Step::Keep,
     };
     (name, step)
@@ -114,28 +127,86 @@ fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
              put the former value back"
         ))
     };
-    if old.socket != new.socket {
-        return restart("socket");
-    }
-    if old.payload != new.payload {
-        return restart("payload");
-    }
-    if old.memory != new.memory {
-        return restart("memory");
+    // Every key by its name, so that a new one cannot be forgotten.
+    let Daemon { connections, in_flight, stop_grace, socket, payload, memory, log } = old;
+    let fixed = [
+        ("socket", *socket != new.socket),
+        ("payload", *payload != new.payload),
+        ("memory", *memory != new.memory),
+        ("log", *log != new.log),
+    ];
+    if let Some((key, _)) = fixed.into_iter().find(|(_, changed)| *changed) {
+        return restart(key);
     }
     let keys = [
-        ("connections", old.connections != new.connections),
-        ("in_flight", old.in_flight != new.in_flight),
-        ("stop_grace", old.stop_grace != new.stop_grace),
+        ("connections", *connections != new.connections),
+        ("in_flight", *in_flight != new.in_flight),
+        ("stop_grace", *stop_grace != new.stop_grace),
     ];
     Ok(keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key.to_owned()).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Log;
+    use crate::pool::Pool;
+
+    fn parts(keys: &str) -> PoolParts {
+        let config = config::parse(&format!("[pools.a]\n{keys}\n"), None, Path::new("/"));
+        let config = config.unwrap().pools.remove("a").unwrap();
+        let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
+        let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
+        PoolParts { policy: Pool::new(prepare::settings(&config)), recipe, config }
+    }
+
+    fn step_to(keys: &str, resize: impl Fn(&mut Size)) -> Step {
+        let PoolParts { config, recipe, policy } = parts("");
+        let mut size = policy.settings().size;
+        resize(&mut size);
+        let pool = RunningPool { config, recipe, size };
+        step(parts(keys), &BTreeMap::from([("a".to_owned(), pool)])).1
+    }
+
+    #[test]
+    fn keys_that_shape_workers_replace_them_and_others_hold_at_once_f130() {
+        for keys in [
+            "flags = ['-O']",
+            "cwd = '/tmp'",
+            "path = ['/tmp']",
+            "preload = ['json']",
+            "logging = 'info'",
+            "process = { nice = 1 }",
+            "process = { umask = '077' }",
+            "process = { open_files = 100 }",
+        ] {
+            let step = step_to(keys, |_| ());
+            assert!(matches!(step, Step::Replace(_)), "{keys}: {step:?}");
+        }
+        for keys in [
+            "workers = 7",
+            "workers = { min = 0, max = 1 }",
+            "spares = 1",
+            "scale = { down_after = '1s' }",
+            "restart = { deaths = 9 }",
+            "replace = { max_calls = 5 }",
+            "allow = ['json:*']",
+            "watch = ['*.py']",
+            "limits = { call_timeout = '1s', grace = '1s', start_timeout = '9s' }",
+            "output = { lines = 1000 }",
+            "memory = { kill_above = '1GiB' }",
+            "liveness = { after = '9s' }",
+        ] {
+            let step = step_to(keys, |_| ());
+            assert!(matches!(step, Step::Limits(_)), "{keys}: {step:?}");
+        }
+        assert!(matches!(step_to("", |_| ()), Step::Keep));
+        let step = step_to("", |size| size.max += 1);
+        assert!(matches!(step, Step::Limits(_)), "an operator has resized it: {step:?}");
+    }
 
     #[test]
     fn keys_of_the_daemon_change_at_once_or_need_a_restart() {
@@ -149,9 +220,12 @@ mod tests {
         let moved = Daemon { socket: Some("/elsewhere".into()), ..old.clone() };
         let sentence = compare_daemons(&old, &moved).unwrap_err();
         assert!(sentence.contains("daemon.socket") && sentence.contains("restart needed"));
-        for other in
-            [Daemon { payload: 1024, ..old.clone() }, Daemon { memory: 1 << 20, ..old.clone() }]
-        {
+        let log = Log { level: "debug".to_owned(), ..old.log.clone() };
+        for other in [
+            Daemon { payload: 1024, ..old.clone() },
+            Daemon { memory: 1 << 20, ..old.clone() },
+            Daemon { log, ..old.clone() },
+        ] {
             assert!(compare_daemons(&old, &other).unwrap_err().contains("restart needed"));
         }
     }

@@ -11,7 +11,7 @@ use clutch_protocol::reload::{PoolChange, ReloadResult, Reloaded};
 use clutch_protocol::{Codec, Header, Kind};
 use tokio::sync::mpsc;
 
-use super::plan::{Blueprint, Plan, Running, Step, plan};
+use super::plan::{Blueprint, Plan, Running, RunningPool, Step, plan};
 use super::turnover::Kind as Wait;
 use super::turnover::{End, Under, bound, wait};
 use crate::config;
@@ -201,7 +201,9 @@ impl Reloader {
             .core
             .makes()
             .into_iter()
-            .map(|(name, (_, make))| (name, (make.config, (*make.recipe).clone())))
+            .map(|(name, (_, Make { config, recipe, settings, .. }))| {
+                (name, RunningPool { config, recipe: (*recipe).clone(), size: settings.size })
+            })
             .collect();
         let (blueprint, changes) = (self.blueprint.clone(), self.changes.clone());
         let cancelled = self.cancelled.clone();
@@ -237,7 +239,8 @@ impl Reloader {
                 (PoolChange::Removed, None)
             }
             Step::Add(parts) => {
-                let workers = parts.config.workers;
+                let size = parts.policy.settings().size;
+                let workers = size.min.max(1) + size.spares;
                 let bound = bound(1, parts.config.limits.start_timeout);
                 let pool = self.core.add_pool(*parts);
                 undo.added.push(name.to_owned());
