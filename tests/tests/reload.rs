@@ -277,6 +277,50 @@ fn limits_hold_at_once_and_pools_come_and_go() {
 }
 
 #[test]
+fn what_an_operator_has_ordered_gives_way_to_the_file_where_that_says_something() {
+    let keys = "workers = 1\n";
+    let default = || Config::new().pool("default", "v1", "workers = 2\n");
+    let daemon = start(default().pool("old", "v1", keys).pool("held", "v1", keys));
+    let oracle = daemon.oracle();
+    daemon.cli(["pool", "resize", "default", "3"]).expect_code(0);
+    wait_for("it is larger", 20 * SECOND, || daemon.worker_pids("default").len() == 3);
+    for pool in ["old", "held"] {
+        daemon.cli(["pool", "pause", pool]).expect_code(0);
+    }
+    let waiting = client(&daemon);
+    let waiting = std::thread::spawn(move || {
+        let request = waiting.request("code:version").pool("old").timeout(60 * SECOND);
+        request.send_answered::<u32>().map_err(Box::new)
+    });
+    wait_for("it waits", 10 * SECOND, || {
+        daemon.status().pools.iter().any(|pool| pool.name == "old" && pool.queued == 1)
+    });
+
+    write(&daemon, default().pool("held", "v1", keys));
+    let output = reload(&daemon).expect_code(0);
+    let expected = "pool default: limits\npool held: unchanged\npool old: removed\n";
+    assert_eq!(expected, output.stdout);
+    wait_for("it is as in the file", 10 * SECOND, || daemon.worker_pids("default").len() == 2);
+    let held = daemon.status().pools.into_iter().find(|pool| pool.name == "held").unwrap();
+    assert_eq!("paused", held.state, "no file says anything about that");
+    // Nobody could resume a pool that is gone.
+    let answered = waiting.join().unwrap().expect("what had waited is finished");
+    assert_eq!(1, answered.value);
+    wait_for("the old pool is gone", 10 * SECOND, || daemon.status().pools.len() == 2);
+
+    // Its place is another pool's now, its calls are not.
+    write(&daemon, default().pool("held", "v1", keys).pool("next", "v2", keys));
+    let added = reload(&daemon).expect_code(0).stdout;
+    assert!(added.contains("pool next: added, 1 worker"), "{added}");
+    let call = answered.call.to_string();
+    let told = daemon.cli(["explain", &call, "--json"]).expect_code(0).stdout;
+    assert!(told.contains("\"pool\": \"\""), "{told}");
+    daemon.cli(["pool", "resume", "held"]).expect_code(0);
+    assert_eq!(1, version(&daemon, "held").expect("it is resumed"));
+    oracle.judge(daemon);
+}
+
+#[test]
 fn keys_of_the_daemon_hold_at_once_or_need_a_restart() {
     let config = |line| Config::new().daemon(line).pool("default", "v1", "workers = 1\n");
     let daemon = start(config("stop_grace = \"30s\""));
@@ -291,7 +335,12 @@ fn keys_of_the_daemon_hold_at_once_or_need_a_restart() {
     assert!(refused.to_string().contains("3 connections"), "{refused}");
     drop(clients);
     wait_for("there is room again", 5 * SECOND, || daemon.try_status().is_ok());
-    for line in ["socket = \"elsewhere\"", "memory = \"2GiB\"", "payload = \"1MiB\""] {
+    for line in [
+        "socket = \"elsewhere\"",
+        "memory = \"2GiB\"",
+        "payload = \"1MiB\"",
+        "log.format = \"json\"",
+    ] {
         write(&daemon, config(line));
         reload(&daemon).expect_code(8).expect_stderr("restart needed");
     }
