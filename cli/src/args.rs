@@ -13,8 +13,8 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, serve, stack, status, stop,
-    workers,
+    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
+    status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
@@ -74,6 +74,7 @@ pub(crate) enum Verb {
     Cancel(cancel::Args),
     Logs(logs::Args),
     Ping(ping::Args),
+    Reload(reload::Args),
     Stop(stop::Args),
     Config(config::Args),
     Completions(completions::Args),

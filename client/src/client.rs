@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::message::{Stop, Welcome};
+use clutch_protocol::message::{Reload, Stop, Welcome};
+use clutch_protocol::reload::Reloaded;
 use clutch_protocol::status::Status;
 use clutch_protocol::{Codec, Failure, Frame, Kind, Reason, wire};
 use futures_core::Stream;
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::connection::Connection;
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Target, Trouble, open};
-use crate::limits::CONTROL_TIMEOUT;
+use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::{Items, Map};
 use crate::opening;
 use crate::pending::Closing;
@@ -178,15 +179,38 @@ impl Client {
         self.control("stop", Kind::Stop, stop_meta(how)).await.map(drop)
     }
 
+    /// Makes the daemon read its configuration anew: as a whole, or not at all, which is no error
+    /// of this call's but said by [`Reloaded::result`]. Without `wait`, returns when it is clear
+    /// that the configuration is right; with it, when everything that had to be replaced has been,
+    /// within the bounds of the daemon.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub async fn reload(&self, wait: bool) -> Result<Reloaded, Failure> {
+        let deadline = Deadline::new((!wait).then_some(RELOAD_TIMEOUT));
+        let meta = reload_meta(wait);
+        read_reloaded(&self.control_until("reload", Kind::Reload, meta, deadline).await?)
+    }
+
     pub(crate) async fn control(
         &self,
         verb: &str,
         kind: Kind,
         meta: Vec<u8>,
     ) -> Result<Frame, Failure> {
+        self.control_until(verb, kind, meta, Deadline::new(Some(CONTROL_TIMEOUT))).await
+    }
+
+    async fn control_until(
+        &self,
+        verb: &str,
+        kind: Kind,
+        meta: Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<Frame, Failure> {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
-        let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
         let frame = self.connection().exchange(&letter, None, deadline).await;
         open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
     }
@@ -217,12 +241,18 @@ pub(crate) fn stop_meta(how: Stop) -> Vec<u8> {
     wire::encode(&how).expect("a stop is far below a meta's limit")
 }
 
+/// The meta of a reload.
+pub(crate) fn reload_meta(wait: bool) -> Vec<u8> {
+    wire::encode(&Reload { wait }).expect("it has a fixed size")
+}
+
 /// The kind of frame that answers a request without a function.
 pub(crate) fn answer_to(kind: Kind) -> Kind {
     match kind {
         Kind::Ping => Kind::Pong,
         Kind::Status => Kind::StatusReport,
         Kind::Stop => Kind::Stopping,
+        Kind::Reload => Kind::Reloaded,
         Kind::Operate => Kind::Operated,
         other => unreachable!("{other:?} is not a request for the daemon itself"),
     }
@@ -230,13 +260,22 @@ pub(crate) fn answer_to(kind: Kind) -> Kind {
 
 /// Reads a status.
 pub(crate) fn read_status(frame: &Frame) -> Result<Status, Failure> {
+    read_json(frame, "status")
+}
+
+/// Reads what a reload did.
+pub(crate) fn read_reloaded(frame: &Frame) -> Result<Reloaded, Failure> {
+    read_json(frame, "reload")
+}
+
+fn read_json<T: DeserializeOwned>(frame: &Frame, verb: &str) -> Result<T, Failure> {
     let fault = |detail| {
         let trouble = Trouble::sent(0, Reason::Protocol { detail });
-        Target::control("status").failure(trouble)
+        Target::control(verb).failure(trouble)
     };
     if frame.header.codec != Codec::Json {
-        return Err(fault(format!("the status came as {:?}, not as JSON", frame.header.codec)));
+        return Err(fault(format!("the {verb} came as {:?}, not as JSON", frame.header.codec)));
     }
     serde_json::from_slice(&frame.payload)
-        .map_err(|error| fault(format!("the status cannot be read: {error}")))
+        .map_err(|error| fault(format!("the {verb} cannot be read: {error}")))
 }

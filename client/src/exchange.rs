@@ -268,6 +268,7 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
         | Kind::Pong
         | Kind::StatusReport
         | Kind::Stopping
+        | Kind::Reloaded
         | Kind::Operated => Incoming::Answer(frame),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {

@@ -20,6 +20,10 @@ pub const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 /// How long `status`, `ping` and `stop` wait for their answer.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the daemon may take to read and check its configuration; interpreters that hang are
+/// given up after ten seconds. Longer than that.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How long reading the lines that are there may take: the daemon sends a hundred thousand in one
 /// second.
 pub(crate) const LOGS_TIMEOUT: Duration = Duration::from_secs(60);

@@ -68,6 +68,11 @@ byte_enum! {
         /// Client → daemon: what have workers printed? Meta [`crate::message::Logs`]. Ended by a
         /// `Cancel` with its id.
         Logs = 18,
+        /// Client → daemon: read the configuration anew. Meta [`crate::message::Reload`].
+        Reload = 19,
+        /// Daemon → client: what a reload changed, or why it changed nothing; JSON payload,
+        /// [`crate::reload::Reloaded`].
+        Reloaded = 20,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,
@@ -89,7 +94,7 @@ byte_enum! {
         /// [`crate::message::Log`].
         Log = 39,
 
-        /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], two descriptors.
+        /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], four descriptors.
         Spawn = 48,
         /// Guardian → daemon: python was started. Meta [`crate::message::Spawned`].
         Spawned = 49,

@@ -24,6 +24,7 @@
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
 //! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
+//! - [`reload`]: what a reload answers.
 //! - [`operate`]: what an operator may ask for, and what is answered.
 
 pub mod limits;
@@ -57,6 +58,8 @@ pub mod json;
 pub mod logs;
 
 pub mod status;
+
+pub mod reload;
 
 pub mod operate;
 

@@ -210,6 +210,13 @@ pub enum Stop {
     Now,
 }
 
+/// A client's wish that the configuration be read anew.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether to answer only when everything that has to be replaced has been.
+    pub wait: bool,
+}
+
 /// The first frame a worker reads: how to become one.
 #[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Setup {

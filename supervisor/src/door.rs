@@ -36,6 +36,8 @@ pub struct Door {
 enum Listener {
     Socket(tokio::net::UnixListener),
     Handed(mpsc::Receiver<std::os::unix::net::UnixStream>),
+    /// Nowhere: nobody new is let in.
+    Nowhere,
 }
 
 impl Door {
@@ -65,17 +67,13 @@ impl Door {
     }
 
     /// Lets clients in for as long as it is polled.
-    pub async fn let_in(
-        &mut self,
-        doorway: &Doorway,
-        connections_max: usize,
-    ) -> std::convert::Infallible {
+    pub async fn let_in(&mut self, doorway: &Doorway) -> std::convert::Infallible {
         loop {
             tokio::select! {
                 accepted = accept(&mut self.listener) => match accepted {
                     Ok(stream) => {
                         self.is_stuck = false;
-                        self.admit(doorway, connections_max, stream);
+                        self.admit(doorway, stream);
                     }
                     Err(error) => {
                         // Out of descriptors, most likely. Waiting keeps the processor free for
@@ -97,7 +95,8 @@ impl Door {
         }
     }
 
-    fn admit(&mut self, doorway: &Doorway, connections_max: usize, stream: UnixStream) {
+    fn admit(&mut self, doorway: &Doorway, stream: UnixStream) {
+        let daemon = doorway.core.daemon();
         self.last_id += 1;
         let id = self.last_id;
         doorway.core.count("connections");
@@ -107,7 +106,7 @@ impl Door {
             refuse(&stream, Refusal::User, &error);
             return;
         }
-        if self.connections.len() >= connections_max {
+        if self.connections.len() >= daemon.connections as usize {
             let sentence = format!(
                 "the daemon serves {} connections already; close some, or raise daemon.connections",
                 self.connections.len()
@@ -117,9 +116,14 @@ impl Door {
             return;
         }
         let leave = self.strangers.admit(id);
-        let connection = Connection::new(doorway.clone(), stream, id);
+        let connection = Connection::new(Doorway { daemon, ..doorway.clone() }, stream, id);
         let stranger = Stranger { id, strangers: self.strangers.clone() };
         self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
+    }
+
+    /// Lets nobody new in: whoever connects to a socket that stays open waits for the next daemon.
+    pub fn leave_to_the_next(&mut self) {
+        self.listener = Listener::Nowhere;
     }
 
     /// Waits for connections to close; those that take too long are cut off.
@@ -172,6 +176,7 @@ async fn accept(listener: &mut Listener) -> io::Result<UnixStream> {
             }
             None => std::future::pending().await,
         },
+        Listener::Nowhere => std::future::pending().await,
     }
 }
 
@@ -222,5 +227,67 @@ const fn refusal_counter(refusal: Refusal) -> &'static str {
         Refusal::TooSlow => "refused.TooSlow",
         Refusal::User => "refused.User",
         Refusal::ShuttingDown => "refused.ShuttingDown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{Semaphore, watch};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::config::Daemon;
+    use crate::dispatch::{Core, Parts};
+    use crate::net::SharedBudget;
+    use crate::worker::spawner::{Guardian, Orphans, Spawner};
+
+    fn doorway() -> Doorway {
+        let guardian =
+            Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
+        let (launched, _) = mpsc::channel(1);
+        let (spawner, _) = Spawner::start(guardian, launched).unwrap();
+        let daemon = Daemon::default();
+        let watcher = crate::watch::watcher::Watcher::start().unwrap();
+        let (pools, socket) = (vec![], String::new());
+        let parts = Parts { daemon: daemon.clone(), pools, spawner, watcher, socket };
+        Doorway {
+            core: Core::new(parts),
+            daemon,
+            memory: Arc::new(Semaphore::new(1)),
+            answers: SharedBudget::new(1 << 20),
+            closing: watch::channel(false).1,
+            stop: mpsc::channel(1).0,
+            reload: mpsc::channel(1).0,
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_connection_is_that_connections_alone_f133() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let doorway = doorway();
+            let (_streams, handed) = mpsc::channel(1);
+            let mut door = Door::handed(handed);
+            door.connections.spawn_local(async { panic!("a bug in one connection") });
+            door.connections.spawn_local(async { End::Closed });
+            let seen = async {
+                loop {
+                    let counters = doorway.core.status().daemon.counters;
+                    let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+                    if (count("panics"), count("disconnected")) == (1, 1) {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                never = door.let_in(&doorway) => match never {},
+                seen = tokio::time::timeout(Duration::from_secs(10), seen) => {
+                    seen.expect("the door goes on, and counts both");
+                }
+            }
+        });
     }
 }

@@ -2,11 +2,13 @@
 //! the daemon and the private supervisor of `--local` are this, with different doors.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Stop;
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -17,6 +19,8 @@ use crate::interpreter::InterpreterError;
 use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
 use crate::prepare::{ServeError, Unasked};
+use crate::reload::{self, Blueprint, Reloader};
+use crate::service::Manager;
 use crate::session::connection::Doorway;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Guardian, Spawner};
@@ -39,15 +43,13 @@ pub struct Engine {
     core: Core,
     doorway: Doorway,
     stop_orders: mpsc::Receiver<Stop>,
-    connections_max: usize,
-    stop_grace: Duration,
-    /// How long a stop may take before everything is killed.
-    stop_bound: Duration,
+    /// Reloads that are wanted, until somebody sees to them.
+    reloads: Option<mpsc::Receiver<reload::Order>>,
     unasked: Vec<Unasked>,
     asking_is_over: CancelOnDrop,
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     spawner_thread: std::thread::JoinHandle<()>,
 }
 
@@ -100,17 +102,21 @@ impl Engine {
         let watcher = Watcher::start().map_err(system("start the watch thread"))?;
         let daemon = config.daemon.clone();
         let core = Core::new(Parts { daemon, pools, spawner, watcher, socket });
-        let graces = config.pools.values().map(|pool| pool.limits.grace);
-        let grace_max = graces.max().unwrap_or_default();
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_watch());
         tasks.spawn_local(core.clone().run_launches(outcomes));
+        if std::process::id() == 1 {
+            let ended = tokio::signal::unix::signal(SignalKind::child());
+            let ended = ended.map_err(system("watch for signals"))?;
+            tasks.spawn_local(core.clone().run_as_init(ended));
+        }
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);
         let answers = SharedBudget::new(memory_bytes);
         let (stop, stop_orders) = mpsc::channel(4);
+        let (reload, reloads) = mpsc::channel(reload::reloader::ORDERS_MAX);
         let (close, closing) = watch::channel(false);
         let doorway = Doorway {
             core: core.clone(),
@@ -119,19 +125,18 @@ impl Engine {
             answers,
             closing,
             stop,
+            reload,
         };
         core.start();
         Ok(Engine {
             core,
             doorway,
             stop_orders,
-            connections_max: config.daemon.connections as usize,
-            stop_grace: config.daemon.stop_grace,
-            stop_bound: config.daemon.stop_grace + grace_max * 2 + KILL_TIMEOUT,
+            reloads: Some(reloads),
             unasked,
             asking_is_over: CancelOnDrop::default(),
             close,
-            _tasks: tasks,
+            tasks,
             spawner_thread,
         })
     }
@@ -212,10 +217,31 @@ impl Engine {
         faults
     }
 
+    /// From now on, configurations are read anew when somebody wants that; the service manager is
+    /// told about it, and that the data plane turns. Gives the way to want it.
+    pub async fn see_to_reloads(
+        &mut self,
+        blueprint: Blueprint,
+        manager: Rc<Manager>,
+    ) -> mpsc::Sender<reload::Order> {
+        let orders = self.reloads.take().expect("it is seen to once");
+        let cancelled = self.asking_is_over.0.clone();
+        let core = self.core.clone();
+        let reloader = Reloader::new(core, blueprint, manager.clone(), cancelled).await;
+        self.tasks.spawn_local(reloader.run(orders));
+        self.tasks.spawn_local(async move { manager.pat_watchdog().await });
+        self.doorway.reload.clone()
+    }
+
+    /// Nobody will see to reloads: they are refused.
+    pub fn refuse_reloads(&mut self) {
+        self.reloads = None;
+    }
+
     /// Lets clients in and serves them until `until` says how to stop, or a client does.
     pub async fn serve(&mut self, door: &mut Door, until: impl Future<Output = Stop>) -> Stop {
         let doorway = self.doorway.clone();
-        let serving = door.let_in(&doorway, self.connections_max);
+        let serving = door.let_in(&doorway);
         tokio::select! {
             never = serving => match never {},
             stop = until => stop,
@@ -227,13 +253,16 @@ impl Engine {
     /// are served until their last answer; new ones are told that the daemon is stopping.
     pub async fn stop(mut self, how: Stop, door: &mut Door, hurry: impl Future<Output = ()>) {
         let now = Instant::now();
+        let stop_grace = self.core.daemon().stop_grace;
+        // How long a stop may take before everything is killed.
+        let stop_bound = stop_grace + self.core.grace_max() * 2 + KILL_TIMEOUT;
         match how {
-            Stop::Graceful => self.core.drain(now + self.stop_grace),
+            Stop::Graceful => self.core.drain(now + stop_grace),
             Stop::Now => self.core.kill_all(),
         }
         let doorway = self.doorway.clone();
         let core = self.core.clone();
-        let serving = door.let_in(&doorway, self.connections_max);
+        let serving = door.let_in(&doorway);
         let second_order = async {
             while let Some(order) = self.stop_orders.recv().await {
                 if order == Stop::Now {
@@ -249,7 +278,7 @@ impl Engine {
                 () = hurry => {},
                 () = second_order => {},
                 // Every step of a drain has its own bound; this one is for all of them.
-                () = tokio::time::sleep_until((now + self.stop_bound).into()) => {}
+                () = tokio::time::sleep_until((now + stop_bound).into()) => {}
             } } => {
                 core.kill_all();
                 if tokio::time::timeout(KILL_TIMEOUT, core.drained()).await.is_err() {
@@ -261,7 +290,7 @@ impl Engine {
         self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);
-        drop(self._tasks);
+        drop(self.tasks);
         drop(core);
         drop(self.core);
         // The spawner ends when the last handle to it is gone, unless a task of a connection that

@@ -22,6 +22,8 @@ use crate::config::Python;
 mod error;
 mod run;
 
+pub(crate) use run::probed;
+
 pub use error::{End, InterpreterError};
 
 /// The oldest Python that the worker runs on.

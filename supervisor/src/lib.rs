@@ -23,6 +23,9 @@
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
+//! - [`reload`]: a configuration that is read anew.
+//! - [`source_watch`]: files whose change replaces workers.
+//! - [`service`]: the service manager.
 //! - [`socket`], [`serve`](mod@serve), [`local`]: the daemon, and the private supervisor.
 
 pub mod config;
@@ -56,6 +59,12 @@ pub mod engine;
 
 pub mod door;
 
+pub mod reload;
+
+pub mod source_watch;
+
+pub mod service;
+
 pub mod socket;
 
 pub mod serve;
@@ -65,4 +74,5 @@ pub mod local;
 pub use local::{Abort, Local, Starting};
 pub use prepare::{ServeError, ServeExit};
 pub use serve::{ServeOptions, ServeReady, serve};
+pub use service::{Activated, ActivationError};
 pub use worker::spawner::{Guardian, Orphans};

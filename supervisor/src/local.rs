@@ -150,6 +150,7 @@ fn run(
     let pools = prepare::pools(config, &package.boot, open_files.inherited)?;
     run_on_this_thread(async move {
         let mut engine = Engine::start(config, pools, guardian, String::new())?;
+        engine.refuse_reloads();
         let mut door = Door::handed(handed);
         let started = tokio::select! {
             started = engine.first_starts() => started,
@@ -160,6 +161,8 @@ fn run(
             return Err(error);
         }
         let _ = up.send(());
+        // Beside the first call, which must not wait for it.
+        tokio::task::spawn_blocking(package::sweep_temporary);
         // A dropped sender means that the owner is gone.
         let until = async { stopped.recv().await.unwrap_or(Stop::Now) };
         let how = engine.serve(&mut door, until).await;

@@ -21,6 +21,9 @@ use thiserror::Error;
 use self::files::{BOOT, OTHERS_WRITE, Readers, entries, folder_name, is_package, write_files};
 
 mod files;
+mod leftovers;
+
+pub use leftovers::{Hold, keep_in_state, sweep_temporary};
 
 /// The folder that every user of the machine may read.
 const SHARED_NAME: &str = "clutch-users";
@@ -157,11 +160,20 @@ fn unpack(state_dir: &Path, readers: Readers) -> Result<Package, PackageError> {
 /// # Errors
 ///
 /// When it cannot be written.
-pub fn unpack_temporary() -> Result<(Package, TempDir), PackageError> {
+pub fn unpack_temporary() -> Result<(Package, Temporary), PackageError> {
     let parent = std::env::temp_dir();
-    let directory = scratch(&parent, "clutch-")?;
+    let directory = scratch(&parent, leftovers::TEMPORARY_PREFIX)?;
+    let hold = leftovers::hold_temporary(directory.path())?;
     write_files(directory.path(), Readers::Owner)?;
-    Ok((Package::at(directory.path().to_owned()), directory))
+    let package = Package::at(directory.path().to_owned());
+    Ok((package, Temporary { _directory: directory, _hold: hold }))
+}
+
+/// A temporary directory that goes with this value.
+#[derive(Debug)]
+pub struct Temporary {
+    _directory: TempDir,
+    _hold: Hold,
 }
 
 impl Package {

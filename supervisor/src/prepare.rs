@@ -39,6 +39,9 @@ pub enum ServeError {
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The socket that the service manager hands over cannot be served.
+    #[error(transparent)]
+    Activation(#[from] crate::service::ActivationError),
     /// The worker's Python package cannot be unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -95,6 +98,7 @@ impl ServeError {
             ServeError::Interrupted => ServeExit::Interrupted,
             ServeError::System { .. } => ServeExit::Internal,
             ServeError::Socket(_)
+            | ServeError::Activation(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
             | ServeError::FirstStart(..)
@@ -110,13 +114,14 @@ fn list(failures: &[(String, InterpreterError)]) -> String {
 }
 
 fn list_both(failures: &[(String, InterpreterError)], certificates: &[Certificate]) -> String {
-    let parts = [list(failures), list_certificates(certificates)];
+    let parts = [list(failures), list_certificates(certificates, "its first")];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-fn list_certificates(certificates: &[Certificate]) -> String {
+/// Certificates of workers that did not become ready, each with all that is known.
+pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> String {
     let lines = certificates.iter().map(|certificate| {
-        let mut text = format!("pool '{}': its first {certificate}", certificate.pool);
+        let mut text = format!("pool '{}': {which} {certificate}", certificate.pool);
         // The traceback says it better than what python printed; without one, that is all there is.
         if certificate.detail.is_empty() && !certificate.stderr_tail.is_empty() {
             text += "\nits last words on standard error:\n";
@@ -227,9 +232,23 @@ pub fn pools(
     boot: &Path,
     open_files: u64,
 ) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+    pools_until(config, boot, open_files, &AtomicBool::new(false))
+}
+
+/// As [`pools`]; gives up soon after `cancelled` becomes true.
+///
+/// # Errors
+///
+/// As [`pools`].
+pub fn pools_until(
+    config: &Config,
+    boot: &Path,
+    open_files: u64,
+    cancelled: &AtomicBool,
+) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            config.pools.values().map(|pool| (pool, scope.spawn(move || probe(pool)))).collect();
+        let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
+        let threads: Vec<_> = config.pools.values().map(start).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
         });
@@ -280,7 +299,10 @@ fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
     Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
 }
 
-fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
+fn probe(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
@@ -302,7 +324,7 @@ fn probe(pool: &config::Pool) -> Result<(PathBuf, Environment, Option<Unasked>),
     if interpreter::is_binary(&path) {
         return Ok((path, environment, Some(unasked)));
     }
-    Ok((unasked.ask(&AtomicBool::new(false))?.executable, environment, None))
+    Ok((unasked.ask(cancelled)?.executable, environment, None))
 }
 
 fn policy(pool: &config::Pool) -> Pool {

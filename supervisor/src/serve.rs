@@ -1,15 +1,19 @@
 //! `clutch serve`: the daemon from its configuration to its last worker's end.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use clutch_protocol::message::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, run_on_this_thread};
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
+use crate::reload::{Asker, Blueprint, Order};
+use crate::service::{Activated, Manager};
 use crate::socket::Claim;
 use crate::sys;
 use crate::worker::spawner::Guardian;
@@ -21,6 +25,8 @@ pub struct ServeOptions {
     pub config: Config,
     /// Where it listens.
     pub socket: PathBuf,
+    /// The socket there, if the service manager has opened it already.
+    pub activated: Option<Activated>,
     /// What becomes a guardian.
     pub guardian: Guardian,
 }
@@ -36,18 +42,50 @@ pub struct ServeReady {
     pub pools: Vec<PoolUp>,
 }
 
+/// The way clients come in.
+enum Entrance {
+    /// A socket of the daemon's own, made when it is ready and removed at its end.
+    Own(Claim),
+    /// One that the service manager has made, and keeps.
+    Given(Activated),
+}
+
+impl Entrance {
+    fn open(&mut self) -> Result<Door, ServeError> {
+        let listener = match self {
+            Entrance::Own(claim) => claim.listen()?,
+            Entrance::Given(activated) => activated.listener().map_err(cannot_watch)?,
+        };
+        Door::at_socket(listener).map_err(cannot_watch)
+    }
+
+    /// Whether clients can still connect when the daemon has gone.
+    const fn outlives_the_daemon(&self) -> bool {
+        matches!(self, Entrance::Given(_))
+    }
+}
+
+fn cannot_watch(source: std::io::Error) -> ServeError {
+    ServeError::System { doing: "watch the socket", source }
+}
+
 /// Serves until a signal or a client stops it. Blocks; calls `ready` once calls are taken.
 ///
-/// SIGTERM, SIGINT and SIGHUP stop it gracefully; a second one stops it at once.
+/// SIGTERM and SIGINT stop it gracefully; a second one stops it at once. SIGHUP has it read its
+/// configuration anew.
 ///
 /// # Errors
 ///
 /// When it cannot start; nothing is left running then.
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(), ServeError> {
-    let ServeOptions { mut config, socket, guardian } = options;
+    let ServeOptions { mut config, socket, activated, guardian } = options;
     sys::give_large_memory_back();
-    let mut claim = Claim::take(&socket)?;
-    let package = package::unpack_to_state(&package::state_dir()?)?;
+    let entrance = match activated {
+        Some(activated) => Entrance::Given(activated),
+        None => Entrance::Own(Claim::take(&socket)?),
+    };
+    let (package, _hold) = package::keep_in_state(&package::state_dir()?)?;
+    package::sweep_temporary();
     let open_files = OpenFiles::raise()?;
     open_files.check(&config)?;
     let connections = open_files.connections(&config);
@@ -61,67 +99,109 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     }
     config.daemon.connections = connections;
     let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
+    let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };
     run_on_this_thread(async move {
-        let mut signals = StopSignals::listen()?;
-        let name = socket.display().to_string();
-        let mut engine = Engine::start(&config, pools, guardian, name)?;
-        let started = tokio::select! {
-            started = engine.first_starts() => started,
-            () = signals.next() => Err(ServeError::Interrupted),
-        };
-        let opened = started.and_then(|pools| {
-            let listener = claim.listen()?;
-            let door = Door::at_socket(listener)
-                .map_err(|source| ServeError::System { doing: "watch the socket", source })?;
-            Ok((pools, door))
-        });
-        let (pools, mut door) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                let (_, nobody) = tokio::sync::mpsc::channel(1);
-                engine.stop(Stop::Now, &mut Door::handed(nobody), signals.next()).await;
-                return Err(error);
-            }
-        };
-        ready(&ServeReady { socket: socket.clone(), pid: std::process::id(), pools });
-        let how = engine
-            .serve(&mut door, async {
-                signals.next().await;
-                Stop::Graceful
-            })
-            .await;
-        tracing::info!(how = ?how, "stopping");
-        engine.stop(how, &mut door, signals.next()).await;
-        tracing::info!("stopped");
-        Ok(())
+        let signals = Signals::listen()?;
+        let engine = Engine::start(&blueprint.config, pools, guardian, name_of(&socket))?;
+        run(engine, entrance, signals, blueprint, |pools| {
+            let up = ServeReady { socket, pid: std::process::id(), pools };
+            ready(&up);
+            status_of(&up)
+        })
+        .await
     })?
 }
 
-/// The signals that ask a daemon to stop.
-struct StopSignals {
+fn name_of(socket: &std::path::Path) -> String {
+    socket.display().to_string()
+}
+
+/// A daemon in one line, for the service manager.
+fn status_of(up: &ServeReady) -> String {
+    let workers: u32 = up.pools.iter().map(|(_, workers, _)| workers).sum();
+    format!("serving {} pools with {workers} workers at {}", up.pools.len(), up.socket.display())
+}
+
+/// The daemon's life from its first launches on.
+async fn run(
+    mut engine: Engine,
+    mut entrance: Entrance,
+    mut signals: Signals,
+    blueprint: Blueprint,
+    ready: impl FnOnce(Vec<PoolUp>) -> String,
+) -> Result<(), ServeError> {
+    let manager = Rc::new(Manager::from_environment());
+    let started = tokio::select! {
+        started = engine.first_starts() => started,
+        () = signals.stop() => Err(ServeError::Interrupted),
+    };
+    let opened = started.and_then(|pools| Ok((pools, entrance.open()?)));
+    let (pools, mut door) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let (_, nobody) = mpsc::channel(1);
+            engine.stop(Stop::Now, &mut Door::handed(nobody), signals.stop()).await;
+            return Err(error);
+        }
+    };
+    let reload = engine.see_to_reloads(blueprint, manager.clone()).await;
+    let status = ready(pools);
+    manager.ready(&status).await;
+    let how = engine
+        .serve(&mut door, async {
+            signals.stop_or_reload(&reload).await;
+            Stop::Graceful
+        })
+        .await;
+    tracing::info!(how = ?how, "stopping");
+    manager.stopping().await;
+    if entrance.outlives_the_daemon() {
+        door.leave_to_the_next();
+    }
+    engine.stop(how, &mut door, signals.stop()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The signals a daemon obeys.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-impl StopSignals {
-    fn listen() -> Result<StopSignals, ServeError> {
+impl Signals {
+    fn listen() -> Result<Signals, ServeError> {
         let watch = |kind| {
             signal(kind).map_err(|source| ServeError::System { doing: "watch for signals", source })
         };
-        Ok(StopSignals {
+        Ok(Signals {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
             hangup: watch(SignalKind::hangup())?,
         })
     }
 
-    /// Resolves at the next one.
-    async fn next(&mut self) {
+    /// Resolves at the next one that asks it to stop.
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+        }
+    }
+
+    /// The same, and passes those on that ask for a reload.
+    async fn stop_or_reload(&mut self, reload: &mpsc::Sender<Order>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if reload.try_send(Order::new(true, Asker::Signal)).is_err() {
+                        tracing::warn!("{}", crate::reload::reloader::BUSY);
+                    }
+                }
+            }
         }
     }
 }

@@ -104,3 +104,18 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Rece
     }
     Ok(Received { bytes, descriptors })
 }
+
+/// Takes a descriptor over that this process was started with.
+///
+/// # Errors
+///
+/// When it is not open.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: it only asks for flags; a number that is no descriptor is refused by the kernel.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and its owner is whoever was told its number at the start of this
+    // process: the caller, who asks once, before anything else could have been given that number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -255,6 +255,17 @@ fn a_crooked_name_is_quoted_in_the_report() {
 }
 
 #[test]
+fn patterns_to_watch_are_checked_with_the_directory_they_start_at() {
+    check_all(&[
+        ("[pools.a]\nwatch = ['nowhere/**/*.py']\n", "2:10", &["there is no /nowhere"]),
+        ("[pools.a]\nwatch = ['tmp/[a']\n", "2:10", &["no pattern of files", "src/**/*.py"]),
+        ("[pools.a]\nwatch = ['tmp/']\n", "2:10", &["it names no file"]),
+        ("[pools.a]\nwatch = ['*.py', '*.py']\n", "2:18", &["stands twice"]),
+        ("[pools.a]\nwatch = '*.py'\n", "2:9", &["a list in brackets"]),
+    ]);
+}
+
+#[test]
 fn output_and_log_are_checked_f155() {
     check_all(&[
         (

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +29,7 @@ pub struct Builder {
     env: Vec<(OsString, OsString)>,
     socket: Option<PathBuf>,
     prefix: Vec<OsString>,
+    stdin: Option<OwnedFd>,
     token: String,
     tmp: Tmp,
 }
@@ -40,6 +43,7 @@ impl Builder {
             env: Vec::new(),
             socket: None,
             prefix: Vec::new(),
+            stdin: None,
             token: unique_token(),
             tmp: Tmp::new(),
         }
@@ -86,6 +90,17 @@ impl Builder {
     pub fn through<S: AsRef<OsStr>>(mut self, prefix: &[S]) -> Builder {
         self.prefix = prefix.iter().map(|word| word.as_ref().to_owned()).collect();
         self
+    }
+
+    /// Hands it a listening socket over, as a service manager does.
+    #[must_use]
+    pub fn activated(mut self, listener: &UnixListener) -> Builder {
+        let path = listener.local_addr().expect("it is bound");
+        let path = path.as_pathname().expect("it has a path").to_owned();
+        self.stdin = Some(listener.try_clone().expect("descriptors are left").into());
+        let hand_over = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=clutch.socket; \
+                         exec \"$0\" \"$@\" 3<&0 </dev/null";
+        self.socket(path).through(&["sh", "-c", hand_over])
     }
 
     /// The daemon's own directory, to put files there before it starts.
@@ -153,7 +168,7 @@ impl Builder {
     #[track_caller]
     pub fn spawn(self) -> Daemon {
         let text = self.text.clone().unwrap_or_else(|| self.generated());
-        let Builder { mut env, socket, tmp, token, prefix, pools, .. } = self;
+        let Builder { mut env, socket, tmp, token, prefix, pools, stdin, .. } = self;
         let config = tmp.write("clutch.toml", text);
         let socket = socket.unwrap_or_else(|| tmp.dir("run").join("clutch.sock"));
         let mut own = private_environment(&tmp);
@@ -168,7 +183,7 @@ impl Builder {
             .args(&words[1..])
             .envs(own)
             .dir(tmp.path())
-            .spawn(Stdio::null(), Stdio::piped(), Stdio::piped());
+            .spawn(stdin.map_or_else(Stdio::null, Stdio::from), Stdio::piped(), Stdio::piped());
         let log = Log::default();
         log.follow(child.stderr.take().expect("it is a pipe"));
         log.follow(child.stdout.take().expect("it is a pipe"));

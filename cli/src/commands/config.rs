@@ -18,7 +18,7 @@ pub(crate) const FILE: &str = "clutch.toml";
 Examples:
   clutch config default > clutch.toml     every key, with its default and what it does
   clutch config check                     is ./clutch.toml right?
-  clutch config check prod.toml && systemctl restart clutch
+  clutch config check prod.toml && clutch reload
   clutch config schema > schema.json      for editors that check and complete TOML")]
 pub(crate) struct Args {
     #[command(subcommand)]

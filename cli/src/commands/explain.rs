@@ -50,7 +50,11 @@ fn page(life: &Explanation) -> String {
         Some(outcome) => format!("{}: {outcome}", life.state),
         None => life.state.clone(),
     };
-    let mut text = format!("call {}: {function} in pool {}, {state}\n", life.call, life.pool);
+    let pool = match life.pool.as_str() {
+        "" => "a pool that was removed".to_owned(),
+        pool => format!("pool {pool}"),
+    };
+    let mut text = format!("call {}: {function} in {pool}, {state}\n", life.call);
     if let Some(ms) = life.arrived_unix_ms {
         let _ = writeln!(text, "came in at {}", utc(ms));
     }

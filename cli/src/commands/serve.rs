@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clutch_supervisor::config::{self, Config};
 use clutch_supervisor::socket::make_directory;
-use clutch_supervisor::{ServeError, ServeOptions, ServeReady};
+use clutch_supervisor::{Activated, ServeError, ServeOptions, ServeReady};
 use serde_json::json;
 
 use crate::args::Global;
@@ -19,7 +19,8 @@ use crate::logging::{self, LogFormat};
 #[command(after_help = "\
 The daemon stays in the foreground and logs to standard error, or where [daemon.log] says;
 CLUTCH_LOG sets what (error, warn, info, debug, trace; info without). SIGTERM or Ctrl-C stops it:
-running calls may finish; a second one ends them.
+running calls may finish; a second one ends them. SIGHUP makes it read its configuration anew, as
+`clutch reload` does.
 
 The socket is --socket or CLUTCH_SOCKET, else the one in the configuration, else one for each user.
 
@@ -38,16 +39,26 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
+    // First thing: what was handed over is known by the number of its descriptor.
+    let activated = Activated::take().map_err(ServeError::from)?;
     let config = match &args.config {
         Some(file) => config::load(file)?,
         None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
         None => return Err(Error::NoConfig),
     };
-    let socket = socket(&Socket::of(global), &config)?;
+    let named = Socket::of(global);
+    let socket = match &activated {
+        Some(activated) => {
+            let named = named.named().or_else(|| config.daemon.socket.clone());
+            activated.must_be(named.as_deref()).map_err(ServeError::from)?;
+            activated.path().to_owned()
+        }
+        None => socket(&named, &config)?,
+    };
     let level = if global.verbose { "debug" } else { &config.daemon.log.level };
     let format = args.log_format.unwrap_or(config.daemon.log.format.into());
     let log = logging::start(format, level)?;
-    let options = ServeOptions { config, socket, guardian: connect::guardian() };
+    let options = ServeOptions { config, socket, activated, guardian: connect::guardian() };
     clutch_supervisor::serve(options, |ready| {
         let (text, json) = (ready_text(ready), ready_json(ready));
         log.line(&text, &json);

@@ -2,7 +2,7 @@
 
 use crate::clutch;
 
-const VERBS: [(&str, &[&str]); 13] = [
+const VERBS: [(&str, &[&str]); 14] = [
     ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
@@ -27,6 +27,7 @@ const VERBS: [(&str, &[&str]); 13] = [
     ("explain", &["--json", "Exit code 2", "(call 17)"]),
     ("cancel", &["Exit code 2", "clutch.Cancelled"]),
     ("ping", &["--count", "exit code 3"]),
+    ("reload", &["--no-wait", "--json", "exit code 8"]),
     ("stop", &["--now", "--wait", "exit code 4"]),
     ("config", &["check", "default", "schema", "clutch config default > clutch.toml"]),
     ("completions", &["bash", "zsh", "fish"]),

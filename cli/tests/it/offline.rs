@@ -51,7 +51,7 @@ fn input_that_is_not_json_is_named_by_line_and_column() {
 
 #[test]
 fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one_f093() {
-    let verbs: [&[&str]; 11] = [
+    let verbs: [&[&str]; 12] = [
         &["call", "math:sqrt", "2"],
         &["map", "math:sqrt", "2"],
         &["status"],
@@ -62,6 +62,7 @@ fn without_a_daemon_each_verb_says_where_it_looked_and_how_to_start_one_f093() {
         &["explain", "1"],
         &["cancel", "1"],
         &["ping"],
+        &["reload"],
         &["stop"],
     ];
     for verb in verbs {

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::message::{Stop, Welcome};
+use clutch_protocol::reload::Reloaded;
 use clutch_protocol::status::Status;
 use clutch_protocol::{Failure, Frame, Kind};
 use serde::Serialize;
@@ -29,10 +30,10 @@ use serde::de::DeserializeOwned;
 
 pub use map::{Ordered, Unordered};
 
-use crate::client::{answer_to, read_status, stop_meta};
+use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
-use crate::limits::CONTROL_TIMEOUT;
+use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
 use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
@@ -163,10 +164,33 @@ impl Client {
         self.control("stop", Kind::Stop, stop_meta(how)).map(drop)
     }
 
+    /// Makes the daemon read its configuration anew: as a whole, or not at all, which is no error
+    /// of this call's but said by [`Reloaded::result`]. Without `wait`, returns when it is clear
+    /// that the configuration is right; with it, when everything that had to be replaced has been,
+    /// within the bounds of the daemon.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost, or the daemon does not answer.
+    pub fn reload(&self, wait: bool) -> Result<Reloaded, Failure> {
+        let deadline = Deadline::new((!wait).then_some(RELOAD_TIMEOUT));
+        let meta = reload_meta(wait);
+        read_reloaded(&self.control_until("reload", Kind::Reload, meta, deadline)?)
+    }
+
     pub(crate) fn control(&self, verb: &str, kind: Kind, meta: Vec<u8>) -> Result<Frame, Failure> {
+        self.control_until(verb, kind, meta, Deadline::new(Some(CONTROL_TIMEOUT)))
+    }
+
+    fn control_until(
+        &self,
+        verb: &str,
+        kind: Kind,
+        meta: Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<Frame, Failure> {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
-        let deadline = Deadline::new(Some(CONTROL_TIMEOUT));
         let frame = self.connection.exchange(&letter, None, deadline);
         open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
     }

@@ -7,9 +7,9 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Resource, ResourceLimit, Retry, RetryOn,
-    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
-    Welcome, WorkerId,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -179,6 +179,7 @@ structs! {
     Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
     PoolSize { name, workers }
     Refused { refusal, sentence }
+    Reload { wait }
     Call { pool, function, timeout_ms, priority, retry }
     Retry { attempts, on, backoff_ms, attempt_timeout_ms }
     RetryOn { worker_died, timed_out, raised }

@@ -11,9 +11,9 @@ use clutch_protocol::failure::{
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Resource, ResourceLimit, Retry, RetryOn,
-    Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream, Swept,
-    Welcome, WorkerId,
+    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
+    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
+    Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -190,6 +190,10 @@ fn connection(samples: &mut Samples) {
     samples.meta("stop-graceful", Kind::Stop, 6, &Stop::Graceful, NONE);
     samples.meta("stop-now", Kind::Stop, 6, &Stop::Now, NONE);
     samples.bare("stopping", Kind::Stopping, 6, NONE);
+    samples.meta("reload", Kind::Reload, 7, &Reload { wait: true }, NONE);
+    let answer = br#"{"result":"done","message":"","pools":{},"daemon":[]}"#;
+    let answer = Rest { payload: Some((Codec::Json, answer)), ..NONE };
+    samples.bare("reloaded", Kind::Reloaded, 7, answer);
     logs(samples);
 }
 

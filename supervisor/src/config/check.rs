@@ -23,6 +23,7 @@ use super::replace::check_replace;
 use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
+use super::watch::check_watch;
 use super::{liveness, memory, process};
 
 /// Checks all keys. `places` is the table they were read from.
@@ -136,6 +137,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         allow: allow(checker, raw.allow.as_ref(), &at.child("allow")),
         cwd,
         preload: preload(checker, raw.preload.as_ref(), &at.child("preload")),
+        watch: check_watch(checker, raw.watch.as_ref(), &at.child("watch")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),
         output: check_output(checker, &raw.output, &at.child("output"), output),

@@ -68,6 +68,7 @@ impl Config {
             allow: None,
             cwd: cwd.to_owned(),
             preload: Vec::new(),
+            watch: Vec::new(),
             env: Env::default(),
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },
             output: Output::default(),

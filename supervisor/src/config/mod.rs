@@ -16,6 +16,7 @@
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
+//! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
@@ -42,6 +43,7 @@ mod restart;
 mod scale;
 mod shape;
 mod units;
+mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
@@ -56,3 +58,4 @@ pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
+pub use watch::Watch;

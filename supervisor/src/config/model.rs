@@ -13,6 +13,7 @@ use super::log::Log;
 use super::memory::Memory;
 use super::output::Output;
 use super::process::Process;
+use super::watch::Watch;
 use crate::pool::settings::{Replace, Restart, Scale};
 
 /// The whole configuration of a daemon.
@@ -78,6 +79,8 @@ pub struct Pool {
     pub cwd: PathBuf,
     /// Modules imported before the first call.
     pub preload: Vec<String>,
+    /// Files whose change makes the workers be replaced.
+    pub watch: Vec<Watch>,
     /// How the environment of workers is made.
     pub env: Env,
     /// Its limits.

@@ -98,6 +98,9 @@ pub(super) struct RawPool {
     /// Modules imported before the first call.
     #[schemars(extend("default" = []))]
     pub(super) preload: Option<Vec<String>>,
+    /// Files whose change makes the workers be replaced, as patterns; for development.
+    #[schemars(extend("default" = []))]
+    pub(super) watch: Option<Vec<String>>,
     /// How the environment of workers is made: inherit, then unset, then set.
     pub(super) env: RawEnv,
     /// When a pool whose `workers` are { min, max } grows and shrinks.

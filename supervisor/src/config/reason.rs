@@ -161,6 +161,14 @@ pub enum Reason {
     /// No pattern.
     #[error(transparent)]
     Allow(AllowError),
+    /// Not a pattern of files.
+    #[error("\"{pattern}\" is no pattern of files: {fault}")]
+    Watch {
+        /// What is there.
+        pattern: String,
+        /// What is wrong with it.
+        fault: String,
+    },
     /// Not a module's name.
     #[error("\"{name}\" is not the name of a module")]
     Module {
@@ -298,6 +306,7 @@ impl Reason {
                 "write the option and its value: [\"-X\", \"dev\"]".to_owned()
             }
             Self::Module { .. } => "write dotted names, like \"numpy\" or \"pkg.tasks\"".to_owned(),
+            Self::Watch { .. } => "write it like this: \"src/**/*.py\"".to_owned(),
             Self::Variable { .. } => {
                 "a name has at least one character, none of them = or NUL".to_owned()
             }

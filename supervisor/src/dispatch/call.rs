@@ -213,9 +213,16 @@ impl Dispatcher {
     }
 
     pub(super) fn no_such_pool(&self, name: &str) -> Missing {
-        let known: Vec<_> = self.pools.iter().map(|pool| pool.config.name.as_str()).collect();
+        let mut known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let was = self.pools.iter().any(|pool| pool.removed && pool.config.name == name);
         let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
-        let message = format!("there is no pool '{name}'; the pools are: {}", known.join(", "));
+        let known = known.join(", ");
+        let message = if was {
+            format!("pool '{name}' was removed from the configuration; the pools are: {known}")
+        } else {
+            format!("there is no pool '{name}'; the pools are: {known}")
+        };
         Missing { what: MissingWhat::Pool, message, traceback: String::new() }
     }
 

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clutch_protocol::message::PoolSize;
 use tokio::sync::Notify;
@@ -13,6 +13,12 @@ use super::dispatcher::{Dispatcher, FirstStart, Parts};
 use crate::pool::Event;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Launched, PoolIndex};
+
+/// A timer this late was not kept from running by work: the process has stood still.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// How long is listened, after that, before timers run.
+const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// How many pools something has to be true of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +105,12 @@ impl Core {
         let mut dispatcher = self.0.dispatcher.borrow_mut();
         dispatcher.apply(self, now, pool, event);
         let wake = dispatcher.pools[pool.0].policy.next_wake();
+        let removed = dispatcher.pools[pool.0].removed;
         drop(dispatcher);
         self.arm(wake);
+        if removed {
+            self.dismiss_when_done(pool);
+        }
     }
 
     /// Counts something that no pool is concerned with.
@@ -111,7 +121,8 @@ impl Core {
     /// How large each pool is.
     pub(crate) fn pool_sizes(&self) -> Vec<PoolSize> {
         self.with(|dispatcher| {
-            let sizes = dispatcher.pools.iter().map(|pool| PoolSize {
+            let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
+            let sizes = pools.map(|pool| PoolSize {
                 name: pool.config.name.clone(),
                 workers: pool.policy.settings().size.max,
             });
@@ -198,6 +209,9 @@ impl Core {
                         () = due => {}
                     }
                     self.0.armed.set(None);
+                    if at.elapsed() > PAUSE_MIN {
+                        self.catch_up(at).await;
+                    }
                     for pool in self.pools() {
                         self.tell(pool, Event::Tick);
                     }
@@ -206,11 +220,31 @@ impl Core {
         }
     }
 
+    /// The whole process has stood still: stopped and continued, or the machine was suspended. What
+    /// workers and clients said meanwhile is heard before anybody is blamed for having been silent.
+    async fn catch_up(&self, due: Instant) {
+        let late = due.elapsed();
+        tracing::warn!(late_ms = late.as_millis(), "the daemon itself has stood still");
+        self.count("pauses");
+        tokio::time::sleep_until(tokio::time::Instant::now() + CATCH_UP).await;
+    }
+
     /// Takes over what the spawner has started, for ever.
     pub async fn run_launches(self, mut launched: tokio::sync::mpsc::Receiver<Launched>) {
         while let Some(outcome) = launched.recv().await {
             self.launched(outcome);
         }
+    }
+
+    /// Reaps orphans whenever a child ends, for ever: the duty of process 1 of a container.
+    pub async fn run_as_init(self, mut ended: tokio::signal::unix::Signal) {
+        while ended.recv().await.is_some() {
+            self.with(Dispatcher::reap_strays);
+        }
+    }
+
+    pub(super) fn progress_notify(&self) -> &Notify {
+        &self.0.progress
     }
 
     pub(super) fn watcher(&self) -> &Watcher {
@@ -248,5 +282,28 @@ impl Core {
             self.0.armed.set(Some(wake));
             self.0.rearm.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    const PANIC: &str = "CLUTCH_TEST_PANIC_IN_THE_DISPATCHER";
+
+    #[test]
+    fn a_panic_in_the_dispatcher_ends_the_process_f133() {
+        if std::env::var_os(PANIC).is_some() {
+            let _guard = AbortOnPanic::watch();
+            panic!("half changed");
+        }
+        let this = std::env::current_exe().unwrap();
+        let name = "dispatch::core::tests::a_panic_in_the_dispatcher_ends_the_process_f133";
+        #[expect(clippy::disallowed_methods, reason = "only another process can be seen to abort")]
+        let mut command = std::process::Command::new(this);
+        let output = command.args([name, "--exact"]).env(PANIC, "1").output().unwrap();
+        assert_eq!(Some(6), output.status.signal(), "it ends by SIGABRT: {output:?}");
     }
 }

@@ -69,6 +69,10 @@ pub enum FirstStart {
 /// A worker process, beside what the policy knows of it.
 #[derive(Debug)]
 pub(super) struct Worker {
+    /// How it was made: the pool's recipe may be another one by now.
+    pub(super) recipe: Rc<Recipe>,
+    /// Which edition of the pool's workers it is of.
+    pub(super) edition: u64,
     pub(super) link: Option<Rc<Link>>,
     /// Dropping it ends the link's tasks.
     pub(super) tasks: JoinSet<()>,
@@ -112,13 +116,22 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub(super) struct PoolState {
     pub(super) config: config::Pool,
-    pub(super) recipe: Recipe,
+    pub(super) recipe: Rc<Recipe>,
+    /// Workers of another edition than this have to be replaced.
+    pub(super) edition: u64,
+    pub(super) last_edition: u64,
     pub(super) policy: Pool,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     pub(super) counters: Counters,
     pub(super) first_start: FirstStart,
     pub(super) last_death: Option<Certificate>,
     pub(super) drained: bool,
+    /// Since when its place in the list is its own; what happened there before was another pool's.
+    pub(super) since: Instant,
+    /// It was taken out of the configuration.
+    pub(super) removed: bool,
+    /// How a worker of this edition failed to start, if one did.
+    pub(super) failed_start: Option<Certificate>,
     /// What its workers have printed and logged.
     pub(super) ring: Ring,
     pub(super) sink: Option<Arc<Sink>>,
@@ -156,16 +169,21 @@ pub struct Dispatcher {
 }
 
 impl PoolState {
-    fn new(parts: PoolParts) -> PoolState {
+    pub(super) fn new(parts: PoolParts) -> PoolState {
         PoolState {
             config: parts.config,
-            recipe: parts.recipe,
+            recipe: Rc::new(parts.recipe),
+            edition: 0,
+            last_edition: 0,
             policy: parts.policy,
             workers: BTreeMap::new(),
             counters: Counters::default(),
             first_start: FirstStart::Pending,
             last_death: None,
             drained: false,
+            since: Instant::now(),
+            removed: false,
+            failed_start: None,
             ring: Ring::default(),
             sink: None,
         }
@@ -313,6 +331,8 @@ impl Dispatcher {
         state.workers.insert(
             worker,
             Worker {
+                recipe: state.recipe.clone(),
+                edition: state.edition,
                 link: None,
                 tasks: JoinSet::new(),
                 born: now,
@@ -365,8 +385,15 @@ impl Dispatcher {
         }
     }
 
-    /// What a worker is told first, as a frame.
-    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Vec<u8> {
-        frame_head(Kind::Setup, 0, &self.pools[pool.0].recipe.setup(worker))
+    pub(super) fn reap_strays(&mut self) {
+        if self.spawner.order(Order::ReapStrays).is_err() {
+            self.counters.one("reaps_postponed");
+        }
+    }
+
+    /// What a worker is told first, as a frame. None when nobody remembers it any more.
+    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
+        let entry = self.pools[pool.0].workers.get(&worker)?;
+        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 }

@@ -12,7 +12,7 @@ use clutch_protocol::operate::{Ahead, Denial, Explanation, Step};
 
 use super::call::Call;
 use super::core::Core;
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, PoolState};
 use super::history::{Record, What};
 use super::operate::Denied;
 use crate::limits::EXPLAIN_ITEMS_MAX;
@@ -73,7 +73,10 @@ impl Dispatcher {
                 _ => denied,
             });
         };
-        let state = self.pools.get(life.pool.0);
+        // The place of a pool that was removed may be another one's by now.
+        let is_its_own =
+            |state: &&PoolState| self.history.since_start(state.since) <= life.origin_ns;
+        let state = self.pools.get(life.pool.0).filter(is_its_own);
         let place = state.and_then(|state| state.policy.calls().place(call));
         let (ahead, ahead_left_out) = self.ahead(&life);
         let answer = life.own.iter().rev().find(|(_, record)| record.what == What::Answered);

@@ -116,7 +116,7 @@ impl Dispatcher {
         let setup = self.setup_frame(pool, worker);
         let oom_kills = self.oom.count();
         let state = self.pools[pool.0].policy.worker_state(worker);
-        let Some(entry) = self.worker(pool, worker) else {
+        let (Some(setup), Some(entry)) = (setup, self.worker(pool, worker)) else {
             // It was given up while it was being started, and nobody remembers it.
             link.abandon();
             self.reap(link.guardian, true);
@@ -156,6 +156,8 @@ impl Dispatcher {
             return;
         };
         entry.dead = true;
+        let is_newest = entry.edition == state.edition;
+        let never_ready = entry.python.is_empty();
         let story = Story { before, exited, oom: &mut self.oom };
         let certificate = certificate::write(&state.config.name, worker, entry, story);
         let cause = super::counters::death(certificate.cause);
@@ -188,6 +190,9 @@ impl Dispatcher {
             stack = escape(certificate.stack.as_bytes()),
             "worker died"
         );
+        if is_newest && never_ready {
+            state.failed_start = Some(certificate.clone());
+        }
         if matches!(state.first_start, FirstStart::Pending) {
             state.first_start = FirstStart::Failed(Box::new(certificate.clone()));
         }

@@ -14,6 +14,7 @@
 //! - `logs`: what of that is kept, and who reads it.
 //! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
+//! - `reload`: pools that change, come and go.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
@@ -36,6 +37,8 @@ mod refusal;
 pub mod workers;
 
 mod guardians;
+
+mod reload;
 
 mod output;
 
@@ -61,5 +64,7 @@ pub mod report;
 pub mod counters;
 
 pub use core::{Core, Quantity};
+
+pub(crate) use reload::{Make, Turnover, Workers};
 
 pub use dispatcher::{FirstStart, Parts, PoolParts};

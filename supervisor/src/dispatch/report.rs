@@ -17,6 +17,9 @@ const PAUSED: &str = "an operator paused it: calls wait until it is resumed";
 /// Why a pool is drained.
 const CLOSED: &str = "an operator drains it: new calls are refused until it is resumed";
 
+/// Why a pool goes while the daemon stays.
+const REMOVED: &str = "it was removed from the configuration; calls it has taken in are finished";
+
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
@@ -40,7 +43,12 @@ impl Dispatcher {
                 descriptors: open_descriptors(),
                 counters,
             },
-            pools: self.pools.iter().map(|pool| self.pool_status(now, pool)).collect(),
+            pools: self
+                .pools
+                .iter()
+                .filter(|pool| !pool.is_tombstone())
+                .map(|pool| self.pool_status(now, pool))
+                .collect(),
         }
     }
 
@@ -70,6 +78,7 @@ impl Dispatcher {
     /// What a pool as a whole is doing, and why.
     fn pool_state(&self, pool: &PoolState) -> (&'static str, String) {
         match pool.policy.state() {
+            _ if pool.removed && !self.stopping => ("stopping", REMOVED.to_owned()),
             pool::PoolState::Draining => ("stopping", "the daemon is stopping".to_owned()),
             pool::PoolState::CrashLoop { failures } => {
                 ("crash_loop", crash_loop_reason(failures, pool))

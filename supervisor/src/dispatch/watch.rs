@@ -167,6 +167,13 @@ impl Dispatcher {
         [self.weighing_due.filter(|_| weighs), self.liveness_due].into_iter().flatten().min()
     }
 
+    /// Pools have other rules by now, or there are others: when to look is worked out anew.
+    pub(super) fn watch_anew(&mut self) {
+        let now = Instant::now();
+        self.weighing_due = Some(now);
+        self.liveness_due = self.next_liveness(now);
+    }
+
     /// A worker was handed a call: it may be busy for long. True when there was no timer before.
     pub(super) fn watch_call(&mut self, now: Instant, pool: PoolIndex) -> bool {
         if self.liveness_due.is_some() {

@@ -2,6 +2,7 @@
 //!
 //! What the output means is not known here.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -82,11 +84,21 @@ pub(super) fn run(
     answer.ok_or_else(|| InterpreterError::Hung { path: path.to_owned(), timeout })
 }
 
+/// The programs that are being probed. Whoever holds this keeps others from being started.
+pub(crate) fn probed() -> MutexGuard<'static, BTreeSet<u32>> {
+    static PROBED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+    PROBED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A file that was just written may still be open for writing in some child that has not reached
 /// its own exec; the system then says that it is busy, for a moment.
 fn spawn(command: &mut Command, deadline: Instant) -> io::Result<Child> {
     loop {
-        match command.spawn() {
+        let mut probed = probed();
+        let spawned = command.spawn();
+        probed.extend(spawned.iter().map(Child::id));
+        drop(probed);
+        match spawned {
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy
                     && Instant::now() < deadline =>
@@ -170,6 +182,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         // Nobody is left to be told; what could be killed is.
         let _: io::Result<_> = self.end();
+        probed().remove(&self.child.id());
     }
 }
 

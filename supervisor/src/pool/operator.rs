@@ -32,7 +32,8 @@ impl Pool {
         }
     }
 
-    /// New settings hold from now on, for what is there as well.
+    /// New settings hold from now on, for what is there as well. Without `replace`, what is there
+    /// is what is wanted: replacements that a former configuration wanted are called off.
     pub(super) fn reconfigure(
         &mut self,
         now: Instant,
@@ -47,6 +48,9 @@ impl Pool {
         }
         if rules_change {
             self.plan_replacements();
+        }
+        if !replace {
+            self.forgive_reload(now, effects);
         }
         self.resize(now, effects);
         if replace {

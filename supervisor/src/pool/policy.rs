@@ -46,6 +46,8 @@ pub(super) struct Worker {
     pub(super) calls_max: Option<u64>,
     /// Why it is to be replaced, if it is.
     pub(super) outworn: Option<ReplaceCause>,
+    /// Why it would have to be replaced besides, even if nobody wanted that any more.
+    pub(super) worn: Option<ReplaceCause>,
     /// Whether it is started to take over from another one.
     pub(super) is_successor: bool,
     /// Whether a timer of its call may be set.

@@ -72,8 +72,50 @@ impl Pool {
             // Somebody waits for the end of a recycling.
             Some(before) if cause.is_recycling() && !before.is_recycling() => {
                 entry.outworn = Some(cause);
+                entry.worn = Some(before);
+            }
+            // A reload can be called off, and what an operator wants stays wanted then.
+            Some(ReplaceCause::Reload) if cause == ReplaceCause::Operator => {
+                entry.outworn = Some(cause);
+            }
+            Some(before) if before.is_recycling() && !cause.is_recycling() => {
+                entry.worn.get_or_insert(cause);
             }
             Some(_) => {}
+        }
+    }
+
+    /// A reload is called off: workers that only it wanted to replace go on, and the successors
+    /// that are on the way for them do not come.
+    pub(super) fn forgive_reload(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        for slot in 0..self.slot_count() {
+            let Some(generation) = self.slots[slot as usize].current else {
+                continue;
+            };
+            let worker = WorkerId { slot, generation };
+            let entry = self.workers.get_mut(&worker).expect("a slot's worker is there");
+            if entry.outworn != Some(ReplaceCause::Reload) {
+                continue;
+            }
+            entry.outworn = entry.worn.take();
+            if entry.outworn.is_none() {
+                self.turns.retain(|outworn| *outworn != worker);
+                self.swaps.remove(&worker);
+                self.call_back_successor(now, slot, effects);
+            }
+        }
+    }
+
+    fn call_back_successor(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
+        self.timers.clear(Timer::Successor(slot));
+        let place = &mut self.slots[slot as usize];
+        place.successor_failures = 0;
+        let Some(generation) = place.successor else {
+            return;
+        };
+        let successor = WorkerId { slot, generation };
+        if self.stop(now, successor, StopCause::Replaced(ReplaceCause::Reload)) {
+            self.kill(now, successor, effects);
         }
     }
 

@@ -141,6 +141,7 @@ impl Pool {
                 served: 0,
                 calls_max,
                 outworn: None,
+                worn: None,
                 is_successor: false,
                 has_call_timers: false,
                 dumping: None,

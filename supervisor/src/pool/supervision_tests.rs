@@ -461,6 +461,49 @@ fn a_new_configuration_replaces_what_was_started_from_the_old_one() {
     assert_eq!(1, world.pool.settings().queue);
 }
 
+fn reconfigured(workers: u32, replace: bool) -> Event {
+    Event::Reconfigured { settings: Box::new(settings(workers, 100)), replace }
+}
+
+#[test]
+fn a_reload_that_is_called_off_forgives_the_workers_it_wanted_to_replace_f131() {
+    let mut world = World::ready(2, 100);
+    assert_eq!(vec![launch(0, 2)], world.tell(reconfigured(2, true)));
+    assert_eq!(2, world.pool.outworn_left());
+    let stopped = vec![Effect::Kill { worker: id(0, 2) }];
+    assert_eq!(stopped, world.tell(reconfigured(2, false)));
+    assert_eq!((0, 0), (world.pool.outworn_left(), world.pool.replacement_failures()));
+    world.die(id(0, 2));
+    assert_eq!(NOTHING, world.live(1000 * SECOND), "nothing is tried again");
+    assert_eq!(2, world.up());
+}
+
+#[test]
+fn a_successor_that_died_is_not_tried_again_when_the_reload_is_called_off_f131() {
+    let mut world = World::ready(1, 100);
+    world.tell(reconfigured(1, true));
+    assert_eq!(NOTHING, world.die(id(0, 2)));
+    assert_eq!(NOTHING, world.tell(reconfigured(1, false)));
+    assert_eq!(NOTHING, world.live(1000 * SECOND));
+    assert_eq!(vec![assign(id(0, 1), 1)], world.call(1));
+}
+
+#[test]
+fn what_else_wants_a_worker_replaced_outlives_a_reload_that_is_called_off() {
+    let causes = [ReplaceCause::Age, ReplaceCause::Operator];
+    for (first, second) in causes
+        .iter()
+        .flat_map(|other| [(*other, ReplaceCause::Reload), (ReplaceCause::Reload, *other)])
+    {
+        let mut world = World::ready(1, 100);
+        for cause in [first, second] {
+            world.tell(Event::Outworn { worker: id(0, 1), cause });
+        }
+        assert_eq!(NOTHING, world.tell(reconfigured(1, false)), "{first:?} and {second:?}");
+        assert_eq!(vec![Effect::Retire { worker: id(0, 1) }], world.is_ready(id(0, 2)));
+    }
+}
+
 #[test]
 fn a_call_may_end_by_itself_before_it_is_interrupted() {
     let mut settings = settings(1, 10);

@@ -20,6 +20,7 @@ use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
 use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
+use crate::reload;
 use crate::worker::link::frame_head;
 
 /// What every connection is given.
@@ -37,6 +38,8 @@ pub struct Doorway {
     pub closing: watch::Receiver<bool>,
     /// Told when a client wants the daemon stopped.
     pub stop: tokio::sync::mpsc::Sender<Stop>,
+    /// Told when a client wants the configuration read anew.
+    pub reload: tokio::sync::mpsc::Sender<reload::Order>,
 }
 
 /// Why a connection ended.

@@ -3,12 +3,17 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use clutch_protocol::message::{Refusal, Refused, Stop};
+use clutch_protocol::message::{Refusal, Refused, Reload, Stop};
+use clutch_protocol::reload::{ReloadResult, Reloaded};
 use clutch_protocol::{Codec, Frame, Header, Kind, wire};
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::connection::Connection;
 use super::peer::Peer;
 use crate::dispatch::Core;
+use crate::reload::plan::NO_SOURCE;
+use crate::reload::reloader::BUSY;
+use crate::reload::{Asker, Order};
 
 impl Connection {
     /// Does what a frame asks for.
@@ -20,7 +25,8 @@ impl Connection {
         if payload_bytes > 0 && kind != Kind::Call {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        let has_meta = matches!(kind, Kind::Call | Kind::Stop | Kind::Operate | Kind::Logs);
+        let has_meta =
+            matches!(kind, Kind::Call | Kind::Stop | Kind::Reload | Kind::Operate | Kind::Logs);
         if meta_bytes > 0 && !has_meta {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
@@ -41,6 +47,9 @@ impl Connection {
             Kind::Status => self.report_status(id),
             Kind::Stop => {
                 self.order_stop(&frame).map_err(|error| protocol(error.to_string()))?;
+            }
+            Kind::Reload => {
+                self.order_reload(&frame).map_err(|error| protocol(error.to_string()))?;
             }
             Kind::Operate => {
                 self.operate(&frame).map_err(|error| protocol(error.to_string()))?;
@@ -81,6 +90,19 @@ impl Connection {
         self.peer.send(&Header::new(Kind::Stopping, frame.header.id).encode(), &Bytes::new());
         // A full channel means that a stop is under way already.
         let _ = self.doorway.stop.try_send(stop);
+        Ok(())
+    }
+
+    fn order_reload(&self, frame: &Frame) -> Result<(), wire::MetaError> {
+        let Reload { wait } = wire::decode(&frame.meta)?;
+        let asker = Asker::Client(self.peer.clone(), frame.header.id);
+        if let Err(error) = self.doorway.reload.try_send(Order::new(wait, asker)) {
+            let (mut order, why) = match error {
+                TrySendError::Full(order) => (order, BUSY),
+                TrySendError::Closed(order) => (order, NO_SOURCE),
+            };
+            order.answer(&Reloaded::nothing(ReloadResult::Refused, why));
+        }
         Ok(())
     }
 }

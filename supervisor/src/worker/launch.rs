@@ -11,7 +11,7 @@ use clutch_protocol::message::{
 use crate::config;
 
 /// The recipe for every worker of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
@@ -30,9 +30,36 @@ impl Recipe {
         payload_bytes_max: u32,
         open_files: u64,
     ) -> Recipe {
+        // Every key by its name: a new one has to be put here if it shapes workers, which a reload
+        // then replaces when it changes; the others hold for the workers that are there.
+        let config::Pool {
+            name,
+            python: _, // it is the executable
+            env: _,    // it is the environment
+            path,
+            main,
+            args,
+            flags,
+            cwd,
+            preload,
+            logging,
+            process,
+            limits: timings, // of them only what the worker itself is told
+            workers: _,
+            workers_min: _,
+            spares: _,
+            scale: _,
+            restart: _,
+            replace: _,
+            allow: _,
+            watch: _,
+            output: _,
+            memory: _,
+            liveness: _,
+        } = pool;
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
-        argv.extend(pool.flags.iter().map(|flag| flag.clone().into_bytes()));
+        argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
         argv.push(bytes(boot.as_os_str()));
         argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
@@ -42,28 +69,37 @@ impl Recipe {
                 .into_iter()
                 .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
                 .collect(),
-            directory: bytes(pool.cwd.as_os_str()),
-            grace_ms: millis(pool.limits.grace),
+            directory: bytes(cwd.as_os_str()),
+            grace_ms: millis(timings.grace),
             open_files,
-            limits: limits(&pool.process),
+            limits: limits(process),
         };
-        let argv0 = pool.main.as_ref().map_or(String::new(), |main| main.argv0.clone());
-        let args = pool.args.iter().cloned();
+        let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
+        let args = args.iter().cloned();
         let setup = Setup {
             version: version::MAX,
-            pool: pool.name.clone(),
+            pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
             argv: std::iter::once(argv0).chain(args).map(String::into_bytes).collect(),
-            main: pool.main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
-            path: pool.path.iter().map(|path| bytes(path.as_os_str())).collect(),
-            preload: pool.preload.clone(),
+            main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
+            path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
+            preload: preload.clone(),
             payload_bytes_max,
             // Early enough that the stacks are written before the start is given up.
-            start_stack_ms: millis(pool.limits.start_timeout) * 9 / 10,
-            log_level: pool.logging,
+            start_stack_ms: millis(timings.start_timeout) * 9 / 10,
+            log_level: *logging,
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
         Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
+    }
+
+    /// Whether workers made by either are alike, once they are started: how long one may take to
+    /// start and to stop shapes no worker.
+    pub fn makes_the_same(&self, other: &Recipe) -> bool {
+        let spawn = Spawn { grace_ms: self.spawn.grace_ms, ..other.spawn.clone() };
+        let start_stack_ms = self.setup.start_stack_ms;
+        let setup = Setup { start_stack_ms, ..other.setup.clone() };
+        self.spawn == spawn && self.setup == setup
     }
 
     /// What the guardian of a worker is told.

@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::page::Page;
+use crate::interpreter;
 use crate::limits::SPAWNER_ORDERS_MAX;
 
 /// How long a guardian may take to read what it is to start. It reads first thing.
@@ -77,6 +78,8 @@ pub enum Order {
         /// Whether it left its tree behind, so that orphans have to be looked for.
         orphans: bool,
     },
+    /// Reap dead children that nobody here has started: process 1 inherits every orphan.
+    ReapStrays,
 }
 
 /// The daemon's ends of a new worker's sockets and pipes.
@@ -196,6 +199,10 @@ impl Nursery {
                 }
                 None
             }
+            Order::ReapStrays => {
+                self.reap_strays();
+                None
+            }
         }
     }
 
@@ -237,6 +244,19 @@ impl Nursery {
         };
         self.children.insert(guardian, child);
         Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd })
+    }
+
+    /// Reaps dead children that are neither guardians nor probed interpreters, which have somebody
+    /// else who waits for them. Those that live are left alone.
+    fn reap_strays(&self) {
+        // While this is held no probe can be started, and so none is unknown.
+        let probed = interpreter::probed();
+        for pid in children_of_this_process() {
+            let number = u32::try_from(pid.as_raw()).unwrap_or(0);
+            if !self.children.contains_key(&number) && !probed.contains(&number) {
+                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+            }
+        }
     }
 
     /// Kills what a lost guardian left behind. This process is a subreaper, so such orphans are its
