@@ -39,8 +39,8 @@ impl Page {
         Ok(Page(page))
     }
 
-    /// The same in a file without a name. It cannot be sealed, but it is read and never mapped here,
-    /// so a worker that shrinks it only proves nothing any more.
+    /// The same in a file without a name. It cannot be sealed, but it is never mapped here, so a
+    /// worker that shrinks it only proves nothing any more.
     fn of_file() -> io::Result<Page> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let page = open(&std::env::temp_dir(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
