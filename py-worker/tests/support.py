@@ -335,6 +335,7 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == LOG and received[3] == 0, received
         return read_log(received[4])
+
     def begun(self):
         """The call that the worker says it has begun last."""
         return struct.unpack("=Q", os.pread(self.page, 8, 0))[0]
