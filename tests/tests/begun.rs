@@ -36,6 +36,9 @@ fn a_call_that_its_worker_never_read_is_done_by_another_f003() {
         assert_ne!(victim, ran);
         assert_eq!(round, lines(&file), "it ran more than once");
         assert_eq!(round as u64, daemon.counter("default", "calls_moved"));
+        // It has nothing to do with that death, so the certificate does not name it.
+        let death = daemon.status().pools.remove(0).last_death.expect("there was one");
+        assert_eq!((victim, None, 0), (death.pid, death.function, death.call));
         daemon.wait_ready();
     }
     assert_eq!(3.0, client.call::<f64>("math:sqrt", (9,)).expect("the pool works"));

@@ -245,6 +245,11 @@ fn forged_records_end_the_worker_and_nobody_else() {
     }
     let records = read(&daemon, all());
     assert!(texts(&records, LogStream::Log).is_empty(), "{records:?}");
+    // A number that nobody can have counted ends no daemon.
+    daemon.raw().call("default", "hostile:lose_records", "[]").value();
+    wait_for("all is counted that can be", PATIENCE, || {
+        daemon.counter("default", "log_records_dropped") == u64::MAX
+    });
     bystander.assert_unharmed(5 * SECOND);
     oracle.judge(daemon);
 }

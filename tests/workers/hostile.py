@@ -166,11 +166,24 @@ def shout(mebibytes):
     return mebibytes
 
 
-def forge_record(call, size):
-    """Send a log record with a text of that size, in the name of a call."""
-    mine = sockets()
-    control = next(fd for fd in mine if fd != call_socket())
+def record(call, dropped, size):
+    """A log record with a text of that size, in the name of a call."""
     meta = struct.pack("<I", 20) + text("INFO") + text("forger")
-    meta += struct.pack("<QQQ", 0, call, 0) + text("x" * size)
-    send(control, header(39, 0, len(meta), len(meta)) + meta)
+    meta += struct.pack("<QQQ", 0, call, dropped) + text("x" * size)
+    return header(39, 0, len(meta), len(meta)) + meta
+
+
+def control_socket():
+    """The socket that is not the one for calls."""
+    return next(fd for fd in sockets() if fd != call_socket())
+
+
+def forge_record(call, size):
+    """Send a log record, and wait for what comes of it."""
+    send(control_socket(), record(call, 0, size))
     time.sleep(60)
+
+
+def lose_records():
+    """Say more than once that more records were left out than there can be."""
+    send(control_socket(), record(0, 2**64 - 1, 1) * 3)

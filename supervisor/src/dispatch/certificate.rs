@@ -16,6 +16,8 @@ pub(super) struct Story<'a> {
     pub(super) before: Option<WorkerState>,
     /// What its guardian reported, if it did.
     pub(super) exited: Option<Exited>,
+    /// Whether the call it had, if it had one, can have begun. One that had not is not to blame.
+    pub(super) begun: bool,
     /// Whether the kernel did it.
     pub(super) oom: &'a mut OomWatch,
 }
@@ -27,7 +29,7 @@ pub(super) fn write(
     entry: &mut Worker,
     story: Story<'_>,
 ) -> Certificate {
-    let Story { before, exited, oom } = story;
+    let Story { before, exited, begun, oom } = story;
     let exit = exited.map(|exited| exited.exit);
     let mut cause = cause(entry, before, exit);
     // A SIGKILL that nobody here ordered may be the kernel's.
@@ -38,7 +40,7 @@ pub(super) fn write(
     }
     let had_call = match before {
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
-        before => before.and_then(WorkerState::call).is_some(),
+        before => begun && before.and_then(WorkerState::call).is_some(),
     };
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
     Certificate {

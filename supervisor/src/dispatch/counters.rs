@@ -16,9 +16,10 @@ impl Counters {
         self.add(name, 1);
     }
 
-    /// Counts many more.
+    /// Counts many more. Some of these numbers are a worker's own, and may be any.
     pub fn add(&mut self, name: impl Into<Cow<'static, str>>, count: u64) {
-        *self.0.entry(name.into()).or_insert(0) += count;
+        let sum = self.0.entry(name.into()).or_insert(0);
+        *sum = sum.saturating_add(count);
     }
 
     /// One of them.

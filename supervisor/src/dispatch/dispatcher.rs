@@ -368,7 +368,7 @@ impl Dispatcher {
         if let Some(entry) = self.worker(pool, worker) {
             entry.detail = error.to_string();
         }
-        self.bury(pool, worker, None);
+        self.bury(pool, worker, None, false);
         self.pending.push_back((pool, Event::Died { worker, begun: false }));
         self.pending.push_back((pool, Event::Gone { worker }));
         self.pool(pool).workers.remove(&worker);

@@ -100,11 +100,13 @@ impl Core {
         for frame in link.last_words() {
             self.worker_frame(link, &frame);
         }
-        self.with(|dispatcher| {
+        let begun = self.with(|dispatcher| {
             dispatcher.read_last_output(now, link);
-            dispatcher.bury(link.pool, link.worker, exited);
+            // Without its guardian's word it may live a moment longer, and begin after all.
+            let begun = exited.is_none() || dispatcher.has_begun(link.pool, link.worker);
+            dispatcher.bury(link.pool, link.worker, exited, begun);
+            begun
         });
-        let begun = self.with(|dispatcher| dispatcher.has_begun(link.pool, link.worker));
         self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun });
         self.note_progress();
     }
@@ -148,8 +150,15 @@ impl Dispatcher {
         }
     }
 
-    /// Writes a worker's death certificate, into the log and for whoever asks.
-    pub(super) fn bury(&mut self, pool: PoolIndex, worker: WorkerId, exited: Option<Exited>) {
+    /// Writes a worker's death certificate, into the log and for whoever asks. `begun` says whether
+    /// the call it had can have begun.
+    pub(super) fn bury(
+        &mut self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        exited: Option<Exited>,
+        begun: bool,
+    ) {
         let state = &mut self.pools[pool.0];
         let before = state.policy.worker_state(worker);
         let Some(entry) = state.workers.get_mut(&worker).filter(|entry| !entry.dead) else {
@@ -158,7 +167,7 @@ impl Dispatcher {
         entry.dead = true;
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
-        let story = Story { before, exited, oom: &mut self.oom };
+        let story = Story { before, exited, begun, oom: &mut self.oom };
         let certificate = certificate::write(&state.config.name, worker, entry, story);
         let cause = super::counters::death(certificate.cause);
         state.counters.one(cause);

@@ -23,7 +23,7 @@
 //! - [`state`], [`standing`]: the states of a worker and of a pool, each with the one table of
 //!   its transitions.
 //! - [`policy`]: the pool itself, and the way of a call through it.
-//! - [`queue`]: the calls of a pool, with their deadlines; [`line`]: whose turn it is;
+//! - [`queue`]: the calls of a pool, with their deadlines; [`mod@line`]: whose turn it is;
 //!   [`timers`]: every other timer.
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
 //! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they

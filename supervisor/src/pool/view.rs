@@ -12,7 +12,7 @@ use super::state::{EmptySlot, WorkerState, WorkerView};
 use super::timers::Timer;
 
 impl Pool {
-    /// When [`Event::Tick`] is wanted next.
+    /// When [`super::Event::Tick`] is wanted next.
     pub fn next_wake(&self) -> Option<Instant> {
         match (self.calls.next_deadline(), self.timers.next()) {
             (Some(a), Some(b)) => Some(a.min(b)),
