@@ -76,7 +76,14 @@ impl Failure {
                     Payload::Result => "result's bytes",
                 }
             ),
-            Reason::ShuttingDown => f.write_str("the daemon is shutting down"),
+            Reason::ShuttingDown => {
+                write!(
+                    f,
+                    "pool '{pool}' takes no more calls: the daemon is shutting down, or an \
+                     operator drains the pool (`clutch status` says which)"
+                )?;
+                if self.started { f.write_str("; it may have run in part") } else { Ok(()) }
+            }
             Reason::Disconnected { detail } => {
                 write!(f, "the connection to the daemon was lost: {detail}")
             }

@@ -107,18 +107,20 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
     };
     let client = connect::daemon(socket).await?;
     client.order_pool(&name, order).await?;
-    output::note(&format!("pool {name}: {}", said(order)));
+    output::note(&format!("pool {name}: {}", said(&name, order)));
     Ok(Exit::Ok)
 }
 
 /// What an order means from now on.
-fn said(order: PoolOrder) -> String {
+fn said(name: &str, order: PoolOrder) -> String {
     match order {
-        PoolOrder::Pause => "paused; calls wait until: clutch pool resume".to_owned(),
+        PoolOrder::Pause => format!("paused; calls wait until: clutch pool resume {name}"),
         PoolOrder::Resume => "takes calls and runs them".to_owned(),
         PoolOrder::Drain => {
-            "refuses new calls and finishes those that are there; back with: clutch pool resume"
-                .to_owned()
+            format!(
+                "refuses new calls and finishes those that are there; back with: clutch pool \
+                 resume {name}"
+            )
         }
         PoolOrder::Resize { min, max } if min == max => format!("is to have {min} workers"),
         PoolOrder::Resize { min, max } => format!("is to have {min} to {max} workers"),
@@ -184,9 +186,9 @@ mod tests {
 
     #[test]
     fn each_order_is_said_with_the_way_back() {
-        assert!(said(PoolOrder::Pause).contains("clutch pool resume"));
-        assert!(said(PoolOrder::Drain).contains("clutch pool resume"));
-        assert_eq!("is to have 2 workers", said(PoolOrder::Resize { min: 2, max: 2 }));
-        assert_eq!("is to have 1 to 8 workers", said(PoolOrder::Resize { min: 1, max: 8 }));
+        assert!(said("a", PoolOrder::Pause).contains("clutch pool resume a"));
+        assert!(said("a", PoolOrder::Drain).contains("clutch pool resume a"));
+        assert_eq!("is to have 2 workers", said("a", PoolOrder::Resize { min: 2, max: 2 }));
+        assert_eq!("is to have 1 to 8 workers", said("a", PoolOrder::Resize { min: 1, max: 8 }));
     }
 }

@@ -11,7 +11,7 @@ use super::certificate::{self, Story};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
-use crate::pool::{Event, WorkerState};
+use crate::pool::{Event, StopCause, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
@@ -179,7 +179,16 @@ impl Dispatcher {
         }
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
-            tracing::debug!(pool, %worker, pid = certificate.pid, "worker stopped");
+            let reason = before.map_or("", WorkerState::reason);
+            let (pid, calls_served) = (certificate.pid, certificate.calls_served);
+            if let Some(WorkerState::Stopping(StopCause::Replaced(_), _)) = before {
+                let peak_rss_bytes = certificate.peak_rss_bytes;
+                tracing::info!(
+                    pool, %worker, pid, reason, calls_served, peak_rss_bytes, "worker replaced"
+                );
+            } else {
+                tracing::debug!(pool, %worker, pid, reason, calls_served, "worker stopped");
+            }
             return;
         }
         tracing::warn!(

@@ -176,9 +176,14 @@ fn open_descriptors() -> u64 {
 
 /// How often what happened, how it happened last, and what can be done.
 fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
-    let last = pool.newest_death().to_string();
-    // Its traceback is beside it, in the last death's certificate.
-    let last = last.lines().next().unwrap_or_default();
+    let death = pool.newest_death();
+    let text = death.to_string();
+    // Of a traceback, the line that names the exception; the rest is in the certificate beside it.
+    let mut last = text.lines().next().unwrap_or_default().to_owned();
+    if let Some(exception) = text.lines().skip(1).filter(|line| !line.trim().is_empty()).last() {
+        let death = last.trim_end_matches(" Traceback (most recent call last):");
+        last = format!("{death} {}", exception.trim());
+    }
     format!(
         "{failures} workers died and no call succeeded between; it goes on trying, and at once \
          after: clutch pool reset {}; the last: {last}",
