@@ -43,9 +43,10 @@ fn the_stack_of_one_call_is_not_that_of_the_next_ones_death_f002() {
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle();
     let client = daemon.blocking();
-    let napping = std::thread::spawn(move || client.call::<i64>("bulk:nap", (2.0, 7)));
+    let napping =
+        std::thread::spawn(move || client.call::<i64>("bulk:nap", (2.0, 7)).expect("it answers"));
     shown(&daemon, "nap");
-    assert_eq!(7, napping.join().expect("it does not panic").expect("it is good"));
+    assert_eq!(7, napping.join().expect("it does not panic"));
     let number = Signal::SIGKILL as i32;
     let failure = daemon.blocking().call::<()>("job_deaths:kill_self", (number,));
     let certificate = death(failure.expect_err("it dies"));
@@ -88,13 +89,13 @@ fn a_crash_is_told_before_the_stacks_that_were_shown_f006() {
     let file = daemon.tmp().join("crash now");
     let path = file.to_str().expect("test paths are text").to_owned();
     let client = daemon.blocking();
-    let crowd =
-        std::thread::spawn(move || client.call::<()>("job_deaths:crash_in_a_crowd", (path,)));
+    let crowd = std::thread::spawn(move || {
+        death(client.call::<()>("job_deaths:crash_in_a_crowd", (path,)).expect_err("it dies"))
+    });
     let text = shown(&daemon, "_await_file");
     assert!(text.len() > 20_000, "more than a certificate holds: {}", text.len());
     std::fs::write(&file, "").expect("the test's directory is writable");
-    let failure = crowd.join().expect("it does not panic").expect_err("it dies");
-    let certificate = death(failure);
+    let certificate = crowd.join().expect("it does not panic");
     let stack = &certificate.stack;
     assert_eq!("SIGSEGV", certificate.exit_name);
     assert!(stack.starts_with("Fatal Python error: Segmentation fault"), "{stack}");
