@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 
@@ -24,6 +25,27 @@ def last_words(code):
 def crash():
     """Read address 0."""
     ctypes.string_at(0)
+
+
+def _wait_deep(depth, event):
+    if depth:
+        _wait_deep(depth - 1, event)
+    else:
+        event.wait()
+
+
+def _await_file(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def crash_in_a_crowd(path):
+    """Start many threads, and read address 0 beside them when the file is there."""
+    event = threading.Event()
+    for _ in range(40):
+        threading.Thread(target=_wait_deep, args=(10, event), daemon=True).start()
+    _await_file(path)
+    crash()
 
 
 def kill_self(number):

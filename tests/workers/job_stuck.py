@@ -48,6 +48,14 @@ def ignore_everything():
             pass
 
 
+def ignore_everything_once(path):
+    """As above where the file is not there yet, which is made then; else come back."""
+    if os.path.exists(path):
+        return
+    leave_mark(path, "tried")
+    ignore_everything()
+
+
 def leave_mark(path, text):
     """Add a line to a file, in one write."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

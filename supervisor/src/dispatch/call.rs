@@ -257,6 +257,7 @@ impl Dispatcher {
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
         entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
+        entry.begin_stack();
         entry.last_call = Some(key);
         entry.last_run = run;
         entry.last_call_at = Some(now);
@@ -362,8 +363,8 @@ impl Dispatcher {
                 Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
             }
             Verdict::ShuttingDown => Reason::ShuttingDown,
-            Verdict::WorkerDied { .. } => {
-                Reason::WorkerDied(Box::new(self.pools[pool.0].newest_death()))
+            Verdict::WorkerDied { worker, .. } => {
+                Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker)))
             }
             Verdict::CrashLoop => Reason::CrashLoop {
                 failures: match self.pools[pool.0].policy.state() {

@@ -4,7 +4,7 @@ use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
-use super::dispatcher::Worker;
+use super::dispatcher::{PoolState, Worker};
 use crate::pool::{StopCause, WorkerState};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
@@ -51,7 +51,7 @@ pub(super) fn write(
         exit,
         exit_name: exit.map_or_else(|| "unknown".to_owned(), name),
         peak_rss_bytes: exited.map_or(0, |exited| exited.peak_rss_bytes),
-        uptime_ms: u64::try_from(entry.born.elapsed().as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: uptime_ms(entry),
         calls_served: entry.served,
         function: entry.function.as_deref().filter(|_| had_call).map(str::to_owned),
         stderr_tail: entry.tail.text(),
@@ -63,6 +63,43 @@ pub(super) fn write(
     }
 }
 
+impl PoolState {
+    /// The death of a worker, or its loss where it is not dead yet.
+    pub(super) fn death_of(&self, worker: WorkerId) -> Certificate {
+        let name = &self.config.name;
+        let Some(entry) = self.workers.get(&worker) else {
+            return Certificate::unknown(name, worker, Cause::ChannelLost);
+        };
+        let known = entry.certificate.as_deref().cloned();
+        known.unwrap_or_else(|| of_lost(name, worker, entry))
+    }
+
+    /// The newest death that nobody here ordered. A start that is only just being given up has no
+    /// certificate of its own yet, and stands for itself.
+    pub(super) fn newest_death(&self) -> Certificate {
+        self.last_death.clone().unwrap_or_else(|| {
+            let first = WorkerId { slot: 0, generation: 1 };
+            Certificate::unknown(&self.config.name, first, Cause::StartTimedOut)
+        })
+    }
+}
+
+/// Writes the certificate of a worker that is lost and not dead yet: as much as is known of it.
+fn of_lost(pool: &str, worker: WorkerId, entry: &Worker) -> Certificate {
+    Certificate {
+        pid: entry.pid,
+        uptime_ms: uptime_ms(entry),
+        calls_served: entry.served,
+        stderr_tail: entry.tail.text(),
+        detail: entry.detail.clone(),
+        ..Certificate::unknown(pool, worker, Cause::ChannelLost)
+    }
+}
+
+fn uptime_ms(entry: &Worker) -> u64 {
+    u64::try_from(entry.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The newest there is: that of a crash, of a start that took too long, or of a call that timed
 /// out and would not end.
 fn last_stack(entry: &mut Worker) -> String {
@@ -72,7 +109,7 @@ fn last_stack(entry: &mut Worker) -> String {
         pipe.take()
     });
     let newest = if written.is_empty() { std::mem::take(&mut entry.last_stack) } else { written };
-    stack::cut(&newest)
+    stack::of_death(&newest)
 }
 
 fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cause {
@@ -114,7 +151,95 @@ fn name(exit: Exit) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::rc::Rc;
+    use std::time::Instant;
+
+    use bytes::{Bytes, BytesMut};
+    use clutch_protocol::failure::{Failure, Reason};
+    use clutch_protocol::frame::{Decoder, Step};
+    use clutch_protocol::{Codec, Frame, Header, Kind, message, wire};
+    use tokio::net::UnixStream;
+    use tokio::sync::mpsc::Receiver;
+
     use super::*;
+    use crate::dispatch::{Core, Parts, PoolParts};
+    use crate::net::{Outbox, SharedBudget};
+    use crate::pool::{CallKey, Pool, Verdict};
+    use crate::session::Peer;
+    use crate::worker::launch::Recipe;
+    use crate::worker::spawner::{Guardian, Launched, Orphans, PoolIndex, Spawner};
+
+    const POOL: PoolIndex = PoolIndex(0);
+
+    /// A pool of two workers that are being started, and what the spawner says, which nobody hears.
+    fn core() -> (Core, Receiver<Launched>) {
+        let config = "[pools.a]\nworkers = 2\n";
+        let mut config = crate::config::parse(config, None, Path::new("/")).unwrap();
+        let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
+        let (daemon, config) = (config.daemon, config.pools.remove("a").unwrap());
+        let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
+        let policy = Pool::new(crate::prepare::settings(&config));
+        let guardian =
+            Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
+        let (launched, outcomes) = tokio::sync::mpsc::channel(2);
+        let (spawner, _) = Spawner::start(guardian, launched).unwrap();
+        let watcher = crate::watch::watcher::Watcher::start().unwrap();
+        let pools = vec![PoolParts { config, recipe, policy }];
+        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket: String::new() });
+        core.start();
+        (core, outcomes)
+    }
+
+    /// What the caller of a call is told that was with a worker which was lost.
+    fn told(core: &Core, call: u64, worker: WorkerId) -> Certificate {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = Rc::new(UnixStream::from_std(ours).unwrap());
+        let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
+        let peer = Rc::new(Peer::new(1, outbox));
+        let (pool, function) = ("a".to_owned(), "m:f".to_owned());
+        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry: None };
+        let meta = Bytes::from(wire::encode(&meta).unwrap());
+        let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
+        let frame = Frame { header, meta, payload: Bytes::new() };
+        core.call(Instant::now(), &peer, frame, None).unwrap();
+        let verdict = Verdict::WorkerDied { worker, quarantined: false };
+        core.with(|d| d.settle(Instant::now(), POOL, CallKey(call), verdict));
+        let mut bytes = [0; 4096];
+        let count = std::io::Read::read(&mut &theirs, &mut bytes).unwrap();
+        let mut bytes = BytesMut::from(&bytes[..count]);
+        let Step::Frame(frame) = Decoder::with_payload_max(1024).step(&mut bytes).unwrap() else {
+            panic!("an answer comes at once");
+        };
+        match wire::decode::<Failure>(&frame.meta).unwrap().reason {
+            Reason::WorkerDied(certificate) => *certificate,
+            reason => panic!("{reason:?}"),
+        }
+    }
+
+    #[test]
+    fn a_lost_call_is_told_of_its_own_worker_and_of_no_stranger() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (core, _outcomes) = core();
+        let [first, second] = [0, 1].map(|slot| WorkerId { slot, generation: 1 });
+        core.with(|dispatcher| {
+            dispatcher.worker(POOL, first).unwrap().pid = 11;
+            dispatcher.worker(POOL, second).unwrap().pid = 22;
+            dispatcher.bury(POOL, second, None);
+        });
+        // It is lost and not dead yet: what is known of it is told.
+        let lost = told(&core, 1, first);
+        assert_eq!((first, 11, Cause::ChannelLost), (lost.worker, lost.pid, lost.cause));
+        // Dead, its own certificate counts, though another one is newer.
+        let dead = told(&core, 2, second);
+        assert_eq!((second, 22, Cause::StartFailed), (dead.worker, dead.pid, dead.cause));
+        core.with(|dispatcher| dispatcher.bury(POOL, first, None));
+        assert_eq!(dead, told(&core, 3, second));
+        let gone = WorkerId { slot: 1, generation: 9 };
+        assert_eq!(Certificate::unknown("a", gone, Cause::ChannelLost), told(&core, 4, gone));
+    }
 
     #[test]
     fn signals_have_their_usual_names_f007() {

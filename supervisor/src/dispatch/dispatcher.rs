@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clutch_protocol::Kind;
-use clutch_protocol::failure::{Cause, Certificate};
+use clutch_protocol::failure::Certificate;
 use clutch_protocol::message::{Signal, WorkerId};
 use tokio::task::JoinSet;
 
@@ -109,6 +109,8 @@ pub(super) struct Worker {
     /// What is known of it from outside.
     pub(super) watched: Watched,
     pub(super) dead: bool,
+    /// What is known of its death, once it is dead.
+    pub(super) certificate: Option<Box<Certificate>>,
     pub(super) swept: bool,
 }
 
@@ -187,17 +189,6 @@ impl PoolState {
             ring: Ring::default(),
             sink: None,
         }
-    }
-}
-
-impl PoolState {
-    /// The newest death that nobody here ordered. A start that is only just being given up has no
-    /// certificate of its own yet, and stands for itself.
-    pub(super) fn newest_death(&self) -> Certificate {
-        self.last_death.clone().unwrap_or_else(|| {
-            let first = WorkerId { slot: 0, generation: 1 };
-            Certificate::unknown(&self.config.name, first, Cause::StartTimedOut)
-        })
     }
 }
 
@@ -355,6 +346,7 @@ impl Dispatcher {
                 oom_kills_before: 0,
                 watched: Watched::default(),
                 dead: false,
+                certificate: None,
                 swept: false,
             },
         );

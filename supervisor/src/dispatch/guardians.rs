@@ -169,6 +169,7 @@ impl Dispatcher {
         let never_ready = entry.python.is_empty();
         let story = Story { before, exited, begun, oom: &mut self.oom };
         let certificate = certificate::write(&state.config.name, worker, entry, story);
+        entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);
         state.counters.one(cause);
         let record = Record::new(What::Died, pool).worker(worker).extra(certificate.pid);

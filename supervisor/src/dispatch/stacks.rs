@@ -5,7 +5,7 @@ use std::rc::Rc;
 use clutch_protocol::message::{Signal, WorkerId};
 
 use super::core::Core;
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, Worker};
 use super::stack::{StackFault, StackReply};
 use crate::pool::Event;
 use crate::worker::link::Link;
@@ -20,7 +20,29 @@ impl Core {
         let done = self.with(|dispatcher| dispatcher.dump_is_done(link));
         if done {
             self.tell(link.pool, Event::StackDumped { worker: link.worker });
+            // Whoever waited for it has it now; what comes later is not told by it.
+            self.with(|dispatcher| {
+                if let Some(entry) = dispatcher.worker(link.pool, link.worker) {
+                    entry.forget_stack();
+                }
+            });
         }
+    }
+}
+
+impl Worker {
+    /// Forgets a text that was told, or that is of a call before. One that was asked for and is
+    /// not whole yet has readers who wait for it.
+    fn forget_stack(&self) {
+        if let Some(link) = self.link.as_ref().filter(|_| !self.dumping) {
+            link.stack().borrow_mut().forget();
+        }
+    }
+
+    /// It is about to begin a call: what was told of those before is not that call's.
+    pub(super) fn begin_stack(&mut self) {
+        self.last_stack.clear();
+        self.forget_stack();
     }
 }
 

@@ -22,6 +22,9 @@ const MAIN_THREAD: &str = "Current thread 0x";
 /// How the section of any other thread begins.
 const OTHER_THREAD: &str = "Thread 0x";
 
+/// How `faulthandler` begins when the process crashes. Nothing is written after that.
+const CRASH: &str = "Fatal Python error: ";
+
 /// The pipe that stacks come through, and what came.
 #[derive(Debug)]
 pub struct StackPipe {
@@ -77,7 +80,17 @@ impl StackPipe {
     /// Forgets what came so far, so that what comes next stands alone.
     pub fn clear(&mut self) {
         self.read(Asker::Dispatcher);
-        self.text = Vec::new();
+        self.forget();
+    }
+
+    /// Forgets what was read so far: it was told, or is of a call that is over. A crash is kept,
+    /// since its worker's death is yet to be told. No system call, since this is on the call path.
+    pub fn forget(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        let crash = self.text.windows(CRASH.len()).rposition(|part| part == CRASH.as_bytes());
+        self.text = crash.map_or_else(Vec::new, |at| self.text.split_off(at));
     }
 
     /// Whether all stacks that were asked for are there.
@@ -122,6 +135,25 @@ pub fn of_user(dump: &str, package: &str) -> String {
         (header, frames) = (line, Vec::new());
     }
     cut(format!("{main}{others}").trim_matches('\n'))
+}
+
+/// What a certificate tells of what a worker wrote: its crash, if that is there, and first of that
+/// the thread that crashed, which is the one that must not be cut off.
+pub fn of_death(text: &str) -> String {
+    let Some(at) = text.rfind(CRASH) else {
+        return cut(text);
+    };
+    let crash = &text[at..];
+    let (Some(threads), Some(current)) = (crash.find(OTHER_THREAD), crash.find(MAIN_THREAD)) else {
+        return cut(crash);
+    };
+    if current < threads {
+        return cut(crash);
+    }
+    let after = crash[current..].find("\n\n").map_or(crash.len(), |end| current + end + 2);
+    let (head, others) = (&crash[..threads], &crash[threads..current]);
+    let (crashed, rest) = (&crash[current..after], &crash[after..]);
+    cut(&format!("{head}{}\n\n{}{rest}", crashed.trim_end(), others))
 }
 
 fn is_whole(dump: &str) -> bool {
@@ -194,6 +226,38 @@ Current thread 0x00007f02 (most recent call first):
         assert!(is_whole("Current thread 0x1 (most recent call first):\n  File \"a\"\n  ...\n"));
         assert!(is_whole("Current thread 0x1 (most recent call first):\n  <no Python frame>\n"));
         assert!(is_whole("Thread 0x1 (most recent call first):\n  File \"a\"\n...\n"));
+    }
+
+    #[test]
+    fn a_crash_is_told_without_what_came_before_it_and_its_thread_first_f006() {
+        let (others, current) = DUMP.split_at(DUMP.find(MAIN_THREAD).unwrap());
+        let head = "Fatal Python error: Segmentation fault\n\n";
+        let trailer = "\nExtension modules: a, b (total: 2)";
+        let text = format!("{DUMP}{head}{DUMP}{trailer}");
+        let wanted = format!("{head}{current}\n{others}Extension modules: a, b (total: 2)");
+        assert_eq!(wanted, of_death(&text));
+        assert_eq!(wanted, of_death(&wanted));
+        assert_eq!(format!("{head}{current}"), of_death(&format!("{DUMP}{head}{current}")));
+        assert_eq!(DUMP, of_death(DUMP));
+        assert_eq!("", of_death(""));
+    }
+
+    #[test]
+    fn what_is_forgotten_is_all_but_a_crash() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (reader, _writer) = io::pipe().unwrap();
+        let mut pipe = StackPipe::new(reader).unwrap();
+        for (text, left) in
+            [("", ""), (DUMP, ""), ("Fatal Python error: A", "Fatal Python error: A")]
+        {
+            pipe.text = text.as_bytes().to_vec();
+            pipe.forget();
+            assert_eq!(left, pipe.text());
+        }
+        pipe.text = format!("{DUMP}Fatal Python error: B").into_bytes();
+        pipe.forget();
+        assert_eq!("Fatal Python error: B", pipe.text());
     }
 
     #[test]
