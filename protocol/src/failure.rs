@@ -296,6 +296,8 @@ pub enum Cause {
     OutOfMemory,
     /// Its tree held more memory than the pool's `memory.kill_above`.
     MemoryLimit,
+    /// A signal had stopped it while it had a call, and the pool's `liveness.stopped` is `replace`.
+    Stalled,
 }
 
 impl Certificate {

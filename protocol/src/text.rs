@@ -127,6 +127,7 @@ impl fmt::Display for Certificate {
             Cause::MemoryLimit => {
                 f.write_str("held more memory than memory.kill_above and was killed")?;
             }
+            Cause::Stalled => f.write_str("had been stopped by a signal and was killed")?,
         }
         write!(f, " after {} and {calls_served} calls", Span(self.uptime_ms * 1000))?;
         if !self.detail.is_empty() {

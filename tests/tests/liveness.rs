@@ -15,6 +15,25 @@ fn leave_running(daemon: &Daemon, pool: &str, function: &str) -> std::thread::Jo
     std::thread::spawn(move || request.send::<()>().expect_err("it cannot answer"))
 }
 
+#[track_caller]
+fn wait_running(daemon: &Daemon, pool: &str) {
+    wait_for("the call runs", 10 * SECOND, || {
+        daemon.status().pools.iter().any(|found| found.name == pool && found.running == 1)
+    });
+}
+
+/// The answer of a call whose worker is stopped by a signal meanwhile.
+#[track_caller]
+fn call_stopped(daemon: &Daemon, pool: &str) -> Result<String, Box<Failure>> {
+    let pid = daemon.worker_pids(pool)[0];
+    let client = daemon.blocking();
+    let request = client.request("bulk:nap").pool(pool).args((1.0, "done")).timeout(30 * SECOND);
+    let call = std::thread::spawn(move || request.send().map_err(Box::new));
+    wait_running(daemon, pool);
+    signal(pid, Signal::SIGSTOP);
+    call.join().expect("a call does not panic")
+}
+
 /// What each pool's one worker is doing.
 fn activities(daemon: &Daemon) -> BTreeMap<String, String> {
     let pools = daemon.status().pools.into_iter();
@@ -108,16 +127,7 @@ fn a_stopped_worker_is_continued_or_replaced_where_that_is_wanted_f031() {
     let oracle = daemon.oracle();
     for pool in ["continued", "replaced"] {
         let pid = daemon.worker_pids(pool)[0];
-        let client = daemon.blocking();
-        let request =
-            client.request("bulk:nap").pool(pool).args((1.0, "done")).timeout(60 * SECOND);
-        let call = std::thread::spawn(move || request.send::<String>().map_err(Box::new));
-        wait_for("the call runs", 10 * SECOND, || {
-            daemon.status().pools.iter().any(|p| p.name == pool && p.running == 1)
-        });
-        std::thread::park_timeout(200 * MILLISECOND);
-        signal(pid, Signal::SIGSTOP);
-        let answer = call.join().expect("a call does not panic");
+        let answer = call_stopped(&daemon, pool);
         if pool == "continued" {
             assert_eq!("done", answer.expect("it goes on"));
             assert!(alive(pid) && daemon.counter(pool, "stopped_continued") >= 1);
@@ -125,10 +135,66 @@ fn a_stopped_worker_is_continued_or_replaced_where_that_is_wanted_f031() {
         }
         let failure = answer.expect_err("its worker is killed");
         let Reason::WorkerDied(certificate) = &failure.reason else { panic!("{failure}") };
-        assert_eq!(Cause::Signalled, certificate.cause, "{certificate}");
-        assert!(certificate.detail.contains("stopped"), "{certificate}");
+        assert_eq!(Cause::Stalled, certificate.cause, "{certificate}");
+        assert!(certificate.detail.contains("liveness.stopped"), "{certificate}");
         assert_eq!(1, daemon.counter(pool, "stopped_replaced"));
+        assert_eq!(1, daemon.counter(pool, "deaths.stalled"));
     }
+    daemon.wait_ready();
+    oracle.judge(daemon);
+}
+
+#[test]
+fn a_pool_that_looks_late_does_not_keep_others_from_looking_f031() {
+    let daemon = Daemon::builder()
+        .pool("late", |pool| pool.liveness("after", "1h"))
+        .pool("soon", |pool| {
+            pool.liveness("after", "300ms")
+                .liveness("every", "300ms")
+                .liveness("stopped", "continue")
+        })
+        .start();
+    let oracle = daemon.oracle();
+    let late = leave_running(&daemon, "late", "job_stuck:sleep");
+    wait_running(&daemon, "late");
+    let answer = call_stopped(&daemon, "soon");
+    assert_eq!("done", answer.expect("it is continued"));
+    assert!(daemon.counter("soon", "stopped_continued") >= 1);
+    kill(daemon.worker_pids("late")[0]);
+    let failure = late.join().expect("a call does not panic");
+    assert!(matches!(failure.reason, Reason::WorkerDied(_)), "{failure}");
+    daemon.wait_ready();
+    oracle.judge(daemon);
+}
+
+#[test]
+fn a_worker_that_finishes_its_call_before_it_goes_is_looked_at_too_f031() {
+    let daemon = Daemon::builder()
+        .pool("default", |pool| {
+            pool.liveness("after", "300ms")
+                .liveness("every", "300ms")
+                .liveness("stopped", "continue")
+        })
+        .start();
+    let oracle = daemon.oracle();
+    let old = daemon.worker_pids("default")[0];
+    let client = daemon.blocking();
+    let request = client.request("bulk:nap").args((3.0, "done")).timeout(30 * SECOND);
+    let call = std::thread::spawn(move || request.send::<String>().map_err(Box::new));
+    wait_running(&daemon, "default");
+    daemon.cli(["pool", "recycle", "default"]).expect_code(0);
+    let activity = wait_until("the old worker retires", 10 * SECOND, || {
+        let workers = daemon.status().pools.remove(0).workers;
+        let found = workers.iter().find(|worker| worker.pid == old && worker.state == "retiring");
+        found.map(|worker| worker.activity.clone()).ok_or(workers)
+    });
+    assert!(!activity.is_empty(), "it is doing something");
+    signal(old, Signal::SIGSTOP);
+    let answer = call.join().expect("a call does not panic");
+    assert_eq!("done", answer.expect("it is continued"));
+    assert!(daemon.counter("default", "stopped_continued") >= 1);
+    drop(client);
+    wait_for("the old worker is gone", 10 * SECOND, || !alive(old));
     daemon.wait_ready();
     oracle.judge(daemon);
 }
@@ -182,8 +248,12 @@ fn a_pool_that_was_stopped_for_a_while_keeps_its_idle_workers_f031() {
 fn a_tree_that_holds_too_much_is_killed_and_said_so_f028() {
     let daemon = Daemon::builder()
         .pool("default", |pool| pool.memory("kill_above", "150MiB").memory("every", "100ms"))
+        .pool("unbounded", |pool| pool)
         .start();
     let oracle = daemon.oracle();
+    let bounds = daemon.status().pools.into_iter().map(|pool| (pool.name, pool.memory_bound));
+    let wanted = [("default", "sampling"), ("unbounded", "")];
+    assert_eq!(BTreeMap::from(wanted.map(|(a, b)| (a.into(), b.into()))), bounds.collect());
     let client = daemon.blocking();
     let request = client.request("job_limits:allocate").args((300,)).timeout(60 * SECOND);
     let failure = request.send::<()>().expect_err("it is killed");

@@ -246,6 +246,7 @@ mod tests {
                 queued_oldest_ms: 1_500,
                 running: 1,
                 queue_limit: 4096,
+                memory_bound: String::new(),
                 last_death: None,
                 counters: counters(&[("answered.ok", 12), ("deaths.exited", 0)]),
             }],

@@ -286,7 +286,7 @@ enums! {
     Cause {
         0 Exited, 1 Signalled, 2 StartFailed, 3 StartTimedOut, 4 Interrupted, 5 Protocol,
         6 ChannelLost, 7 GuardianLost, 8 Stopped, 9 OutOfMemory,
-        10 MemoryLimit,
+        10 MemoryLimit, 11 Stalled,
     }
     Operation {
         0 Pool { name, order }, 1 Cancel { call }, 2 Explain { call }, 3 Stack { pool, slot },

@@ -312,7 +312,7 @@ fn certificate(cause: Cause, exit: Option<Exit>) -> Certificate {
     }
 }
 
-const CAUSES: [Cause; 11] = [
+const CAUSES: [Cause; 12] = [
     Cause::Exited,
     Cause::Signalled,
     Cause::StartFailed,
@@ -324,6 +324,7 @@ const CAUSES: [Cause; 11] = [
     Cause::Stopped,
     Cause::OutOfMemory,
     Cause::MemoryLimit,
+    Cause::Stalled,
 ];
 
 const MISSING: [MissingWhat; 5] = [

@@ -130,6 +130,7 @@ fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cau
             _,
         )) => Cause::Stopped,
         Some(WorkerState::Stopping(StopCause::Memory, _)) => Cause::MemoryLimit,
+        Some(WorkerState::Stopping(StopCause::Stalled, _)) => Cause::Stalled,
         Some(WorkerState::Starting) => Cause::StartFailed,
         _ if entry.pid == 0 => Cause::StartFailed,
         _ => match exit {

@@ -67,5 +67,6 @@ pub const fn death(cause: Cause) -> &'static str {
         Cause::Stopped => "deaths.stopped",
         Cause::OutOfMemory => "deaths.out_of_memory",
         Cause::MemoryLimit => "deaths.memory_limit",
+        Cause::Stalled => "deaths.stalled",
     }
 }

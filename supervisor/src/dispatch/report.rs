@@ -70,6 +70,7 @@ impl Dispatcher {
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.held()) as u64,
             queue_limit: pool.config.limits.queue,
+            memory_bound: if pool.config.memory.is_watched() { "sampling" } else { "" }.to_owned(),
             last_death: pool.last_death.clone(),
             counters: pool_counters(pool),
         }
@@ -148,7 +149,7 @@ impl Dispatcher {
         let guess = match view.state {
             pool::WorkerState::Idle => Activity::Idle,
             pool::WorkerState::Starting => Activity::Starting,
-            pool::WorkerState::Busy(_) | pool::WorkerState::Interrupting(_) => Activity::Running,
+            state if state.has_call() => Activity::Running,
             _ => return "",
         };
         seen.filter(|activity| fits(*activity)).unwrap_or(guess).name()

@@ -146,7 +146,11 @@ impl Core {
         let Some(after) = self.watcher().look(subjects).await else { return };
         let between = begun.elapsed();
         for (before, after) in before.iter().zip(&after) {
-            self.with(|dispatcher| dispatcher.note_busy(before, after, between, occasion));
+            let event =
+                self.with(|dispatcher| dispatcher.note_busy(before, after, between, occasion));
+            if let Some(event) = event {
+                self.tell(after.subject.pool, event);
+            }
         }
     }
 
@@ -174,19 +178,21 @@ impl Dispatcher {
         self.liveness_due = self.next_liveness(now);
     }
 
-    /// A worker was handed a call: it may be busy for long. True when there was no timer before.
+    /// A worker was handed a call: it may be busy for long. True when there was no timer before
+    /// that goes off as early.
     pub(super) fn watch_call(&mut self, now: Instant, pool: PoolIndex) -> bool {
-        if self.liveness_due.is_some() {
+        let due = now + self.pools[pool.0].config.liveness.after;
+        if self.liveness_due.is_some_and(|at| at <= due) {
             return false;
         }
-        self.liveness_due = Some(now + self.pools[pool.0].config.liveness.after);
+        self.liveness_due = Some(due);
         true
     }
 
     fn next_liveness(&self, now: Instant) -> Option<Instant> {
         let due = self.pools.iter().flat_map(|pool| {
             let liveness = &pool.config.liveness;
-            let busy = pool.policy.workers().filter(|view| is_busy(view.state));
+            let busy = pool.policy.workers().filter(|view| view.state.has_call());
             busy.map(|view| {
                 (view.since + liveness.after).max(now + liveness.every.min(liveness.after))
             })
@@ -201,7 +207,7 @@ impl Dispatcher {
         after: impl Fn(&crate::config::Pool) -> Duration,
     ) -> Vec<Subject> {
         self.subjects(|pool, state, since| {
-            is_busy(state) && now.saturating_duration_since(since) >= after(pool)
+            state.has_call() && now.saturating_duration_since(since) >= after(pool)
         })
     }
 
@@ -308,17 +314,17 @@ impl Dispatcher {
         after: &Observation,
         between: Duration,
         occasion: Occasion,
-    ) {
+    ) -> Option<Event> {
         let subject = after.subject;
         let answered = self.has_answered(&subject);
         let state = self.pools[subject.pool.0].policy.worker_state(subject.worker);
-        let (Some(first), Some(second)) = (before.look, after.look) else { return };
-        if !state.is_some_and(is_busy) {
-            return;
+        let (first, second) = (before.look?, after.look?);
+        if !state.is_some_and(WorkerState::has_call) {
+            return None;
         }
         let evidence = Evidence { before: first, after: second, between, answered };
         let activity = Activity::of(&evidence);
-        let Some(entry) = self.worker(subject.pool, subject.worker) else { return };
+        let entry = self.worker(subject.pool, subject.worker)?;
         entry.watched.activity = Some(activity);
         (entry.watched.rss_bytes, entry.watched.cpu_ms) = (second.rss_bytes, second.cpu_ms);
         let mut is_news = false;
@@ -332,29 +338,28 @@ impl Dispatcher {
                 function = function.as_deref().unwrap_or(""), activity = activity.name(),
                 "a worker is busy for long");
         }
-        if occasion == Occasion::Due && activity == Activity::Stopped {
-            self.deal_with_stopped(&subject);
-        }
+        let is_stopped = occasion == Occasion::Due && activity == Activity::Stopped;
+        if is_stopped { self.deal_with_stopped(&subject) } else { None }
     }
 
-    fn deal_with_stopped(&mut self, subject: &Subject) {
-        let (policy, order) = match self.pools[subject.pool.0].config.liveness.stopped {
-            Stopped::Report => return,
-            Stopped::Continue => ("stopped_continued", Signal::Continue),
-            Stopped::Replace => ("stopped_replaced", Signal::Kill),
-        };
-        self.pool(subject.pool).counters.one(policy);
-        let Some(entry) = self.worker(subject.pool, subject.worker) else { return };
-        if order == Signal::Kill {
-            entry.detail = "it was stopped by a signal, and liveness.stopped says replace".into();
-        }
-        if let Some(link) = &entry.link {
-            // A guardian that is gone is told by its pidfd.
-            let _ = link.signal(order);
+    fn deal_with_stopped(&mut self, subject: &Subject) -> Option<Event> {
+        let Subject { pool, worker, .. } = *subject;
+        match self.pools[pool.0].config.liveness.stopped {
+            Stopped::Report => None,
+            Stopped::Continue => {
+                self.pool(pool).counters.one("stopped_continued");
+                let link = self.worker(pool, worker)?.link.as_ref()?;
+                // A guardian that is gone is told by its pidfd.
+                let _ = link.signal(Signal::Continue);
+                None
+            }
+            // The pool has it killed, once, and waits for its end.
+            Stopped::Replace => {
+                self.pool(pool).counters.one("stopped_replaced");
+                let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
+                entry.detail = "liveness.stopped says replace".to_owned();
+                Some(Event::Doomed { worker, cause: StopCause::Stalled })
+            }
         }
     }
-}
-
-fn is_busy(state: WorkerState) -> bool {
-    matches!(state, WorkerState::Busy(_) | WorkerState::Interrupting(_))
 }

@@ -309,6 +309,8 @@ pub enum StopCause {
     Drain,
     /// It holds more memory than it may.
     Memory,
+    /// A signal stopped it, and such workers are to be replaced.
+    Stalled,
     /// It is replaced.
     Replaced(ReplaceCause),
     /// The pool has become smaller.

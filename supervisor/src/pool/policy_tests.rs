@@ -280,6 +280,21 @@ fn a_guardian_that_does_not_report_is_killed_itself() {
 }
 
 #[test]
+fn a_stalled_worker_is_killed_once_and_its_guardian_has_to_report_f031() {
+    let mut world = World::ready(1, 10);
+    world.call(1);
+    let doomed = Event::Doomed { worker: id(0, 1), cause: StopCause::Stalled };
+    let effects = world.tell(doomed.clone());
+    assert!(effects.contains(&Effect::Kill { worker: id(0, 1) }), "{effects:?}");
+    let stopping = WorkerState::Stopping(StopCause::Stalled, Some(CallKey(1)));
+    assert_eq!(Some(stopping), world.pool.worker_state(id(0, 1)));
+    assert_eq!("a signal had stopped it", stopping.reason());
+    assert!(world.tell(doomed).is_empty(), "it is on its way already");
+    let effects = world.pass(REAP_BUDGET);
+    assert!(effects.contains(&Effect::Abandon { worker: id(0, 1) }), "{effects:?}");
+}
+
+#[test]
 fn a_drain_lets_running_calls_finish_and_takes_no_new_ones() {
     let mut world = World::ready(2, 10);
     world.call(1);

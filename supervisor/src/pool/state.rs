@@ -104,6 +104,11 @@ impl WorkerState {
         matches!(self, WorkerState::Busy(_) | WorkerState::Retiring(_, Some(_)))
     }
 
+    /// Whether it runs a call, be it that somebody waits for it or not.
+    pub const fn has_call(self) -> bool {
+        self.is_busy() || matches!(self, WorkerState::Interrupting(_))
+    }
+
     /// Whether it has become ready and was not told to go.
     pub const fn is_up(self) -> bool {
         use WorkerState::{Busy, Idle, Interrupting, Retiring};
@@ -133,6 +138,7 @@ impl WorkerState {
             WorkerState::Stopping(StopCause::ChannelLost, _) => "it closed its sockets",
             WorkerState::Stopping(StopCause::Drain, _) => "the daemon is stopping",
             WorkerState::Stopping(StopCause::Memory, _) => "it held too much memory",
+            WorkerState::Stopping(StopCause::Stalled, _) => "a signal had stopped it",
             WorkerState::Retiring(StopCause::Surplus, _)
             | WorkerState::Stopping(StopCause::Surplus, _) => "the pool became smaller",
             WorkerState::Retiring(StopCause::Replaced(cause), _)
@@ -195,6 +201,13 @@ mod tests {
         moves.extend(calls.map(Move::Answered));
         moves.extend(calls.map(Move::Interrupt));
         moves
+    }
+
+    #[test]
+    fn those_have_a_call_that_run_one() {
+        use WorkerState::{Busy, Interrupting, Retiring};
+        let has = states().into_iter().filter(|state| state.has_call()).collect::<Vec<_>>();
+        assert_eq!(vec![Busy(ONE), Interrupting(ONE), Retiring(OTHER, Some(ONE))], has);
     }
 
     #[test]
