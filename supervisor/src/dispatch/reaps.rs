@@ -19,7 +19,30 @@ pub(super) struct Reaps {
     strays: bool,
 }
 
+/// What has become of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// The spawner has it.
+    Now,
+    /// It is kept.
+    Later,
+    /// It is nowhere.
+    Never,
+}
+
 impl Reaps {
+    /// Gives an order, after those that were kept; keeps it if it is not taken.
+    fn order(&mut self, order: impl Fn() -> Order, give: impl Fn(Order) -> bool) -> Given {
+        self.give(&give);
+        if self.is_empty() && give(order()) {
+            Given::Now
+        } else if self.postpone(&order()) {
+            Given::Later
+        } else {
+            Given::Never
+        }
+    }
+
     /// Keeps an order. False when there are too many.
     fn postpone(&mut self, order: &Order) -> bool {
         match *order {
@@ -60,14 +83,14 @@ impl Dispatcher {
     }
 
     fn order_reap(&mut self, order: impl Fn() -> Order) {
-        self.catch_up_with_reaps();
-        if self.reaps.is_empty() && self.spawner.order(order()).is_ok() {
-            return;
-        }
-        self.counters.one("reaps_postponed");
-        if !self.reaps.postpone(&order()) {
-            self.counters.one("reaps_lost");
-            tracing::error!("too many processes have ended at once; one stays a zombie");
+        let Dispatcher { reaps, spawner, counters, .. } = self;
+        match reaps.order(order, |order| spawner.order(order).is_ok()) {
+            Given::Now => {}
+            Given::Later => counters.one("reaps_postponed"),
+            Given::Never => {
+                counters.one("reaps_lost");
+                tracing::error!("too many processes have ended at once; one stays a zombie");
+            }
         }
     }
 
@@ -88,23 +111,28 @@ mod tests {
 
     #[test]
     fn what_the_spawner_could_not_take_is_given_again_in_order() {
-        let mut reaps = Reaps::default();
-        for guardian in 1..=3 {
-            assert!(reaps.postpone(&Order::Reap { guardian, orphans: guardian == 2 }));
-        }
-        assert!(reaps.postpone(&Order::ReapStrays) && reaps.postpone(&Order::ReapStrays));
         let (orders, inbox) = sync_channel(2);
         let give = |order| orders.try_send(order).is_ok();
-        let mut given = Vec::new();
+        let mut reaps = Reaps::default();
+        let mut became = Vec::new();
+        for guardian in 1..=4 {
+            let order = || Order::Reap { guardian, orphans: guardian == 3 };
+            became.push(reaps.order(order, give));
+        }
+        assert_eq!([Given::Now, Given::Now, Given::Later, Given::Later], became[..]);
+        for _ in 0..2 {
+            assert_eq!(Given::Later, reaps.order(|| Order::ReapStrays, give));
+        }
+        let mut taken = Vec::new();
         for _ in 0..3 {
-            assert!(!reaps.is_empty() || given.len() == 4, "{reaps:?}");
-            reaps.give(give);
-            given.extend(inbox.try_iter().map(|order| match order {
+            taken.extend(inbox.try_iter().map(|order| match order {
                 Order::Reap { guardian, orphans } => (guardian, orphans),
                 _ => (0, false),
             }));
+            reaps.give(give);
         }
-        assert_eq!(vec![(1, false), (2, true), (3, false), (0, false)], given);
+        let all = vec![(1, false), (2, false), (3, true), (4, false), (0, false)];
+        assert_eq!(all, taken);
         assert!(reaps.is_empty());
     }
 
