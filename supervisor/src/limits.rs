@@ -85,6 +85,10 @@ pub const EXAMINE_FRESH: Duration = Duration::from_secs(1);
 /// Orders to the spawner that may wait: more than all slots of all pools a machine can hold.
 pub const SPAWNER_ORDERS_MAX: usize = 4_096;
 
+/// Ended guardians that wait until the spawner takes orders again. There cannot be more than there
+/// were starts to bring them about, and those are orders, too.
+pub const REAPS_POSTPONED_MAX: usize = SPAWNER_ORDERS_MAX;
+
 /// How long the whole daemon may take to kill everything after a second signal or a failed start.
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -185,6 +185,57 @@ fn an_attempt_that_takes_too_long_is_given_up_and_tried_again() {
     oracle.judge(daemon);
 }
 
+/// How often a pool's calls were tried again, after what.
+fn retries(daemon: &Daemon) -> [u64; 3] {
+    ["timed_out", "worker_died", "raised"]
+        .map(|after| daemon.counter("default", &format!("retries.{after}")))
+}
+
+#[test]
+fn every_attempt_that_is_followed_by_another_is_counted_and_told() {
+    let pool = |pool: clutch_tests::Pool| pool.limit("interrupt", "100ms").limit("grace", "300ms");
+    let daemon = Daemon::builder().pool("default", pool).start();
+    let oracle = daemon.oracle();
+    let client = daemon.blocking();
+    // Its worker does not give the first attempt up, and is replaced.
+    let count = Count::new(&daemon, "clings");
+    let retry = Retry::new(2).on_timed_out(200 * MILLISECOND);
+    let (tried, attempt, call) = good_at(&client, "clings_until", &count, 2, retry).expect("good");
+    assert_eq!((2, 2), (tried, attempt));
+    assert_eq!([1, 0, 0], retries(&daemon));
+    let life = client.explain(call).expect("it is known");
+    let retried = life.steps.iter().filter(|step| step.what == "retried").count();
+    assert_eq!(1, retried, "{:?}", life.steps);
+
+    let count = Count::new(&daemon, "dies");
+    let retry = Retry::new(2).on_worker_died();
+    good_at(&client, "dies_until", &count, 2, retry).expect("good");
+    assert_eq!([1, 1, 0], retries(&daemon));
+    assert_eq!(0, daemon.counter("default", "calls_moved"));
+    daemon.wait_ready();
+    drop(client);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn an_attempt_that_ends_too_late_for_another_is_not_counted_as_tried_again() {
+    let daemon = lonely();
+    let oracle = daemon.oracle();
+    let client = daemon.blocking();
+    let count = Count::new(&daemon, "slowly");
+    let request = client.request("job_retry:gives_up_slowly").args((count.text(), 0.8));
+    let retry = Retry::new(2).on_timed_out(500 * MILLISECOND).backoff(SECOND);
+    // When the first attempt has had its time there is time left for a second one, but not when
+    // its worker has given it up.
+    let failure = request.retry(retry).timeout(2 * SECOND).send::<()>().expect_err("too slow");
+    assert!(matches!(failure.reason, Reason::TimedOut { .. }), "{failure}");
+    assert_eq!((1, 1), (failure.attempt, count.lines().len()), "{failure}");
+    assert_eq!([0, 0, 0], retries(&daemon));
+    daemon.wait_ready();
+    drop(client);
+    oracle.judge(daemon);
+}
+
 #[test]
 fn a_call_that_waits_for_its_next_attempt_can_be_cancelled() {
     let daemon = lonely();

@@ -55,6 +55,26 @@ def sleeps_until(path, attempts):
     return _good(tried)
 
 
+def clings_until(path, attempts):
+    """Take too long, and give up for nobody, until it was tried often enough."""
+    tried = _tried(path)
+    while tried < attempts:
+        try:
+            time.sleep(1000)
+        except clutch.Cancelled:
+            pass
+    return _good(tried)
+
+
+def gives_up_slowly(path, seconds):
+    """Take too long, and still so many seconds when it is to be given up."""
+    _tried(path)
+    try:
+        time.sleep(1000)
+    finally:
+        time.sleep(seconds)
+
+
 def note(path, text):
     """Add a line to a file."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

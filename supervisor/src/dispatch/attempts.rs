@@ -121,19 +121,18 @@ impl Dispatcher {
         key: CallKey,
         failure: Option<&Reason>,
     ) -> bool {
-        let pool = &mut self.pools[link.pool.0];
+        let policy = &self.pools[link.pool.0].policy;
         let Some(call) = self.calls.get_mut(&key) else {
             return false;
         };
-        let is_over = pool.policy.is_attempt_over(key);
+        let is_over = policy.is_attempt_over(key);
         let is_named = call.attempts.retry.as_ref().is_some_and(
             |retry| matches!(failure, Some(Reason::Raised(raised)) if retry.on.names(raised)),
         );
-        let is_tried_again = is_over || is_named && pool.policy.may_retry(now, key);
+        let is_tried_again = is_over || is_named && policy.may_retry(now, key);
         if !is_tried_again {
             return false;
         }
-        pool.counters.one(if is_over { "retries.timed_out" } else { "retries.raised" });
         call.attempts.end(now);
         true
     }
@@ -161,9 +160,6 @@ impl Dispatcher {
         };
         if !self.is_with(pool, worker, key) {
             return;
-        }
-        if !begun {
-            self.pool(pool).counters.one("calls_moved");
         }
         if let Some(call) = self.calls.get_mut(&key) {
             if begun {

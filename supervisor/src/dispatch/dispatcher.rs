@@ -17,6 +17,7 @@ use super::core::Core;
 use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
+use super::reaps::Reaps;
 use super::stack::StackReply;
 use super::watch::Watched;
 use crate::config;
@@ -165,7 +166,9 @@ pub struct Dispatcher {
     pub(super) liveness_due: Option<Instant>,
     /// When workers of pools with bounds of memory are weighed.
     pub(super) weighing_due: Option<Instant>,
-    spawner: Spawner,
+    pub(super) spawner: Spawner,
+    /// Ended guardians that the spawner has not been told about.
+    pub(super) reaps: Reaps,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
 }
@@ -218,6 +221,7 @@ impl Dispatcher {
             liveness_due: None,
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
+            reaps: Reaps::default(),
             effects: Vec::new(),
             pending: VecDeque::new(),
         }
@@ -241,13 +245,14 @@ impl Dispatcher {
     /// Tells a pool's policy what happened, and carries out what it decides, and what follows from
     /// that, until nothing follows any more.
     pub(super) fn apply(&mut self, core: &Core, now: Instant, pool: PoolIndex, event: Event) {
+        self.catch_up_with_reaps();
         let mut next = Some((pool, event));
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
             self.before(now, pool, &event);
             let prospect = self.foresee(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
-            self.witness(now, pool, prospect, &effects);
+            self.witness(now, pool, prospect);
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
             }
@@ -369,18 +374,6 @@ impl Dispatcher {
     /// A follow-up of what is being done now, told to its pool right after it.
     pub(super) fn follow_up(&mut self, pool: PoolIndex, event: Event) {
         self.pending.push_back((pool, event));
-    }
-
-    pub(super) fn reap(&mut self, guardian: u32, orphans: bool) {
-        if self.spawner.order(Order::Reap { guardian, orphans }).is_err() {
-            self.counters.one("reaps_postponed");
-        }
-    }
-
-    pub(super) fn reap_strays(&mut self) {
-        if self.spawner.order(Order::ReapStrays).is_err() {
-            self.counters.one("reaps_postponed");
-        }
     }
 
     /// What a worker is told first, as a frame. None when nobody remembers it any more.

@@ -20,6 +20,8 @@ impl Core {
     /// The spawner has started a guardian, or could not.
     pub(super) fn launched(&self, outcome: Launched) {
         let Launched { pool, worker, channels } = outcome;
+        // The spawner has just taken an order, so there is room for another.
+        self.with(Dispatcher::catch_up_with_reaps);
         let link = channels.and_then(|channels| {
             let payload_max = self.with(|dispatcher| dispatcher.daemon.payload);
             Link::new(pool, worker, channels, payload_max).map_err(LaunchError::Channels)

@@ -38,6 +38,8 @@ pub mod workers;
 
 mod guardians;
 
+mod reaps;
+
 mod reload;
 
 mod output;

@@ -8,15 +8,30 @@ use clutch_protocol::message::WorkerId;
 use super::dispatcher::Dispatcher;
 use super::history::{Record, What};
 use crate::pool::queue::Place;
-use crate::pool::{CallKey, Effect, Event, WorkerState};
+use crate::pool::{CallKey, Effect, Event};
 use crate::worker::spawner::PoolIndex;
 
-/// What an event will have been for a call, unless the pool's effects say otherwise.
+/// What an event will have been for a call, unless its pool decides otherwise.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Prospect {
     what: What,
     call: CallKey,
     worker: Option<WorkerId>,
+    /// What counts it.
+    counter: Option<&'static str>,
+}
+
+impl Prospect {
+    /// Another attempt, after one that has failed like this.
+    fn retried(call: CallKey, worker: WorkerId, counter: &'static str) -> Prospect {
+        Prospect { what: What::Retried, call, worker: Some(worker), counter: Some(counter) }
+    }
+
+    /// A call that has not been with its worker, and goes to another one.
+    fn moved_back(call: CallKey, worker: WorkerId) -> Prospect {
+        let counter = Some("calls_moved");
+        Prospect { what: What::MovedBack, call, worker: Some(worker), counter }
+    }
 }
 
 impl Dispatcher {
@@ -34,44 +49,60 @@ impl Dispatcher {
                 None
             }
             Event::CallArrived { call, .. } => {
-                Some(Prospect { what: What::Queued, call, worker: None })
+                Some(Prospect { what: What::Queued, call, worker: None, counter: None })
             }
             Event::Undelivered { worker, call } => {
-                Some(Prospect { what: What::MovedBack, call, worker: Some(worker) })
+                self.is_with(pool, worker, call).then(|| Prospect::moved_back(call, worker))
             }
             Event::AttemptFailed { worker, call } => {
-                Some(Prospect { what: What::Retried, call, worker: Some(worker) })
+                let counter = self.counter_of_retry(pool, call, "retries.raised");
+                let is_here = self.is_with(pool, worker, call);
+                is_here.then(|| Prospect::retried(call, worker, counter))
             }
             Event::Died { worker, begun } => {
-                let policy = &self.pools[pool.0].policy;
-                let call = policy.worker_state(worker).and_then(WorkerState::call)?;
-                // It may have been answered before, or be with another worker by now.
-                let is_here = policy.calls().place(call) == Some(Place::Running(worker));
-                let what = if begun { What::Retried } else { What::MovedBack };
-                is_here.then_some(Prospect { what, call, worker: Some(worker) })
+                // The worker's state names no call that it was made to give up; and the call that
+                // it was given last may have been answered, or be with another worker by now.
+                let call = self.worker(pool, worker)?.last_call?;
+                let counter = self.counter_of_retry(pool, call, "retries.worker_died");
+                self.is_with(pool, worker, call).then(|| {
+                    if begun {
+                        Prospect::retried(call, worker, counter)
+                    } else {
+                        Prospect::moved_back(call, worker)
+                    }
+                })
             }
             _ => None,
         }
     }
 
-    /// Writes down what became of it.
-    pub(super) fn witness(
-        &mut self,
-        now: Instant,
+    /// What counts another attempt: however one ends that has had its time, it is over for that.
+    fn counter_of_retry(
+        &self,
         pool: PoolIndex,
-        prospect: Option<Prospect>,
-        effects: &[Effect],
-    ) {
-        let Some(Prospect { what, call, worker }) = prospect else {
+        call: CallKey,
+        otherwise: &'static str,
+    ) -> &'static str {
+        let is_over = self.pools[pool.0].policy.is_attempt_over(call);
+        if is_over { "retries.timed_out" } else { otherwise }
+    }
+
+    /// Writes down and counts what became of it.
+    pub(super) fn witness(&mut self, now: Instant, pool: PoolIndex, prospect: Option<Prospect>) {
+        let Some(Prospect { what, call, worker, counter }) = prospect else {
             return;
         };
-        let came_otherwise = effects.iter().any(|effect| match *effect {
-            Effect::Settle { call: settled, .. } => settled == call,
-            Effect::Assign { call: assigned, .. } => what == What::Queued && assigned == call,
-            _ => false,
-        });
-        if came_otherwise || !self.calls.contains_key(&call) {
+        let place = self.pools[pool.0].policy.calls().place(call);
+        let came_true = match what {
+            What::Queued => place == Some(Place::Queued),
+            // What is still owed waits, rests, or is with its next worker already.
+            _ => place.is_some(),
+        };
+        if !came_true {
             return;
+        }
+        if let Some(counter) = counter {
+            self.pool(pool).counters.one(counter);
         }
         let mut record = Record::new(what, pool).call(call);
         if let Some(worker) = worker {

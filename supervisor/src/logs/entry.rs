@@ -12,6 +12,10 @@ use crate::worker::output::escape;
 /// What an entry takes beside its text: the struct, the ring's slot and the text's allocation.
 const OVERHEAD_BYTES: usize = 112;
 
+/// What a record takes besides, beside its names: the struct, its two counts and the allocations of
+/// the names.
+const LOGGER_OVERHEAD_BYTES: usize = size_of::<Logger>() + 48;
+
 /// Something a worker printed or logged, as it came.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -52,7 +56,13 @@ pub struct Logger {
 impl Entry {
     /// The bytes it takes.
     pub fn cost_bytes(&self) -> usize {
-        self.text.len() + OVERHEAD_BYTES
+        let logger_bytes = match &self.source {
+            Source::Logged(logger) => {
+                LOGGER_OVERHEAD_BYTES + logger.level.len() + logger.name.len()
+            }
+            Source::Printed(_) | Source::Daemon => 0,
+        };
+        self.text.len() + logger_bytes + OVERHEAD_BYTES
     }
 
     /// The line as it is shown.
@@ -130,6 +140,23 @@ mod tests {
         ] {
             assert_eq!(text, rfc3339(ms));
         }
+    }
+
+    #[test]
+    fn the_names_of_a_record_are_counted_f137() {
+        let mut entry = Entry {
+            order: 1,
+            at_ms: 0,
+            worker: WorkerId { slot: 0, generation: 1 },
+            call: 0,
+            source: Source::Printed(Stream::Stdout),
+            text: Bytes::from_static(b"text"),
+        };
+        let printed = entry.cost_bytes();
+        let logger = Logger { level: "L".repeat(512), name: "n".repeat(500) };
+        entry.source = Source::Logged(Arc::new(logger));
+        let names_and_struct = 512 + 500 + size_of::<Logger>();
+        assert!(entry.cost_bytes() >= printed + names_and_struct, "{}", entry.cost_bytes());
     }
 
     #[test]

@@ -21,6 +21,20 @@ pub struct Reader {
     places: Vec<u64>,
     /// Lines from this order on are not wanted; none for a follower.
     until: Option<u64>,
+    /// Where it begins, while that is being looked for.
+    search: Option<Search>,
+}
+
+/// The way back through the rings to the oldest of the newest lines that are wanted.
+#[derive(Debug)]
+struct Search {
+    /// The newest line of each pool that has not been looked at: its order, the pool's index and
+    /// its place there.
+    newest: BinaryHeap<(u64, usize, u64)>,
+    /// How many lines are still to be found.
+    left: u32,
+    /// The order of the oldest line that was found.
+    start: u64,
 }
 
 /// What a reader has found.
@@ -43,42 +57,64 @@ impl Reader {
     /// line to come.
     pub fn new(wanted: Logs, pools: &[Pool<'_>], now: u64) -> Reader {
         let until = (!wanted.follow).then_some(now);
-        let mut reader = Reader { wanted, places: Vec::new(), until };
-        let start = reader.start(pools, now);
-        reader.places = pools.iter().map(|(_, ring)| ring.place_of(start)).collect();
-        reader
-    }
-
-    /// The order of the oldest line among the newest that are wanted.
-    fn start(&self, pools: &[Pool<'_>], now: u64) -> u64 {
-        // The newest line of each pool that has not been counted yet.
         let mut newest = BinaryHeap::new();
         for (index, (name, ring)) in pools.iter().enumerate() {
-            if self.wants_pool(name)
-                && let Some(place) = ring.end().checked_sub(1)
-            {
+            let is_wanted = wanted.pool.is_empty() || wanted.pool == *name;
+            if is_wanted && let Some(place) = ring.end().checked_sub(1) {
                 newest.extend(ring.get(place).map(|entry| (entry.order, index, place)));
             }
         }
-        let (mut start, mut left) = (now, self.wanted.lines);
-        while left > 0
-            && let Some((order, index, place)) = newest.pop()
+        let search = Some(Search { newest, left: wanted.lines, start: now });
+        let places = pools.iter().map(|(_, ring)| ring.end()).collect();
+        Reader { wanted, places, until, search }
+    }
+
+    /// Looks for the place to begin at, within the bound of one turn. Gives how many lines it has
+    /// looked at; none when the turn was too short.
+    fn find_start(&mut self, pools: &[Pool<'_>]) -> Option<usize> {
+        let Some(mut search) = self.search.take() else {
+            return Some(0);
+        };
+        let mut scanned = 0;
+        while search.left > 0
+            && let Some((order, index, place)) = search.newest.pop()
         {
             let ring = pools[index].1;
-            if ring.get(place).is_some_and(|entry| self.wants(entry)) {
-                (start, left) = (order, left - 1);
+            // What is forgotten by now is nowhere, and neither is what was there before it.
+            let Some(entry) = ring.get(place).filter(|entry| entry.order == order) else {
+                continue;
+            };
+            self.places[index] = place;
+            if self.wants(entry) {
+                (search.start, search.left) = (order, search.left - 1);
             }
             if let Some(before) = place.checked_sub(1) {
-                newest.extend(ring.get(before).map(|entry| (entry.order, index, before)));
+                search.newest.extend(ring.get(before).map(|entry| (entry.order, index, before)));
+            }
+            scanned += 1;
+            if scanned >= LOG_SCAN_LINES_MAX {
+                self.search = Some(search);
+                return None;
             }
         }
-        start
+        for (place, (_, ring)) in self.places.iter_mut().zip(pools) {
+            // Lines that were found and are forgotten since have been missed.
+            if *place >= ring.first() {
+                *place = (*place).max(ring.place_of(search.start));
+            }
+        }
+        Some(scanned)
     }
 
     /// The next lines, oldest first, as many as one turn may take.
     pub fn next(&mut self, pools: &[Pool<'_>]) -> Batch {
         let mut batch =
             Batch { json: b"[".to_vec(), lines: 0, dropped: 0, more: false, last: false };
+        let Some(mut scanned) = self.find_start(pools) else {
+            batch.json.push(b']');
+            batch.more = true;
+            return batch;
+        };
         let mut oldest = BinaryHeap::new();
         self.places.resize(pools.len(), 0);
         for (index, (name, ring)) in pools.iter().enumerate() {
@@ -91,7 +127,6 @@ impl Reader {
             *place = (*place).clamp(ring.first(), ring.end());
             oldest.extend(ring.get(*place).map(|entry| Reverse((entry.order, index))));
         }
-        let mut scanned = 0;
         while let Some(Reverse((order, index))) = oldest.pop() {
             if self.until.is_some_and(|until| order >= until) {
                 oldest.clear();
@@ -120,10 +155,6 @@ impl Reader {
     /// Whether it waits for lines to come.
     pub fn follows(&self) -> bool {
         self.wanted.follow
-    }
-
-    fn wants_pool(&self, name: &str) -> bool {
-        self.wanted.pool.is_empty() || self.wanted.pool == name
     }
 
     fn wants(&self, entry: &Entry) -> bool {
@@ -218,6 +249,38 @@ mod tests {
         let first = reader.next(&pools);
         assert!(first.more && !first.last && first.lines <= LOG_BATCH_LINES_MAX);
         assert_eq!(named(15_000..20_000), read(Logs { lines: 5_000, ..all() }, &rings, 20_000));
+    }
+
+    #[test]
+    fn looking_for_the_start_is_bounded_too() {
+        let lines = 2 * LOG_SCAN_LINES_MAX as u64 + 100;
+        let mut rings = rings(lines);
+        // Nothing is found on the whole way back, or only at its end.
+        for (wanted, found) in [(99, 0), (3, 7)] {
+            let wanted = Logs { call: wanted, slot: Some(0), lines: 7, ..all() };
+            let mut reader = Reader::new(wanted, &pools(&rings), lines);
+            for _ in 0..2 {
+                let batch = reader.next(&pools(&rings));
+                if found > 0 {
+                    assert_eq!((7, true), (batch.lines, batch.last));
+                    break;
+                }
+                assert_eq!((0, true, false), (batch.lines, batch.more, batch.last));
+            }
+        }
+        // What is forgotten while it is looked for was missed; what is new meanwhile was not.
+        let wanted = Logs { call: 99, lines: 7, follow: true, ..all() };
+        let mut reader = Reader::new(wanted, &pools(&rings), lines);
+        assert!(reader.next(&pools(&rings)).more);
+        for order in lines..lines + 10 {
+            rings[0].push(entry(order, 99, &format!("line {order}")), 100, usize::MAX);
+        }
+        let mut found = Vec::new();
+        for _ in 0..10 {
+            let batch = reader.next(&pools(&rings));
+            found.extend(texts(&batch));
+        }
+        assert_eq!(named(lines..lines + 10), found);
     }
 
     #[test]

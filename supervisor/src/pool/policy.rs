@@ -291,6 +291,9 @@ impl Pool {
             let cause = self.leaving_cause(worker);
             self.retire(now, worker, cause, effects);
         } else if state == WorkerState::Idle {
+            if self.rests_until_replaced(now, worker) {
+                return;
+            }
             self.idle.push(worker);
             if let Some(max_idle) = self.settings.replace.max_idle {
                 self.timers.set(Timer::Idle(worker), now + max_idle);

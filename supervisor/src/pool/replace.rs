@@ -178,6 +178,15 @@ impl Pool {
         self.slots[slot as usize].successor = Some(successor.generation);
     }
 
+    /// Whether a worker without a call holds too much memory for another one and has a successor on
+    /// the way. It could not retire before, where its call was being given up then.
+    pub(super) fn rests_until_replaced(&mut self, now: Instant, worker: WorkerId) -> bool {
+        let cause = ReplaceCause::Memory;
+        self.slots[worker.slot as usize].successor.is_some()
+            && self.workers[&worker].outworn == Some(cause)
+            && self.step(now, worker, Move::Retire(StopCause::Replaced(cause)))
+    }
+
     /// The worker of a slot whose turn it is, and who has no successor yet.
     fn replaced_in(&self, slot: u32) -> Option<WorkerId> {
         let place = &self.slots[slot as usize];

@@ -341,6 +341,30 @@ fn a_worker_with_too_much_memory_gets_no_more_calls_when_its_turn_has_come() {
 }
 
 #[test]
+fn a_worker_with_too_much_memory_gets_no_more_calls_when_its_call_was_given_up_either() {
+    let memory = ReplaceCause::Memory;
+    let mut world = World::ready(1, 10);
+    world.call(1);
+    let worker = id(0, 1);
+    assert_eq!(vec![launch(0, 2)], world.tell(Event::Outworn { worker, cause: memory }));
+    world.tell(Event::CallCancelled { call: CallKey(1) });
+    assert_eq!(NOTHING, world.answer(worker, 1));
+    assert_eq!(NOTHING, world.call(2), "its successor is on the way");
+    let retiring = WorkerState::Retiring(StopCause::Replaced(memory), None);
+    assert_eq!(Some(retiring), world.pool.worker_state(worker));
+    // While there is no successor it is better than none.
+    assert_eq!(vec![assign(worker, 2)], world.die(id(0, 2)));
+    world.tell(Event::CallCancelled { call: CallKey(2) });
+    assert_eq!(NOTHING, world.answer(worker, 2));
+    assert_eq!(vec![assign(worker, 3)], world.call(3));
+    world.answer(worker, 3);
+    assert_eq!(vec![launch(0, 3)], world.live(BACKOFF_MAX));
+    assert_eq!(NOTHING, world.call(4));
+    let effects = world.is_ready(id(0, 3));
+    assert_eq!(vec![Effect::Retire { worker }, assign(id(0, 3), 4)], effects);
+}
+
+#[test]
 fn a_successor_that_does_not_start_leaves_the_old_one_serving() {
     let mut world = World::ready(1, 10);
     for cause in [ReplaceCause::Memory, ReplaceCause::Operator] {
