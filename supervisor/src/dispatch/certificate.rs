@@ -228,7 +228,7 @@ mod tests {
         core.with(|dispatcher| {
             dispatcher.worker(POOL, first).unwrap().pid = 11;
             dispatcher.worker(POOL, second).unwrap().pid = 22;
-            dispatcher.bury(POOL, second, None);
+            dispatcher.bury(POOL, second, None, true);
         });
         // It is lost and not dead yet: what is known of it is told.
         let lost = told(&core, 1, first);
@@ -236,7 +236,7 @@ mod tests {
         // Dead, its own certificate counts, though another one is newer.
         let dead = told(&core, 2, second);
         assert_eq!((second, 22, Cause::StartFailed), (dead.worker, dead.pid, dead.cause));
-        core.with(|dispatcher| dispatcher.bury(POOL, first, None));
+        core.with(|dispatcher| dispatcher.bury(POOL, first, None, true));
         assert_eq!(dead, told(&core, 3, second));
         let gone = WorkerId { slot: 1, generation: 9 };
         assert_eq!(Certificate::unknown("a", gone, Cause::ChannelLost), told(&core, 4, gone));
