@@ -93,6 +93,9 @@ byte_enum! {
         /// Worker → daemon, on the control socket: a record of Python's `logging`. Meta
         /// [`crate::message::Log`].
         Log = 39,
+        /// Daemon → worker, on the control socket: write the stacks of all threads into the pipe
+        /// for them. No meta.
+        Stack = 40,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], four descriptors.
         Spawn = 48,

@@ -491,6 +491,7 @@ fn workers(samples: &mut Samples) {
     samples.meta("ready", Kind::Ready, 0, &ready, NONE);
     samples.bare("interrupt", Kind::Interrupt, 7, NONE);
     samples.bare("warn", Kind::Warn, 7, NONE);
+    samples.bare("stack", Kind::Stack, 0, NONE);
     samples.bare("exit", Kind::Exit, 0, NONE);
     let log = Log {
         level: 25,

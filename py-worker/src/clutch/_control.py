@@ -9,6 +9,7 @@ import _thread
 import sys
 from _socket import MSG_PEEK, MSG_WAITALL
 from binascii import crc32
+from faulthandler import dump_traceback
 from posix import _exit, write
 
 from clutch._call import on_interrupt, state
@@ -17,6 +18,7 @@ from clutch._frames import (
     INTERRUPT,
     PING,
     PONG,
+    STACK,
     WARN,
     ProtocolError,
     check_header,
@@ -129,20 +131,22 @@ def disarm_timers() -> None:
                 _setitimer(timer, 0)
 
 
-def start_control(sock: "socket", keep: object) -> None:
+def start_control(sock: "socket", stack_fd: int, keep: object) -> None:
     """Starts the control thread, which listens as long as its socket lives.
 
+    It writes stacks to `stack_fd` when it is asked for them. It holds the interpreter then, so no
+    thread can change its frames meanwhile, as it can when a signal handler looks at them.
     It never ends, and so never lets go of `keep`, not even while the interpreter is taken down.
     """
     before = _thread.stack_size(_STACK_BYTES)
     try:
-        _thread.start_new_thread(_run, (sock, _thread.get_ident(), keep))
+        _thread.start_new_thread(_run, (sock, _thread.get_ident(), stack_fd, keep))
     finally:
         _thread.stack_size(before)
 
 
-def _run(sock: "socket", main_thread: int, keep: object) -> None:
-    _serve(sock, main_thread)
+def _run(sock: "socket", main_thread: int, stack_fd: int, keep: object) -> None:
+    _serve(sock, main_thread, stack_fd)
     for_ever = _thread.allocate_lock()
     for_ever.acquire()
     while keep is not None:
@@ -152,7 +156,7 @@ def _run(sock: "socket", main_thread: int, keep: object) -> None:
             continue
 
 
-def _serve(sock: "socket", main_thread: int) -> None:
+def _serve(sock: "socket", main_thread: int, stack_fd: int) -> None:
     view = memoryview(bytearray(HEADER_BYTES))
     recv_into, sendall = sock.recv_into, sock.sendall
     while True:
@@ -163,7 +167,7 @@ def _serve(sock: "socket", main_thread: int) -> None:
             if received != HEADER_BYTES:
                 # The daemon closed it. What that means, the call socket tells the main thread.
                 return
-            _handle(HEADER.unpack(view), crc32(view[:-4]), sendall, main_thread)
+            _handle(HEADER.unpack(view), crc32(view[:-4]), sendall, main_thread, stack_fd)
             recv_into(view, HEADER_BYTES)
         except OSError:
             # The daemon is gone, or user code closed the socket. As above.
@@ -197,6 +201,7 @@ def _handle(
     computed: int,
     sendall: "Callable[[bytes], None]",
     main_thread: int,
+    stack_fd: int,
 ) -> None:
     check_header(fields, computed, 0)
     call_id, kind = fields[2], fields[4]
@@ -213,5 +218,12 @@ def _handle(
         if call is not None:
             # A thread that holds the object must still see it when the next call runs.
             _ = call.cancelled
+    elif kind == STACK:
+        try:
+            dump_traceback(stack_fd)
+            write(stack_fd, b"(all)\n")
+        except OSError:
+            # The pipe is full or closed. Whoever asked does not wait for ever.
+            pass
     else:
         raise ProtocolError(f"kind {kind} is not for a worker")

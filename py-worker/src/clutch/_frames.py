@@ -30,6 +30,7 @@ __all__ = [
     "RESULT",
     "RUN",
     "SETUP",
+    "STACK",
     "VERSION",
     "WARN",
     "MetaReader",
@@ -65,6 +66,7 @@ INTERRUPT = 36
 EXIT = 37
 WARN = 38
 LOG = 39
+STACK = 40
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2

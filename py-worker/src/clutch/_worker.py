@@ -103,7 +103,7 @@ def _live(
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
     become(setup, here, inherited)
     install_handler()
-    start_control(control, state.page)
+    start_control(control, stack_fd, state.page)
     register_at_fork(after_in_child=_leave_parent(call, control, descriptors, stack_fd))
     forwarder = None
     if setup.log_level:

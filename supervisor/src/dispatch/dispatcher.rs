@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) detail: String,
     /// Whether its stacks were asked for and are not all there.
     pub(super) dumping: bool,
+    /// How often it was asked.
+    pub(super) dumps: u64,
     /// Who wants to see them besides.
     pub(super) stack_readers: Vec<StackReply>,
     /// What user code was doing when its last call timed out.
@@ -280,7 +282,7 @@ impl Dispatcher {
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }
-            Effect::DumpStack { worker } => self.dump_stack(pool, worker),
+            Effect::DumpStack { worker } => self.dump_stack(core, pool, worker),
             Effect::Retire { worker } => self.order(pool, worker, Link::exit),
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
@@ -346,6 +348,7 @@ impl Dispatcher {
                 allowance: Allowance::new(now),
                 detail: String::new(),
                 dumping: false,
+                dumps: 0,
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
                 oom_kills_before: 0,

@@ -28,7 +28,7 @@ impl Core {
     /// Has a worker write the stacks of its threads now; `reply` is given the text when it is
     /// there. Dropping `reply` says that the worker is gone.
     pub(crate) fn dump_stack(&self, pool: PoolIndex, worker: WorkerId, reply: StackReply) {
-        self.with(|dispatcher| dispatcher.show_stack(pool, worker, reply));
+        self.with(|dispatcher| dispatcher.show_stack(self, pool, worker, reply));
     }
 
     /// The stacks of the worker in a slot.

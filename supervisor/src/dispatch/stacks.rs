@@ -7,6 +7,7 @@ use clutch_protocol::message::{Signal, WorkerId};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, Worker};
 use super::stack::{StackFault, StackReply};
+use crate::limits::DUMP_PATIENCE;
 use crate::pool::Event;
 use crate::worker::link::Link;
 use crate::worker::output::Asker;
@@ -49,15 +50,16 @@ impl Worker {
 impl Dispatcher {
     /// Has a worker write its stacks, because its call is late. What cannot answer is answered for:
     /// a worker that has not begun its call does nothing that could be told.
-    pub(super) fn dump_stack(&mut self, pool: PoolIndex, worker: WorkerId) {
-        let asked = self.has_begun(pool, worker) && self.ask_for_stack(pool, worker);
+    pub(super) fn dump_stack(&mut self, core: &Core, pool: PoolIndex, worker: WorkerId) {
+        let asked = self.has_begun(pool, worker) && self.ask_for_stack(core, pool, worker);
         if !asked {
             self.follow_up(pool, Event::StackDumped { worker });
         }
     }
 
-    /// Has a worker write its stacks. False when it cannot be told to.
-    fn ask_for_stack(&mut self, pool: PoolIndex, worker: WorkerId) -> bool {
+    /// Has a worker write its stacks: by its control thread, or by a signal where that cannot run.
+    /// False when it cannot be told to.
+    fn ask_for_stack(&mut self, core: &Core, pool: PoolIndex, worker: WorkerId) -> bool {
         let Some(link) = self.link(pool, worker) else {
             return false;
         };
@@ -67,13 +69,39 @@ impl Dispatcher {
         if !entry.dumping {
             link.stack().borrow_mut().clear();
         }
-        entry.dumping = link.signal(Signal::DumpStack).is_ok();
+        entry.dumping = link.ask_for_stack().is_ok();
+        entry.dumps += 1;
+        let (core, ask) = (core.clone(), entry.dumps);
+        // Those that have ended would be kept otherwise.
+        while entry.tasks.try_join_next().is_some() {}
+        entry.tasks.spawn_local(async move {
+            tokio::time::sleep_until(tokio::time::Instant::now() + DUMP_PATIENCE).await;
+            core.with(|dispatcher| dispatcher.insist_on_stack(pool, worker, ask));
+        });
         entry.dumping
     }
 
+    /// The control thread has not written the stacks that were asked for as number `ask`.
+    fn insist_on_stack(&mut self, pool: PoolIndex, worker: WorkerId, ask: u64) {
+        let Some(entry) = self.worker(pool, worker).filter(|it| it.dumping && it.dumps == ask)
+        else {
+            return;
+        };
+        let told = entry.link.as_ref().map(|link| link.signal(Signal::DumpStack));
+        if !matches!(told, Some(Ok(()))) {
+            self.pool(pool).counters.one("orders_undeliverable");
+        }
+    }
+
     /// Has a worker write its stacks, because somebody wants to see them.
-    pub(super) fn show_stack(&mut self, pool: PoolIndex, worker: WorkerId, reply: StackReply) {
-        if !self.ask_for_stack(pool, worker) {
+    pub(super) fn show_stack(
+        &mut self,
+        core: &Core,
+        pool: PoolIndex,
+        worker: WorkerId,
+        reply: StackReply,
+    ) {
+        if !self.ask_for_stack(core, pool, worker) {
             // Whoever asked may be gone by now, and then nobody misses the answer.
             let _ = reply.send(Err(StackFault::Unreachable));
         } else if let Some(entry) = self.worker(pool, worker) {

@@ -137,6 +137,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
+    /// Has the worker's control thread write the stacks of all threads.
+    ///
+    /// # Errors
+    ///
+    /// When its control socket is gone or full.
+    pub fn ask_for_stack(&self) -> Result<(), OutboxError> {
+        self.control.send(&Header::new(Kind::Stack, 0).encode(), &Default::default())
+    }
+
     /// Asks the worker's control thread for an answer.
     ///
     /// # Errors

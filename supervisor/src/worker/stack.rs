@@ -19,6 +19,9 @@ const READ_BYTES: usize = 64 << 10;
 /// How the section of the thread that was signalled begins: the main one.
 const MAIN_THREAD: &str = "Current thread 0x";
 
+/// What the control thread writes behind the stacks.
+const ALL: &str = "(all)\n";
+
 /// How the section of any other thread begins.
 const OTHER_THREAD: &str = "Thread 0x";
 
@@ -101,7 +104,7 @@ impl StackPipe {
     /// What came, fit for a terminal.
     pub fn text(&self) -> String {
         let lines: Vec<_> = self.text.split(|byte| *byte == b'\n').map(escape).collect();
-        lines.join("\n").trim_end().to_owned()
+        lines.join("\n").trim_end().trim_end_matches(ALL.trim_end()).trim_end().to_owned()
     }
 
     /// What came, fit for a terminal. It is not told again.
@@ -116,7 +119,7 @@ impl StackPipe {
 /// is the folder of the worker's own files, whose frames are left out.
 pub fn of_user(dump: &str, package: &str) -> String {
     let own = format!("/{package}/");
-    let (mut main, mut others) = (String::new(), String::new());
+    let mut sections = Vec::new();
     let (mut header, mut frames) = ("", Vec::new());
     // One section more, so that the last one is taken in like the others.
     for line in dump.lines().chain([OTHER_THREAD]) {
@@ -126,14 +129,18 @@ pub fn of_user(dump: &str, package: &str) -> String {
             }
             continue;
         }
-        let text = frames.join("\n");
-        if header.starts_with(MAIN_THREAD) {
-            main = text;
-        } else if !text.is_empty() && !header.is_empty() {
-            others = format!("{others}\n{header}\n{text}");
+        if !header.is_empty() {
+            sections.push((header, frames.join("\n")));
         }
         (header, frames) = (line, Vec::new());
     }
+    // Whoever writes them, the main thread is the oldest and comes last.
+    let main = sections.pop().map_or_else(String::new, |(_, text)| text);
+    let others: String = sections
+        .iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(header, text)| format!("\n{header}\n{text}"))
+        .collect();
     cut(format!("{main}{others}").trim_matches('\n'))
 }
 
@@ -156,7 +163,12 @@ pub fn of_death(text: &str) -> String {
     cut(&format!("{head}{}\n\n{}{rest}", crashed.trim_end(), others))
 }
 
+/// Whether all is there: the control thread says so itself; behind a signal's stacks nobody says
+/// anything, but those end with the signalled thread, which is the main one.
 fn is_whole(dump: &str) -> bool {
+    if dump.ends_with(ALL) {
+        return true;
+    }
     // After a hundred threads nothing more is written, not even the main one.
     if dump.ends_with("\n...\n") {
         return true;
@@ -170,7 +182,8 @@ fn is_whole(dump: &str) -> bool {
             || line == "  ...\n"
             || line == "  <no Python frame>\n"
     };
-    dump[at..].split_inclusive('\n').any(ends)
+    let last = &dump[at..];
+    !last.contains("\nThread 0x") && last.split_inclusive('\n').any(ends)
 }
 
 /// The beginning of a text that is too long for an error, in whole lines.
