@@ -164,3 +164,26 @@ fn a_worker_that_cannot_say_is_not_waited_for() {
     daemon.wait_ready();
     oracle.judge(daemon);
 }
+
+/// Frames that come and go while a signal handler looks at them have crashed CPython.
+#[test]
+fn a_worker_that_is_asked_for_its_stack_again_and_again_does_not_notice() {
+    let daemon = Daemon::builder().pool("default", |pool| pool.preload(&["job_begun"])).start();
+    let oracle = daemon.oracle();
+    let victim = daemon.worker_pids("default")[0];
+    let client = daemon.blocking();
+    let call = std::thread::spawn({
+        let client = client.clone();
+        move || client.call::<u32>("job_begun:make_frames", (4.0,)).map_err(Box::new)
+    });
+    let mut told = 0;
+    while !call.is_finished() {
+        if client.stack("default", 0).is_ok_and(|stack| stack.text.contains("in make_frames")) {
+            told += 1;
+        }
+    }
+    assert_eq!(victim, call.join().expect("no panic").expect("it is not harmed"));
+    assert!(told > 50, "only {told} times");
+    drop(client);
+    oracle.judge(daemon);
+}

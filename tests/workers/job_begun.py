@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import job_stuck
+
 
 def leave_mark(path):
     """Add a line to a file, in one write; say who did."""
@@ -35,6 +37,18 @@ def return_a_mine():
 
 
 def block_stacks():
-    """Wait where the signal for stacks cannot arrive."""
+    """Keep the interpreter to itself where the signal for stacks cannot arrive."""
     signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
-    time.sleep(1000)
+    job_stuck.hold_gil_in_a_power()
+
+
+def _fibonacci(number):
+    return number if number < 2 else _fibonacci(number - 1) + _fibonacci(number - 2)
+
+
+def make_frames(seconds):
+    """Make and leave frames as fast as Python can, for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        _fibonacci(15)
+    return os.getpid()
