@@ -1,8 +1,9 @@
 //! What Python's `faulthandler` writes for the daemon: the stack of a crash, and the stacks that
-//! were asked for. It is C code, so it answers also while nothing of Python can run.
+//! were asked for. The worker's control thread writes those, and a line behind them that says so.
+//! Where it cannot run, a signal makes the main thread write them.
 //!
 //! The main thread is written last, and its outermost frame is the script every worker starts
-//! with: so a text says itself when it is whole.
+//! with: so a signal's text, too, says itself when it is whole.
 
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
