@@ -11,7 +11,7 @@ use super::core::Core;
 use super::dispatcher::Dispatcher;
 use super::history::What;
 use crate::config;
-use crate::pool::{CallKey, Event, Order};
+use crate::pool::{CallKey, Event};
 use crate::worker::spawner::PoolIndex;
 
 /// Why an operation is not done.
@@ -119,26 +119,19 @@ impl Dispatcher {
     }
 }
 
-/// An order as pools take it, if it makes sense.
-fn check_order(order: PoolOrder) -> Result<Order, Denied> {
-    Ok(match order {
-        PoolOrder::Pause => Order::Pause,
-        PoolOrder::Resume => Order::Resume,
-        PoolOrder::Drain => Order::Drain,
-        PoolOrder::Recycle => Order::Recycle,
-        PoolOrder::Reset => Order::Reset,
-        PoolOrder::Resize { min, max } => {
-            let most = config::WORKERS_MAX;
-            if min > max || max == 0 || max > most {
-                let sentence = format!(
-                    "a pool cannot have {min} to {max} workers: give a smallest number that is \
-                     not above the largest, and a largest from 1 to {most}"
-                );
-                return Err(Denied::new(Denial::Invalid, sentence));
-            }
-            Order::Resize { min, max }
-        }
-    })
+/// The order, if it makes sense.
+fn check_order(order: PoolOrder) -> Result<PoolOrder, Denied> {
+    let most = config::WORKERS_MAX;
+    if let PoolOrder::Resize { min, max } = order
+        && (min > max || max == 0 || max > most)
+    {
+        let sentence = format!(
+            "a pool cannot have {min} to {max} workers: give a smallest number that is not above \
+             the largest, and a largest from 1 to {most}"
+        );
+        return Err(Denied::new(Denial::Invalid, sentence));
+    }
+    Ok(order)
 }
 
 #[cfg(test)]
@@ -148,10 +141,10 @@ mod tests {
     #[test]
     fn a_size_must_be_one_a_pool_can_have() {
         let resize = |min, max| check_order(PoolOrder::Resize { min, max });
-        assert_eq!(Ok(Order::Resize { min: 0, max: 1 }), resize(0, 1));
-        assert_eq!(Ok(Order::Resize { min: 2, max: 2 }), resize(2, 2));
+        assert_eq!(Ok(PoolOrder::Resize { min: 0, max: 1 }), resize(0, 1));
+        assert_eq!(Ok(PoolOrder::Resize { min: 2, max: 2 }), resize(2, 2));
         assert_eq!(
-            Ok(Order::Resize { min: 1, max: config::WORKERS_MAX }),
+            Ok(PoolOrder::Resize { min: 1, max: config::WORKERS_MAX }),
             resize(1, config::WORKERS_MAX)
         );
         for (min, max) in [(0, 0), (3, 2), (1, config::WORKERS_MAX + 1), (u32::MAX, u32::MAX)] {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
+pub use clutch_protocol::operate::PoolOrder as Order;
 
 use super::settings::Settings;
 
@@ -143,28 +144,6 @@ pub enum Event {
         /// Whether the workers are to be replaced.
         replace: bool,
     },
-}
-
-/// What an operator can want from a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// Take calls in, but hand none to a worker.
-    Pause,
-    /// Go on after a pause or a drain.
-    Resume,
-    /// Take no calls in any more; finish those that were taken in. The workers stay.
-    Drain,
-    /// Have so many workers.
-    Resize {
-        /// At least.
-        min: u32,
-        /// At most.
-        max: u32,
-    },
-    /// Replace every worker, new ones first.
-    Recycle,
-    /// Forget all failures, and start what is missing at once.
-    Reset,
 }
 
 /// Why a worker is replaced though nothing is wrong with it.
