@@ -17,7 +17,7 @@ use crate::worker::spawner::PoolIndex;
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum StackFault {
     /// It is only just being started, or it is gone.
-    #[error("it is being started, or is gone")]
+    #[error("it is being started, or is gone; `clutch workers` says which")]
     Unreachable,
 }
 
