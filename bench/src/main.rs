@@ -1,219 +1,34 @@
-//! What a null call costs, beside `ProcessPoolExecutor` in the same run.
+//! Measurements of a release build, beside its peers where there are any.
 //!
-//! One worker on each side, the same function (`abs(1)`), rounds taken in turns so that whatever
-//! else the machine does hits both alike. Prints percentiles of every call and the ratio of the
-//! medians; the ratio is what to trust.
+//! - `cargo run --release -p clutch-bench -- [ROUNDS] [CALLS]`: what a null call costs, beside
+//!   `ProcessPoolExecutor` (default 15 rounds of 2000 calls).
+//! - `cargo run --release -p clutch-bench -- supervision [SECONDS]`: what callers notice of
+//!   workers that die, are replaced and are fought over (default 60 seconds of kills).
 //!
-//! `cargo run --release -p clutch-bench -- [ROUNDS] [CALLS]` (default 15 rounds of 2000 calls).
 //! Needs `target/release/clutch` (`cargo build --release`) and a `python3`.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+mod calls;
+mod daemon;
+mod supervision;
 
-/// How long the daemon may take to be ready.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 fn main() -> Outcome<()> {
-    let mut args = std::env::args().skip(1);
-    let rounds: usize = args.next().map_or(Ok(15), |text| text.parse())?;
-    let calls: usize = args.next().map_or(Ok(2000), |text| text.parse())?;
-
-    let directory = tempfile::tempdir()?;
-    let mut daemon = Daemon::start(directory.path())?;
-    let blocking = clutch_client::blocking::Client::connect(&daemon.socket)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let concurrent = runtime.block_on(clutch_client::Client::connect(&daemon.socket))?;
-    let mut executor = Executor::start()?;
-
-    let mut series = [
-        Series::new("clutch, Rust client, blocking"),
-        Series::new("clutch, Rust client, async"),
-        Series::new("ProcessPoolExecutor"),
-    ];
-    for round in 0..=rounds {
-        let samples = [
-            time_blocking(&blocking, calls)?,
-            runtime.block_on(time_concurrent(&concurrent, calls))?,
-            executor.time(calls)?,
-        ];
-        // The first round warms caches, branch predictors and the processor's clock.
-        if round > 0 {
-            for (series, samples) in series.iter_mut().zip(samples) {
-                series.add(samples);
-            }
-        }
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |index: usize, default: u64| {
+        args.get(index).map_or(Ok(default), |text| text.parse::<u64>())
+    };
+    if args.first().is_some_and(|first| first == "supervision") {
+        return supervision::run(std::time::Duration::from_secs(number(1, 60)?));
     }
-    report(&series, rounds, calls)?;
-    daemon.stop()
+    calls::run(usize::try_from(number(0, 15)?)?, usize::try_from(number(1, 2000)?)?)
 }
 
-fn time_blocking(client: &clutch_client::blocking::Client, calls: usize) -> Outcome<Vec<f64>> {
-    let mut times = Vec::with_capacity(calls);
-    for _ in 0..calls {
-        let start = Instant::now();
-        let one: i64 = client.call("builtins:abs", (1,))?;
-        times.push(start.elapsed().as_secs_f64() * 1e6);
-        assert_eq!(1, one, "abs(1) is 1");
-    }
-    Ok(times)
-}
-
-async fn time_concurrent(client: &clutch_client::Client, calls: usize) -> Outcome<Vec<f64>> {
-    let mut times = Vec::with_capacity(calls);
-    for _ in 0..calls {
-        let start = Instant::now();
-        let one: i64 = client.call("builtins:abs", (1,)).await?;
-        times.push(start.elapsed().as_secs_f64() * 1e6);
-        assert_eq!(1, one, "abs(1) is 1");
-    }
-    Ok(times)
-}
-
-/// All samples of one contender, and the median of each round.
-struct Series {
-    name: &'static str,
-    samples: Vec<f64>,
-    medians: Vec<f64>,
-}
-
-impl Series {
-    const fn new(name: &'static str) -> Series {
-        Series { name, samples: Vec::new(), medians: Vec::new() }
-    }
-
-    fn add(&mut self, mut samples: Vec<f64>) {
-        samples.sort_by(f64::total_cmp);
-        self.medians.push(samples[samples.len() / 2]);
-        self.samples.extend(samples);
-    }
-
-    /// The median over rounds of the rounds' medians.
-    fn median(&self) -> f64 {
-        let mut medians = self.medians.clone();
-        medians.sort_by(f64::total_cmp);
-        medians[medians.len() / 2]
-    }
-
-    fn percentile(&self, per_mille: usize) -> f64 {
-        let mut samples = self.samples.clone();
-        samples.sort_by(f64::total_cmp);
-        samples[(samples.len() - 1) * per_mille / 1000]
-    }
-}
-
-fn report(series: &[Series; 3], rounds: usize, calls: usize) -> Outcome<()> {
-    let mut out = std::io::stdout().lock();
-    let peer = series[2].median();
-    writeln!(out, "null call, one worker, one client, {rounds} rounds of {calls} calls in turns")?;
-    writeln!(out, "{:<32} {:>8} {:>8} {:>8}  {:>6}", "", "p50 us", "p99 us", "p99.9 us", "ratio")?;
-    for one in series {
-        writeln!(
-            out,
-            "{:<32} {:>8.1} {:>8.1} {:>8.1}  {:>6.2}",
-            one.name,
-            one.median(),
-            one.percentile(990),
-            one.percentile(999),
-            one.median() / peer
-        )?;
-    }
-    Ok(())
-}
-
-/// A daemon with one worker, ended on drop.
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(directory: &Path) -> Outcome<Daemon> {
-        let binary = std::env::current_exe()?.with_file_name("clutch");
-        if !binary.exists() {
-            return Err(
-                format!("{} is missing: run `cargo build --release`", binary.display()).into()
-            );
-        }
-        let config = directory.join("clutch.toml");
-        std::fs::write(&config, "[pools.default]\nworkers = 1\n")?;
-        let socket = directory.join("clutch.sock");
-        let mut child = start(&binary)
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .arg("--socket")
-            .arg(&socket)
-            .env("XDG_STATE_HOME", directory)
-            .stderr(Stdio::null())
-            .spawn()?;
-        let deadline = Instant::now() + START_TIMEOUT;
-        while !socket.exists() {
-            if let Some(status) = child.try_wait()? {
-                return Err(format!("the daemon did not start: {status}").into());
-            }
-            if Instant::now() > deadline {
-                return Err("the daemon was not ready in time".into());
-            }
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        Ok(Daemon { child, socket })
-    }
-
-    fn stop(&mut self) -> Outcome<()> {
-        let client = clutch_client::blocking::Client::connect(&self.socket)?;
-        client.stop(clutch_client::Stop::Graceful)?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The peer, in a python of its own.
-struct Executor {
-    child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Executor {
-    fn start() -> Outcome<Executor> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/executor.py");
-        let mut child = start(Path::new("python3"))
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or("it has a pipe")?;
-        let mut lines = BufReader::new(stdout).lines();
-        lines.next().ok_or("the peer ended")??;
-        Ok(Executor { child, lines })
-    }
-
-    fn time(&mut self, calls: usize) -> Outcome<Vec<f64>> {
-        writeln!(self.child.stdin.as_mut().ok_or("it has a pipe")?, "{calls}")?;
-        let line = self.lines.next().ok_or("the peer ended")??;
-        line.split_whitespace().map(|time| Ok(time.parse()?)).collect()
-    }
-}
-
-impl Drop for Executor {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place where the bench starts processes")]
-fn start(program: &Path) -> Command {
-    Command::new(program)
+/// The value below which `per_mille` thousandths of the samples are.
+fn percentile(samples: &[f64], per_mille: usize) -> f64 {
+    let mut samples = samples.to_vec();
+    samples.sort_by(f64::total_cmp);
+    samples[(samples.len() - 1) * per_mille / 1000]
 }
