@@ -5,11 +5,12 @@
 //! executor whose worker is killed stays broken.
 
 use std::io::Write;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clutch_client::Reason;
 use clutch_client::blocking::Client;
+use clutch_client::{Reason, WorkerStatus};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -124,6 +125,8 @@ struct Crowd {
     answered: AtomicU64,
     died: AtomicU64,
     failed: AtomicU64,
+    /// What the first failure says that is not a worker's death.
+    failure: OnceLock<String>,
 }
 
 /// Eight clients call for as long as `meanwhile` takes.
@@ -134,7 +137,10 @@ fn crowd(daemon: &Daemon, meanwhile: impl FnOnce() -> Outcome<()>) -> Outcome<Cr
             let count = match client.call::<u32>("tasks:nap", (0.004,)) {
                 Ok(_) => &crowd.answered,
                 Err(failure) if matches!(failure.reason, Reason::WorkerDied(_)) => &crowd.died,
-                Err(_) => &crowd.failed,
+                Err(failure) => {
+                    crowd.failure.get_or_init(|| failure.to_string());
+                    &crowd.failed
+                }
             };
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -173,7 +179,9 @@ fn hail(span: Duration) -> Outcome<()> {
             while Instant::now() < end {
                 let next = Instant::now() + HAIL;
                 let workers = pool(&watch)?.workers;
-                let up: Vec<_> = workers.iter().filter(|one| one.pid != 0).collect();
+                // One that is killed while it starts, again and again, is a crash loop.
+                let is_up = |one: &&WorkerStatus| ["ready", "busy"].contains(&&*one.state);
+                let up: Vec<_> = workers.iter().filter(is_up).collect();
                 if let Some(victim) = up.get(kills % up.len().max(1)) {
                     // It may have ended since.
                     let _ = signal(victim.pid, Signal::SIGKILL);
@@ -186,6 +194,9 @@ fn hail(span: Duration) -> Outcome<()> {
         hit += disturbed.answered.into_inner();
         died += disturbed.died.into_inner();
         failed += disturbed.failed.into_inner();
+        if let Some(failure) = disturbed.failure.into_inner() {
+            say(&format!("a call failed otherwise: {failure}"))?;
+        }
         wait_for("four workers again", ready)?;
     }
     let ratio = hit as f64 / quiet as f64;
