@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::guardian::{
-    Exit, Exited, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal, Spawn,
+    Exit, Exited, Halted, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal, Spawn,
     SpawnFailed, SpawnStage, Spawned, Swept,
 };
 use crate::wire::{Decode, Encode};

@@ -26,6 +26,10 @@ impl Failure {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
+            Reason::TimedOut { timeout_ms, hindrance, .. } if !hindrance.is_empty() => {
+                let span = Span(timeout_ms * 1000);
+                write!(f, "{function} timed out after {span} ({phases}): {hindrance}")
+            }
             Reason::TimedOut { timeout_ms, .. } => write!(
                 f,
                 "{function} timed out after {} ({phases}); pass a longer timeout (at most \
