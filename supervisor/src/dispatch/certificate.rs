@@ -40,6 +40,10 @@ pub(super) fn write(
     }
     let had_call = match before {
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
+        // It may have been at one that nobody waited for any more.
+        Some(WorkerState::Stopping(StopCause::Stalled | StopCause::Memory, None)) => {
+            begun && entry.printing.is_some()
+        }
         before => begun && before.and_then(WorkerState::call).is_some(),
     };
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));

@@ -240,6 +240,7 @@ impl Core {
     pub async fn run_as_init(self, mut ended: tokio::signal::unix::Signal) {
         while ended.recv().await.is_some() {
             self.with(Dispatcher::reap_strays);
+            self.rearm_watch();
         }
     }
 

@@ -140,6 +140,8 @@ pub(super) struct PoolState {
     /// What its workers have printed and logged.
     pub(super) ring: Ring,
     pub(super) sink: Option<Arc<Sink>>,
+    /// When workers that are busy for long are looked at; none while nobody is busy.
+    pub(super) liveness_due: Option<Instant>,
 }
 
 /// All of it.
@@ -164,8 +166,6 @@ pub struct Dispatcher {
     pub(super) oom: OomWatch,
     /// When somebody who asked for the status had all workers looked at.
     pub(super) examined: Option<Instant>,
-    /// When workers that are busy for long are looked at; none while nobody is busy.
-    pub(super) liveness_due: Option<Instant>,
     /// When workers of pools with bounds of memory are weighed.
     pub(super) weighing_due: Option<Instant>,
     pub(super) spawner: Spawner,
@@ -193,6 +193,7 @@ impl PoolState {
             failed_start: None,
             ring: Ring::default(),
             sink: None,
+            liveness_due: None,
         }
     }
 }
@@ -220,7 +221,6 @@ impl Dispatcher {
             pipe_buffer: vec![0; READ_BYTES],
             oom: OomWatch::new(),
             examined: None,
-            liveness_due: None,
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             reaps: Reaps::default(),

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clutch_protocol::failure::Cause;
-use clutch_protocol::message::{Exited, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId};
+use clutch_protocol::message::{
+    Exited, Halted, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId,
+};
 use clutch_protocol::{Frame, Kind, wire};
 
 use super::certificate::{self, Story};
@@ -40,7 +42,7 @@ impl Core {
     /// A guardian sent a frame.
     pub(crate) fn guardian_frame(&self, link: &Rc<Link>, frame: &Frame) {
         let told = match frame.header.kind {
-            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid }| {
+            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid, .. }| {
                 self.with(|dispatcher| {
                     if let Some(worker) = dispatcher.worker(link.pool, link.worker) {
                         worker.pid = pid;
@@ -59,6 +61,9 @@ impl Core {
             }
             Kind::Swept => wire::decode(&frame.meta).map(|swept: Swept| {
                 self.with(|dispatcher| dispatcher.swept(link, swept));
+            }),
+            Kind::Halted => wire::decode(&frame.meta).map(|Halted { stopped }| {
+                self.worker_halted(link.pool, link.worker, stopped);
             }),
             _ => return,
         };
@@ -79,6 +84,8 @@ impl Core {
             dispatcher.worker(pool, worker).map_or((true, true), |w| (w.dead, w.swept))
         });
         self.with(|dispatcher| dispatcher.reap(link.guardian, !swept));
+        // It may have to be given again.
+        self.rearm_watch();
         if !dead {
             self.with(|dispatcher| {
                 dispatcher.note_detail(link, "its guardian process ended before it did");

@@ -49,6 +49,8 @@ mod stacks;
 
 mod watch;
 
+mod halts;
+
 pub mod certificate;
 
 pub mod history;

@@ -31,7 +31,7 @@ impl Pool {
     }
 
     /// Whether a signal has stopped it.
-    pub(super) fn is_halted(&self, worker: WorkerId) -> bool {
+    pub fn is_halted(&self, worker: WorkerId) -> bool {
         self.workers.get(&worker).is_some_and(|entry| entry.halted)
     }
 }

@@ -73,6 +73,7 @@ impl Recipe {
             grace_ms: millis(timings.grace),
             open_files,
             limits: limits(process),
+            cgroup: Vec::new(),
         };
         let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
         let args = args.iter().cloned();
