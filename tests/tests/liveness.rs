@@ -261,6 +261,7 @@ fn a_tree_that_holds_too_much_is_killed_and_said_so_f028() {
     assert_eq!(Cause::MemoryLimit, certificate.cause, "{certificate}");
     assert!(certificate.detail.contains("kill_above is 150 MiB"), "{certificate}");
     assert!(certificate.peak_rss_bytes > 100 << 20, "{certificate:?}");
+    assert!(certificate.stack.contains("in allocate"), "{certificate:?}");
     assert!(failure.started && !certificate.out_of_memory, "{failure}");
     drop(client);
     daemon.wait_ready();

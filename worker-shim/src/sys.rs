@@ -268,13 +268,7 @@ pub(crate) fn kill_process(process: BorrowedFd<'_>) {
     let info = ptr::null::<libc::siginfo_t>();
     // SAFETY: no memory is passed; the descriptor is open for the whole call.
     unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            libc::SIGKILL,
-            info,
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, info, 0)
     };
 }
 

@@ -142,6 +142,7 @@ impl Core {
 
     /// Starts every pool.
     pub fn start(&self) {
+        self.with(Dispatcher::say_sampling);
         for pool in self.pools() {
             self.tell(pool, Event::Start);
         }

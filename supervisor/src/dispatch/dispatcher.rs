@@ -20,6 +20,7 @@ use super::logs::Store;
 use super::reaps::Reaps;
 use super::stack::StackReply;
 use super::watch::Watched;
+use crate::cgroup::Group;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
@@ -28,7 +29,7 @@ use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
-use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
+use crate::worker::spawner::{GroupWish, LaunchError, Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Parts {
     pub watcher: Watcher,
     /// The socket's path, for `status`; empty for a private supervisor.
     pub socket: String,
+    /// Why the kernel keeps no bounds of memory for its workers, if it does not.
+    pub sampling_because: Option<String>,
 }
 
 /// What a pool is made of.
@@ -109,6 +112,10 @@ pub(super) struct Worker {
     pub(super) last_stack: String,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
+    /// Its group, where it is in one.
+    pub(super) group: Option<Group>,
+    /// Why it is in none, if it was to be in one.
+    pub(super) group_fault: Option<i32>,
     /// What is known of it from outside.
     pub(super) watched: Watched,
     pub(super) dead: bool,
@@ -164,6 +171,10 @@ pub struct Dispatcher {
     /// Room for one read of a pipe.
     pub(super) pipe_buffer: Vec<u8>,
     pub(super) oom: OomWatch,
+    /// Why the kernel keeps no bounds of memory, if it does not.
+    pub(super) sampling_because: Option<String>,
+    /// Whether that was said.
+    pub(super) said_sampling: bool,
     /// When somebody who asked for the status had all workers looked at.
     pub(super) examined: Option<Instant>,
     /// When workers of pools with bounds of memory are weighed.
@@ -220,6 +231,8 @@ impl Dispatcher {
             store: Store::default(),
             pipe_buffer: vec![0; READ_BYTES],
             oom: OomWatch::new(),
+            sampling_because: parts.sampling_because,
+            said_sampling: false,
             examined: None,
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
@@ -326,6 +339,8 @@ impl Dispatcher {
             state.counters.one("restarts");
         }
         let spawn = Box::new(state.recipe.spawn());
+        let memory_max = state.config.memory.kill_above;
+        let group = GroupWish { pool: state.config.name.clone(), memory_max };
         state.workers.insert(
             worker,
             Worker {
@@ -352,13 +367,15 @@ impl Dispatcher {
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
                 oom_kills_before: 0,
+                group: None,
+                group_fault: None,
                 watched: Watched::default(),
                 dead: false,
                 certificate: None,
                 swept: false,
             },
         );
-        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn }) {
+        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn, group }) {
             self.launch_failed(pool, worker, &error);
         }
     }

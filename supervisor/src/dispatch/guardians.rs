@@ -42,12 +42,8 @@ impl Core {
     /// A guardian sent a frame.
     pub(crate) fn guardian_frame(&self, link: &Rc<Link>, frame: &Frame) {
         let told = match frame.header.kind {
-            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid, .. }| {
-                self.with(|dispatcher| {
-                    if let Some(worker) = dispatcher.worker(link.pool, link.worker) {
-                        worker.pid = pid;
-                    }
-                });
+            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid, cgroup_errno }| {
+                self.with(|dispatcher| dispatcher.spawned(link, pid, cgroup_errno));
                 // It may be the first one to be weighed.
                 self.rearm_watch();
             }),
@@ -135,6 +131,7 @@ impl Dispatcher {
         };
         entry.link = Some(link.clone());
         entry.oom_kills_before = oom_kills;
+        entry.group.clone_from(&link.group);
         link.listen(core, &mut entry.tasks);
         let told = if matches!(state, Some(WorkerState::Starting)) {
             link.call.send(&setup, &bytes::Bytes::new())
@@ -176,7 +173,8 @@ impl Dispatcher {
         entry.dead = true;
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
-        let story = Story { before, exited, begun, oom: &mut self.oom };
+        let memory = &state.config.memory;
+        let story = Story { before, exited, begun, oom: &mut self.oom, memory };
         let certificate = certificate::write(&state.config.name, worker, entry, story);
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);

@@ -51,11 +51,7 @@ impl Dispatcher {
     }
 
     /// Does what the configuration wants done about a stopped worker.
-    pub(super) fn deal_with_stopped(
-        &mut self,
-        pool: PoolIndex,
-        worker: WorkerId,
-    ) -> Option<Event> {
+    pub(super) fn deal_with_stopped(&mut self, pool: PoolIndex, worker: WorkerId) -> Option<Event> {
         match self.pools[pool.0].config.liveness.stopped {
             Stopped::Report => None,
             Stopped::Continue => {

@@ -62,6 +62,7 @@ impl Dispatcher {
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
         let (state, reason) = self.pool_state(pool);
+        let (memory_bound, memory_bound_reason) = self.memory_bound(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
@@ -77,7 +78,8 @@ impl Dispatcher {
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.held()) as u64,
             queue_limit: pool.config.limits.queue,
-            memory_bound: if pool.config.memory.is_watched() { "sampling" } else { "" }.to_owned(),
+            memory_bound: memory_bound.to_owned(),
+            memory_bound_reason,
             last_death: pool.last_death.clone(),
             counters: pool_counters(pool),
         }

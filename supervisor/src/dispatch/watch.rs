@@ -199,7 +199,8 @@ impl Dispatcher {
     /// When the next round is due, of any kind.
     fn next_watch(&self) -> Option<Instant> {
         let weighs = self.pools.iter().any(|pool| {
-            pool.config.memory.is_watched() && pool.workers.values().any(|worker| worker.pid != 0)
+            let memory = &pool.config.memory;
+            pool.workers.values().any(|worker| worker.is_weighed(memory))
         });
         let liveness = self.pools.iter().filter_map(|pool| pool.liveness_due).min();
         let rest = [self.weighing_due.filter(|_| weighs), liveness, self.reaps.due()];
@@ -210,6 +211,7 @@ impl Dispatcher {
     pub(super) fn watch_anew(&mut self) {
         let now = Instant::now();
         self.weighing_due = Some(now);
+        self.bound_anew();
         for pool in 0..self.pools.len() {
             self.plan_liveness(now, PoolIndex(pool));
         }
@@ -262,10 +264,7 @@ impl Dispatcher {
         self.subjects(|_, state, _| matches!(state, WorkerState::Idle | WorkerState::Starting))
     }
 
-    fn subjects(
-        &self,
-        wanted: impl Fn(PoolIndex, WorkerState, Instant) -> bool,
-    ) -> Vec<Subject> {
+    fn subjects(&self, wanted: impl Fn(PoolIndex, WorkerState, Instant) -> bool) -> Vec<Subject> {
         let mut subjects = Vec::new();
         for (index, pool) in self.pools.iter().enumerate() {
             for view in pool.policy.workers() {
@@ -275,7 +274,7 @@ impl Dispatcher {
                 let index = PoolIndex(index);
                 if wanted(index, view.state, view.since) {
                     let (pool, worker, pid) = (index, view.id, entry.pid);
-                    subjects.push(Subject { pool, worker, pid, tree: None });
+                    subjects.push(Subject { pool, worker, pid, tree: None, group: None });
                 }
             }
         }
@@ -294,12 +293,13 @@ impl Dispatcher {
             let memory = &pool.config.memory;
             let bound = memory.recycle_above.into_iter().chain(memory.kill_above).min();
             let Some(bound) = bound else { continue };
-            let alive = pool.workers.iter().filter(|(_, entry)| entry.pid != 0 && !entry.dead);
+            let alive = pool.workers.iter().filter(|(_, entry)| entry.is_weighed(memory));
             subjects.extend(alive.filter_map(|(worker, entry)| {
                 let guardian = entry.link.as_ref()?.guardian;
                 let tree = Some((guardian, bound));
                 let pool = PoolIndex(index);
-                Some(Subject { pool, worker: *worker, pid: entry.pid, tree })
+                let group = entry.group.clone();
+                Some(Subject { pool, worker: *worker, pid: entry.pid, tree, group })
             }));
         }
         subjects
@@ -364,8 +364,8 @@ impl Dispatcher {
         between: Duration,
         occasion: Occasion,
     ) -> Option<Event> {
-        let subject = after.subject;
-        let answered = self.has_answered(&subject);
+        let subject = &after.subject;
+        let answered = self.has_answered(subject);
         let state = self.pools[subject.pool.0].policy.worker_state(subject.worker);
         let (first, second) = (before.look?, after.look?);
         if !state.is_some_and(WorkerState::has_call) {

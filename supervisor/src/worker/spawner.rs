@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, IoSlice, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::{Spawn, WorkerId};
@@ -23,8 +24,9 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use super::page::Page;
+use crate::cgroup::{Group, Groups};
 use crate::interpreter;
-use crate::limits::SPAWNER_ORDERS_MAX;
+use crate::limits::{GROUPS_EMPTYING_MAX, SPAWNER_ORDERS_MAX};
 
 /// How long a guardian may take to read what it is to start. It reads first thing.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,7 +72,18 @@ pub enum Order {
         worker: WorkerId,
         /// What to run.
         spawn: Box<Spawn>,
+        /// Its group, where there can be one.
+        group: GroupWish,
     },
+    /// A worker's group gets another bound of memory.
+    Bound {
+        /// Whose.
+        guardian: u32,
+        /// How much it may hold.
+        memory_max: Option<u64>,
+    },
+    /// The daemon ends: remove every group, and say so.
+    Close(tokio::sync::oneshot::Sender<()>),
     /// A guardian has ended: reap it.
     Reap {
         /// Its process id.
@@ -80,6 +93,15 @@ pub enum Order {
     },
     /// Reap dead children that nobody here has started: process 1 inherits every orphan.
     ReapStrays,
+}
+
+/// The group that a worker is to have.
+#[derive(Clone, Debug)]
+pub struct GroupWish {
+    /// Its pool.
+    pub pool: String,
+    /// How much memory it may hold.
+    pub memory_max: Option<u64>,
 }
 
 /// The daemon's ends of a new worker's sockets and pipes.
@@ -103,6 +125,8 @@ pub struct Channels {
     pub guardian: u32,
     /// The guardian itself, beyond doubt.
     pub pidfd: OwnedFd,
+    /// The group that its python is to join.
+    pub group: Option<Group>,
 }
 
 /// The outcome of [`Order::Launch`].
@@ -147,12 +171,19 @@ impl Spawner {
     /// When the system has no thread left.
     pub fn start(
         guardian: Guardian,
+        groups: Option<Arc<Groups>>,
         launched: tokio::sync::mpsc::Sender<Launched>,
     ) -> io::Result<(Spawner, std::thread::JoinHandle<()>)> {
         let (orders, inbox) = mpsc::sync_channel(SPAWNER_ORDERS_MAX);
         let thread =
             std::thread::Builder::new().name("clutch-spawner".into()).spawn(move || {
-                let mut nursery = Nursery { guardian, children: HashMap::new() };
+                let mut nursery = Nursery {
+                    guardian,
+                    children: HashMap::new(),
+                    groups,
+                    taken: HashMap::new(),
+                    emptying: Vec::new(),
+                };
                 // Ends when the last `Spawner` is dropped; guardians that are left then see both
                 // their death signal and the end of their report socket.
                 while let Ok(order) = inbox.recv() {
@@ -180,13 +211,28 @@ impl Spawner {
 struct Nursery {
     guardian: Guardian,
     children: HashMap<u32, Child>,
+    groups: Option<Arc<Groups>>,
+    /// The group of each guardian's python.
+    taken: HashMap<u32, Group>,
+    /// Groups that are done with, and that somebody was in still.
+    emptying: Vec<Group>,
 }
 
 impl Nursery {
     fn obey(&mut self, order: Order) -> Option<Launched> {
         match order {
-            Order::Launch { pool, worker, spawn } => {
-                let channels = self.launch(&spawn);
+            Order::Launch { pool, worker, mut spawn, group } => {
+                let name = format!("{}.{}-{}", group.pool, worker.slot, worker.generation);
+                let groups = self.groups.as_ref();
+                let group = groups.and_then(|groups| groups.make(&name, group.memory_max));
+                if let Some(group) = &group {
+                    spawn.cgroup = group.path().as_os_str().as_bytes().to_vec();
+                }
+                let channels = self.launch(&spawn, group.clone());
+                if channels.is_err() {
+                    self.emptying.extend(group);
+                    self.remove_empty_groups();
+                }
                 Some(Launched { pool, worker, channels })
             }
             Order::Reap { guardian, orphans } => {
@@ -194,9 +240,33 @@ impl Nursery {
                     // It has ended already, so this does not wait.
                     let _ = child.wait();
                 }
+                let group = self.taken.remove(&guardian);
                 if orphans {
+                    // At once and beyond doubt, where it works; whoever is left is looked for.
+                    if let (Some(groups), Some(group)) = (&self.groups, &group) {
+                        groups.kill(group.path());
+                    }
                     self.sweep_orphans(guardian);
                 }
+                self.emptying.extend(group);
+                self.remove_empty_groups();
+                None
+            }
+            Order::Bound { guardian, memory_max } => {
+                if let (Some(groups), Some(group)) = (&self.groups, self.taken.get(&guardian))
+                    && let Err(error) = groups.bound(group.path(), memory_max)
+                {
+                    tracing::warn!(%error, group = %group.path().display(),
+                        "a worker's bound of memory could not be changed; recycle its pool");
+                }
+                None
+            }
+            Order::Close(done) => {
+                if let Some(groups) = self.groups.take() {
+                    groups.close();
+                }
+                // Whoever asked may have lost its patience.
+                let _ = done.send(());
                 None
             }
             Order::ReapStrays => {
@@ -206,7 +276,16 @@ impl Nursery {
         }
     }
 
-    fn launch(&mut self, spawn: &Spawn) -> Result<Channels, LaunchError> {
+    /// Removes the groups that nobody is in any more.
+    fn remove_empty_groups(&mut self) {
+        if let Some(groups) = &self.groups {
+            self.emptying.retain(|group| !groups.remove(group.path()));
+        }
+        // What cannot be removed goes with the daemon.
+        self.emptying.truncate(GROUPS_EMPTYING_MAX);
+    }
+
+    fn launch(&mut self, spawn: &Spawn, group: Option<Group>) -> Result<Channels, LaunchError> {
         let pair = || UnixStream::pair().map_err(LaunchError::Channels);
         let (call, its_call) = pair()?;
         let (control, its_control) = pair()?;
@@ -243,7 +322,8 @@ impl Nursery {
             }
         };
         self.children.insert(guardian, child);
-        Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd })
+        self.taken.extend(group.clone().map(|group| (guardian, group)));
+        Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd, group })
     }
 
     /// Reaps dead children that are neither guardians nor probed interpreters, which have somebody

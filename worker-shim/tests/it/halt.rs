@@ -39,9 +39,7 @@ fn a_flood_of_stops_ends_with_the_truth() {
     kill(pid, Unix::SIGSTOP).unwrap();
     // Each is another than the one before, so the last of an odd number is the truth.
     assert!(guardian.halted());
-    wait_for("it to stand still", || {
-        status(pid)["State"].starts_with('T').then_some(())
-    });
+    wait_for("it to stand still", || status(pid)["State"].starts_with('T').then_some(()));
     kill(pid, Unix::SIGKILL).unwrap();
     let mut last = true;
     loop {
