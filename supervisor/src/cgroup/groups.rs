@@ -11,6 +11,7 @@ use super::find;
 use super::group::{Group, file};
 use super::kernel::{Kernel, Tree};
 use crate::config::Cgroup;
+use crate::watch::process::started;
 
 /// The group that the daemon and its guardians move to.
 const OWN_LEAF: &str = "clutch-daemon";
@@ -44,7 +45,11 @@ pub enum Unavailable {
         count: usize,
     },
     /// Memory is not passed on to it.
-    #[error("the memory controller is not available in {} (Delegate=yes, or a kernel that has it in version 2)", path.display())]
+    #[error(
+        "the memory controller is not available in {} (Delegate=yes in its unit gives it, where \
+         the kernel has it in version 2)",
+        path.display()
+    )]
     NoMemory {
         /// Where.
         path: PathBuf,
@@ -100,14 +105,6 @@ pub fn open(wanted: &Cgroup) -> Result<Arc<Groups>, Unavailable> {
 fn own_name() -> String {
     let pid = std::process::id();
     format!("{PREFIX}{pid}-{}", started(pid).unwrap_or(0))
-}
-
-/// When a process was started, in the kernel's ticks; none when it is not there.
-fn started(pid: u32) -> Option<u64> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 impl Groups {

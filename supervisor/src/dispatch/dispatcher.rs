@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clutch_protocol::Kind;
 use clutch_protocol::failure::Certificate;
 use clutch_protocol::message::{Signal, WorkerId};
 use tokio::task::JoinSet;
@@ -26,7 +25,7 @@ use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
-use crate::worker::link::{Link, frame_head};
+use crate::worker::link::Link;
 use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
 use crate::worker::spawner::{GroupWish, LaunchError, Order, PoolIndex, Spawner};
@@ -394,11 +393,5 @@ impl Dispatcher {
     /// A follow-up of what is being done now, told to its pool right after it.
     pub(super) fn follow_up(&mut self, pool: PoolIndex, event: Event) {
         self.pending.push_back((pool, event));
-    }
-
-    /// What a worker is told first, as a frame. None when nobody remembers it any more.
-    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
-        let entry = self.pools[pool.0].workers.get(&worker)?;
-        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 }

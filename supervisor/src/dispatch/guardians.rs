@@ -14,7 +14,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::pool::{Event, StopCause, WorkerState};
-use crate::worker::link::Link;
+use crate::worker::link::{Link, frame_head};
 use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
@@ -141,6 +141,12 @@ impl Dispatcher {
         if told.is_err() {
             self.pool(pool).counters.one("orders_undeliverable");
         }
+    }
+
+    /// What a worker is told first, as a frame. None when nobody remembers it any more.
+    fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
+        let entry = self.pools[pool.0].workers.get(&worker)?;
+        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 
     fn swept(&mut self, link: &Link, swept: Swept) {

@@ -1,5 +1,5 @@
-//! Workers that a signal has stopped, as their guardians report it: nobody looks for it, and nothing
-//! wakes up for it. What a debugger holds is not reported so, and is found by looking.
+//! Workers that a signal has stopped, as their guardians report it: nobody looks for it, and
+//! nothing wakes up for it. What a debugger holds is not reported so, and is found by looking.
 
 use clutch_protocol::message::{Signal, WorkerId};
 

@@ -1,6 +1,7 @@
-//! Workers that a signal has stopped (SIGSTOP, a terminal's SIGTSTP). One that is idle gets no calls
-//! until it goes on; another one, or a spare, takes them, and an elastic pool grows as if it were
-//! not there. One that has a call keeps it: it may go on in time, and the call's deadline counts.
+//! Workers that a signal has stopped (SIGSTOP, a terminal's SIGTSTP). One that is idle gets no
+//! calls until it goes on; another one, or a spare, takes them, and an elastic pool grows as if
+//! it were not there. One that has a call keeps it: it may go on in time, and the call's
+//! deadline counts.
 
 use std::time::Instant;
 

@@ -76,12 +76,14 @@ impl Recipe {
             cgroup: Vec::new(),
         };
         let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
-        let args = args.iter().cloned();
         let setup = Setup {
             version: version::MAX,
             pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
-            argv: std::iter::once(argv0).chain(args).map(String::into_bytes).collect(),
+            argv: std::iter::once(argv0)
+                .chain(args.iter().cloned())
+                .map(String::into_bytes)
+                .collect(),
             main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
