@@ -65,10 +65,7 @@ impl Recipe {
         let spawn = Spawn {
             program: bytes(program),
             argv,
-            environment: environment
-                .into_iter()
-                .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
-                .collect(),
+            environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
             open_files,
@@ -157,6 +154,14 @@ fn limits(process: &config::Process) -> ProcessLimits {
         }),
         oom_score_adj: Some(oom_score_adj),
     }
+}
+
+/// Variables as the system wants them.
+fn variables(environment: Vec<(OsString, OsString)>) -> Vec<Vec<u8>> {
+    let one = |(name, value): (OsString, OsString)| {
+        [&name.into_vec()[..], b"=", value.as_bytes()].concat()
+    };
+    environment.into_iter().map(one).collect()
 }
 
 fn own_oom_score() -> i32 {
