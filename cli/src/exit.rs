@@ -152,7 +152,7 @@ mod tests {
             (Reason::BadArguments { message }, 2),
             (Reason::Disconnected { detail: detail.clone() }, 3),
             (Reason::Protocol { detail }, 3),
-            (Reason::TimedOut { timeout_ms: 1, stack: String::new() }, 4),
+            (Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: String::new() }, 4),
             (Reason::Cancelled, 5),
             (Reason::WorkerDied(certificate()), 6),
             (Reason::QueueFull { limit: 1 }, 7),

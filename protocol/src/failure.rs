@@ -45,6 +45,9 @@ pub enum Reason {
         /// What user code was doing then, innermost frame first, as `faulthandler` writes it; empty
         /// when the call had not begun, or when nothing could be learnt in time.
         stack: String,
+        /// What kept the call from its end, where more time would not have helped: a sentence's
+        /// end that says what to do. Empty where there is no more to say.
+        hindrance: String,
     },
     /// The caller, or the caller's going away, cancelled it.
     Cancelled,
@@ -296,7 +299,7 @@ pub enum Cause {
     OutOfMemory,
     /// Its tree held more memory than the pool's `memory.kill_above`.
     MemoryLimit,
-    /// A signal had stopped it while it had a call, and the pool's `liveness.stopped` is `replace`.
+    /// A signal had stopped it, and the pool's `liveness.stopped` is `replace`.
     Stalled,
 }
 

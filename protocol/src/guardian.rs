@@ -28,6 +28,9 @@ pub struct Spawn {
     pub open_files: u64,
     /// What else python's process is made of, whatever the daemon's own is.
     pub limits: ProcessLimits,
+    /// The directory of the cgroup (version 2) that python joins before anything else; empty for
+    /// the guardian's own.
+    pub cgroup: Vec<u8>,
 }
 
 /// What a pool asks for its processes. What is not asked for stays as the daemon's own.
@@ -98,6 +101,17 @@ pub struct OomScore {
 pub struct Spawned {
     /// Its process id.
     pub pid: u32,
+    /// Why it could not join its cgroup, as the system's error number; 0 when it did, or when it
+    /// was to join none. It runs all the same.
+    pub cgroup_errno: i32,
+}
+
+/// A signal has stopped python, or it goes on. Said when it changes; not said of a python that a
+/// debugger holds.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Halted {
+    /// Whether it stands still.
+    pub stopped: bool,
 }
 
 /// What a guardian was doing when it failed to start python.

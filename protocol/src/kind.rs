@@ -110,6 +110,9 @@ byte_enum! {
         /// Guardian → daemon, last: no process of the tree is left. Meta
         /// [`crate::message::Swept`].
         Swept = 53,
+        /// Guardian → daemon: a signal has stopped python, or it goes on. Meta
+        /// [`crate::message::Halted`].
+        Halted = 54,
     }
 }
 

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::guardian::{
-    Exit, Exited, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal, Spawn,
-    SpawnFailed, SpawnStage, Spawned, Swept,
+    Exit, Exited, Halted, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal,
+    Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
 };
 use crate::wire::{Decode, Encode};
 

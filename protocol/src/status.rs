@@ -77,10 +77,13 @@ pub struct PoolStatus {
     pub running: u64,
     /// Calls that may wait.
     pub queue_limit: u32,
-    /// How its workers' memory is bounded: `sampling` (looked at every `memory.every`); empty when
-    /// the pool has no bounds of memory.
+    /// How its workers' memory is bounded: `cgroup` (by the kernel) or `sampling` (looked at every
+    /// `memory.every`); empty when the pool has no bounds of memory.
     #[serde(default)]
     pub memory_bound: String,
+    /// Why it is bounded by `sampling`; empty when it is not.
+    #[serde(default)]
+    pub memory_bound_reason: String,
     /// The last worker that died on its own, if any did.
     pub last_death: Option<Certificate>,
     /// Counters of everything that happened, by name; they only grow.

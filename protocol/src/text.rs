@@ -26,13 +26,9 @@ impl Failure {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
-            Reason::TimedOut { timeout_ms, .. } => write!(
-                f,
-                "{function} timed out after {} ({phases}); pass a longer timeout (at most \
-                 limits.call_timeout_max of pool '{pool}'), or raise its limits.call_timeout for \
-                 calls that pass none",
-                Span(timeout_ms * 1000)
-            ),
+            Reason::TimedOut { timeout_ms, hindrance, .. } => {
+                self.say_late(f, Span(timeout_ms * 1000), hindrance)
+            }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
             Reason::WorkerDied(certificate) => {
                 let again =
@@ -89,6 +85,21 @@ impl Failure {
             }
             Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
         }
+    }
+}
+
+impl Failure {
+    fn say_late(&self, f: &mut fmt::Formatter<'_>, span: Span, hindrance: &str) -> fmt::Result {
+        let Failure { pool, function, phases, .. } = self;
+        write!(f, "{function} timed out after {span} ({phases})")?;
+        if !hindrance.is_empty() {
+            return write!(f, ": {hindrance}");
+        }
+        write!(
+            f,
+            "; pass a longer timeout (at most limits.call_timeout_max of pool '{pool}'), or raise \
+             its limits.call_timeout for calls that pass none"
+        )
     }
 }
 

@@ -8,8 +8,8 @@ use clutch_protocol::failure::{Failure, WorkerFailure};
 use clutch_protocol::frame::{Decoder, Frame, FrameError, Header, Kind, Step};
 use clutch_protocol::limits::HEADER_BYTES;
 use clutch_protocol::message::{
-    Answer, Call, Exited, Hello, Output, Ready, Refused, Run, Setup, Signal, Spawn, SpawnFailed,
-    Spawned, Stop, Swept, Welcome,
+    Answer, Call, Exited, Halted, Hello, Output, Ready, Refused, Run, Setup, Signal, Spawn,
+    SpawnFailed, Spawned, Stop, Swept, Welcome,
 };
 use clutch_protocol::plain::{self, Limits};
 use clutch_protocol::wire::{self, Decode, Encode};
@@ -114,6 +114,7 @@ fn every_meta(bytes: &[u8]) {
     meta::<Signal>(bytes);
     meta::<Exited>(bytes);
     meta::<Swept>(bytes);
+    meta::<Halted>(bytes);
     meta::<Failure>(bytes);
     meta::<WorkerFailure>(bytes);
 }

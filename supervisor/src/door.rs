@@ -247,11 +247,13 @@ mod tests {
         let guardian =
             Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
         let (launched, _) = mpsc::channel(1);
-        let (spawner, _) = Spawner::start(guardian, launched).unwrap();
+        let (spawner, _) = Spawner::start(guardian, None, launched).unwrap();
         let daemon = Daemon::default();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
         let (pools, socket) = (vec![], String::new());
-        let parts = Parts { daemon: daemon.clone(), pools, spawner, watcher, socket };
+        let sampling_because = None;
+        let daemon_too = daemon.clone();
+        let parts = Parts { daemon: daemon_too, pools, spawner, watcher, socket, sampling_because };
         Doorway {
             core: Core::new(parts),
             daemon,

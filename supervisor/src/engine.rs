@@ -12,18 +12,19 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::cgroup::{Groups, Unavailable};
 use crate::config::Config;
 use crate::dispatch::{Core, FirstStart, Parts, PoolParts, Quantity};
 use crate::door::Door;
 use crate::interpreter::InterpreterError;
-use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
+use crate::limits::{GROUPS_CLOSE_TIMEOUT, KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
 use crate::prepare::{ServeError, Unasked};
 use crate::reload::{self, Blueprint, Reloader};
 use crate::service::Manager;
 use crate::session::connection::Doorway;
 use crate::watch::watcher::Watcher;
-use crate::worker::spawner::{Guardian, Spawner};
+use crate::worker::spawner::{Guardian, Order, Spawner};
 
 /// How long a cancelled probe may take to clean up.
 const PROBE_END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,6 +51,8 @@ pub struct Engine {
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
     tasks: JoinSet<()>,
+    /// The way to have the workers' groups removed at the end.
+    closer: Spawner,
     spawner_thread: std::thread::JoinHandle<()>,
 }
 
@@ -90,6 +93,7 @@ impl Engine {
         config: &Config,
         (pools, unasked): (Vec<PoolParts>, Vec<Unasked>),
         guardian: Guardian,
+        groups: Result<Arc<Groups>, Unavailable>,
         socket: String,
     ) -> Result<Engine, ServeError> {
         let system = |doing| move |source: io::Error| ServeError::System { doing, source };
@@ -97,11 +101,17 @@ impl Engine {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| system("adopt orphans")(errno.into()))?;
         let (launched, outcomes) = mpsc::channel(SPAWNER_ORDERS_MAX);
-        let (spawner, spawner_thread) =
-            Spawner::start(guardian, launched).map_err(system("start the spawner thread"))?;
+        let sampling_because = match &groups {
+            Ok(groups) => groups.without_memory().map(ToString::to_string),
+            Err(reason) => Some(reason.to_string()),
+        };
+        let groups = groups.ok();
+        let (spawner, spawner_thread) = Spawner::start(guardian, groups, launched)
+            .map_err(system("start the spawner thread"))?;
         let watcher = Watcher::start().map_err(system("start the watch thread"))?;
         let daemon = config.daemon.clone();
-        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket });
+        let closer = spawner.clone();
+        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket, sampling_because });
         let mut tasks = JoinSet::new();
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_watch());
@@ -137,6 +147,7 @@ impl Engine {
             asking_is_over: CancelOnDrop::default(),
             close,
             tasks,
+            closer,
             spawner_thread,
         })
     }
@@ -287,12 +298,18 @@ impl Engine {
             }
         }
         core.finish_output();
+        let (done, closed) = tokio::sync::oneshot::channel();
+        // After every order to reap, so nobody is in them any more.
+        if self.closer.order(Order::Close(done)).is_ok() {
+            let _ = tokio::time::timeout(GROUPS_CLOSE_TIMEOUT, closed).await;
+        }
         self.close.send_replace(true);
         door.finish().await;
         drop(self.doorway);
         drop(self.tasks);
         drop(core);
         drop(self.core);
+        drop(self.closer);
         // The spawner ends when the last handle to it is gone, unless a task of a connection that
         // is being torn down still holds one; it holds nothing of value then.
         if self.spawner_thread.is_finished() {

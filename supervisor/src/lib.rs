@@ -18,6 +18,7 @@
 //! - [`worker`]: a guardian, a python, and the sockets to them.
 //! - [`logs`]: what workers print, kept.
 //! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
+//! - [`cgroup`]: groups of the kernel's, where this daemon may make them.
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
@@ -40,6 +41,8 @@ pub mod worker;
 
 pub mod logs;
 pub mod watch;
+
+pub mod cgroup;
 
 pub mod session;
 

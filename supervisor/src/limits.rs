@@ -89,6 +89,17 @@ pub const SPAWNER_ORDERS_MAX: usize = 4_096;
 /// were starts to bring them about, and those are orders, too.
 pub const REAPS_POSTPONED_MAX: usize = SPAWNER_ORDERS_MAX;
 
+/// Groups of dead workers that are kept in mind because somebody was in them still: processes that
+/// would not die.
+pub const GROUPS_EMPTYING_MAX: usize = 1_024;
+
+/// How long the end of the daemon waits for the removal of its groups.
+pub const GROUPS_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How soon an order to reap is given again that the spawner could not take. It is busy with starts
+/// then, each of which takes about a millisecond.
+pub const REAPS_RETRY: Duration = Duration::from_millis(100);
+
 /// How long the whole daemon may take to kill everything after a second signal or a failed start.
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use clutch_protocol::message::Stop;
 use tokio::sync::mpsc;
 
+use crate::cgroup::Unavailable;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, run_on_this_thread};
@@ -149,7 +150,8 @@ fn run(
     let open_files = OpenFiles::as_they_are()?;
     let pools = prepare::pools(config, &package.boot, open_files.inherited)?;
     run_on_this_thread(async move {
-        let mut engine = Engine::start(config, pools, guardian, String::new())?;
+        let mut engine =
+            Engine::start(config, pools, guardian, Err(Unavailable::Off), String::new())?;
         engine.refuse_reloads();
         let mut door = Door::handed(handed);
         let started = tokio::select! {

@@ -7,6 +7,7 @@ use clutch_protocol::message::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::cgroup;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, run_on_this_thread};
@@ -99,10 +100,12 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     }
     config.daemon.connections = connections;
     let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
+    // Last of all that takes time, so that a start which fails before leaves no trace there.
+    let groups = cgroup::open(&config.daemon.cgroup);
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
-        let engine = Engine::start(&blueprint.config, pools, guardian, name_of(&socket))?;
+        let engine = Engine::start(&blueprint.config, pools, guardian, groups, name_of(&socket))?;
         run(engine, entrance, signals, blueprint, |pools| {
             let up = ServeReady { socket, pid: std::process::id(), pools };
             ready(&up);

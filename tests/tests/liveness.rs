@@ -127,13 +127,21 @@ fn a_stopped_worker_is_continued_or_replaced_where_that_is_wanted_f031() {
     let oracle = daemon.oracle();
     for pool in ["continued", "replaced"] {
         let pid = daemon.worker_pids(pool)[0];
-        let answer = call_stopped(&daemon, pool);
         if pool == "continued" {
+            let answer = call_stopped(&daemon, pool);
             assert_eq!("done", answer.expect("it goes on"));
             assert!(alive(pid) && daemon.counter(pool, "stopped_continued") >= 1);
             continue;
         }
-        let failure = answer.expect_err("its worker is killed");
+        // One that has not begun would move to another worker.
+        let mark = daemon.tmp().path().join("begun");
+        let client = daemon.blocking();
+        let path = mark.to_str().expect("test paths are text").to_owned();
+        let request = client.request("job_limits:hold").pool(pool).args((1, path));
+        let call = std::thread::spawn(move || request.send::<u32>().map_err(Box::new));
+        wait_for("it has begun", 10 * SECOND, || mark.exists());
+        signal(pid, Signal::SIGSTOP);
+        let failure = call.join().expect("it ends").expect_err("its worker is killed");
         let Reason::WorkerDied(certificate) = &failure.reason else { panic!("{failure}") };
         assert_eq!(Cause::Stalled, certificate.cause, "{certificate}");
         assert!(certificate.detail.contains("liveness.stopped"), "{certificate}");
@@ -261,6 +269,7 @@ fn a_tree_that_holds_too_much_is_killed_and_said_so_f028() {
     assert_eq!(Cause::MemoryLimit, certificate.cause, "{certificate}");
     assert!(certificate.detail.contains("kill_above is 150 MiB"), "{certificate}");
     assert!(certificate.peak_rss_bytes > 100 << 20, "{certificate:?}");
+    assert!(certificate.stack.contains("in allocate"), "{certificate:?}");
     assert!(failure.started && !certificate.out_of_memory, "{failure}");
     drop(client);
     daemon.wait_ready();

@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::Kind;
 use clutch_protocol::message::{
-    Exit, Exited, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
+    Exit, Exited, Halted, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
 use crate::launch::{Launch, Python, launch};
+use crate::mercy::Mercy;
 use crate::report::{Lost, Order, Report, SPAWN_DESCRIPTORS};
 use crate::setup::{Watch, release_output};
 use crate::sys::{self, Reaped};
@@ -37,6 +38,10 @@ const SWEEP_STALL_MAX: Duration = Duration::from_secs(2);
 /// How often a sweep looks for children it has not seen yet. Each death makes it look, and that
 /// should be enough; the kernel's list of children may however miss some while others end.
 const SWEEP_LOOK: Duration = Duration::from_millis(50);
+
+/// How long resource trackers may take to remove what the dead have left. They need a few
+/// milliseconds; one that was only just started needs as long as any python's start.
+const MERCY: Duration = Duration::from_millis(500);
 
 /// Watches over one python until nothing is left of it.
 pub(crate) fn run(report: Report, watch: Watch) -> ExitCode {
@@ -52,6 +57,8 @@ pub(crate) fn run(report: Report, watch: Watch) -> ExitCode {
         sweep: None,
         swept: false,
         faulty: false,
+        halted: false,
+        told_halted: false,
     };
     while !guardian.is_done() {
         guardian.wait();
@@ -78,6 +85,10 @@ struct Guardian {
     swept: bool,
     /// Whether the daemon broke the protocol, or something could not be killed.
     faulty: bool,
+    /// Whether a signal has stopped python.
+    halted: bool,
+    /// Whether the daemon believes so.
+    told_halted: bool,
 }
 
 /// A sweep that is going on.
@@ -86,6 +97,8 @@ struct Sweep {
     killed: u32,
     /// When to stop, unless another process ends before.
     give_up: Instant,
+    /// Until when trackers are spared.
+    mercy_end: Instant,
 }
 
 impl Guardian {
@@ -144,6 +157,7 @@ impl Guardian {
             self.obey();
         }
         self.report.flush();
+        self.tell_halt();
         if self.report.is_deaf() {
             // A daemon that cannot be told what becomes of its worker has none.
             self.lose_daemon();
@@ -195,7 +209,8 @@ impl Guardian {
             Some(Ok(pid)) => {
                 release_output();
                 self.announced = true;
-                self.report.send(Kind::Spawned, &Spawned { pid: number(pid) });
+                let cgroup_errno = self.python.as_ref().map_or(0, |python| python.cgroup_errno);
+                self.report.send(Kind::Spawned, &Spawned { pid: number(pid), cgroup_errno });
             }
             Some(Err(failed)) => self.fail(failed),
         }
@@ -204,6 +219,23 @@ impl Guardian {
     fn fail(&mut self, failed: SpawnFailed) {
         self.report.send(Kind::SpawnFailed, &failed);
         self.begin_sweep();
+    }
+
+    /// Says whether a signal has stopped python, when that is news and the last news is sent: one
+    /// that is stopped and continued without end fills no memory.
+    fn tell_halt(&mut self) {
+        // A sweep stops processes itself.
+        let is_of_interest = self.announced && self.sweep.is_none();
+        let Some(python) = self.python.as_ref().filter(|_| is_of_interest) else {
+            return;
+        };
+        while let Some(stopped) = sys::halt_of(python.pid) {
+            self.halted = stopped;
+        }
+        if self.halted != self.told_halted && self.report.deadline().is_none() {
+            self.told_halted = self.halted;
+            self.report.send(Kind::Halted, &Halted { stopped: self.halted });
+        }
     }
 
     fn terminate(&mut self) {
@@ -259,7 +291,7 @@ impl Guardian {
             let is_python = self.python.as_ref().is_some_and(|python| python.pid == ended);
             if is_python {
                 // Now or never: once python is reaped, its group's number may be a stranger's.
-                tree::kill_group(ended);
+                tree::kill_group(ended, self.mercy());
                 // A child that failed has written why before it ended.
                 self.settle_launch();
             }
@@ -298,8 +330,16 @@ impl Guardian {
 
     fn begin_sweep(&mut self) {
         if self.sweep.is_none() {
-            let give_up = Instant::now() + SWEEP_STALL_MAX;
-            self.sweep = Some(Sweep { killed: 0, give_up });
+            let now = Instant::now();
+            let give_up = now + SWEEP_STALL_MAX;
+            self.sweep = Some(Sweep { killed: 0, give_up, mercy_end: now + MERCY });
+        }
+    }
+
+    fn mercy(&self) -> Mercy {
+        match &self.sweep {
+            Some(sweep) if Instant::now() >= sweep.mercy_end => Mercy::Nobody,
+            _ => Mercy::Trackers,
         }
     }
 
@@ -308,7 +348,7 @@ impl Guardian {
         if self.swept || self.sweep.is_none() {
             return;
         }
-        tree::kill_all(self.python.as_ref().map(|python| python.pid));
+        tree::kill_all(self.python.as_ref().map(|python| python.pid), self.mercy());
         // Some die at once, and a sweep of nobody is over now: nothing else would wake us.
         self.reap();
         let stalled = self.sweep.as_ref().is_some_and(|sweep| Instant::now() >= sweep.give_up);

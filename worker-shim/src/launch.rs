@@ -24,6 +24,8 @@ pub(crate) struct Python {
     pub(crate) pid: Pid,
     /// How its exec went.
     pub(crate) launch: Launch,
+    /// Why it could not join its cgroup; 0 if it did, or was not to.
+    pub(crate) cgroup_errno: i32,
 }
 
 /// What is known about the exec of a forked child.
@@ -49,7 +51,7 @@ pub(crate) fn launch(
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
     let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
-    Ok(Python { pid, launch: Launch::Pending(told) })
+    Ok(Python { pid, launch: Launch::Pending(told), cgroup_errno: 0 })
 }
 
 impl Python {
@@ -66,23 +68,30 @@ impl Python {
         let Launch::Pending(pipe) = &self.launch else {
             return None;
         };
-        let mut told = [0; 8];
-        // What a child writes is shorter than what a pipe keeps in one piece.
-        let count = match read(pipe, &mut told) {
-            Ok(count) => count,
-            Err(Errno::EAGAIN | Errno::EINTR) => return None,
-            Err(errno) => {
-                // The pipe is broken, and python may well run: say so, and let its end tell more.
-                assert_ne!(errno, Errno::EBADF, "the pipe is ours");
-                0
+        loop {
+            // What a child writes is shorter than what a pipe keeps in one piece.
+            let mut told = [0; sys::TOLD_BYTES];
+            let count = match read(pipe, &mut told) {
+                Ok(count) => count,
+                Err(Errno::EAGAIN | Errno::EINTR) => return None,
+                Err(errno) => {
+                    // The pipe is broken, and python may well run: say so, and let its end tell
+                    // more.
+                    assert_ne!(errno, Errno::EBADF, "the pipe is ours");
+                    0
+                }
+            };
+            if let Some((stage, errno)) = sys::spawn_error(&told[..count]) {
+                self.launch = Launch::Failed;
+                return Some(Err(SpawnFailed { stage, errno }));
             }
-        };
-        if let Some((stage, errno)) = sys::spawn_error(&told[..count]) {
-            self.launch = Launch::Failed;
-            return Some(Err(SpawnFailed { stage, errno }));
+            if let Some(errno) = sys::cgroup_error(&told[..count]) {
+                self.cgroup_errno = errno;
+                continue;
+            }
+            self.launch = Launch::Done;
+            return Some(Ok(self.pid));
         }
-        self.launch = Launch::Done;
-        Some(Ok(self.pid))
     }
 }
 
@@ -114,6 +123,10 @@ fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Ima
         directory: text(spawn.directory)?,
         inherited,
         limits: limits::prepare(spawn.limits)?,
+        cgroup: match spawn.cgroup {
+            none if none.is_empty() => None,
+            directory => Some(text([&directory[..], b"/cgroup.procs"].concat())?),
+        },
     })
 }
 

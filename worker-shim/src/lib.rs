@@ -9,7 +9,7 @@
 //! ```text
 //!              Spawn + 4 fds, Signal   
 //!   daemon ───────────── fd 0 ───────────────► guardian ── fork, exec ──► python ──► its children
-//!          ◄──── Spawned, Exited, Swept ──────     ▲                                     │
+//!          ◄── Spawned, Halted, Exited, Swept      ▲                                     │
 //!     │                                            └──────── orphans, whatever ──────────┘
 //!     └──────── calls, on the two sockets, never through the guardian ───► python
 //! ```
@@ -19,7 +19,8 @@
 //!
 //! What the daemon may rely on:
 //!
-//! - `Spawned`, `Exited`, `Swept` come in this order. `SpawnFailed` comes alone and last.
+//! - `Spawned`, `Exited`, `Swept` come in this order, and `Halted` between the first two whenever a
+//!   signal stops python or it goes on. `SpawnFailed` comes alone and last.
 //! - `Swept` without `Exited` means that python itself would not die.
 //! - The guardian ends after its last frame. If it ended without one, it was itself killed, and
 //!   python with it.
@@ -32,11 +33,13 @@
 //! - `launch`: from a `Spawn` to a running python.
 //! - `limits`: what the pool asks for python's process.
 //! - `tree`: who the descendants are, and how they are killed.
+//! - `mercy`: who of them may finish first.
 //! - `sys`: every system call that needs `unsafe`.
 
 mod guardian;
 mod launch;
 mod limits;
+mod mercy;
 mod report;
 mod setup;
 mod sys;

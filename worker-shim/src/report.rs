@@ -18,8 +18,9 @@ use thiserror::Error;
 
 use crate::sys;
 
-/// How long the daemon may leave reports unread once the socket's buffer is full. There are three
-/// short ones in a guardian's life, so a full buffer means that nobody reads at all.
+/// How long the daemon may leave reports unread once the socket's buffer is full. There are a few
+/// short ones in a guardian's life, and two more for each time that python is stopped, so a full
+/// buffer means that nobody reads at all.
 const UNREAD_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes read at once. A usual `Spawn` takes two reads, and the stack stays small.

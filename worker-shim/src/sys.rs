@@ -3,7 +3,7 @@
 //! Leaves to others: every decision. Nothing here retries, waits or allocates after a fork.
 #![expect(unsafe_code, reason = "the crate's one file for it; each block says why it is sound")]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -46,6 +46,8 @@ pub(crate) struct Image {
     pub(crate) inherited: Vec<OwnedFd>,
     /// What its pool asks for it.
     pub(crate) limits: Limits,
+    /// The file that makes whoever writes to it a member of a cgroup.
+    pub(crate) cgroup: Option<CString>,
 }
 
 /// A child that ended and was waited for.
@@ -64,6 +66,12 @@ pub(crate) struct Reaped {
 /// Every stage, so that the number of one names it.
 const STAGES: [SpawnStage; 4] =
     [SpawnStage::Prepare, SpawnStage::Directory, SpawnStage::Execute, SpawnStage::Limits];
+
+/// How many bytes a child tells at once: what, and an error number.
+pub(crate) const TOLD_BYTES: usize = 5;
+
+/// What a child tells that runs all the same: why it could not join its cgroup.
+const NOT_JOINED: u8 = u8::MAX;
 
 /// Closes every descriptor from `first` on.
 pub(crate) fn close_from(first: u32) {
@@ -161,24 +169,41 @@ pub(crate) fn fork_exec(image: &Image, errors: BorrowedFd<'_>) -> nix::Result<Pi
             Ok(child)
         }
         ForkResult::Child => {
-            let (stage, errno) = exec(image, &argv, &environment, guardian);
-            let mut told = [stage as u8, 0, 0, 0, 0];
-            told[1..].copy_from_slice(&(errno as i32).to_le_bytes());
-            // SAFETY: both calls are safe after a fork, and `told` outlives the first. `_exit`
-            // runs no destructor, so nothing of the guardian's is touched twice.
-            unsafe {
-                libc::write(errors.as_raw_fd(), told.as_ptr().cast(), told.len());
-                libc::_exit(127)
+            // First, while it may: python's user need not be the daemon's.
+            if let Some(procs) = &image.cgroup
+                && let Err(errno) = write_text(procs, b"0")
+            {
+                tell(errors, NOT_JOINED, errno);
             }
+            let (stage, errno) = exec(image, &argv, &environment, guardian);
+            tell(errors, stage as u8, errno);
+            // SAFETY: safe after a fork. It runs no destructor, so nothing of the guardian's is
+            // touched twice.
+            unsafe { libc::_exit(127) }
         }
     }
 }
 
-/// What a child that could not exec wrote; `None` if it wrote nothing, since it could.
+fn tell(errors: BorrowedFd<'_>, what: u8, errno: Errno) {
+    let mut told = [what, 0, 0, 0, 0];
+    told[1..].copy_from_slice(&(errno as i32).to_le_bytes());
+    // SAFETY: safe after a fork, and `told` outlives the call.
+    unsafe { libc::write(errors.as_raw_fd(), told.as_ptr().cast(), told.len()) };
+}
+
+/// Why a child could not exec, from one piece of what it told; `None` if this says something else.
 pub(crate) fn spawn_error(told: &[u8]) -> Option<(SpawnStage, i32)> {
     let (&stage, errno) = told.split_first()?;
     let stage = STAGES.into_iter().find(|known| *known as u8 == stage)?;
     Some((stage, i32::from_le_bytes(errno.try_into().ok()?)))
+}
+
+/// Why a child could not join its cgroup, from one piece of what it told.
+pub(crate) fn cgroup_error(told: &[u8]) -> Option<i32> {
+    let (&NOT_JOINED, errno) = told.split_first()? else {
+        return None;
+    };
+    Some(i32::from_le_bytes(errno.try_into().ok()?))
 }
 
 /// Whether any child has ended, and which: it stays unreaped, so its number stays its own.
@@ -213,6 +238,38 @@ pub(crate) fn reap(child: Pid) -> nix::Result<Reaped> {
         system_us: microseconds(usage.ru_stime),
         peak_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
     })
+}
+
+/// Whether a signal has stopped `python`, or it goes on, if that has changed since it was asked
+/// last. `python` must not have been reaped.
+pub(crate) fn halt_of(python: Pid) -> Option<bool> {
+    // SAFETY: all zeroes is a valid `siginfo_t`.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG | libc::__WALL;
+    let id = libc::id_t::try_from(python.as_raw()).expect("a process id is positive");
+    // SAFETY: `info` is writable for the whole call.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, id, &raw mut info, flags) }).ok()?;
+    // SAFETY: `waitid` fills the fields of a SIGCHLD, or leaves the zeroes.
+    let pid = unsafe { info.si_pid() };
+    (pid != 0).then_some(info.si_code == libc::CLD_STOPPED)
+}
+
+/// A handle on a process that need not be our child.
+pub(crate) fn open_process(process: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: the call touches no memory.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) };
+    let fd = RawFd::try_from(Errno::result(opened)?).expect("a descriptor is an int");
+    // SAFETY: the kernel just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Kills the process behind a handle, and never another one.
+pub(crate) fn kill_process(process: BorrowedFd<'_>) {
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: no memory is passed; the descriptor is open for the whole call.
+    unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, info, 0)
+    };
 }
 
 /// Sends a real-time signal to the main thread of `python`, which must not have been reaped.
@@ -283,7 +340,7 @@ fn die_with(guardian: Pid) -> nix::Result<()> {
 /// Applies what the pool asks for: first what may need rights, then what takes them away.
 fn apply(limits: &Limits, guardian: Pid) -> nix::Result<()> {
     if let Some((score, length, required)) = &limits.oom_score
-        && let Err(errno) = write_oom_score(&score[..*length])
+        && let Err(errno) = write_text(c"/proc/self/oom_score_adj", &score[..*length])
         && *required
     {
         return Err(errno);
@@ -312,13 +369,13 @@ fn apply(limits: &Limits, guardian: Pid) -> nix::Result<()> {
     prctl::set_no_new_privs()
 }
 
-fn write_oom_score(score: &[u8]) -> nix::Result<()> {
-    let path = c"/proc/self/oom_score_adj";
+/// Writes to a file of the kernel's, without allocating.
+fn write_text(path: &CStr, text: &[u8]) -> nix::Result<()> {
     // SAFETY: the path is a string that outlives the call; nothing else is touched.
     let fd = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
     Errno::result(fd)?;
-    // SAFETY: `score` outlives the call, and `fd` was just opened, and is nobody else's.
-    let written = unsafe { libc::write(fd, score.as_ptr().cast(), score.len()) };
+    // SAFETY: `text` outlives the call, and `fd` was just opened, and is nobody else's.
+    let written = unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
     let result = Errno::result(written).map(drop);
     // SAFETY: as above; it is closed once.
     unsafe { libc::close(fd) };
@@ -353,5 +410,8 @@ mod tests {
         assert_eq!(Some((SpawnStage::Execute, 2)), spawn_error(&told));
         assert_eq!(None, spawn_error(&[]));
         assert_eq!(None, spawn_error(&[9, 0, 0, 0, 0]));
+        let note = [NOT_JOINED, 13, 0, 0, 0];
+        assert_eq!((None, Some(13)), (spawn_error(&note), cgroup_error(&note)));
+        assert_eq!(None, cgroup_error(&told));
     }
 }

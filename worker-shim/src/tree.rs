@@ -12,16 +12,23 @@ use std::fs;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpid};
 
+use crate::mercy::Mercy;
+
 /// Sends SIGKILL to python's group and to every child. `python` must not have been reaped.
 ///
 /// The group first: it goes down at once, forks in flight included, where one kill after another
 /// would have to outrun what forks.
-pub(crate) fn kill_all(python: Option<Pid>) {
+pub(crate) fn kill_all(python: Option<Pid>, mercy: Mercy) {
     if let Some(python) = python {
-        kill_group(python);
+        kill_group(python, mercy);
         let _ = kill(python, Signal::SIGKILL);
     }
     for child in children() {
+        if mercy.spares(child) {
+            // It may have been stopped together with its group.
+            let _ = kill(child, Signal::SIGCONT);
+            continue;
+        }
         // It may be a zombie by now, or another user's; the sweep counts who stays.
         let _ = kill(child, Signal::SIGKILL);
     }
@@ -29,9 +36,11 @@ pub(crate) fn kill_all(python: Option<Pid>) {
 
 /// Sends SIGKILL to python's group. `python` must not have been reaped: until then neither its
 /// number nor its group's is given to anyone else.
-pub(crate) fn kill_group(python: Pid) {
+pub(crate) fn kill_group(python: Pid, mercy: Mercy) {
     // The group is empty if python left it.
-    let _ = killpg(python, Signal::SIGKILL);
+    if !mercy.kill_most_of(python) {
+        let _ = killpg(python, Signal::SIGKILL);
+    }
 }
 
 /// Asks python's group to end, and wakes it if it was stopped. `python` must not have been reaped.
@@ -86,7 +95,8 @@ fn is_own_namespace(status: &str, me: Pid) -> bool {
     numbers.is_some_and(|numbers| numbers.trim() == me.to_string())
 }
 
-fn parse_list(list: &str) -> Vec<Pid> {
+/// Process ids as the system lists them.
+pub(crate) fn parse_list(list: &str) -> Vec<Pid> {
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 

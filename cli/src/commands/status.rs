@@ -247,6 +247,7 @@ mod tests {
                 running: 1,
                 queue_limit: 4096,
                 memory_bound: String::new(),
+                memory_bound_reason: String::new(),
                 last_death: None,
                 counters: counters(&[("answered.ok", 12), ("deaths.exited", 0)]),
             }],

@@ -6,10 +6,10 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Halted, Hello, Identity, Log, LogLines, Logs, OomScore, Output,
+    Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit,
+    Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop,
+    Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -196,12 +196,13 @@ structs! {
     LogLines { dropped, last }
     Ready { version, pid, python, executable }
     Run { timeout_ms, function }
-    Spawn { program, argv, environment, directory, grace_ms, open_files, limits }
+    Spawn { program, argv, environment, directory, grace_ms, open_files, limits, cgroup }
     ProcessLimits { resources, cpus, nice, umask, identity, oom_score_adj }
     ResourceLimit { resource, value }
     Identity { user, group, groups }
     OomScore { value, required }
-    Spawned { pid }
+    Spawned { pid, cgroup_errno }
+    Halted { stopped }
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
     Swept { killed, survivors }
@@ -258,7 +259,7 @@ enums! {
     Exit { 0 Code(code), 1 Signal(signal) }
     Reason {
         0 Raised(exception),
-        1 TimedOut { timeout_ms, stack },
+        1 TimedOut { timeout_ms, stack, hindrance },
         2 Cancelled,
         3 WorkerDied(certificate),
         4 QueueFull { limit },

@@ -10,10 +10,10 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Halted, Hello, Identity, Log, LogLines, Logs, OomScore, Output,
+    Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit,
+    Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop,
+    Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -339,7 +339,11 @@ fn reasons() -> Vec<(String, Reason)> {
     let text = || String::from("what was wrong");
     let mut reasons: Vec<(String, Reason)> = [
         Reason::Raised(Box::new(exception())),
-        Reason::TimedOut { timeout_ms: 200, stack: "  File \"m.py\", line 3 in f".into() },
+        Reason::TimedOut {
+            timeout_ms: 200,
+            stack: "  File \"m.py\", line 3 in f".into(),
+            hindrance: "its worker is stopped".into(),
+        },
         Reason::Cancelled,
         Reason::QueueFull { limit: 4096 },
         Reason::CrashLoop {
@@ -534,10 +538,11 @@ fn guardians(samples: &mut Samples) {
         grace_ms: 5_000,
         open_files: 1_024,
         limits: limits(),
+        cgroup: b"/sys/fs/cgroup/clutch/a.0-1".into(),
     };
     let descriptors = Rest { descriptors: 4, ..NONE };
     samples.meta("spawn", Kind::Spawn, 0, &spawn, descriptors);
-    samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711 }, NONE);
+    samples.meta("spawned", Kind::Spawned, 0, &Spawned { pid: 4711, cgroup_errno: 2 }, NONE);
     for (name, stage) in [
         ("spawn-failed-prepare", SpawnStage::Prepare),
         ("spawn-failed-directory", SpawnStage::Directory),
@@ -558,6 +563,7 @@ fn guardians(samples: &mut Samples) {
     }
     let swept = Swept { killed: 2, survivors: 1 };
     samples.meta("swept", Kind::Swept, 0, &swept, NONE);
+    samples.meta("halted", Kind::Halted, 0, &Halted { stopped: true }, NONE);
 }
 
 /// Bytes that are no frame, and why.

@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{liveness, memory, process};
+use super::{cgroup, liveness, memory, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -89,6 +89,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         stop_grace,
         socket: socket(checker, raw.socket.as_deref(), &at.child("socket")),
         log: check_log(checker, &raw.log, &at.child("log")),
+        cgroup: cgroup::check(checker, raw.cgroup.as_deref(), &at.child("cgroup")),
     }
 }
 

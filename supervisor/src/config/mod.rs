@@ -18,12 +18,14 @@
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
+//! - `cgroup`: the key of the daemon by this name.
 //! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
 mod allow;
 mod bounds;
+mod cgroup;
 mod check;
 mod checker;
 mod error;
@@ -47,6 +49,7 @@ mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
+pub use cgroup::Cgroup;
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::allow::Allow;
+use super::cgroup::Cgroup;
 use super::liveness::Liveness;
 use super::log::Log;
 use super::memory::Memory;
@@ -44,6 +45,8 @@ pub struct Daemon {
     pub socket: Option<PathBuf>,
     /// Its own log.
     pub log: Log,
+    /// Where the groups of its workers are made.
+    pub cgroup: Cgroup,
 }
 
 /// One pool of workers.
@@ -169,6 +172,7 @@ impl Default for Daemon {
             stop_grace: Duration::from_secs(30),
             socket: None,
             log: Log::default(),
+            cgroup: Cgroup::default(),
         }
     }
 }

@@ -53,6 +53,10 @@ pub(super) struct RawDaemon {
     /// How long a graceful stop waits for running calls.
     #[schemars(extend("default" = "30s"))]
     pub(super) stop_grace: Option<String>,
+    /// Whether workers get cgroups of their own: "auto" where the daemon's own is delegated to it,
+    /// "off", or the directory of a cgroup to make them in.
+    #[schemars(extend("default" = "auto"))]
+    pub(super) cgroup: Option<String>,
     /// The daemon's own log.
     pub(super) log: RawLog,
     /// What is kept of the output of every pool that does not say otherwise.

@@ -356,7 +356,9 @@ impl Dispatcher {
                 let stack = call
                     .and_then(Call::worker)
                     .map_or_else(String::new, |worker| self.stack_of_call(pool, worker));
-                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack }
+                let had = self.calls.get(&key).and_then(Call::worker);
+                let hindrance = self.hindrance(pool, had);
+                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack, hindrance }
             }
             Verdict::Cancelled => Reason::Cancelled,
             Verdict::QueueFull => {

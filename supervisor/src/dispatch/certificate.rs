@@ -5,6 +5,9 @@ use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
 use super::dispatcher::{PoolState, Worker};
+use super::groups;
+use crate::cgroup::Group;
+use crate::config::Memory;
 use crate::pool::{StopCause, WorkerState};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
@@ -20,6 +23,8 @@ pub(super) struct Story<'a> {
     pub(super) begun: bool,
     /// Whether the kernel did it.
     pub(super) oom: &'a mut OomWatch,
+    /// How much it was allowed to hold.
+    pub(super) memory: &'a Memory,
 }
 
 /// Writes a worker's certificate.
@@ -29,17 +34,26 @@ pub(super) fn write(
     entry: &mut Worker,
     story: Story<'_>,
 ) -> Certificate {
-    let Story { before, exited, begun, oom } = story;
+    let Story { before, exited, begun, oom, memory } = story;
     let exit = exited.map(|exited| exited.exit);
     let mut cause = cause(entry, before, exit);
     // A SIGKILL that nobody here ordered may be the kernel's.
     let killed = Some(Exit::Signal(Signal::SIGKILL as i32));
     let unordered = matches!(cause, Cause::Signalled | Cause::StartFailed | Cause::ChannelLost);
-    if unordered && exit == killed && oom.claim(entry.oom_kills_before) {
-        cause = Cause::OutOfMemory;
+    if unordered && exit == killed {
+        match entry.group.as_ref().and_then(Group::ooms) {
+            // Its group's own count is beyond doubt.
+            Some(ooms) => cause = groups::blame(entry, memory, ooms).unwrap_or(cause),
+            None if oom.claim(entry.oom_kills_before) => cause = Cause::OutOfMemory,
+            None => {}
+        }
     }
     let had_call = match before {
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
+        // It may have been at one that nobody waited for any more.
+        Some(WorkerState::Stopping(StopCause::Stalled | StopCause::Memory, None)) => {
+            begun && entry.printing.is_some()
+        }
         before => begun && before.and_then(WorkerState::call).is_some(),
     };
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
@@ -184,10 +198,17 @@ mod tests {
         let guardian =
             Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
         let (launched, outcomes) = tokio::sync::mpsc::channel(2);
-        let (spawner, _) = Spawner::start(guardian, launched).unwrap();
+        let (spawner, _) = Spawner::start(guardian, None, launched).unwrap();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
         let pools = vec![PoolParts { config, recipe, policy }];
-        let core = Core::new(Parts { daemon, pools, spawner, watcher, socket: String::new() });
+        let core = Core::new(Parts {
+            daemon,
+            pools,
+            spawner,
+            watcher,
+            socket: String::new(),
+            sampling_because: None,
+        });
         core.start();
         (core, outcomes)
     }

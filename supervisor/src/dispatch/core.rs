@@ -142,6 +142,7 @@ impl Core {
 
     /// Starts every pool.
     pub fn start(&self) {
+        self.with(Dispatcher::say_sampling);
         for pool in self.pools() {
             self.tell(pool, Event::Start);
         }
@@ -240,6 +241,7 @@ impl Core {
     pub async fn run_as_init(self, mut ended: tokio::signal::unix::Signal) {
         while ended.recv().await.is_some() {
             self.with(Dispatcher::reap_strays);
+            self.rearm_watch();
         }
     }
 

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clutch_protocol::Kind;
 use clutch_protocol::failure::Certificate;
 use clutch_protocol::message::{Signal, WorkerId};
 use tokio::task::JoinSet;
@@ -20,15 +19,16 @@ use super::logs::Store;
 use super::reaps::Reaps;
 use super::stack::StackReply;
 use super::watch::Watched;
+use crate::cgroup::Group;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
-use crate::worker::link::{Link, frame_head};
+use crate::worker::link::Link;
 use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
-use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
+use crate::worker::spawner::{GroupWish, LaunchError, Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Parts {
     pub watcher: Watcher,
     /// The socket's path, for `status`; empty for a private supervisor.
     pub socket: String,
+    /// Why the kernel keeps no bounds of memory for its workers, if it does not.
+    pub sampling_because: Option<String>,
 }
 
 /// What a pool is made of.
@@ -109,6 +111,10 @@ pub(super) struct Worker {
     pub(super) last_stack: String,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
+    /// Its group, where it is in one.
+    pub(super) group: Option<Group>,
+    /// Why it is in none, if it was to be in one.
+    pub(super) group_fault: Option<i32>,
     /// What is known of it from outside.
     pub(super) watched: Watched,
     pub(super) dead: bool,
@@ -140,6 +146,8 @@ pub(super) struct PoolState {
     /// What its workers have printed and logged.
     pub(super) ring: Ring,
     pub(super) sink: Option<Arc<Sink>>,
+    /// When workers that are busy for long are looked at; none while nobody is busy.
+    pub(super) liveness_due: Option<Instant>,
 }
 
 /// All of it.
@@ -162,10 +170,12 @@ pub struct Dispatcher {
     /// Room for one read of a pipe.
     pub(super) pipe_buffer: Vec<u8>,
     pub(super) oom: OomWatch,
+    /// Why the kernel keeps no bounds of memory, if it does not.
+    pub(super) sampling_because: Option<String>,
+    /// Whether that was said.
+    pub(super) said_sampling: bool,
     /// When somebody who asked for the status had all workers looked at.
     pub(super) examined: Option<Instant>,
-    /// When workers that are busy for long are looked at; none while nobody is busy.
-    pub(super) liveness_due: Option<Instant>,
     /// When workers of pools with bounds of memory are weighed.
     pub(super) weighing_due: Option<Instant>,
     pub(super) spawner: Spawner,
@@ -193,6 +203,7 @@ impl PoolState {
             failed_start: None,
             ring: Ring::default(),
             sink: None,
+            liveness_due: None,
         }
     }
 }
@@ -219,8 +230,9 @@ impl Dispatcher {
             store: Store::default(),
             pipe_buffer: vec![0; READ_BYTES],
             oom: OomWatch::new(),
+            sampling_because: parts.sampling_because,
+            said_sampling: false,
             examined: None,
-            liveness_due: None,
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             reaps: Reaps::default(),
@@ -326,6 +338,8 @@ impl Dispatcher {
             state.counters.one("restarts");
         }
         let spawn = Box::new(state.recipe.spawn());
+        let memory_max = state.config.memory.kill_above;
+        let group = GroupWish { pool: state.config.name.clone(), memory_max };
         state.workers.insert(
             worker,
             Worker {
@@ -352,13 +366,15 @@ impl Dispatcher {
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
                 oom_kills_before: 0,
+                group: None,
+                group_fault: None,
                 watched: Watched::default(),
                 dead: false,
                 certificate: None,
                 swept: false,
             },
         );
-        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn }) {
+        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn, group }) {
             self.launch_failed(pool, worker, &error);
         }
     }
@@ -377,11 +393,5 @@ impl Dispatcher {
     /// A follow-up of what is being done now, told to its pool right after it.
     pub(super) fn follow_up(&mut self, pool: PoolIndex, event: Event) {
         self.pending.push_back((pool, event));
-    }
-
-    /// What a worker is told first, as a frame. None when nobody remembers it any more.
-    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
-        let entry = self.pools[pool.0].workers.get(&worker)?;
-        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 }

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use clutch_protocol::failure::Cause;
-use clutch_protocol::message::{Exited, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId};
+use clutch_protocol::message::{
+    Exited, Halted, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId,
+};
 use clutch_protocol::{Frame, Kind, wire};
 
 use super::certificate::{self, Story};
@@ -12,7 +14,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::pool::{Event, StopCause, WorkerState};
-use crate::worker::link::Link;
+use crate::worker::link::{Link, frame_head};
 use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
@@ -40,12 +42,8 @@ impl Core {
     /// A guardian sent a frame.
     pub(crate) fn guardian_frame(&self, link: &Rc<Link>, frame: &Frame) {
         let told = match frame.header.kind {
-            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid }| {
-                self.with(|dispatcher| {
-                    if let Some(worker) = dispatcher.worker(link.pool, link.worker) {
-                        worker.pid = pid;
-                    }
-                });
+            Kind::Spawned => wire::decode(&frame.meta).map(|Spawned { pid, cgroup_errno }| {
+                self.with(|dispatcher| dispatcher.spawned(link, pid, cgroup_errno));
                 // It may be the first one to be weighed.
                 self.rearm_watch();
             }),
@@ -59,6 +57,9 @@ impl Core {
             }
             Kind::Swept => wire::decode(&frame.meta).map(|swept: Swept| {
                 self.with(|dispatcher| dispatcher.swept(link, swept));
+            }),
+            Kind::Halted => wire::decode(&frame.meta).map(|Halted { stopped }| {
+                self.worker_halted(link.pool, link.worker, stopped);
             }),
             _ => return,
         };
@@ -79,6 +80,8 @@ impl Core {
             dispatcher.worker(pool, worker).map_or((true, true), |w| (w.dead, w.swept))
         });
         self.with(|dispatcher| dispatcher.reap(link.guardian, !swept));
+        // It may have to be given again.
+        self.rearm_watch();
         if !dead {
             self.with(|dispatcher| {
                 dispatcher.note_detail(link, "its guardian process ended before it did");
@@ -128,6 +131,7 @@ impl Dispatcher {
         };
         entry.link = Some(link.clone());
         entry.oom_kills_before = oom_kills;
+        entry.group.clone_from(&link.group);
         link.listen(core, &mut entry.tasks);
         let told = if matches!(state, Some(WorkerState::Starting)) {
             link.call.send(&setup, &bytes::Bytes::new())
@@ -137,6 +141,12 @@ impl Dispatcher {
         if told.is_err() {
             self.pool(pool).counters.one("orders_undeliverable");
         }
+    }
+
+    /// What a worker is told first, as a frame. None when nobody remembers it any more.
+    fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
+        let entry = self.pools[pool.0].workers.get(&worker)?;
+        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 
     fn swept(&mut self, link: &Link, swept: Swept) {
@@ -169,7 +179,8 @@ impl Dispatcher {
         entry.dead = true;
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
-        let story = Story { before, exited, begun, oom: &mut self.oom };
+        let memory = &state.config.memory;
+        let story = Story { before, exited, begun, oom: &mut self.oom, memory };
         let certificate = certificate::write(&state.config.name, worker, entry, story);
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);

@@ -12,7 +12,8 @@
 //! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
 //!   workers print, and what they were doing.
 //! - `logs`: what of that is kept, and who reads it.
-//! - `watch`: what workers are doing and how much they hold.
+//! - `watch`, `halts`, `groups`: what workers are doing, which of them are stopped, and how much
+//!   memory they hold and may hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
 //! - [`certificate`]: what is known about a death.
@@ -48,6 +49,10 @@ mod logs;
 mod stacks;
 
 mod watch;
+
+mod halts;
+
+mod groups;
 
 pub mod certificate;
 

@@ -1,11 +1,12 @@
 //! Ended guardians, until the spawner knows of them. Whoever is not reaped stays in the system's
 //! table of processes as long as the daemon lives, so an order to reap is not lost when the spawner
-//! takes none at the moment: it is kept, and given again.
+//! takes none at the moment: it is kept, and given again with the next event, or soon without one.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::dispatcher::Dispatcher;
-use crate::limits::REAPS_POSTPONED_MAX;
+use crate::limits::{REAPS_POSTPONED_MAX, REAPS_RETRY};
 use crate::worker::spawner::Order;
 
 /// A guardian that has ended, and whether it left its tree behind.
@@ -17,6 +18,8 @@ pub(super) struct Reaps {
     ended: VecDeque<Ended>,
     /// Whether the strays are to be reaped, too. Once is enough, however many there are.
     strays: bool,
+    /// When they are given again, if nothing happens before that.
+    due: Option<Instant>,
 }
 
 /// What has become of an order.
@@ -66,6 +69,16 @@ impl Reaps {
         self.strays = self.strays && !give(Order::ReapStrays);
     }
 
+    /// When it is time to try again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Plans the next try, if one is needed.
+    fn plan(&mut self, now: Instant) {
+        self.due = (!self.is_empty()).then_some(now + REAPS_RETRY);
+    }
+
     fn is_empty(&self) -> bool {
         self.ended.is_empty() && !self.strays
     }
@@ -84,7 +97,9 @@ impl Dispatcher {
 
     fn order_reap(&mut self, order: impl Fn() -> Order) {
         let Dispatcher { reaps, spawner, counters, .. } = self;
-        match reaps.order(order, |order| spawner.order(order).is_ok()) {
+        let given = reaps.order(order, |order| spawner.order(order).is_ok());
+        reaps.plan(Instant::now());
+        match given {
             Given::Now => {}
             Given::Later => counters.one("reaps_postponed"),
             Given::Never => {
@@ -99,6 +114,7 @@ impl Dispatcher {
         if !self.reaps.is_empty() {
             let Dispatcher { reaps, spawner, .. } = self;
             reaps.give(|order| spawner.order(order).is_ok());
+            reaps.plan(Instant::now());
         }
     }
 }
@@ -134,6 +150,21 @@ mod tests {
         let all = vec![(1, false), (2, false), (3, true), (4, false), (0, false)];
         assert_eq!(all, taken);
         assert!(reaps.is_empty());
+    }
+
+    #[test]
+    fn a_time_is_set_for_as_long_as_one_is_kept() {
+        let mut reaps = Reaps::default();
+        let (now, order) = (Instant::now(), || Order::Reap { guardian: 1, orphans: false });
+        assert_eq!(Given::Now, reaps.order(order, |_| true));
+        reaps.plan(now);
+        assert_eq!(None, reaps.due());
+        assert_eq!(Given::Later, reaps.order(order, |_| false));
+        reaps.plan(now);
+        assert_eq!(Some(now + REAPS_RETRY), reaps.due());
+        reaps.give(|_| true);
+        reaps.plan(now);
+        assert_eq!(None, reaps.due());
     }
 
     #[test]

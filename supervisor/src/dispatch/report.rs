@@ -20,6 +20,13 @@ const CLOSED: &str = "an operator drains it: new calls are refused until it is r
 /// Why a pool goes while the daemon stays.
 const REMOVED: &str = "it was removed from the configuration; calls it has taken in are finished";
 
+/// Why a pool gets nothing done.
+const HALTED_WHOLE: &str = "every worker is stopped by a signal (SIGSTOP): calls wait until one \
+                            goes on (SIGCONT), or is replaced (liveness.stopped)";
+
+/// Why a worker gets nothing done.
+const HALTED: &str = "a signal (SIGSTOP) has stopped it: it gets no calls until it goes on";
+
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
@@ -55,6 +62,7 @@ impl Dispatcher {
     fn pool_status(&self, now: Instant, pool: &PoolState) -> PoolStatus {
         let calls = pool.policy.calls();
         let (state, reason) = self.pool_state(pool);
+        let (memory_bound, memory_bound_reason) = self.memory_bound(pool);
         let oldest = calls.oldest().and_then(|key| self.calls.get(&key));
         PoolStatus {
             name: pool.config.name.clone(),
@@ -70,7 +78,8 @@ impl Dispatcher {
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.held()) as u64,
             queue_limit: pool.config.limits.queue,
-            memory_bound: if pool.config.memory.is_watched() { "sampling" } else { "" }.to_owned(),
+            memory_bound: memory_bound.to_owned(),
+            memory_bound_reason,
             last_death: pool.last_death.clone(),
             counters: pool_counters(pool),
         }
@@ -86,6 +95,9 @@ impl Dispatcher {
             }
             pool::PoolState::Paused => ("paused", PAUSED.to_owned()),
             pool::PoolState::Closed => ("draining", CLOSED.to_owned()),
+            pool::PoolState::Running if pool.policy.is_halted_whole() => {
+                ("running", HALTED_WHOLE.to_owned())
+            }
             pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
             pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
                 ("running", "no worker is needed; the next call starts one".to_owned())
@@ -116,7 +128,7 @@ impl Dispatcher {
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
-            reason: view.state.reason().to_owned(),
+            reason: worker_reason(view).to_owned(),
             since_ms: millis_since(now, view.since),
             pid: entry.map_or(0, |worker| worker.pid),
             python: entry.map_or_else(String::new, |worker| worker.python.clone()),
@@ -140,6 +152,9 @@ impl Dispatcher {
     /// What a worker was doing when it was looked at; what it must be doing if it was not.
     fn activity(&self, view: &WorkerView, entry: Option<&Worker>) -> &'static str {
         let seen = entry.and_then(|worker| worker.watched.activity);
+        if view.halted && (view.state.is_up() || view.state == pool::WorkerState::Starting) {
+            return Activity::Stopped.name();
+        }
         let fits = |activity: Activity| match view.state {
             _ if activity == Activity::Stopped => true,
             pool::WorkerState::Idle => activity == Activity::Idle,
@@ -154,6 +169,11 @@ impl Dispatcher {
         };
         seen.filter(|activity| fits(*activity)).unwrap_or(guess).name()
     }
+}
+
+/// Why a worker is in its state.
+fn worker_reason(view: &WorkerView) -> &'static str {
+    if view.halted && view.state.is_up() { HALTED } else { view.state.reason() }
 }
 
 /// What has been counted, here and by the thread that writes files.

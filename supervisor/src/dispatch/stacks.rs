@@ -130,6 +130,14 @@ impl Dispatcher {
         told
     }
 
+    /// Keeps what a worker has written, for its certificate.
+    pub(super) fn keep_stack(&mut self, pool: PoolIndex, worker: WorkerId, text: &str) {
+        let told = stack::of_user(text, self.pools[pool.0].recipe.package());
+        if let Some(entry) = self.worker(pool, worker) {
+            entry.last_stack = told;
+        }
+    }
+
     fn dump_is_done(&mut self, link: &Link) -> bool {
         let Some(entry) = self.worker(link.pool, link.worker).filter(|entry| entry.dumping) else {
             return false;

@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use clutch_protocol::message::{Signal, WorkerId};
+use clutch_protocol::message::WorkerId;
 
 use super::core::Core;
 use super::dispatcher::Dispatcher;
-use crate::config::Stopped;
-use crate::limits::{ANSWER_TIMEOUT, EXAMINE_AFTER, EXAMINE_FRESH, LOOK_APART};
+use crate::limits::{ANSWER_TIMEOUT, DUMP_TIMEOUT, EXAMINE_AFTER, EXAMINE_FRESH, LOOK_APART};
 use crate::pool::{Event, ReplaceCause, StopCause, WorkerState};
 use crate::watch::activity::{Activity, Evidence};
 use crate::watch::watcher::{Observation, Subject};
@@ -27,6 +26,8 @@ pub(super) struct Watched {
     pub(super) rss_bytes: u64,
     pub(super) cpu_ms: u64,
     scale: Scale,
+    /// It holds so much that it is being killed.
+    condemned: bool,
 }
 
 /// Why a round is made.
@@ -34,7 +35,7 @@ pub(super) struct Watched {
 enum Occasion {
     /// Somebody wants to know.
     Asked,
-    /// Workers have been busy for long.
+    /// Workers of a pool have been busy for long.
     Due,
 }
 
@@ -57,7 +58,7 @@ impl Core {
     /// milliseconds when one is busy, and a quarter of a second when one does not answer.
     pub(crate) async fn examine(&self) {
         let now = Instant::now();
-        let busy = self.with(|dispatcher| dispatcher.long_busy(now, |_| EXAMINE_AFTER));
+        let busy = self.with(|dispatcher| dispatcher.long_busy(now, |_, _| Some(EXAMINE_AFTER)));
         let others = self.with(|dispatcher| dispatcher.not_busy());
         self.look_at_others(others).await;
         self.look_twice(busy, Occasion::Asked).await;
@@ -96,6 +97,7 @@ impl Core {
     }
 
     async fn watch_once(&self, now: Instant) {
+        self.with(Dispatcher::catch_up_with_reaps);
         let heavy = self.with(|dispatcher| dispatcher.choose_heavy(now));
         if !heavy.is_empty()
             && let Some(seen) = self.watcher().look(heavy).await
@@ -104,12 +106,20 @@ impl Core {
                 self.weigh(&observation);
             }
         }
-        if self.with(|dispatcher| dispatcher.liveness_due.is_some_and(|at| at <= now)) {
-            let after = |pool: &crate::config::Pool| pool.liveness.after;
+        // Only the pools whose time it is: what others want to know is their business.
+        let due = self.with(|dispatcher| dispatcher.pools_to_look_at(now));
+        if !due.is_empty() {
+            let after = |pool: PoolIndex, config: &crate::config::Pool| {
+                due.contains(&pool).then_some(config.liveness.after)
+            };
             let busy = self.with(|dispatcher| dispatcher.long_busy(now, after));
             self.look_twice(busy, Occasion::Due).await;
             let now = Instant::now();
-            self.with(|dispatcher| dispatcher.liveness_due = dispatcher.next_liveness(now));
+            self.with(|dispatcher| {
+                for pool in due {
+                    dispatcher.plan_liveness(now, pool);
+                }
+            });
         }
     }
 
@@ -156,9 +166,32 @@ impl Core {
 
     fn weigh(&self, seen: &Observation) {
         let event = self.with(|dispatcher| dispatcher.judge_weight(seen));
-        if let Some(event) = event {
-            self.tell(seen.subject.pool, event);
+        match event {
+            Some(event @ Event::Doomed { .. }) => {
+                self.doom_with_stack(seen.subject.pool, seen.subject.worker, event);
+            }
+            Some(event) => self.tell(seen.subject.pool, event),
+            None => {}
         }
+    }
+
+    /// Has a worker killed, once it has said what it was doing or has had its time to.
+    fn doom_with_stack(&self, pool: PoolIndex, worker: WorkerId, event: Event) {
+        let (reply, told) = tokio::sync::oneshot::channel();
+        self.dump_stack(pool, worker, reply);
+        let core = self.clone();
+        let wait = async move {
+            if let Ok(Ok(Ok(text))) = tokio::time::timeout(DUMP_TIMEOUT, told).await {
+                core.with(|dispatcher| dispatcher.keep_stack(pool, worker, &text));
+            }
+            core.tell(pool, event);
+        };
+        self.with(|dispatcher| {
+            // Should it die before, there is nobody left to kill.
+            if let Some(entry) = dispatcher.worker(pool, worker) {
+                entry.tasks.spawn_local(wait);
+            }
+        });
     }
 }
 
@@ -166,48 +199,64 @@ impl Dispatcher {
     /// When the next round is due, of any kind.
     fn next_watch(&self) -> Option<Instant> {
         let weighs = self.pools.iter().any(|pool| {
-            pool.config.memory.is_watched() && pool.workers.values().any(|worker| worker.pid != 0)
+            let memory = &pool.config.memory;
+            pool.workers.values().any(|worker| worker.is_weighed(memory))
         });
-        [self.weighing_due.filter(|_| weighs), self.liveness_due].into_iter().flatten().min()
+        let liveness = self.pools.iter().filter_map(|pool| pool.liveness_due).min();
+        let rest = [self.weighing_due.filter(|_| weighs), liveness, self.reaps.due()];
+        rest.into_iter().flatten().min()
     }
 
     /// Pools have other rules by now, or there are others: when to look is worked out anew.
     pub(super) fn watch_anew(&mut self) {
         let now = Instant::now();
         self.weighing_due = Some(now);
-        self.liveness_due = self.next_liveness(now);
+        self.bound_anew();
+        for pool in 0..self.pools.len() {
+            self.plan_liveness(now, PoolIndex(pool));
+        }
     }
 
     /// A worker was handed a call: it may be busy for long. True when there was no timer before
     /// that goes off as early.
     pub(super) fn watch_call(&mut self, now: Instant, pool: PoolIndex) -> bool {
-        let due = now + self.pools[pool.0].config.liveness.after;
-        if self.liveness_due.is_some_and(|at| at <= due) {
+        let state = &mut self.pools[pool.0];
+        let due = now + state.config.liveness.after;
+        if state.liveness_due.is_some_and(|at| at <= due) {
             return false;
         }
-        self.liveness_due = Some(due);
+        state.liveness_due = Some(due);
         true
     }
 
-    fn next_liveness(&self, now: Instant) -> Option<Instant> {
-        let due = self.pools.iter().flat_map(|pool| {
-            let liveness = &pool.config.liveness;
-            let busy = pool.policy.workers().filter(|view| view.state.has_call());
-            busy.map(|view| {
-                (view.since + liveness.after).max(now + liveness.every.min(liveness.after))
-            })
+    /// The pools whose workers are to be looked at now.
+    fn pools_to_look_at(&self, now: Instant) -> Vec<PoolIndex> {
+        let numbered = self.pools.iter().enumerate();
+        let due = numbered.filter(|(_, pool)| pool.liveness_due.is_some_and(|at| at <= now));
+        due.map(|(index, _)| PoolIndex(index)).collect()
+    }
+
+    /// Works out when a pool's workers are to be looked at next; never while none has a call.
+    fn plan_liveness(&mut self, now: Instant, pool: PoolIndex) {
+        let state = &mut self.pools[pool.0];
+        let liveness = &state.config.liveness;
+        let busy = state.policy.workers().filter(|view| view.state.has_call());
+        let due = busy.map(|view| {
+            (view.since + liveness.after).max(now + liveness.every.min(liveness.after))
         });
-        due.min()
+        state.liveness_due = due.min();
     }
 
     /// The workers that have had a call for so long.
     fn long_busy(
         &self,
         now: Instant,
-        after: impl Fn(&crate::config::Pool) -> Duration,
+        after: impl Fn(PoolIndex, &crate::config::Pool) -> Option<Duration>,
     ) -> Vec<Subject> {
-        self.subjects(|pool, state, since| {
-            state.has_call() && now.saturating_duration_since(since) >= after(pool)
+        self.subjects(|index, state, since| {
+            let after = after(index, &self.pools[index.0].config);
+            let had_it_for = now.saturating_duration_since(since);
+            state.has_call() && after.is_some_and(|after| had_it_for >= after)
         })
     }
 
@@ -215,19 +264,17 @@ impl Dispatcher {
         self.subjects(|_, state, _| matches!(state, WorkerState::Idle | WorkerState::Starting))
     }
 
-    fn subjects(
-        &self,
-        wanted: impl Fn(&crate::config::Pool, WorkerState, Instant) -> bool,
-    ) -> Vec<Subject> {
+    fn subjects(&self, wanted: impl Fn(PoolIndex, WorkerState, Instant) -> bool) -> Vec<Subject> {
         let mut subjects = Vec::new();
         for (index, pool) in self.pools.iter().enumerate() {
             for view in pool.policy.workers() {
                 let Some(entry) = pool.workers.get(&view.id).filter(|entry| entry.pid != 0) else {
                     continue;
                 };
-                if wanted(&pool.config, view.state, view.since) {
-                    let (pool, worker, pid) = (PoolIndex(index), view.id, entry.pid);
-                    subjects.push(Subject { pool, worker, pid, tree: None });
+                let index = PoolIndex(index);
+                if wanted(index, view.state, view.since) {
+                    let (pool, worker, pid) = (index, view.id, entry.pid);
+                    subjects.push(Subject { pool, worker, pid, tree: None, group: None });
                 }
             }
         }
@@ -246,12 +293,13 @@ impl Dispatcher {
             let memory = &pool.config.memory;
             let bound = memory.recycle_above.into_iter().chain(memory.kill_above).min();
             let Some(bound) = bound else { continue };
-            let alive = pool.workers.iter().filter(|(_, entry)| entry.pid != 0 && !entry.dead);
+            let alive = pool.workers.iter().filter(|(_, entry)| entry.is_weighed(memory));
             subjects.extend(alive.filter_map(|(worker, entry)| {
                 let guardian = entry.link.as_ref()?.guardian;
                 let tree = Some((guardian, bound));
                 let pool = PoolIndex(index);
-                Some(Subject { pool, worker: *worker, pid: entry.pid, tree })
+                let group = entry.group.clone();
+                Some(Subject { pool, worker: *worker, pid: entry.pid, tree, group })
             }));
         }
         subjects
@@ -262,7 +310,7 @@ impl Dispatcher {
         let bytes = seen.tree_bytes?;
         let memory = self.pools[pool.0].config.memory.clone();
         let idle = self.pools[pool.0].policy.worker_state(worker) == Some(WorkerState::Idle);
-        let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
+        let entry = self.worker(pool, worker).filter(|it| !it.dead && !it.watched.condemned)?;
         entry.watched.rss_bytes = bytes;
         match entry.watched.scale.judge(&memory, bytes, entry.served, idle) {
             Weight::Fine => None,
@@ -272,6 +320,7 @@ impl Dispatcher {
             }
             Weight::FarTooMuch => {
                 let (held, limit) = (bytes >> 20, memory.kill_above.unwrap_or(0) >> 20);
+                entry.watched.condemned = true;
                 entry.detail = format!("its processes held {held} MiB, kill_above is {limit} MiB");
                 Some(Event::Doomed { worker, cause: StopCause::Memory })
             }
@@ -315,8 +364,8 @@ impl Dispatcher {
         between: Duration,
         occasion: Occasion,
     ) -> Option<Event> {
-        let subject = after.subject;
-        let answered = self.has_answered(&subject);
+        let subject = &after.subject;
+        let answered = self.has_answered(subject);
         let state = self.pools[subject.pool.0].policy.worker_state(subject.worker);
         let (first, second) = (before.look?, after.look?);
         if !state.is_some_and(WorkerState::has_call) {
@@ -339,27 +388,9 @@ impl Dispatcher {
                 "a worker is busy for long");
         }
         let is_stopped = occasion == Occasion::Due && activity == Activity::Stopped;
-        if is_stopped { self.deal_with_stopped(&subject) } else { None }
-    }
-
-    fn deal_with_stopped(&mut self, subject: &Subject) -> Option<Event> {
-        let Subject { pool, worker, .. } = *subject;
-        match self.pools[pool.0].config.liveness.stopped {
-            Stopped::Report => None,
-            Stopped::Continue => {
-                self.pool(pool).counters.one("stopped_continued");
-                let link = self.worker(pool, worker)?.link.as_ref()?;
-                // A guardian that is gone is told by its pidfd.
-                let _ = link.signal(Signal::Continue);
-                None
-            }
-            // The pool has it killed, once, and waits for its end.
-            Stopped::Replace => {
-                self.pool(pool).counters.one("stopped_replaced");
-                let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
-                entry.detail = "liveness.stopped says replace".to_owned();
-                Some(Event::Doomed { worker, cause: StopCause::Stalled })
-            }
-        }
+        // What its guardian has reported was dealt with then; this one a debugger holds.
+        let is_news = !self.pools[subject.pool.0].policy.is_halted(subject.worker);
+        let deal = is_stopped && is_news;
+        if deal { self.deal_with_stopped(subject.pool, subject.worker) } else { None }
     }
 }

@@ -44,7 +44,7 @@ impl Pool {
         slot
     }
 
-    /// The slots that are missed least: empty ones, then those whose workers are not ready, idle
+    /// The slots that are missed least: empty ones, then those whose workers can do nothing, idle
     /// (the longest first), and at last those at work.
     fn least_useful(&self, count: u32) -> Vec<u32> {
         let rank = |slot: u32, place: &Slot| {
@@ -52,6 +52,7 @@ impl Pool {
             let entry = &self.workers[&WorkerId { slot, generation }];
             let rank = match entry.state {
                 WorkerState::Starting => 0,
+                _ if entry.halted => 0,
                 WorkerState::Idle | WorkerState::Retiring(_, None) => 1,
                 WorkerState::Interrupting(_) => 2,
                 _ => 3,

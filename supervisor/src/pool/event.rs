@@ -92,6 +92,16 @@ pub enum Event {
         /// Why.
         cause: StopCause,
     },
+    /// A signal has stopped a worker's python: it can do nothing until it goes on.
+    Halted {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A stopped worker goes on.
+    Resumed {
+        /// Which.
+        worker: WorkerId,
+    },
     /// A worker answered a call with a failure for which its caller wants another attempt, and
     /// [`super::Pool::may_retry`] said that there may be one.
     AttemptFailed {

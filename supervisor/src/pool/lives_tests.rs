@@ -18,6 +18,7 @@ struct Model {
     ready: BTreeSet<WorkerId>,
     has: BTreeMap<WorkerId, u64>,
     told_to_go: BTreeSet<WorkerId>,
+    halted: BTreeSet<WorkerId>,
     unswept: Vec<WorkerId>,
     dumping: Vec<WorkerId>,
     next_call: u64,
@@ -36,6 +37,7 @@ impl Model {
                     assert!(self.owed.contains_key(&call.0), "an answered call was given away");
                     let is_leaving = self.told_to_go.contains(&worker);
                     assert!(!is_leaving, "a leaving worker was given a call");
+                    assert!(!self.halted.contains(&worker), "a stopped worker was given a call");
                     assert!(self.has.insert(worker, call.0).is_none(), "a busy worker got a call");
                     let holders = self.has.values().filter(|has| **has == call.0).count();
                     assert_eq!(1, holders, "a call runs once at a time");
@@ -61,6 +63,7 @@ impl Model {
         self.alive.remove(&worker);
         self.ready.remove(&worker);
         self.has.remove(&worker);
+        self.halted.remove(&worker);
         self.unswept.push(worker);
     }
 }
@@ -137,6 +140,7 @@ impl Life {
             };
             let slots = 0..pool.slot_count();
             let is_coming = pool.workers().any(is_moving)
+                || pool.is_halted_whole()
                 || slots.into_iter().any(|s| pool.timers.due(Timer::Backoff(s)).is_some());
             assert!(is_coming, "a call waits and nothing will happen: {pool:#?}");
         }
@@ -151,7 +155,7 @@ impl Life {
     fn trouble(&mut self) -> Option<Event> {
         let alive: Vec<_> = self.model.alive.iter().copied().collect();
         let worker = self.pick(&alive);
-        match self.below(28) {
+        match self.below(31) {
             0..8 => Some(self.arrival()),
             8..11 => {
                 let worker = worker.filter(|worker| !self.model.ready.contains(worker))?;
@@ -178,6 +182,16 @@ impl Life {
             }
             24 | 25 => self.model.dumping.pop().map(|worker| Event::StackDumped { worker }),
             26 => self.order(),
+            28 | 29 => {
+                self.model.halted.insert(worker?);
+                worker.map(|worker| Event::Halted { worker })
+            }
+            30 => {
+                let halted: Vec<_> = self.model.halted.iter().copied().collect();
+                let worker = self.pick(&halted)?;
+                self.model.halted.remove(&worker);
+                Some(Event::Resumed { worker })
+            }
             _ => self.undeliver(worker?),
         }
     }
@@ -266,6 +280,9 @@ impl Life {
     /// No more trouble: everything does what it is asked to do.
     fn peace(&mut self) {
         self.tell(Event::Operator(Order::Resume));
+        for worker in std::mem::take(&mut self.model.halted) {
+            self.tell(Event::Resumed { worker });
+        }
         for _ in 0..600 {
             for worker in self.model.alive.clone() {
                 if self.model.told_to_go.contains(&worker) {
@@ -334,6 +351,7 @@ fn check_books(pool: &Pool) {
     }
     for worker in &pool.idle {
         assert_eq!(Some(WorkerState::Idle), pool.worker_state(*worker));
+        assert!(!pool.workers[worker].halted, "a stopped worker is not free");
         assert_eq!(Some(worker.generation), pool.slots[worker.slot as usize].current);
     }
     for (slot, place) in active {

@@ -28,6 +28,7 @@
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
 //! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they
 //!   are replaced though nothing is wrong; `elastic`: how many there are.
+//! - `halts`: those that a signal has stopped.
 //! - `operator`: what can be ordered while all this runs; `view`: what can be asked.
 //! - [`backoff`]: how long something waits before it is tried again.
 
@@ -48,6 +49,7 @@ mod retry;
 
 mod elastic;
 mod endings;
+mod halts;
 mod operator;
 mod replace;
 mod starts;

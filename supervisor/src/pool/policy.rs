@@ -56,6 +56,8 @@ pub(super) struct Worker {
     pub(super) dumping: Option<CallKey>,
     /// The call it is to give up, which will be tried again.
     pub(super) retrying: Option<CallKey>,
+    /// Whether a signal has stopped it: it gets no calls then.
+    pub(super) halted: bool,
 }
 
 /// A pool of workers and the calls they owe.
@@ -132,6 +134,8 @@ impl Pool {
             Event::AttemptFailed { worker, call } => self.failed(now, worker, call, effects),
             Event::Undelivered { worker, call } => self.undelivered(now, worker, call, effects),
             Event::Doomed { worker, cause } => self.doom(now, worker, cause, effects),
+            Event::Halted { worker } => self.halted(worker),
+            Event::Resumed { worker } => self.resumed(now, worker, effects),
             Event::StackDumped { worker } => self.dumped(now, worker, effects),
             Event::Outworn { worker, cause } => self.outwear(now, worker, cause, effects),
             Event::Died { worker, begun } => self.died(now, worker, begun, effects),
@@ -291,7 +295,7 @@ impl Pool {
             let cause = self.leaving_cause(worker);
             self.retire(now, worker, cause, effects);
         } else if state == WorkerState::Idle {
-            if self.rests_until_replaced(now, worker) {
+            if self.rests_until_replaced(now, worker) || self.is_halted(worker) {
                 return;
             }
             self.idle.push(worker);

@@ -320,3 +320,36 @@ fn a_drain_has_an_end_whatever_runs_f014() {
     world.tell(Event::Drain { until: world.now + 30 * SECOND });
     assert_eq!(vec![Effect::Kill { worker: id(0, 1) }], world.pass(5 * SECOND));
 }
+
+/// A stopped worker that is idle gets no call; when it goes on, it does.
+#[test]
+fn a_stopped_worker_gets_no_calls_until_it_goes_on_f031() {
+    let mut world = World::ready(2, 5);
+    world.tell(Event::Halted { worker: id(1, 1) });
+    assert_eq!(vec![assign(id(0, 1), 1)], world.call(1));
+    assert!(world.call(2).is_empty() && !world.pool.is_halted_whole());
+    let effects = world.tell(Event::Resumed { worker: id(1, 1) });
+    assert_eq!(vec![assign(id(1, 1), 2)], effects);
+
+    // One that answers and was stopped right after that is not free either.
+    world.tell(Event::Halted { worker: id(0, 1) });
+    assert!(world.tell(Event::Answered { worker: id(0, 1), call: CallKey(1) }).is_empty());
+    assert!(world.call(3).is_empty());
+    world.tell(Event::Halted { worker: id(1, 1) });
+    assert!(world.pool.is_halted_whole());
+    let effects = world.tell(Event::Resumed { worker: id(0, 1) });
+    assert_eq!(vec![assign(id(0, 1), 3)], effects);
+    assert!(world.tell(Event::Resumed { worker: id(7, 1) }).is_empty());
+}
+
+/// A spare takes over from a stopped worker, as from a lost one.
+#[test]
+fn a_spare_takes_the_calls_of_a_stopped_worker_f031() {
+    let mut with_spare = settings(1, 5);
+    with_spare.size.spares = 1;
+    let mut world = World::ready_of(with_spare);
+    let last = *world.pool.idle.last().unwrap();
+    world.tell(Event::Halted { worker: last });
+    let other = id(1 - last.slot, 1);
+    assert_eq!(vec![assign(other, 1)], world.call(1));
+}

@@ -158,6 +158,8 @@ pub struct WorkerView {
     pub state: WorkerState,
     /// Since when.
     pub since: Instant,
+    /// Whether a signal has stopped it, so that it gets no calls.
+    pub halted: bool,
 }
 
 /// A slot that waits to be started again, as `status` shows it.

@@ -51,6 +51,7 @@ impl Pool {
             id: *id,
             state: worker.state,
             since: worker.since,
+            halted: worker.halted,
         })
     }
 
@@ -65,6 +66,12 @@ impl Pool {
             since: slot.empty_since,
             until: self.timers.due(Timer::Backoff(number)).or(probe),
         })
+    }
+
+    /// Whether calls wait because every worker that could take one is stopped by a signal.
+    pub fn is_halted_whole(&self) -> bool {
+        let mut up = self.workers.values().filter(|worker| worker.state.is_up()).peekable();
+        up.peek().is_some() && up.all(|worker| worker.halted)
     }
 
     /// What one worker is doing.

@@ -128,12 +128,13 @@ fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
         ))
     };
     // Every key by its name, so that a new one cannot be forgotten.
-    let Daemon { connections, in_flight, stop_grace, socket, payload, memory, log } = old;
+    let Daemon { connections, in_flight, stop_grace, socket, payload, memory, log, cgroup } = old;
     let fixed = [
         ("socket", *socket != new.socket),
         ("payload", *payload != new.payload),
         ("memory", *memory != new.memory),
         ("log", *log != new.log),
+        ("cgroup", *cgroup != new.cgroup),
     ];
     if let Some((key, _)) = fixed.into_iter().find(|(_, changed)| *changed) {
         return restart(key);

@@ -33,6 +33,14 @@ pub fn look(pid: u32) -> Option<Look> {
     Some(look)
 }
 
+/// When a process was started, in the kernel's ticks; none when it is not there.
+pub fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// The memory that everything below `root` holds, in bytes. Processes that share memory are counted
 /// fairly, which takes a while, only if the plain sum is above `bound`.
 pub fn tree_bytes(root: u32, bound: u64) -> u64 {

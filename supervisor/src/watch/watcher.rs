@@ -7,11 +7,12 @@ use std::sync::mpsc;
 use clutch_protocol::message::WorkerId;
 
 use super::process::{self, Look};
+use crate::cgroup::Group;
 use crate::limits::WATCH_QUESTIONS_MAX;
 use crate::worker::spawner::PoolIndex;
 
 /// Which worker is to be looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Subject {
     /// Its pool.
     pub pool: PoolIndex,
@@ -22,10 +23,12 @@ pub struct Subject {
     /// Its guardian, below which everything of it is, if its whole tree is to be weighed; and the
     /// least weight that matters.
     pub tree: Option<(u32, u64)>,
+    /// Its group, where the kernel counts what all of it holds.
+    pub group: Option<Group>,
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Observation {
     /// Of whom.
     pub subject: Subject,
@@ -70,9 +73,9 @@ impl Watcher {
 }
 
 fn observe(subject: Subject) -> Observation {
-    Observation {
-        subject,
-        look: process::look(subject.pid),
-        tree_bytes: subject.tree.map(|(guardian, bound)| process::tree_bytes(guardian, bound)),
-    }
+    let counted = subject.group.as_ref().and_then(Group::held_bytes);
+    let tree_bytes = subject
+        .tree
+        .map(|(guardian, bound)| counted.unwrap_or_else(|| process::tree_bytes(guardian, bound)));
+    Observation { look: process::look(subject.pid), tree_bytes, subject }
 }

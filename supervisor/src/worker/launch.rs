@@ -65,22 +65,22 @@ impl Recipe {
         let spawn = Spawn {
             program: bytes(program),
             argv,
-            environment: environment
-                .into_iter()
-                .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
-                .collect(),
+            environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
             open_files,
             limits: limits(process),
+            cgroup: Vec::new(),
         };
         let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
-        let args = args.iter().cloned();
         let setup = Setup {
             version: version::MAX,
             pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
-            argv: std::iter::once(argv0).chain(args).map(String::into_bytes).collect(),
+            argv: std::iter::once(argv0)
+                .chain(args.iter().cloned())
+                .map(String::into_bytes)
+                .collect(),
             main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
@@ -154,6 +154,14 @@ fn limits(process: &config::Process) -> ProcessLimits {
         }),
         oom_score_adj: Some(oom_score_adj),
     }
+}
+
+/// Variables as the system wants them.
+fn variables(environment: Vec<(OsString, OsString)>) -> Vec<Vec<u8>> {
+    let one = |(name, value): (OsString, OsString)| {
+        [&name.into_vec()[..], b"=", value.as_bytes()].concat()
+    };
+    environment.into_iter().map(one).collect()
 }
 
 fn own_oom_score() -> i32 {

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::cgroup::Group;
 use crate::dispatch::Core;
 use crate::limits::SIDE_OUTBOX_BYTES_MAX;
 use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
@@ -35,6 +36,8 @@ pub struct Link {
     pub worker: WorkerId,
     /// The guardian's process id.
     pub guardian: u32,
+    /// The group that its python is to join.
+    pub group: Option<Group>,
     call_stream: Rc<UnixStream>,
     control_stream: Rc<UnixStream>,
     report_stream: Rc<UnixStream>,
@@ -79,6 +82,7 @@ impl Link {
             pool,
             worker,
             guardian: channels.guardian,
+            group: channels.group,
             call: Outbox::new(call.clone(), one_call, free.clone()),
             control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
             report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`spawner`]: the one thread that starts and reaps guardians.
+//! - `orphans`: children that it has not started.
 //! - [`link`]: a running worker's sockets, pipes and tasks.
 //! - [`output`]: what a worker prints, cut into lines and bounded.
 //! - [`page`]: which call a worker has begun, readable after its death.
@@ -19,6 +20,8 @@
 //! - [`launch`]: what a pool's workers are started with.
 
 pub mod spawner;
+
+mod orphans;
 
 pub mod link;
 

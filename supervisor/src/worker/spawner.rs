@@ -8,32 +8,27 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, IoSlice, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use clutch_protocol::message::{Spawn, WorkerId};
 use clutch_protocol::{Header, Kind, wire};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
 use thiserror::Error;
 
+use super::orphans::{self, Lost};
 use super::page::Page;
-use crate::interpreter;
-use crate::limits::SPAWNER_ORDERS_MAX;
+use crate::cgroup::{Group, Groups};
+use crate::limits::{GROUPS_EMPTYING_MAX, SPAWNER_ORDERS_MAX};
+use crate::watch::process;
 
 /// How long a guardian may take to read what it is to start. It reads first thing.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long one killed orphan is waited for.
-const ORPHAN_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// How long orphans of a lost guardian are chased.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The program that becomes a guardian: the daemon's own binary with a hidden verb.
 #[derive(Clone, Debug)]
@@ -70,7 +65,18 @@ pub enum Order {
         worker: WorkerId,
         /// What to run.
         spawn: Box<Spawn>,
+        /// Its group, where there can be one.
+        group: GroupWish,
     },
+    /// A worker's group gets another bound of memory.
+    Bound {
+        /// Whose.
+        guardian: u32,
+        /// How much it may hold.
+        memory_max: Option<u64>,
+    },
+    /// The daemon ends: remove every group, and say so.
+    Close(tokio::sync::oneshot::Sender<()>),
     /// A guardian has ended: reap it.
     Reap {
         /// Its process id.
@@ -80,6 +86,15 @@ pub enum Order {
     },
     /// Reap dead children that nobody here has started: process 1 inherits every orphan.
     ReapStrays,
+}
+
+/// The group that a worker is to have.
+#[derive(Clone, Debug)]
+pub struct GroupWish {
+    /// Its pool.
+    pub pool: String,
+    /// How much memory it may hold.
+    pub memory_max: Option<u64>,
 }
 
 /// The daemon's ends of a new worker's sockets and pipes.
@@ -103,6 +118,8 @@ pub struct Channels {
     pub guardian: u32,
     /// The guardian itself, beyond doubt.
     pub pidfd: OwnedFd,
+    /// The group that its python is to join.
+    pub group: Option<Group>,
 }
 
 /// The outcome of [`Order::Launch`].
@@ -147,12 +164,19 @@ impl Spawner {
     /// When the system has no thread left.
     pub fn start(
         guardian: Guardian,
+        groups: Option<Arc<Groups>>,
         launched: tokio::sync::mpsc::Sender<Launched>,
     ) -> io::Result<(Spawner, std::thread::JoinHandle<()>)> {
         let (orders, inbox) = mpsc::sync_channel(SPAWNER_ORDERS_MAX);
         let thread =
             std::thread::Builder::new().name("clutch-spawner".into()).spawn(move || {
-                let mut nursery = Nursery { guardian, children: HashMap::new() };
+                let mut nursery = Nursery {
+                    guardian,
+                    children: HashMap::new(),
+                    groups,
+                    taken: HashMap::new(),
+                    emptying: Vec::new(),
+                };
                 // Ends when the last `Spawner` is dropped; guardians that are left then see both
                 // their death signal and the end of their report socket.
                 while let Ok(order) = inbox.recv() {
@@ -179,34 +203,86 @@ impl Spawner {
 /// The guardians that live. Owned by the spawner thread.
 struct Nursery {
     guardian: Guardian,
-    children: HashMap<u32, Child>,
+    /// With the time of each one's start.
+    children: HashMap<u32, (Child, Option<u64>)>,
+    groups: Option<Arc<Groups>>,
+    /// The group of each guardian's python.
+    taken: HashMap<u32, Group>,
+    /// Groups that are done with, and that somebody was in still.
+    emptying: Vec<Group>,
 }
 
 impl Nursery {
     fn obey(&mut self, order: Order) -> Option<Launched> {
         match order {
-            Order::Launch { pool, worker, spawn } => {
-                let channels = self.launch(&spawn);
+            Order::Launch { pool, worker, mut spawn, group } => {
+                let name = format!("{}.{}-{}", group.pool, worker.slot, worker.generation);
+                let groups = self.groups.as_ref();
+                let group = groups.and_then(|groups| groups.make(&name, group.memory_max));
+                if let Some(group) = &group {
+                    spawn.cgroup = group.path().as_os_str().as_bytes().to_vec();
+                }
+                let channels = self.launch(&spawn, group.clone());
+                if channels.is_err() {
+                    self.emptying.extend(group);
+                    self.remove_empty_groups();
+                }
                 Some(Launched { pool, worker, channels })
             }
             Order::Reap { guardian, orphans } => {
-                if let Some(mut child) = self.children.remove(&guardian) {
+                let mut started = None;
+                if let Some((mut child, at)) = self.children.remove(&guardian) {
                     // It has ended already, so this does not wait.
                     let _ = child.wait();
+                    started = at;
                 }
+                let group = self.taken.remove(&guardian);
                 if orphans {
-                    self.sweep_orphans(guardian);
+                    // At once and beyond doubt, where it works; whoever is left is looked for.
+                    if let (Some(groups), Some(group)) = (&self.groups, &group) {
+                        groups.kill(group.path());
+                    }
+                    let lost = Lost { guardian, started, which: self.guardian.orphans };
+                    lost.sweep(|number| self.children.contains_key(&number));
+                }
+                self.emptying.extend(group);
+                self.remove_empty_groups();
+                None
+            }
+            Order::Bound { guardian, memory_max } => {
+                if let (Some(groups), Some(group)) = (&self.groups, self.taken.get(&guardian))
+                    && let Err(error) = groups.bound(group.path(), memory_max)
+                {
+                    tracing::warn!(%error, group = %group.path().display(),
+                        "a worker's bound of memory could not be changed; recycle its pool");
                 }
                 None
             }
+            Order::Close(done) => {
+                if let Some(groups) = self.groups.take() {
+                    groups.close();
+                }
+                // Whoever asked may have lost its patience.
+                let _ = done.send(());
+                None
+            }
             Order::ReapStrays => {
-                self.reap_strays();
+                orphans::reap_strays(|number| self.children.contains_key(&number));
                 None
             }
         }
     }
 
-    fn launch(&mut self, spawn: &Spawn) -> Result<Channels, LaunchError> {
+    /// Removes the groups that nobody is in any more.
+    fn remove_empty_groups(&mut self) {
+        if let Some(groups) = &self.groups {
+            self.emptying.retain(|group| !groups.remove(group.path()));
+        }
+        // What cannot be removed goes with the daemon.
+        self.emptying.truncate(GROUPS_EMPTYING_MAX);
+    }
+
+    fn launch(&mut self, spawn: &Spawn, group: Option<Group>) -> Result<Channels, LaunchError> {
         let pair = || UnixStream::pair().map_err(LaunchError::Channels);
         let (call, its_call) = pair()?;
         let (control, its_control) = pair()?;
@@ -242,67 +318,10 @@ impl Nursery {
                 return Err(LaunchError::Handover(error));
             }
         };
-        self.children.insert(guardian, child);
-        Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd })
+        self.children.insert(guardian, (child, process::started(guardian)));
+        self.taken.extend(group.clone().map(|group| (guardian, group)));
+        Ok(Channels { call, control, report, stdout, stderr, stack, page, guardian, pidfd, group })
     }
-
-    /// Reaps dead children that are neither guardians nor probed interpreters, which have somebody
-    /// else who waits for them. Those that live are left alone.
-    fn reap_strays(&self) {
-        // While this is held no probe can be started, and so none is unknown.
-        let probed = interpreter::probed();
-        for pid in children_of_this_process() {
-            let number = u32::try_from(pid.as_raw()).unwrap_or(0);
-            if !self.children.contains_key(&number) && !probed.contains(&number) {
-                let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-            }
-        }
-    }
-
-    /// Kills what a lost guardian left behind. This process is a subreaper, so such orphans are its
-    /// children; they are told from others by their session, which is the guardian's unless they
-    /// have made their own.
-    fn sweep_orphans(&self, guardian: u32) {
-        let own_session = nix::unistd::getsid(None).ok();
-        let lost_session = i32::try_from(guardian).ok().map(Pid::from_raw);
-        let deadline = Instant::now() + SWEEP_TIMEOUT;
-        while Instant::now() < deadline {
-            let is_orphan = |pid: &Pid| {
-                let known =
-                    u32::try_from(pid.as_raw()).is_ok_and(|p| self.children.contains_key(&p));
-                let session = nix::unistd::getsid(Some(*pid)).ok();
-                let left_behind = match self.guardian.orphans {
-                    Orphans::All => session != own_session,
-                    Orphans::OfItsSession => session == lost_session,
-                };
-                !known && left_behind
-            };
-            let orphans: Vec<_> =
-                children_of_this_process().into_iter().filter(is_orphan).collect();
-            if orphans.is_empty() {
-                return;
-            }
-            for pid in orphans {
-                // An unreaped child of ours: its number cannot have been given to a stranger.
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-                reap_within(pid, ORPHAN_TIMEOUT);
-            }
-        }
-        tracing::error!("processes of a lost guardian would not die");
-    }
-}
-
-/// Reaps a child that was killed, if it dies soon.
-fn reap_within(pid: Pid, timeout: Duration) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use rustix::process::{Pid as RawPid, PidfdFlags, pidfd_open};
-    let opened =
-        RawPid::from_raw(pid.as_raw()).and_then(|raw| pidfd_open(raw, PidfdFlags::empty()).ok());
-    if let Some(pidfd) = opened {
-        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut ended, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO));
-    }
-    let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
 }
 
 /// Makes writes to a full pipe fail instead of wait: who writes stacks may be the only thread that
@@ -327,19 +346,4 @@ fn hand_over(report: &UnixStream, spawn: &Spawn, handed: [BorrowedFd<'_>; 4]) ->
     let sent = sendmsg::<()>(report.as_raw_fd(), &parts, &rights, flags, None)?;
     let mut rest: &UnixStream = report;
     rest.write_all(&frame[sent..])
-}
-
-/// Every child of every thread of this process.
-fn children_of_this_process() -> Vec<Pid> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    tasks
-        .flatten()
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|list| {
-            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
-        })
-        .map(Pid::from_raw)
-        .collect()
 }

@@ -14,7 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clutch_protocol::limits::HEADER_BYTES;
-use clutch_protocol::message::{Exited, ProcessLimits, Signal, Spawn, SpawnFailed, Spawned, Swept};
+use clutch_protocol::message::{
+    Exited, Halted, ProcessLimits, Signal, Spawn, SpawnFailed, Spawned, Swept,
+};
 use clutch_protocol::wire::{self, Decode, Encode};
 use clutch_protocol::{Header, Kind};
 use nix::sys::signal::{Signal as Unix, kill};
@@ -82,6 +84,7 @@ pub(crate) fn spawn(program: &str, args: &[&str]) -> Spawn {
         grace_ms: 60_000,
         open_files: 512,
         limits: ProcessLimits::default(),
+        cgroup: Vec::new(),
     }
 }
 
@@ -231,8 +234,20 @@ impl Guardian {
 
     /// Waits for python's start, and gives its process id.
     pub(crate) fn spawned(&mut self) -> Pid {
+        let (pid, cgroup_errno) = self.spawned_in_group();
+        assert_eq!(0, cgroup_errno);
+        pid
+    }
+
+    /// The same, and how joining its cgroup went.
+    pub(crate) fn spawned_in_group(&mut self) -> (Pid, i32) {
         let spawned: Spawned = self.expect(Kind::Spawned);
-        Pid::from_raw(spawned.pid.try_into().unwrap())
+        (Pid::from_raw(spawned.pid.try_into().unwrap()), spawned.cgroup_errno)
+    }
+
+    /// Waits for the news that python was stopped, or goes on.
+    pub(crate) fn halted(&mut self) -> bool {
+        self.expect::<Halted>(Kind::Halted).stopped
     }
 
     /// Waits for the news that python could not be started.
@@ -240,9 +255,15 @@ impl Guardian {
         self.expect(Kind::SpawnFailed)
     }
 
-    /// Waits for python's end.
+    /// Waits for python's end. Whether it was stopped or continued before is passed over.
     pub(crate) fn exited(&mut self) -> Exited {
-        self.expect(Kind::Exited)
+        loop {
+            let (kind, meta) = self.next().unwrap_or_else(|| panic!("not the end"));
+            if kind != Kind::Halted {
+                assert_eq!(Kind::Exited, kind);
+                return wire::decode(&meta).unwrap();
+            }
+        }
     }
 
     /// Waits for the end of the whole tree, and checks that it is one.

@@ -1,0 +1,99 @@
+//! Workers that a signal has stopped, as their guardians report it: nobody looks for it, and
+//! nothing wakes up for it. What a debugger holds is not reported so, and is found by looking.
+
+use clutch_protocol::message::{Signal, WorkerId};
+
+use super::core::Core;
+use super::dispatcher::Dispatcher;
+use crate::config::Stopped;
+use crate::pool::{Event, StopCause, WorkerState};
+use crate::watch::activity::Activity;
+use crate::worker::spawner::PoolIndex;
+
+/// How many processes a sentence names.
+const NAMED_MAX: usize = 8;
+
+impl Core {
+    /// A signal has stopped a worker's python, or it goes on.
+    pub(super) fn worker_halted(&self, pool: PoolIndex, worker: WorkerId, stopped: bool) {
+        let event = if stopped { Event::Halted { worker } } else { Event::Resumed { worker } };
+        self.tell(pool, event);
+        let follows = self.with(|dispatcher| dispatcher.note_halt(pool, worker, stopped));
+        if let Some(event) = follows {
+            self.tell(pool, event);
+        }
+    }
+}
+
+impl Dispatcher {
+    fn note_halt(&mut self, pool: PoolIndex, worker: WorkerId, stopped: bool) -> Option<Event> {
+        let state = &mut self.pools[pool.0];
+        let does_what = state.policy.worker_state(worker)?;
+        let entry = state.workers.get_mut(&worker).filter(|entry| !entry.dead)?;
+        entry.watched.activity = stopped.then_some(Activity::Stopped);
+        let (pid, name) = (entry.pid, &state.config.name);
+        // One on its way out is woken, or killed, by whoever wants it gone.
+        if !(does_what.is_up() || does_what == WorkerState::Starting) {
+            return None;
+        }
+        if !stopped {
+            tracing::info!(pool = name, %worker, pid, "a stopped worker goes on");
+            return None;
+        }
+        let policy = state.config.liveness.stopped;
+        tracing::warn!(pool = name, %worker, pid, state = does_what.name(),
+            "a signal has stopped a worker; it gets no calls until it goes on");
+        state.counters.one("stops");
+        match policy {
+            Stopped::Report => None,
+            Stopped::Continue | Stopped::Replace => self.deal_with_stopped(pool, worker),
+        }
+    }
+
+    /// Does what the configuration wants done about a stopped worker.
+    pub(super) fn deal_with_stopped(&mut self, pool: PoolIndex, worker: WorkerId) -> Option<Event> {
+        match self.pools[pool.0].config.liveness.stopped {
+            Stopped::Report => None,
+            Stopped::Continue => {
+                self.pool(pool).counters.one("stopped_continued");
+                let link = self.worker(pool, worker)?.link.as_ref()?;
+                // A guardian that is gone is told by its pidfd.
+                let _ = link.signal(Signal::Continue);
+                None
+            }
+            // The pool has it killed, once, and waits for its end.
+            Stopped::Replace => {
+                self.pool(pool).counters.one("stopped_replaced");
+                let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
+                entry.detail = "liveness.stopped says replace".to_owned();
+                Some(Event::Doomed { worker, cause: StopCause::Stalled })
+            }
+        }
+    }
+
+    /// What kept a call from its end, if it is that its worker, or every worker that could have
+    /// taken it, stands still: more time would have been of no use.
+    pub(super) fn hindrance(&self, pool: PoolIndex, worker: Option<WorkerId>) -> String {
+        let state = &self.pools[pool.0];
+        let halted = state.policy.workers().filter(|view| view.halted && view.state.is_up());
+        let pids = |ids: Vec<WorkerId>| {
+            let pids = ids.iter().filter_map(|id| Some(state.workers.get(id)?.pid.to_string()));
+            pids.take(NAMED_MAX).collect::<Vec<_>>().join(" ")
+        };
+        let (who, pids) = match worker {
+            Some(worker) if state.policy.is_halted(worker) => {
+                ("its worker is".to_owned(), pids(vec![worker]))
+            }
+            None if state.policy.is_halted_whole() => {
+                let ids: Vec<_> = halted.map(|view| view.id).collect();
+                (format!("all {} workers that could run it are", ids.len()), pids(ids))
+            }
+            _ => return String::new(),
+        };
+        format!(
+            "{who} stopped by a signal (SIGSTOP); continue with `kill -CONT {pids}`, or set \
+             liveness.stopped of pool '{}' to \"continue\" or \"replace\"",
+            state.config.name
+        )
+    }
+}
