@@ -221,31 +221,43 @@ impl Unasked {
     }
 }
 
+/// What is known of a configuration's pools before any worker is started.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Every pool; one whose interpreter cannot be used has no recipe.
+    pub pools: Vec<PoolParts>,
+    /// Interpreters that were taken at their word.
+    pub unasked: Vec<Unasked>,
+    /// Pools without a recipe, and why.
+    pub faults: Vec<(String, InterpreterError)>,
+}
+
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
 /// side by side; others are asked only when they do not come up.
 ///
 /// # Errors
 ///
-/// Names every pool whose interpreter cannot be used.
-pub fn pools(
-    config: &Config,
-    boot: &Path,
-    open_files: u64,
-) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
-    pools_until(config, boot, open_files, &AtomicBool::new(false))
+/// When no pool has an interpreter that can be used: names all of them.
+pub fn pools(config: &Config, boot: &Path, open_files: u64) -> Result<Prepared, ServeError> {
+    let prepared = pools_until(config, boot, open_files, &AtomicBool::new(false))?;
+    if !prepared.faults.is_empty() && prepared.faults.len() == prepared.pools.len() {
+        return Err(ServeError::Interpreters(prepared.faults));
+    }
+    Ok(prepared)
 }
 
-/// As [`pools`]; gives up soon after `cancelled` becomes true.
+/// As [`pools`], whatever becomes of the interpreters; gives up soon after `cancelled` becomes
+/// true.
 ///
 /// # Errors
 ///
-/// As [`pools`].
+/// When the worker's files cannot be unpacked for other users.
 pub fn pools_until(
     config: &Config,
     boot: &Path,
     open_files: u64,
     cancelled: &AtomicBool,
-) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+) -> Result<Prepared, ServeError> {
     let probes = std::thread::scope(|scope| {
         let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
         let threads: Vec<_> = config.pools.values().map(start).collect();
@@ -255,26 +267,65 @@ pub fn pools_until(
         joined.collect::<Vec<_>>()
     });
     let shared = shared_boot(config)?;
-    let mut parts = Vec::new();
-    let mut failures = Vec::new();
-    let mut unasked = Vec::new();
+    let mut prepared = Prepared { pools: Vec::new(), unasked: Vec::new(), faults: Vec::new() };
     for (pool, probed) in probes {
-        match probed {
+        let boot = match (&pool.process.account, &shared) {
+            (Some(_), Some(shared)) => shared,
+            _ => boot,
+        };
+        let payload_max = config.daemon.payload;
+        let ingredients = Ingredients { boot: boot.to_owned(), payload_max, open_files };
+        let make = match probed {
             Ok((executable, environment, doubt)) => {
-                unasked.extend(doubt);
-                let payload_max = config.daemon.payload;
-                let boot = match (&pool.process.account, &shared) {
-                    (Some(_), Some(shared)) => shared,
-                    _ => boot,
-                };
-                let recipe =
-                    Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
-                parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
+                prepared.unasked.extend(doubt);
+                Ok(ingredients.mix(pool, &executable, environment))
             }
-            Err(error) => failures.push((pool.name.clone(), error)),
-        }
+            Err(error) => {
+                let fault = error.to_string();
+                prepared.faults.push((pool.name.clone(), error));
+                Err(fault)
+            }
+        };
+        let (policy, config) = (policy(pool), pool.clone());
+        prepared.pools.push(PoolParts { config, make, ingredients, policy });
     }
-    if failures.is_empty() { Ok((parts, unasked)) } else { Err(ServeError::Interpreters(failures)) }
+    Ok(prepared)
+}
+
+/// What a recipe is made of beside its pool's configuration.
+#[derive(Clone, Debug)]
+pub struct Ingredients {
+    /// The script that a worker starts with.
+    pub boot: PathBuf,
+    /// The longest payload.
+    pub payload_max: u32,
+    /// The soft limit of open files that workers get.
+    pub open_files: u64,
+}
+
+impl Ingredients {
+    fn mix(&self, pool: &config::Pool, executable: &Path, environment: Environment) -> Recipe {
+        let Ingredients { boot, payload_max, open_files } = self;
+        Recipe::new(pool, executable, boot, environment, *payload_max, *open_files)
+    }
+
+    /// Works a pool's recipe out anew, after it could not be before: its interpreter is looked for
+    /// and asked who it is. Blocks; gives up soon after `cancelled` becomes true.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the interpreter.
+    pub fn recipe(
+        &self,
+        pool: &config::Pool,
+        cancelled: &AtomicBool,
+    ) -> Result<Recipe, InterpreterError> {
+        let (executable, environment, doubt) = probe(pool, cancelled)?;
+        if let Some(unasked) = doubt {
+            unasked.ask(cancelled)?;
+        }
+        Ok(self.mix(pool, &executable, environment))
+    }
 }
 
 type Environment = Vec<(OsString, OsString)>;

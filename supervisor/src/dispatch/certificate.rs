@@ -114,6 +114,7 @@ fn last_stack(entry: &mut Worker) -> String {
 
 fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cause {
     match before {
+        _ if entry.has_no_interpreter => Cause::StartFailed,
         // A worker that ends by itself closes its sockets first, and is noticed by that now and
         // then; what its guardian reports is the better story.
         Some(WorkerState::Stopping(StopCause::ChannelLost, _)) => match exit {
@@ -167,6 +168,7 @@ mod tests {
     use crate::dispatch::{Core, Parts, PoolParts};
     use crate::net::{Outbox, SharedBudget};
     use crate::pool::{CallKey, Pool, Verdict};
+    use crate::prepare::Ingredients;
     use crate::session::Peer;
     use crate::worker::launch::Recipe;
     use crate::worker::spawner::{Guardian, Launched, Orphans, PoolIndex, Spawner};
@@ -186,7 +188,9 @@ mod tests {
         let (launched, outcomes) = tokio::sync::mpsc::channel(2);
         let (spawner, _) = Spawner::start(guardian, launched).unwrap();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
-        let pools = vec![PoolParts { config, recipe, policy }];
+        let ingredients =
+            Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
+        let pools = vec![PoolParts { config, make: Ok(recipe), ingredients, policy }];
         let core = Core::new(Parts { daemon, pools, spawner, watcher, socket: String::new() });
         core.start();
         (core, outcomes)

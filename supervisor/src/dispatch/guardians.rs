@@ -28,7 +28,7 @@ impl Core {
         });
         match link {
             Err(error) => {
-                self.with(|dispatcher| dispatcher.launch_failed(pool, worker, &error));
+                self.with(|dispatcher| dispatcher.launch_failed(pool, worker, error.to_string()));
                 // Told as an event of its own, so that what the failure queued is done now.
                 self.tell(pool, Event::Tick);
                 self.note_progress();

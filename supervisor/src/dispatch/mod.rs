@@ -15,6 +15,7 @@
 //! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
+//! - `search`: pools whose interpreter has to be looked for before each start.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
@@ -42,6 +43,8 @@ mod reaps;
 
 mod reload;
 
+mod search;
+
 mod output;
 
 mod logs;
@@ -65,7 +68,7 @@ pub mod report;
 
 pub mod counters;
 
-pub use core::{Core, Quantity};
+pub use core::{Core};
 
 pub(crate) use reload::{Make, Turnover, Workers};
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
-use super::dispatcher::{Dispatcher, PoolState, Worker};
+use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
 use crate::watch::activity::Activity;
@@ -184,6 +184,13 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
     if let Some(exception) = text.lines().skip(1).filter(|line| !line.trim().is_empty()).last() {
         let death = last.trim_end_matches(" Traceback (most recent call last):");
         last = format!("{death} {}", exception.trim());
+    }
+    if let FirstStart::Failed(_) = pool.first_start {
+        return format!(
+            "no worker of it has ever started; one start is tried now and then, and at once after: \
+             clutch pool reset {}; the last: {last}",
+            pool.config.name
+        );
     }
     format!(
         "{failures} workers died and no call succeeded between; it goes on trying, and at once \

@@ -205,7 +205,7 @@ impl Dispatcher {
     fn greet(&mut self, link: &Link, ready: &Ready) {
         let python: String = ready.python.chars().filter(|c| !c.is_control()).take(32).collect();
         let pool = self.pool(link.pool);
-        if matches!(pool.first_start, FirstStart::Pending) {
+        if !matches!(pool.first_start, FirstStart::Ready(_)) {
             pool.first_start = FirstStart::Ready(python.clone());
         }
         if let Some(worker) = pool.workers.get_mut(&link.worker) {
