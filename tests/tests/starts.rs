@@ -1,0 +1,274 @@
+//! How pools start: one that cannot does not stop the others, says why wherever it is asked, idles
+//! between attempts, and heals.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clutch_protocol::failure::{Cause, Failure, Reason};
+use clutch_protocol::status::PoolStatus;
+use clutch_tests::config::Pool;
+use clutch_tests::{Daemon, Python, SECOND, wait_until};
+
+/// The shortest time between two attempts of a broken pool: `restart.backoff_max` is 5 s, and up to
+/// half of it is diced away.
+const ATTEMPTS_APART: Duration = Duration::from_millis(2_500);
+
+/// A daemon with a good pool, and one that is broken.
+fn with_broken(broken: impl FnOnce(Pool) -> Pool) -> Daemon {
+    Daemon::builder().pool("bad", broken).pool("good", |pool| pool.workers(2)).start_partly()
+}
+
+fn pool(daemon: &Daemon, name: &str) -> PoolStatus {
+    let status = daemon.status();
+    status.pools.into_iter().find(|pool| pool.name == name).expect("it is configured")
+}
+
+/// A call to the broken pool; it is refused at once.
+#[track_caller]
+fn refused(daemon: &Daemon) -> Failure {
+    let begun = Instant::now();
+    let failure = daemon.raw().call("bad", "math:sqrt", "[9]").failure();
+    assert!(begun.elapsed() < SECOND, "at once: {:?}", begun.elapsed());
+    assert!(!failure.started, "{failure}");
+    failure
+}
+
+#[track_caller]
+fn assert_good(daemon: &Daemon) {
+    assert_eq!(3.0, daemon.raw().call("good", "math:sqrt", "[9]").value());
+    assert_eq!("running", pool(daemon, "good").state);
+    assert_eq!(2, daemon.counter("good", "launches"), "it did not notice");
+}
+
+/// Everything that is said of the broken pool names `parts`, wherever it is asked for.
+#[track_caller]
+fn assert_broken(daemon: &Daemon, parts: &[&str]) {
+    let bad = pool(daemon, "bad");
+    assert_eq!("crash_loop", bad.state, "{}", bad.reason);
+    daemon.wait_for_log("pool bad is broken", 10 * SECOND);
+    let log = daemon.log();
+    let failure = refused(daemon);
+    assert!(matches!(failure.reason, Reason::CrashLoop { .. }), "{failure}");
+    let output = daemon.cli(["call", "--pool=bad", "math:sqrt", "9"]).expect_code(7);
+    let text = daemon.cli(["status"]).expect_code(0).stdout;
+    let certificate = bad.last_death.as_ref().expect("something is known").to_string();
+    for part in parts {
+        assert!(certificate.contains(part), "{part:?} in the certificate: {certificate}");
+        assert!(failure.to_string().contains(part), "{part:?} in the failure: {failure}");
+        assert!(output.stderr.contains(part), "{part:?} in: {}", output.stderr);
+        assert!(log.contains(part), "{part:?} in the log: {log}");
+    }
+    // A status has the line that says it.
+    let last = parts.last().expect("something is looked for");
+    assert!(bad.reason.contains(last), "{last:?} in {}", bad.reason);
+    assert!(bad.reason.contains("clutch pool reset bad"), "{}", bad.reason);
+    assert!(text.contains("crash_loop") && text.contains(last), "{text}");
+}
+
+/// However long it takes until `more` attempts have been made, they were far enough apart.
+#[track_caller]
+fn assert_idles(daemon: &Daemon, more: u64) {
+    let (begun, before) = (Instant::now(), daemon.counter("bad", "launches"));
+    let attempts = wait_until("it is tried now and then", 60 * SECOND, || {
+        let attempts = daemon.counter("bad", "launches") - before;
+        if attempts >= more { Ok(attempts) } else { Err(attempts) }
+    });
+    // The first one may have been due the moment this began.
+    let at_most = begun.elapsed().as_millis() / ATTEMPTS_APART.as_millis() + 1;
+    assert!(u128::from(attempts) <= at_most, "{attempts} attempts in {:?}", begun.elapsed());
+}
+
+#[track_caller]
+fn assert_heals(daemon: &Daemon) {
+    daemon.cli(["pool", "reset", "bad"]).expect_code(0);
+    daemon.wait_ready();
+    assert_eq!(3.0, daemon.raw().call("bad", "math:sqrt", "[9]").value());
+    assert_eq!("running", pool(daemon, "bad").state);
+}
+
+/// Makes `path` the interpreter that it should have been: in one step, since it is looked for.
+fn install(path: &Path) {
+    let new = path.with_extension("new");
+    let python = Python::any().path.display();
+    fs::write(&new, format!("#!/bin/sh\nexec {python} \"$@\"\n")).expect("it can be written");
+    fs::set_permissions(&new, Permissions::from_mode(0o755)).expect("it is ours");
+    if path.is_dir() {
+        fs::remove_dir(path).expect("it is empty");
+    }
+    fs::rename(&new, path).expect("both are in one directory");
+}
+
+#[test]
+fn f149_what_is_no_interpreter_breaks_its_own_pool_only_and_heals_when_it_is_one() {
+    let tmp = clutch_tests::Tmp::new();
+    let missing = tmp.join("missing-python");
+    let dir = tmp.dir("a-directory");
+    let plain = tmp.write("not-executable", "#!/bin/sh\n");
+    let dead = tmp.program("bad-magic", "\x7fELF is not enough");
+    let deaf = tmp.program("deaf", "#!/bin/sh\nexec sleep 1000\n");
+    let cat = tmp.program("cat", fs::read("/bin/cat").expect("there is a cat"));
+    let yes = tmp.program("true", fs::read("/bin/true").expect("there is a true"));
+    for path in [&missing, &dir, &plain, &dead, &deaf, &cat, &yes] {
+        let daemon = with_broken(|pool| pool.key("python", &**path).limit("start_timeout", "3s"));
+        let name = path.to_str().expect("test paths are text");
+        assert_broken(&daemon, &[name]);
+        assert_good(&daemon);
+        install(path);
+        assert_heals(&daemon);
+        assert_good(&daemon);
+    }
+}
+
+#[test]
+fn f149_a_pool_without_interpreter_idles_between_attempts_and_heals_by_itself() {
+    let tmp = clutch_tests::Tmp::new();
+    let missing = tmp.join("missing-python");
+    let daemon = with_broken(|pool| pool.workers(4).key("python", &*missing));
+    assert_broken(&daemon, &[missing.to_str().expect("test paths are text")]);
+    assert_idles(&daemon, 2);
+    assert_broken(&daemon, &[missing.to_str().expect("test paths are text")]);
+    install(&missing);
+    daemon.wait_ready();
+    assert_eq!(3.0, daemon.raw().call("bad", "math:sqrt", "[9]").value());
+    daemon.wait_for_log("its interpreter can be used now", SECOND);
+    assert_good(&daemon);
+}
+
+#[test]
+fn f149_a_virtual_environment_that_is_gone_breaks_its_own_pool_only() {
+    let tmp = clutch_tests::Tmp::new();
+    let venv = tmp.join("venv");
+    let text = format!(
+        "[pools.bad]\nvenv = {:?}\nworkers = 1\n[pools.good]\npython = {:?}\nworkers = 2\n",
+        venv.display().to_string(),
+        Python::any().path.display().to_string(),
+    );
+    let daemon = Daemon::builder().config_text(text).start_partly();
+    assert_broken(&daemon, &["there is no virtual environment at", venv.to_str().unwrap()]);
+    assert_good(&daemon);
+    fs::create_dir_all(venv.join("bin")).expect("it can be made");
+    std::os::unix::fs::symlink(&Python::any().path, venv.join("bin/python")).expect("it can");
+    assert_heals(&daemon);
+    assert_good(&daemon);
+}
+
+#[test]
+fn f149_a_pool_whose_import_fails_says_so_with_a_traceback_and_the_others_serve() {
+    let tmp = clutch_tests::Tmp::new();
+    tmp.write("code/broken_import.py", "import no_such_module_anywhere\n");
+    let script = tmp.write("main.py", "raise RuntimeError('not today')\n");
+    let dir = tmp.join("code");
+    let daemon = with_broken(|pool| pool.path(&dir).preload(&["broken_import"]));
+    let parts =
+        ["broken_import.py", "Traceback", "ModuleNotFoundError: No module named 'no_such_mod"];
+    assert_broken(&daemon, &parts);
+    assert_good(&daemon);
+    assert_idles(&daemon, 2);
+    tmp.write("code/broken_import.py", "");
+    assert_heals(&daemon);
+    drop(daemon);
+
+    let daemon = with_broken(|pool| pool.workers(3).main(&script));
+    assert_broken(&daemon, &["main.py", "line 1", "RuntimeError: not today"]);
+    assert_good(&daemon);
+    tmp.write("main.py", "");
+    assert_heals(&daemon);
+}
+
+#[test]
+fn a_pool_that_dies_at_every_call_does_not_touch_the_others() {
+    let daemon = with_broken(|pool| pool.workers(2));
+    daemon.wait_ready();
+    for _ in 0..40 {
+        let failure = daemon.raw().call("bad", "os:abort", "[]").failure();
+        match failure.reason {
+            Reason::WorkerDied(certificate) => assert_eq!(Cause::Signalled, certificate.cause),
+            Reason::CrashLoop { .. } => break,
+            _ => panic!("{failure}"),
+        }
+    }
+    let bad = pool(&daemon, "bad");
+    assert!(bad.state == "crash_loop" && bad.reason.contains("SIGABRT"), "{bad:?}");
+    assert!(refused(&daemon).to_string().contains("SIGABRT"));
+    assert_good(&daemon);
+    assert_heals(&daemon);
+    assert_good(&daemon);
+}
+
+#[test]
+fn a_broken_pool_hinders_no_reload_of_others_and_is_replaced_by_one_that_changes_it() {
+    let config = |bad: &str, good: u32| {
+        let python = Python::any().path.display().to_string();
+        format!(
+            "[pools.bad]\npython = {bad:?}\nworkers = 1\n\
+             [pools.good]\npython = {python:?}\nworkers = {good}\n"
+        )
+    };
+    let daemon = Daemon::builder().config_text(config("/no/python", 2)).start_partly();
+    assert_broken(&daemon, &["/no/python"]);
+    let reload = |text: String| {
+        daemon.tmp().write("clutch.toml", text);
+        daemon.cli(["reload"])
+    };
+    let output = reload(config("/no/python", 1)).expect_code(0);
+    assert_eq!("pool bad: unchanged\npool good: limits\n", output.stdout);
+    // What is new has to work.
+    let output = reload(config("/neither/python", 1)).expect_code(8);
+    assert!(output.stderr.contains("/neither/python"), "{}", output.stderr);
+    assert_broken(&daemon, &["/no/python"]);
+    let output = reload(config("/bin/true", 1)).expect_code(8);
+    assert!(output.stderr.contains("/bin/true"), "{}", output.stderr);
+
+    let python = Python::any().path.display().to_string();
+    reload(config(&python, 1)).expect_code(0);
+    daemon.wait_ready();
+    assert_eq!(3.0, daemon.raw().call("bad", "math:sqrt", "[9]").value());
+}
+
+#[test]
+fn a_daemon_stops_at_once_while_it_looks_for_the_interpreter_of_a_broken_pool() {
+    let tmp = clutch_tests::Tmp::new();
+    let deaf = tmp.program("deaf", "#!/bin/sh\nexec sleep 1000\n");
+    let mut daemon = with_broken(|pool| pool.key("python", &*deaf).limit("start_timeout", "3s"));
+    assert_broken(&daemon, &["deaf"]);
+    daemon.cli(["pool", "reset", "bad"]).expect_code(0);
+    wait_until("it is being looked for", 10 * SECOND, || {
+        let states: Vec<_> = pool(&daemon, "bad").workers.iter().map(|w| w.state.clone()).collect();
+        if states.iter().any(|state| state == "starting") { Ok(()) } else { Err(states) }
+    });
+    let begun = Instant::now();
+    assert_eq!(0, daemon.stop(10 * SECOND));
+    assert!(begun.elapsed() < 2 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_reload_starts_a_worker_of_a_pool_that_has_none_to_see_whether_it_can() {
+    let config = |preload: &str| {
+        let python = Python::any().path.display().to_string();
+        format!(
+            "[pools.default]\npython = {python:?}\nworkers = {{ min = 0, max = 1 }}\n\
+             scale = {{ down_after = \"1s\" }}\npreload = [{preload:?}]\n"
+        )
+    };
+    let daemon = Daemon::builder().config_text(config("json")).start_partly();
+    let wait_empty = || {
+        wait_until("nobody needs a worker", 20 * SECOND, || {
+            let workers = pool(&daemon, "default").workers;
+            if workers.is_empty() { Ok(()) } else { Err(workers) }
+        });
+    };
+    let reload = |text: String| {
+        daemon.tmp().write("clutch.toml", text);
+        daemon.cli(["reload"])
+    };
+    wait_empty();
+    let output = reload(config("no_such_module_anywhere")).expect_code(8);
+    assert!(output.stderr.contains("no_such_module_anywhere"), "{}", output.stderr);
+    assert_eq!(3.0, daemon.raw().call("default", "math:sqrt", "[9]").value());
+    wait_empty();
+    let before = daemon.counter("default", "launches");
+    reload(config("string")).expect_code(0);
+    assert_eq!(before + 1, daemon.counter("default", "launches"), "one was started to see");
+}
