@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clutch_protocol::failure::Certificate;
+use clutch_protocol::failure::{Cause, Certificate};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
@@ -126,6 +126,10 @@ pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> St
         if certificate.detail.is_empty() && !certificate.stderr_tail.is_empty() {
             text += "\nits last words on standard error:\n";
             text += &certificate.stderr_tail;
+        }
+        if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
+            text += "\nits stack shortly before:\n";
+            text += &certificate.stack;
         }
         text
     });

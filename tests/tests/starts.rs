@@ -272,3 +272,55 @@ fn a_reload_starts_a_worker_of_a_pool_that_has_none_to_see_whether_it_can() {
     reload(config("string")).expect_code(0);
     assert_eq!(before + 1, daemon.counter("default", "launches"), "one was started to see");
 }
+
+#[test]
+fn f021_an_import_that_hangs_is_killed_with_its_stack_its_limit_and_what_it_had_imported() {
+    let builder = Daemon::builder();
+    let tmp = clutch_tests::Tmp::new();
+    tmp.write("code/slow_leaf.py", "import time\ntime.sleep(0.7)\n");
+    tmp.write("code/hangs.py", "import slow_leaf, time\n\ndef wait():\n    time.sleep(1000)\nwait()\n");
+    let dir = tmp.join("code");
+    let hangs = |pool: Pool| {
+        pool.path(&dir).preload(&["hangs"]).limit("start_timeout", "3s")
+    };
+    let daemon = builder.pool("bad", hangs).pool("good", |pool| pool.workers(2)).start_partly();
+    let parts = ["limits.start_timeout", "not ready within 3s", "slow_leaf 7"];
+    assert_broken(&daemon, &parts);
+    assert_good(&daemon);
+    let death = pool(&daemon, "bad").last_death.expect("it was killed");
+    assert_eq!(Cause::StartTimedOut, death.cause);
+    assert!(death.stack.contains("hangs.py\", line 4 in wait"), "{}", death.stack);
+    assert!(refused(&daemon).to_string().contains("slow_leaf"));
+    drop(daemon);
+
+    // Alone, it is what the daemon ends with.
+    let output = Daemon::builder().pool("bad", hangs).try_start().expect_err("it cannot start");
+    assert_eq!(8, output.code, "{}", output.stderr);
+    for part in parts.iter().chain(&["hangs.py\", line 4 in wait"]) {
+        assert!(output.stderr.contains(part), "{part:?} in: {}", output.stderr);
+    }
+}
+
+#[test]
+fn a_slow_start_says_which_imports_took_how_long() {
+    let tmp = clutch_tests::Tmp::new();
+    tmp.write("code/heavy/__init__.py", "from heavy import part\n");
+    tmp.write("code/heavy/part.py", "import time\ntime.sleep(1.2)\n");
+    tmp.write("code/app.py", "import heavy, time\ntime.sleep(0.4)\n");
+    let dir = tmp.join("code");
+    let daemon = Daemon::builder()
+        .pool("slow", |pool| pool.path(&dir).preload(&["app"]).limit("start_timeout", "3s"))
+        .pool("quick", |pool| pool.preload(&["json"]))
+        .start();
+    daemon.wait_for_log("its start is slow", 10 * SECOND);
+    let log = daemon.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("its start is slow")).collect();
+    let [line] = lines[..] else { panic!("one worker is slow: {lines:?}") };
+    assert!(line.contains("pool=\"slow\"") && line.contains("slowest=\"app 1"), "{line}");
+    let imports = &pool(&daemon, "slow").workers[0].imports;
+    let [app, heavy, ..] = &imports[..] else { panic!("{imports:?}") };
+    assert_eq!(("app", "heavy"), (&*app.module, &*heavy.module));
+    assert!(app.total_ms >= 1600 && app.own_ms >= 400 && app.own_ms < 1200, "{app:?}");
+    assert!(heavy.total_ms >= 1200 && heavy.own_ms >= 1200, "{heavy:?}");
+    assert!(pool(&daemon, "quick").workers[0].imports.is_empty());
+}

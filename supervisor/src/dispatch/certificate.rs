@@ -5,6 +5,7 @@ use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
 use super::dispatcher::{PoolState, Worker};
+use crate::config;
 use crate::pool::{StopCause, WorkerState};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
@@ -24,7 +25,7 @@ pub(super) struct Story<'a> {
 
 /// Writes a worker's certificate.
 pub(super) fn write(
-    pool: &str,
+    (pool, limits): (&str, &config::Limits),
     worker: WorkerId,
     entry: &mut Worker,
     story: Story<'_>,
@@ -42,6 +43,9 @@ pub(super) fn write(
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
         before => begun && before.and_then(WorkerState::call).is_some(),
     };
+    if cause == Cause::StartTimedOut {
+        entry.detail = super::imports::of_late_start(limits, entry);
+    }
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
     Certificate {
         pool: pool.to_owned(),

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clutch_protocol::Kind;
 use clutch_protocol::failure::Certificate;
-use clutch_protocol::message::{Signal, WorkerId};
+use clutch_protocol::message::{ImportTime, Signal, WorkerId};
 use tokio::task::JoinSet;
 
 use super::call::Call;
@@ -108,6 +108,8 @@ pub(super) struct Worker {
     pub(super) detail: String,
     /// Whether its stacks were asked for and are not all there.
     pub(super) dumping: bool,
+    /// Where its start took long: its slowest imports.
+    pub(super) imports: Vec<ImportTime>,
     /// How often it was asked.
     pub(super) dumps: u64,
     /// Who wants to see them besides.
@@ -371,6 +373,7 @@ impl Dispatcher {
                 allowance: Allowance::new(now),
                 detail: String::new(),
                 dumping: false,
+                imports: Vec::new(),
                 dumps: 0,
                 stack_readers: Vec::new(),
                 last_stack: String::new(),

@@ -170,7 +170,12 @@ impl Dispatcher {
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
         let story = Story { before, exited, begun, oom: &mut self.oom };
-        let certificate = certificate::write(&state.config.name, worker, entry, story);
+        let certificate = certificate::write(
+            (&state.config.name, &state.config.limits),
+            worker,
+            entry,
+            story,
+        );
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);
         state.counters.one(cause);

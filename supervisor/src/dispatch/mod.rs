@@ -16,6 +16,7 @@
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
 //! - `search`: pools whose interpreter has to be looked for before each start.
+//! - `imports`: what the imports of slow starts took.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
@@ -44,6 +45,8 @@ mod reaps;
 mod reload;
 
 mod search;
+
+mod imports;
 
 mod output;
 

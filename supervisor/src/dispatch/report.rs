@@ -134,6 +134,7 @@ impl Dispatcher {
             activity: self.activity(view, entry).to_owned(),
             rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
             cpu_ms: entry.map_or(0, |worker| worker.watched.cpu_ms),
+            imports: entry.map_or_else(Vec::new, |worker| worker.imports.clone()),
         }
     }
 
@@ -216,6 +217,7 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         activity: String::new(),
         rss_bytes: 0,
         cpu_ms: 0,
+        imports: Vec::new(),
     }
 }
 

@@ -53,6 +53,7 @@ impl Core {
         let Header { kind, id, meta_bytes, .. } = frame.header;
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
