@@ -324,12 +324,22 @@ impl Ingredients {
         pool: &config::Pool,
         cancelled: &AtomicBool,
     ) -> Result<Recipe, InterpreterError> {
-        let (executable, environment, doubt) = probe(pool, cancelled)?;
-        if let Some(unasked) = doubt {
-            unasked.ask(cancelled)?;
-        }
+        let (executable, environment) = try_interpreter(pool, cancelled)?;
         Ok(self.mix(pool, &executable, environment))
     }
+}
+
+/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
+/// becomes true.
+pub(crate) fn try_interpreter(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(PathBuf, Environment), InterpreterError> {
+    let (executable, environment, doubt) = probe(pool, cancelled)?;
+    if let Some(unasked) = doubt {
+        unasked.ask(cancelled)?;
+    }
+    Ok((executable, environment))
 }
 
 type Environment = Vec<(OsString, OsString)>;

@@ -1,6 +1,7 @@
 //! How pools start: one that cannot does not stop the others, says why wherever it is asked, idles
 //! between attempts, and heals.
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use clutch_protocol::failure::{Cause, Failure, Reason};
 use clutch_protocol::status::PoolStatus;
 use clutch_tests::config::Pool;
-use clutch_tests::{Daemon, Python, SECOND, wait_until};
+use clutch_tests::{Clutch, Daemon, Program, Python, SECOND, wait_until};
 
 /// The shortest time between two attempts of a broken pool: `restart.backoff_max` is 5 s, and up to
 /// half of it is diced away.
@@ -278,11 +279,12 @@ fn f021_an_import_that_hangs_is_killed_with_its_stack_its_limit_and_what_it_had_
     let builder = Daemon::builder();
     let tmp = clutch_tests::Tmp::new();
     tmp.write("code/slow_leaf.py", "import time\ntime.sleep(0.7)\n");
-    tmp.write("code/hangs.py", "import slow_leaf, time\n\ndef wait():\n    time.sleep(1000)\nwait()\n");
+    tmp.write(
+        "code/hangs.py",
+        "import slow_leaf, time\n\ndef wait():\n    time.sleep(1000)\nwait()\n",
+    );
     let dir = tmp.join("code");
-    let hangs = |pool: Pool| {
-        pool.path(&dir).preload(&["hangs"]).limit("start_timeout", "3s")
-    };
+    let hangs = |pool: Pool| pool.path(&dir).preload(&["hangs"]).limit("start_timeout", "3s");
     let daemon = builder.pool("bad", hangs).pool("good", |pool| pool.workers(2)).start_partly();
     let parts = ["limits.start_timeout", "not ready within 3s", "slow_leaf 7"];
     assert_broken(&daemon, &parts);
@@ -297,6 +299,66 @@ fn f021_an_import_that_hangs_is_killed_with_its_stack_its_limit_and_what_it_had_
     let output = Daemon::builder().pool("bad", hangs).try_start().expect_err("it cannot start");
     assert_eq!(8, output.code, "{}", output.stderr);
     for part in parts.iter().chain(&["hangs.py\", line 4 in wait"]) {
+        assert!(output.stderr.contains(part), "{part:?} in: {}", output.stderr);
+    }
+}
+
+#[test]
+fn config_check_tries_what_can_be_tried_without_a_worker_f149() {
+    let tmp = clutch_tests::Tmp::new();
+    let python = Python::any().path.display().to_string();
+    let good = format!("[pools.good]\npython = {python:?}\nprocess = {{ cpus = [0] }}\n");
+    let check = |text: &str| {
+        let file = tmp.write("clutch.toml", text);
+        Clutch::command([OsStr::new("config"), OsStr::new("check"), file.as_os_str()])
+    };
+    check(&good).run().expect_code(0);
+    let venv = tmp.join("no-venv").display().to_string();
+    let bad = format!(
+        "{good}[pools.gone]\npython = \"/no/python\"\n[pools.cat]\npython = \"/bin/true\"\n\
+         [pools.env]\nvenv = {venv:?}\n\
+         [pools.cpu]\npython = {python:?}\nprocess = {{ cpus = [0, 1023] }}\n"
+    );
+    let output = check(&bad).run().expect_code(8);
+    for part in [
+        "clutch.toml cannot work here",
+        "pools.gone.python: there is no interpreter at /no/python",
+        "pools.cat.python: /bin/true is not a working Python",
+        "pools.env.venv: there is no virtual environment at",
+        "pools.cpu.process.cpus: this machine has no processor 1023",
+    ] {
+        assert!(output.stderr.contains(part), "{part:?} in: {}", output.stderr);
+    }
+    assert!(!output.stderr.contains("pools.good"), "{}", output.stderr);
+    assert_eq!("", output.stdout);
+}
+
+#[test]
+fn what_only_root_may_do_is_found_and_named_where_it_is_asked_for() {
+    if !nix::unistd::geteuid().is_root() {
+        clutch_tests::skip!("needs root to become somebody who is not");
+    }
+    let tmp = clutch_tests::Tmp::new();
+    let text = "[pools.default]\npython = \"/usr/bin/python3\"\n\
+                process = { user = \"root\", nice = -5, oom_score_adj = -900 }\n";
+    let file = tmp.write("clutch.toml", text);
+    fs::set_permissions(tmp.path(), Permissions::from_mode(0o755)).expect("it is ours");
+    let binary = tmp.join("clutch");
+    fs::copy(Clutch::binary(), &binary).expect("it can be copied");
+    let args = ["--reuid=65534", "--regid=65534", "--clear-groups"].map(OsStr::new);
+    let output = Program::new("setpriv")
+        .args(args)
+        .args([binary.as_os_str(), OsStr::new("config"), OsStr::new("check"), file.as_os_str()])
+        .run();
+    if output.stderr.contains("setpriv") {
+        clutch_tests::skip!("setpriv does not work here: {}", output.stderr);
+    }
+    assert_eq!(8, output.code, "{}", output.stderr);
+    for part in [
+        "pools.default.process.user: workers are to be the user 'root' (uid 0)",
+        "pools.default.process.nice: only root may make a process less nice",
+        "pools.default.process.oom_score_adj: only root may",
+    ] {
         assert!(output.stderr.contains(part), "{part:?} in: {}", output.stderr);
     }
 }

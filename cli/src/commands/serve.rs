@@ -108,11 +108,8 @@ fn ready_json(ready: &ServeReady) -> serde_json::Value {
         .iter()
         .map(|(pool, workers, python)| json!({"name": pool, "workers": workers, "python": python}))
         .collect();
-    let broken: Vec<_> = ready
-        .broken
-        .iter()
-        .map(|(pool, reason)| json!({"name": pool, "reason": reason}))
-        .collect();
+    let broken: Vec<_> =
+        ready.broken.iter().map(|(pool, reason)| json!({"name": pool, "reason": reason})).collect();
     json!({
         "level": "INFO",
         "message": "ready",

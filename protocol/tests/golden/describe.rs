@@ -6,10 +6,10 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
+    OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource,
+    ResourceLimit, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};

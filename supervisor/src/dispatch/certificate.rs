@@ -182,7 +182,7 @@ mod tests {
     /// A pool of two workers that are being started, and what the spawner says, which nobody hears.
     fn core() -> (Core, Receiver<Launched>) {
         let config = "[pools.a]\nworkers = 2\n";
-        let mut config = crate::config::parse(config, None, Path::new("/")).unwrap();
+        let mut config = config::parse(config, None, Path::new("/")).unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
         let (daemon, config) = (config.daemon, config.pools.remove("a").unwrap());
         let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);

@@ -24,12 +24,12 @@ use super::watch::Watched;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::prepare::Ingredients;
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
-use crate::prepare::Ingredients;
 use crate::worker::spawner::{Order, PoolIndex, Spawner};
 
 /// What a dispatcher is made of.

@@ -71,7 +71,7 @@ pub mod report;
 
 pub mod counters;
 
-pub use core::{Core};
+pub use core::Core;
 
 pub(crate) use reload::{Make, Turnover, Workers};
 

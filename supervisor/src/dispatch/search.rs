@@ -111,7 +111,8 @@ impl Dispatcher {
         let core = core.clone();
         tokio::task::spawn_local(async move {
             let flag = cancelled.clone();
-            let work = move || ingredients.recipe(&config, &flag).map_err(|fault| fault.to_string());
+            let work =
+                move || ingredients.recipe(&config, &flag).map_err(|fault| fault.to_string());
             let found = tokio::task::spawn_blocking(work).await;
             let found = found.unwrap_or_else(|error| Err(error.to_string()));
             core.searched(pool, &cancelled, found);
