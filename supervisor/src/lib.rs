@@ -57,6 +57,8 @@ pub mod prepare;
 
 pub mod trial;
 
+pub mod ingredients;
+
 pub mod engine;
 
 pub mod door;

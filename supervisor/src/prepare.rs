@@ -21,7 +21,8 @@ use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
-use crate::worker::launch::Recipe;
+
+pub use crate::ingredients::{Ingredients, Prepared};
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -225,17 +226,6 @@ impl Unasked {
     }
 }
 
-/// What is known of a configuration's pools before any worker is started.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Every pool; one whose interpreter cannot be used has no recipe.
-    pub pools: Vec<PoolParts>,
-    /// Interpreters that were taken at their word.
-    pub unasked: Vec<Unasked>,
-    /// Pools without a recipe, and why.
-    pub faults: Vec<(String, InterpreterError)>,
-}
-
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
 /// side by side; others are asked only when they do not come up.
 ///
@@ -296,39 +286,6 @@ pub fn pools_until(
     Ok(prepared)
 }
 
-/// What a recipe is made of beside its pool's configuration.
-#[derive(Clone, Debug)]
-pub struct Ingredients {
-    /// The script that a worker starts with.
-    pub boot: PathBuf,
-    /// The longest payload.
-    pub payload_max: u32,
-    /// The soft limit of open files that workers get.
-    pub open_files: u64,
-}
-
-impl Ingredients {
-    fn mix(&self, pool: &config::Pool, executable: &Path, environment: Environment) -> Recipe {
-        let Ingredients { boot, payload_max, open_files } = self;
-        Recipe::new(pool, executable, boot, environment, *payload_max, *open_files)
-    }
-
-    /// Works a pool's recipe out anew, after it could not be before: its interpreter is looked for
-    /// and asked who it is. Blocks; gives up soon after `cancelled` becomes true.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with the interpreter.
-    pub fn recipe(
-        &self,
-        pool: &config::Pool,
-        cancelled: &AtomicBool,
-    ) -> Result<Recipe, InterpreterError> {
-        let (executable, environment) = try_interpreter(pool, cancelled)?;
-        Ok(self.mix(pool, &executable, environment))
-    }
-}
-
 /// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
 /// becomes true.
 pub(crate) fn try_interpreter(
@@ -342,7 +299,7 @@ pub(crate) fn try_interpreter(
     Ok((executable, environment))
 }
 
-type Environment = Vec<(OsString, OsString)>;
+pub(crate) type Environment = Vec<(OsString, OsString)>;
 
 /// The script of workers that are another user than this process, which cannot read its own one;
 /// none when no pool has such workers.

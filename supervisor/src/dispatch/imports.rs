@@ -38,8 +38,9 @@ impl Dispatcher {
             time.module = escape(time.module.as_bytes());
         }
         if imports.finished && is_slow {
+            let slowest = list(&entry.imports);
             tracing::warn!(pool = state.config.name, worker = %link.worker, pid = entry.pid,
-                import_ms = imports.elapsed_ms, slowest = list(&entry.imports), "its start is slow");
+                import_ms = imports.elapsed_ms, slowest, "its start is slow");
         }
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
+//! - `launches`: workers on their way into the world.
 //! - `search`: pools whose interpreter has to be looked for before each start.
 //! - `imports`: what the imports of slow starts took.
 //! - [`certificate`]: what is known about a death.
@@ -47,6 +48,8 @@ mod reload;
 mod search;
 
 mod imports;
+
+mod launches;
 
 mod output;
 
