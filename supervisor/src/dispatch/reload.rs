@@ -148,6 +148,16 @@ impl Core {
         self.with(|dispatcher| dispatcher.pools[pool.0].first_start.clone())
     }
 
+    /// The pools whose workers do not live.
+    pub(crate) fn broken_pools(&self) -> Vec<String> {
+        self.with(|dispatcher| {
+            let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
+            let is_broken =
+                |pool: &&PoolState| matches!(pool.policy.state(), Phase::CrashLoop { .. });
+            pools.filter(is_broken).map(|pool| pool.config.name.clone()).collect()
+        })
+    }
+
     /// The daemon's own settings.
     pub(crate) fn daemon(&self) -> config::Daemon {
         self.with(|dispatcher| dispatcher.daemon.clone())

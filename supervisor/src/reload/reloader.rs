@@ -144,7 +144,9 @@ impl Reloader {
             _ => "running; the last reload failed and has changed nothing",
         };
         if !self.core.is_stopping() {
-            self.manager.ready(status).await;
+            let broken = self.core.broken_pools().join(", ");
+            let broken = if broken.is_empty() { broken } else { format!("; broken: {broken}") };
+            self.manager.ready(&format!("{status}{broken}")).await;
         }
         order.answer(&reloaded);
     }
