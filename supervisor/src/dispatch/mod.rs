@@ -45,11 +45,9 @@ mod reaps;
 
 mod reload;
 
-mod search;
-
 mod imports;
-
 mod launches;
+mod search;
 
 mod output;
 
