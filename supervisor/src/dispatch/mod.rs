@@ -16,6 +16,9 @@
 //!   memory they hold and may hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
+//! - `launches`: workers on their way into the world.
+//! - `search`: pools whose interpreter has to be looked for before each start.
+//! - `imports`: what the imports of slow starts took.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
@@ -42,6 +45,10 @@ mod guardians;
 mod reaps;
 
 mod reload;
+
+mod imports;
+mod launches;
+mod search;
 
 mod output;
 
@@ -70,7 +77,7 @@ pub mod report;
 
 pub mod counters;
 
-pub use core::{Core, Quantity};
+pub use core::Core;
 
 pub(crate) use reload::{Make, Turnover, Workers};
 

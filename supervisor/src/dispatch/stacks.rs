@@ -115,7 +115,8 @@ impl Dispatcher {
         if !self.has_begun(pool, worker) {
             return String::new();
         }
-        let package = self.pools[pool.0].recipe.package().to_owned();
+        let recipe = self.pools[pool.0].recipe.as_ref();
+        let package = recipe.map_or("", |recipe| recipe.package()).to_owned();
         let Some(link) = self.link(pool, worker) else {
             return String::new();
         };
@@ -132,7 +133,8 @@ impl Dispatcher {
 
     /// Keeps what a worker has written, for its certificate.
     pub(super) fn keep_stack(&mut self, pool: PoolIndex, worker: WorkerId, text: &str) {
-        let told = stack::of_user(text, self.pools[pool.0].recipe.package());
+        let recipe = self.pools[pool.0].recipe.as_ref();
+        let told = stack::of_user(text, recipe.map_or("", |recipe| recipe.package()));
         if let Some(entry) = self.worker(pool, worker) {
             entry.last_stack = told;
         }
