@@ -16,6 +16,7 @@ use clutch_client::{
     Client, Codec, ConnectError, ConnectOptions, Failure, Flags, OutputChunk, OutputStream, Reason,
     Refusal, Stop,
 };
+use clutch_protocol::failure::Hindrance;
 use clutch_protocol::message::Output;
 use clutch_protocol::{Kind, plain, wire};
 use fake::{Daemon, Peer, Say, channel, next};
@@ -210,7 +211,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         let timeout = Duration::from_millis(50);
         let failure = client.request("m:f").timeout(timeout).send::<()>().await.unwrap_err();
         assert_eq!(
-            (Reason::TimedOut { timeout_ms: 50, stack: String::new() }, true),
+            (Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work }, true),
             (failure.reason, failure.started)
         );
         assert!(started.elapsed() >= timeout + clutch_client::TIMEOUT_GRACE);

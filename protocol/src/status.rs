@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Certificate;
+use crate::failure::{Ancestor, Certificate};
 use crate::message::WorkerId;
 
 /// The daemon and everything in it.
@@ -67,6 +67,9 @@ pub struct PoolStatus {
     /// How many more are kept ready.
     #[serde(default)]
     pub spares: u32,
+    /// How many more it has now for nested calls.
+    #[serde(default)]
+    pub extra: u32,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -112,6 +115,13 @@ pub struct WorkerStatus {
     /// For how long it has had that call, in milliseconds.
     #[serde(default)]
     pub call_ms: Option<u64>,
+    /// The calls that wait for the one it is running, the first one first; empty when that is not
+    /// nested.
+    #[serde(default)]
+    pub chain: Vec<Ancestor>,
+    /// How many nested calls the call it is running waits for.
+    #[serde(default)]
+    pub waits_for: u64,
     /// How many calls it has answered.
     pub calls_served: u64,
     /// What its process is doing, as far as it was looked at: `idle`, `starting`, `running`,

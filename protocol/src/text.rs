@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::failure::{Cause, Certificate, Exception, Failure, Payload, Reason};
+use crate::failure::{
+    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, NestedBound, Payload, Reason,
+};
 use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
 
@@ -26,13 +28,11 @@ impl Failure {
         let Failure { pool, function, phases, .. } = self;
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
-            Reason::TimedOut { timeout_ms, .. } => write!(
-                f,
-                "{function} timed out after {} ({phases}); pass a longer timeout (at most \
-                 limits.call_timeout_max of pool '{pool}'), or raise its limits.call_timeout for \
-                 calls that pass none",
-                Span(timeout_ms * 1000)
-            ),
+            Reason::TimedOut { timeout_ms, hindrance, .. } => {
+                let span = Span(timeout_ms.saturating_mul(1000));
+                write!(f, "{function} timed out after {span} ({phases}); ")?;
+                what_to_do(f, *hindrance, pool)
+            }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
             Reason::WorkerDied(certificate) => {
                 let again =
@@ -88,7 +88,52 @@ impl Failure {
                 write!(f, "the connection to the daemon was lost: {detail}")
             }
             Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
+            Reason::Nested { chain, bound, limit } => {
+                write!(f, "{function} was not run, it is a nested call and ")?;
+                match bound {
+                    NestedBound::Depth => write!(
+                        f,
+                        "pool '{pool}' lets {limit} wait for one another (nested.depth)"
+                    ),
+                    NestedBound::Extra => write!(
+                        f,
+                        "would wait for ever: all workers of pool '{pool}', the {limit} that it \
+                         may start for nested calls (nested.extra) included, wait for such calls"
+                    ),
+                }?;
+                f.write_str("; the chain is ")?;
+                for Ancestor { call, pool, function } in chain {
+                    write!(f, "{function} (call {call}, pool '{pool}') -> ")?;
+                }
+                write!(f, "{function}")
+            }
         }
+    }
+}
+
+/// What helps against being late, which is not always more time.
+fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: Hindrance, pool: &str) -> fmt::Result {
+    match hindrance {
+        Hindrance::Work => write!(
+            f,
+            "pass a longer timeout (at most limits.call_timeout_max of pool '{pool}'), or raise \
+             its limits.call_timeout for calls that pass none"
+        ),
+        Hindrance::Attempt => f.write_str(
+            "that was the time of its last attempt; pass a longer attempt timeout, or more \
+             attempts within the call's own timeout",
+        ),
+        Hindrance::Paused => {
+            write!(f, "pool '{pool}' is paused; `clutch pool resume {pool}` lets it go on")
+        }
+        Hindrance::NoWorker => write!(
+            f,
+            "pool '{pool}' had no worker ready; `clutch workers --pool {pool}` shows how their \
+             starts go, and `clutch status` how the last one failed"
+        ),
+        Hindrance::Caller => f.write_str(
+            "the call that waits for it has no more time; give that one a longer timeout",
+        ),
     }
 }
 
@@ -139,7 +184,8 @@ impl fmt::Display for Certificate {
 
 impl fmt::Display for Phases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "queue {}, run {}", Span(self.queue_us), Span(self.run_us))
+        let Phases { queue_us, run_us, start_us } = *self;
+        write!(f, "queue {}, start {}, run {}", Span(queue_us), Span(start_us), Span(run_us))
     }
 }
 

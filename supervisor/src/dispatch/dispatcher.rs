@@ -17,11 +17,13 @@ use super::core::Core;
 use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
+use super::nested::{Token, equip};
 use super::reaps::Reaps;
 use super::stack::StackReply;
 use super::watch::Watched;
 use crate::config;
 use crate::logs::{Ring, Sink};
+use crate::pool::nesting::Nesting;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
@@ -107,6 +109,8 @@ pub(super) struct Worker {
     pub(super) stack_readers: Vec<StackReply>,
     /// What user code was doing when its last call timed out.
     pub(super) last_stack: String,
+    /// What a connection of its processes shows.
+    pub(super) token: Token,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
     /// What is known of it from outside.
@@ -173,6 +177,10 @@ pub struct Dispatcher {
     pub(super) reaps: Reaps,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
+    /// Which running call waits for which nested ones.
+    pub(super) nesting: Nesting,
+    /// What pools are still to be told about that.
+    pub(super) nested_events: VecDeque<(PoolIndex, Event)>,
 }
 
 impl PoolState {
@@ -226,6 +234,8 @@ impl Dispatcher {
             reaps: Reaps::default(),
             effects: Vec::new(),
             pending: VecDeque::new(),
+            nesting: Nesting::default(),
+            nested_events: VecDeque::new(),
         }
     }
 
@@ -278,7 +288,8 @@ impl Dispatcher {
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { worker, .. } => {
+            Effect::Warn { worker, call } => {
+                self.cancel_nested(call);
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }
@@ -325,7 +336,8 @@ impl Dispatcher {
         if worker.generation > 1 {
             state.counters.one("restarts");
         }
-        let spawn = Box::new(state.recipe.spawn());
+        let mut spawn = Box::new(state.recipe.spawn());
+        let token = equip(&self.socket, &state.config, &mut spawn.environment);
         state.workers.insert(
             worker,
             Worker {
@@ -351,6 +363,7 @@ impl Dispatcher {
                 dumps: 0,
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
+                token,
                 oom_kills_before: 0,
                 watched: Watched::default(),
                 dead: false,

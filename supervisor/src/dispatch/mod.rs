@@ -27,6 +27,7 @@ pub mod call;
 mod attempts;
 
 mod metas;
+mod nested;
 
 pub mod dispatcher;
 
@@ -43,6 +44,8 @@ mod reaps;
 mod reload;
 
 mod output;
+
+mod phases;
 
 mod logs;
 mod stacks;
@@ -68,5 +71,7 @@ pub mod counters;
 pub use core::{Core, Quantity};
 
 pub(crate) use reload::{Make, Turnover, Workers};
+
+pub(crate) use nested::Home;
 
 pub use dispatcher::{FirstStart, Parts, PoolParts};

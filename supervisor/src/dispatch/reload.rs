@@ -83,6 +83,7 @@ impl Core {
         self.rearm_watch();
         let replace = workers == Workers::Replaced;
         self.tell(pool, Event::Reconfigured { settings: Box::new(settings), replace });
+        self.unstick_all();
         if !replace {
             self.wear_out(pool, &old);
         }
@@ -99,6 +100,7 @@ impl Core {
         });
         self.rearm_watch();
         self.tell(pool, Event::Reconfigured { settings, replace: false });
+        self.unstick_all();
         self.wear_out(pool, &meanwhile);
     }
 

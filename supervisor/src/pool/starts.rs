@@ -146,6 +146,7 @@ impl Pool {
                 has_call_timers: false,
                 dumping: None,
                 retrying: None,
+                waits: false,
             },
         );
         self.timers.set(Timer::Start(worker), now + self.settings.budgets.start);

@@ -51,6 +51,7 @@ impl Recipe {
             scale: _,
             restart: _,
             replace: _,
+            nested: _,
             allow: _,
             watch: _,
             output: _,
