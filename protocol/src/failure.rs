@@ -116,7 +116,6 @@ pub enum Reason {
 
 /// A call that waits for another one.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ancestor {
     /// Its id in the daemon.
     pub call: u64,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Ancestor, Certificate};
+use crate::failure::Certificate;
 use crate::message::WorkerId;
 
 /// The daemon and everything in it.
@@ -115,10 +115,10 @@ pub struct WorkerStatus {
     /// For how long it has had that call, in milliseconds.
     #[serde(default)]
     pub call_ms: Option<u64>,
-    /// The calls that wait for the one it is running, the first one first; empty when that is not
-    /// nested.
+    /// The ids of the calls that wait for the one it is running, the first one first; empty when
+    /// that is not nested.
     #[serde(default)]
-    pub chain: Vec<Ancestor>,
+    pub chain: Vec<u64>,
     /// How many nested calls the call it is running waits for.
     #[serde(default)]
     pub waits_for: u64,

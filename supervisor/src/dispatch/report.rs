@@ -137,7 +137,7 @@ impl Dispatcher {
             call_ms: key
                 .and(given.and_then(|worker| worker.last_call_at))
                 .map(|at| millis_since(now, at)),
-            chain,
+            chain: chain.iter().map(|one| one.call).collect(),
             waits_for,
             calls_served: entry.map_or(0, |worker| worker.served),
             activity: self.activity(view, entry).to_owned(),
