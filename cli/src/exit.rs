@@ -33,7 +33,10 @@ const TABLE: [(Exit, &str); 9] = [
     (Exit::TimedOut, "timed out"),
     (Exit::Cancelled, "cancelled, by Ctrl-C, by the daemon or by an operator"),
     (Exit::WorkerDied, "the worker died while it ran the call"),
-    (Exit::Refused, "refused: queue full, not allowed, crash loop, shutting down, nested too deep, socket in use"),
+    (
+        Exit::Refused,
+        "refused: queue full, not allowed, crash loop, shutting down, nested too deep, socket in use",
+    ),
     (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
 ];
 
@@ -154,7 +157,14 @@ mod tests {
             (Reason::BadArguments { message }, 2),
             (Reason::Disconnected { detail: detail.clone() }, 3),
             (Reason::Protocol { detail }, 3),
-            (Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: Hindrance::Work }, 4),
+            (
+                Reason::TimedOut {
+                    timeout_ms: 1,
+                    stack: String::new(),
+                    hindrance: Hindrance::Work,
+                },
+                4,
+            ),
             (Reason::Cancelled, 5),
             (Reason::WorkerDied(certificate()), 6),
             (Reason::QueueFull { limit: 1 }, 7),

@@ -190,11 +190,13 @@ mod tests {
     fn what_a_late_call_was_doing_is_told_above_in_few_lines_f011() {
         let stack: Vec<_> = (0..40).map(|line| format!("  File \"m.py\", line {line}")).collect();
         let mut failure = died("", "");
-        failure.reason = Reason::TimedOut { timeout_ms: 1, stack: stack.join("\n"), hindrance: Hindrance::Work };
+        failure.reason =
+            Reason::TimedOut { timeout_ms: 1, stack: stack.join("\n"), hindrance: Hindrance::Work };
         let told = context(&failure, "");
         assert!(told.contains("line 0\n") && told.contains("line 11\n"), "{told}");
         assert!(!told.contains("line 12\n") && !sentence(&failure).contains('\n'), "{told}");
-        failure.reason = Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: Hindrance::Work };
+        failure.reason =
+            Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: Hindrance::Work };
         assert!(context(&failure, "").is_empty());
     }
 

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::failure::Hindrance;
+use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};

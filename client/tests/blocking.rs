@@ -155,7 +155,11 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
             scope.spawn(|| {
                 let failure = client.request("m:f").timeout(timeout).send::<()>().unwrap_err();
                 assert_eq!(
-                    Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work },
+                    Reason::TimedOut {
+                        timeout_ms: 50,
+                        stack: String::new(),
+                        hindrance: Hindrance::Work
+                    },
                     failure.reason
                 );
             });
@@ -232,7 +236,10 @@ fn a_deadline_is_kept_behind_another_threads_long_write() {
         let patient = scope.spawn(|| client.call::<(u8,)>("m:f", (7,)).unwrap());
         go_on.send(()).unwrap();
         let failure = short.unwrap_err();
-        assert_eq!(Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work }, failure.reason);
+        assert_eq!(
+            Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work },
+            failure.reason
+        );
         assert!(!failure.started, "nothing of it was sent");
         assert_eq!((7,), patient.join().unwrap());
         assert!(long.join().unwrap().0 == large);

@@ -211,7 +211,14 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         let timeout = Duration::from_millis(50);
         let failure = client.request("m:f").timeout(timeout).send::<()>().await.unwrap_err();
         assert_eq!(
-            (Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work }, true),
+            (
+                Reason::TimedOut {
+                    timeout_ms: 50,
+                    stack: String::new(),
+                    hindrance: Hindrance::Work
+                },
+                true
+            ),
             (failure.reason, failure.started)
         );
         assert!(started.elapsed() >= timeout + clutch_client::TIMEOUT_GRACE);

@@ -327,12 +327,12 @@ mod tests {
     #[test]
     fn a_newer_hello_is_still_understood_f080() {
         let hello = Hello {
-                version_min: 1,
-                version_max: 9,
-                role: Role::Client,
-                program: "new 9".into(),
-                worker: String::new(),
-            };
+            version_min: 1,
+            version_max: 9,
+            role: Role::Client,
+            program: "new 9".into(),
+            worker: String::new(),
+        };
         let mut bytes = wire::encode(&hello).unwrap();
         let used = bytes.len();
         bytes.extend_from_slice(b"fields of the future");

@@ -91,10 +91,9 @@ impl Failure {
             Reason::Nested { chain, bound, limit } => {
                 write!(f, "{function} was not run, it is a nested call and ")?;
                 match bound {
-                    NestedBound::Depth => write!(
-                        f,
-                        "pool '{pool}' lets {limit} wait for one another (nested.depth)"
-                    ),
+                    NestedBound::Depth => {
+                        write!(f, "pool '{pool}' lets {limit} wait for one another (nested.depth)")
+                    }
                     NestedBound::Extra => write!(
                         f,
                         "would wait for ever: all workers of pool '{pool}', the {limit} that it \

@@ -188,7 +188,9 @@ impl OpenFiles {
         // Every slot may have a second worker on its way out; replacements come on top.
         let of_pool = |pool: &config::Pool| {
             let slots = u64::from(pool.workers) + u64::from(pool.spares);
-            slots + u64::from(pool.nested.extra) + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+            slots
+                + u64::from(pool.nested.extra)
+                + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
         };
         let workers: u64 = config.pools.values().map(of_pool).sum();
         let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;

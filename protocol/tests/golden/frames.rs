@@ -385,7 +385,8 @@ fn reasons() -> Vec<(String, Reason)> {
     }
     for bound in [NestedBound::Depth, NestedBound::Extra] {
         let ancestor = |call| Ancestor { call, pool: "default".into(), function: "m:f".into() };
-        let reason = Reason::Nested { chain: vec![ancestor(7), ancestor(1 << 40)], bound, limit: 8 };
+        let reason =
+            Reason::Nested { chain: vec![ancestor(7), ancestor(1 << 40)], bound, limit: 8 };
         reasons.push((format!("Nested-{bound:?}"), reason));
     }
     for what in MISSING {

@@ -29,12 +29,7 @@ pub(super) struct RawNested {
     depth: Option<i64>,
 }
 
-pub(super) fn check(
-    checker: &mut Checker<'_>,
-    raw: &RawNested,
-    workers: u32,
-    at: &Key,
-) -> Nested {
+pub(super) fn check(checker: &mut Checker<'_>, raw: &RawNested, workers: u32, at: &Key) -> Nested {
     let default = Nested::of(workers);
     let mut number = |name, value, range, default| {
         checker.number(&at.child(name), value, range).unwrap_or(default)

@@ -98,7 +98,12 @@ impl Dispatcher {
             ahead,
             ahead_left_out,
             chain: self.chain_of(&life),
-            waits_for: self.nesting.children(call).map(|(it, _)| it.0).take(EXPLAIN_ITEMS_MAX).collect(),
+            waits_for: self
+                .nesting
+                .children(call)
+                .map(|(it, _)| it.0)
+                .take(EXPLAIN_ITEMS_MAX)
+                .collect(),
             phases: self.calls.get(&call).zip(state).map(|(owed, it)| owed.phases(now, &it.policy)),
         })
     }
@@ -218,7 +223,8 @@ impl Dispatcher {
             },
             _ => self.history.spell(record.word).to_owned(),
         };
-        let has_pid = !matches!(record.what, What::Arrived | What::Nested | What::Queued) && record.extra != 0;
+        let has_pid = !matches!(record.what, What::Arrived | What::Nested | What::Queued)
+            && record.extra != 0;
         Step {
             at_us: u64::try_from(life.since_us(record.at_ns)).unwrap_or(0),
             what: word(record.what).to_owned(),

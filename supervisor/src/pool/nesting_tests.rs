@@ -119,7 +119,9 @@ impl World {
                     self.refused += u32::from(verdict == Verdict::Nested);
                     self.end(call);
                 }
-                Effect::Retire { worker } | Effect::Terminate { worker } | Effect::Kill { worker } => {
+                Effect::Retire { worker }
+                | Effect::Terminate { worker }
+                | Effect::Kill { worker } => {
                     self.later(5, Coming::Death(pool, worker));
                 }
                 _ => {}
