@@ -35,7 +35,7 @@ const TABLE: [(Exit, &str); 9] = [
     (Exit::WorkerDied, "the worker died while it ran the call"),
     (
         Exit::Refused,
-        "refused: queue full, not allowed, crash loop, shutting down, nested too deep, socket in use",
+        "refused: queue full, not allowed, crash loop, nested calls, shutting down, socket in use",
     ),
     (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
 ];

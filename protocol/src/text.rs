@@ -29,8 +29,8 @@ impl Failure {
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms, hindrance, .. } => {
-                let span = Span(timeout_ms.saturating_mul(1000));
-                write!(f, "{function} timed out after {span} ({phases}); ")?;
+                let after = Span(timeout_ms.saturating_mul(1000));
+                write!(f, "{function} timed out after {after} ({phases}); ")?;
                 what_to_do(f, *hindrance, pool)
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
@@ -90,23 +90,42 @@ impl Failure {
             Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
             Reason::Nested { chain, bound, limit } => {
                 write!(f, "{function} was not run, it is a nested call and ")?;
-                match bound {
-                    NestedBound::Depth => {
-                        write!(f, "pool '{pool}' lets {limit} wait for one another (nested.depth)")
-                    }
-                    NestedBound::Extra => write!(
-                        f,
-                        "would wait for ever: all workers of pool '{pool}', the {limit} that it \
-                         may start for nested calls (nested.extra) included, wait for such calls"
-                    ),
-                }?;
-                f.write_str("; the chain is ")?;
-                for Ancestor { call, pool, function } in chain {
-                    write!(f, "{function} (call {call}, pool '{pool}') -> ")?;
-                }
-                write!(f, "{function}")
+                what_was_too_much(f, *bound, *limit, pool)?;
+                write!(f, "; the chain is {}{function}", Chain(chain))
             }
         }
+    }
+}
+
+/// Calls that wait for one another, and for what is written behind.
+struct Chain<'a>(&'a [Ancestor]);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Ancestor { call, pool, function } in self.0 {
+            write!(f, "{function} (call {call}, pool '{pool}') -> ")?;
+        }
+        Ok(())
+    }
+}
+
+/// Which bound of nested calls a call would have gone beyond.
+fn what_was_too_much(
+    f: &mut fmt::Formatter<'_>,
+    bound: NestedBound,
+    limit: u32,
+    pool: &str,
+) -> fmt::Result {
+    match bound {
+        NestedBound::Depth => write!(
+            f,
+            "pool '{pool}' lets no more than {limit} calls wait for one another (nested.depth)"
+        ),
+        NestedBound::Extra => write!(
+            f,
+            "would wait for ever: all workers of pool '{pool}', the {limit} that it may start for \
+             nested calls (nested.extra) included, wait for such calls"
+        ),
     }
 }
 

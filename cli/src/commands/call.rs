@@ -32,7 +32,7 @@ The result goes to standard output. What the function prints, and why it failed,
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
-\"worker\": ..., \"phases\": {\"queue_us\": ..., \"run_us\": ..., \"start_us\": ...}, \"value\": ...}.
+\"worker\": ..., \"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}.
 
 Examples:
   clutch call --local math:sqrt 2

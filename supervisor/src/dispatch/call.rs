@@ -176,11 +176,6 @@ impl Dispatcher {
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         }
-        let limits = &state.config.limits;
-        let mut timeout = match timeout_ms {
-            0 => limits.call_timeout,
-            ms => Duration::from_millis(ms).min(limits.call_timeout_max),
-        };
         let parent = match self.parent_of(peer, pool) {
             Ok(parent) => parent,
             Err(reason) => {
@@ -189,9 +184,7 @@ impl Dispatcher {
                 return None;
             }
         };
-        let left = parent.map(|parent| self.time_left(now, parent.call));
-        let is_cut_short = left.is_some_and(|left| left < timeout);
-        timeout = left.map_or(timeout, |left| left.min(timeout));
+        let (timeout, is_cut_short) = self.time_for(now, pool, timeout_ms, parent);
         let attempts = Attempts::new(retry);
         let policy = attempts.policy();
         self.last_call += 1;

@@ -197,12 +197,24 @@ impl Dispatcher {
         })
     }
 
-    /// How long the calls of a call may take: no longer than it may itself.
-    pub(super) fn time_left(&self, now: Instant, parent: CallKey) -> Duration {
-        let parent = self.calls.get(&parent);
-        parent.map_or(Duration::ZERO, |call| {
-            (call.arrived + call.timeout).saturating_duration_since(now)
-        })
+    /// How long a call may take, and whether that is all that the call has left that waits for it.
+    pub(super) fn time_for(
+        &self,
+        now: Instant,
+        pool: PoolIndex,
+        timeout_ms: u64,
+        parent: Option<Runner>,
+    ) -> (Duration, bool) {
+        let limits = &self.pools[pool.0].config.limits;
+        let timeout = match timeout_ms {
+            0 => limits.call_timeout,
+            ms => Duration::from_millis(ms).min(limits.call_timeout_max),
+        };
+        let Some(parent) = parent.and_then(|parent| self.calls.get(&parent.call)) else {
+            return (timeout, false);
+        };
+        let left = (parent.arrived + parent.timeout).saturating_duration_since(now);
+        (timeout.min(left), left < timeout)
     }
 
     /// A running call waits for one more.

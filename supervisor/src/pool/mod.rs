@@ -28,8 +28,9 @@
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
 //! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they
 //!   are replaced though nothing is wrong; `elastic`: how many there are.
-//! - `nested`: workers whose calls wait for calls of their own; [`nesting`]: who waits for whom, over
-//!   all pools, and whether anything comes of it; `standstill`: how long calls waited for a start.
+//! - `nested`: workers whose calls wait for calls of their own; [`nesting`]: who waits for whom,
+//!   over all pools, and whether anything comes of it; `standstill`: how long calls waited for a
+//!   start.
 //! - `operator`: what can be ordered while all this runs; `view`: what can be asked.
 //! - [`backoff`]: how long something waits before it is tried again.
 

@@ -5,9 +5,9 @@
 //! ones: other calls would bring nobody nearer to an end, and may themselves come to wait.
 //!
 //! ```text
-//!   size 1, nested.extra 1          worker 0.1   f ── waits ─────────────────► goes on
-//!                                   worker 1.1       (started)  g ── answers ─┘   goes when idle for
-//!                                                                                 scale.down_after
+//!   size 1, nested.extra 1     worker 0.1   f ── waits ────────────────► goes on
+//!                              worker 1.1      (started)  g ── answers ─┘   goes when idle for
+//!                                                                           scale.down_after
 //! ```
 //!
 //! A nested call waits in the line as any call does; besides, a free place of this kind goes to the
