@@ -29,8 +29,8 @@ impl Failure {
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms, hindrance, .. } => {
-                let after = Span(timeout_ms.saturating_mul(1000));
-                write!(f, "{function} timed out after {after} ({phases}); ")?;
+                let span = Span(timeout_ms.saturating_mul(1000));
+                write!(f, "{function} timed out after {span} ({phases}); ")?;
                 what_to_do(f, *hindrance, pool)
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
@@ -82,7 +82,7 @@ impl Failure {
                     "pool '{pool}' takes no more calls: the daemon is shutting down, or an \
                      operator drains the pool (`clutch status` says which)"
                 )?;
-                if self.started { f.write_str("; it may have run in part") } else { Ok(()) }
+                f.write_str(if self.started { "; it may have run in part" } else { "" })
             }
             Reason::Disconnected { detail } => {
                 write!(f, "the connection to the daemon was lost: {detail}")
