@@ -50,12 +50,10 @@ impl Failure {
                  success between; one is tried now and then, and calls are taken again once it is \
                  ready); the last: {last}"
             ),
-            Reason::NotAllowed => {
-                write!(
-                    f,
-                    "pool '{pool}' does not allow {function}; add it to the pool's allow list"
-                )
-            }
+            Reason::NotAllowed => write!(
+                f,
+                "pool '{pool}' does not allow {function}; add it to the pool's allow list"
+            ),
             Reason::NotFound(missing) => f.write_str(&missing.message),
             Reason::BadArguments { message } => {
                 write!(f, "bad arguments for {function}: {message}")
