@@ -33,7 +33,10 @@ const TABLE: [(Exit, &str); 9] = [
     (Exit::TimedOut, "timed out"),
     (Exit::Cancelled, "cancelled, by Ctrl-C, by the daemon or by an operator"),
     (Exit::WorkerDied, "the worker died while it ran the call"),
-    (Exit::Refused, "refused: queue full, not allowed, crash loop, shutting down, socket in use"),
+    (
+        Exit::Refused,
+        "refused: queue full, not allowed, crash loop, nested calls, shutting down, socket in use",
+    ),
     (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
 ];
 
@@ -57,6 +60,7 @@ impl Exit {
             Reason::QueueFull { .. }
             | Reason::CrashLoop { .. }
             | Reason::NotAllowed
+            | Reason::Nested { .. }
             | Reason::ShuttingDown => Exit::Refused,
         }
     }
@@ -108,7 +112,8 @@ pub(crate) fn help() -> String {
 #[cfg(test)]
 mod tests {
     use clutch_protocol::failure::{
-        Cause, Certificate, Exception, Missing, MissingWhat, Payload, Reason,
+        Cause, Certificate, Exception, Hindrance, Missing, MissingWhat, NestedBound, Payload,
+        Reason,
     };
     use clutch_protocol::message::WorkerId;
 
@@ -152,10 +157,18 @@ mod tests {
             (Reason::BadArguments { message }, 2),
             (Reason::Disconnected { detail: detail.clone() }, 3),
             (Reason::Protocol { detail }, 3),
-            (Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: String::new() }, 4),
+            (
+                Reason::TimedOut {
+                    timeout_ms: 1,
+                    stack: String::new(),
+                    hindrance: Hindrance::Work,
+                },
+                4,
+            ),
             (Reason::Cancelled, 5),
             (Reason::WorkerDied(certificate()), 6),
             (Reason::QueueFull { limit: 1 }, 7),
+            (Reason::Nested { chain: Vec::new(), bound: NestedBound::Depth, limit: 1 }, 7),
             (Reason::NotAllowed, 7),
             (Reason::ShuttingDown, 7),
             (Reason::CrashLoop { failures: 3, last: certificate() }, 7),

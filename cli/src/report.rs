@@ -133,7 +133,7 @@ fn last_words(certificate: &Certificate, printed: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::failure::Cause;
+    use clutch_protocol::failure::{Cause, Hindrance};
     use clutch_protocol::message::{Exit as ProcessExit, Phases, WorkerId};
 
     use super::*;
@@ -191,12 +191,12 @@ mod tests {
         let stack: Vec<_> = (0..40).map(|line| format!("  File \"m.py\", line {line}")).collect();
         let mut failure = died("", "");
         failure.reason =
-            Reason::TimedOut { timeout_ms: 1, stack: stack.join("\n"), hindrance: String::new() };
+            Reason::TimedOut { timeout_ms: 1, stack: stack.join("\n"), hindrance: Hindrance::Work };
         let told = context(&failure, "");
         assert!(told.contains("line 0\n") && told.contains("line 11\n"), "{told}");
         assert!(!told.contains("line 12\n") && !sentence(&failure).contains('\n'), "{told}");
         failure.reason =
-            Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: String::new() };
+            Reason::TimedOut { timeout_ms: 1, stack: String::new(), hindrance: Hindrance::Work };
         assert!(context(&failure, "").is_empty());
     }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
@@ -153,7 +154,7 @@ impl Deadline {
     pub(crate) fn passed(&self) -> Reason {
         let timeout_ms = self.timeout.unwrap_or_default().as_millis();
         let timeout_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX);
-        Reason::TimedOut { timeout_ms, stack: String::new(), hindrance: String::new() }
+        Reason::TimedOut { timeout_ms, stack: String::new(), hindrance: Hindrance::Work }
     }
 }
 

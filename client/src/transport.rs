@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clutch_protocol::limits::PROGRAM_BYTES_MAX;
+use clutch_protocol::limits::{PROGRAM_BYTES_MAX, WORKER_TOKEN_BYTES_MAX};
 use clutch_protocol::message::{Hello, Refused, Role, Welcome, version};
 use clutch_protocol::{Frame, Header, Kind, wire};
 use interprocess::ConnectWaitMode;
@@ -191,12 +191,24 @@ pub(crate) fn hello(program: &str) -> Vec<u8> {
     while program.len() > PROGRAM_BYTES_MAX {
         program.pop();
     }
-    let hello =
-        Hello { version_min: version::MIN, version_max: version::MAX, role: Role::Client, program };
+    let hello = Hello {
+        version_min: version::MIN,
+        version_max: version::MAX,
+        role: Role::Client,
+        program,
+        worker: worker_token(),
+    };
     let meta = wire::encode(&hello).expect("a hello is far below a meta's limit");
     let meta_bytes = u32::try_from(meta.len()).expect("so is its length");
     let header = Header { meta_bytes, ..Header::new(Kind::Hello, 0) };
     [&header.encode()[..], &meta].concat()
+}
+
+/// What tells the daemon that this process belongs to one of its workers, whose call waits for what
+/// is called here; empty where it does not.
+fn worker_token() -> String {
+    let token = std::env::var("CLUTCH_WORKER").unwrap_or_default();
+    if token.len() > WORKER_TOKEN_BYTES_MAX { String::new() } else { token }
 }
 
 /// Reads the daemon's answer to it.

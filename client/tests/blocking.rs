@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use clutch_client::blocking::Client;
 use clutch_client::{ConnectError, ConnectOptions, Reason, Refusal, Stop};
+use clutch_protocol::failure::Hindrance;
 use clutch_protocol::{Kind, plain};
 use fake::{Daemon, Peer, Say, channel, next};
 
@@ -157,7 +158,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
                     Reason::TimedOut {
                         timeout_ms: 50,
                         stack: String::new(),
-                        hindrance: String::new()
+                        hindrance: Hindrance::Work
                     },
                     failure.reason
                 );
@@ -236,7 +237,7 @@ fn a_deadline_is_kept_behind_another_threads_long_write() {
         go_on.send(()).unwrap();
         let failure = short.unwrap_err();
         assert_eq!(
-            Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: String::new() },
+            Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work },
             failure.reason
         );
         assert!(!failure.started, "nothing of it was sent");

@@ -16,6 +16,7 @@ use clutch_client::{
     Client, Codec, ConnectError, ConnectOptions, Failure, Flags, OutputChunk, OutputStream, Reason,
     Refusal, Stop,
 };
+use clutch_protocol::failure::Hindrance;
 use clutch_protocol::message::Output;
 use clutch_protocol::{Kind, plain, wire};
 use fake::{Daemon, Peer, Say, channel, next};
@@ -211,7 +212,11 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         let failure = client.request("m:f").timeout(timeout).send::<()>().await.unwrap_err();
         assert_eq!(
             (
-                Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: String::new() },
+                Reason::TimedOut {
+                    timeout_ms: 50,
+                    stack: String::new(),
+                    hindrance: Hindrance::Work
+                },
                 true
             ),
             (failure.reason, failure.started)

@@ -45,9 +45,8 @@ pub enum Reason {
         /// What user code was doing then, innermost frame first, as `faulthandler` writes it; empty
         /// when the call had not begun, or when nothing could be learnt in time.
         stack: String,
-        /// What kept the call from its end, where more time would not have helped: a sentence's
-        /// end that says what to do. Empty where there is no more to say.
-        hindrance: String,
+        /// What kept the call from being done in time.
+        hindrance: Hindrance,
     },
     /// The caller, or the caller's going away, cancelled it.
     Cancelled,
@@ -103,6 +102,58 @@ pub enum Reason {
     Protocol {
         /// What was wrong.
         detail: String,
+    },
+    /// It is nested, and running it would take more than its pool has for nested calls.
+    Nested {
+        /// The calls that wait for it, the first one first.
+        chain: Vec<Ancestor>,
+        /// What of the pool's `nested` it would have gone beyond.
+        bound: NestedBound,
+        /// How much of that there is.
+        limit: u32,
+    },
+}
+
+/// A call that waits for another one.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    /// Its id in the daemon.
+    pub call: u64,
+    /// Its pool.
+    pub pool: String,
+    /// `module:qualname`.
+    pub function: String,
+}
+
+/// What bounds nested calls.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NestedBound {
+    /// `nested.depth`: calls that wait for one another in a row.
+    Depth,
+    /// `nested.extra`: workers beyond the pool's size.
+    Extra,
+}
+
+/// What kept a call from being done in time, as far as the daemon knows.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hindrance {
+    /// Nothing but work: its own, or that of the calls before it.
+    #[default]
+    Work,
+    /// Its last attempt had a time of its own.
+    Attempt,
+    /// The pool is paused.
+    Paused,
+    /// The pool had no worker that could have taken it.
+    NoWorker,
+    /// The call that waits for it had no more time.
+    Caller,
+    /// Its worker, or every worker that could have taken it, was stopped by a signal.
+    Stopped {
+        /// Their processes, or the first few of them.
+        pids: Vec<u32>,
     },
 }
 
@@ -345,6 +396,7 @@ impl Reason {
             Reason::ShuttingDown => "ShuttingDown",
             Reason::Disconnected { .. } => "Disconnected",
             Reason::Protocol { .. } => "Protocol",
+            Reason::Nested { .. } => "Nested",
         }
     }
 }

@@ -32,6 +32,10 @@ pub const POOL_NAME_BYTES_MAX: usize = 64;
 /// The longest program or version text in a hello, in bytes.
 pub const PROGRAM_BYTES_MAX: usize = 256;
 
+/// The longest token of a worker in a hello, in bytes. A daemon's own are 32 hexadecimal digits; a
+/// hello with a longer one is refused, since no daemon has given it.
+pub const WORKER_TOKEN_BYTES_MAX: usize = 64;
+
 /// The longest text (message, formatted traceback) that travels in a failure, in bytes. A worker
 /// cuts longer text and says so; the daemon refuses a worker that does not.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 64 << 10;

@@ -45,6 +45,10 @@ pub struct Hello {
     pub role: Role,
     /// The sender's program and version, for logs: `clutch-client 0.1.0`.
     pub program: String,
+    /// What the environment of a worker's processes has as `CLUTCH_WORKER`; empty for everybody
+    /// else. Calls of a connection with it are nested: the call that the worker runs waits for
+    /// them. It gives no rights, and one that the daemon does not know means nothing.
+    pub worker: String,
 }
 
 /// The daemon's answer to a hello it accepts.
@@ -145,13 +149,17 @@ pub struct RetryOn {
     pub raised: Vec<String>,
 }
 
-/// How long the phases of a call took, in microseconds.
+/// How long the phases of a call took, in microseconds. Together they are the time from the call's
+/// arrival at the daemon to its answer there; what both take on their ways from and to the client
+/// only the client can know.
 #[derive(Clone, Copy, Debug, Decode, Default, Encode, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Phases {
-    /// Waiting for a free worker.
+    /// Waiting for a free worker, and between attempts.
     pub queue_us: u64,
-    /// With a worker, from the moment it was handed over.
+    /// With a worker, from the moment it was handed over until it answered.
     pub run_us: u64,
+    /// Waiting while the pool had no worker that could have taken it, and one was being started.
+    pub start_us: u64,
 }
 
 /// Which worker process: a place in the pool, and how many had that place before.
@@ -341,8 +349,13 @@ mod tests {
 
     #[test]
     fn a_newer_hello_is_still_understood_f080() {
-        let hello =
-            Hello { version_min: 1, version_max: 9, role: Role::Client, program: "new 9".into() };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 9,
+            role: Role::Client,
+            program: "new 9".into(),
+            worker: String::new(),
+        };
         let mut bytes = wire::encode(&hello).unwrap();
         let used = bytes.len();
         bytes.extend_from_slice(b"fields of the future");

@@ -7,7 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::WorkerId;
+use crate::failure::Ancestor;
+use crate::message::{Phases, WorkerId};
 use crate::wire::{Decode, Encode};
 
 /// What is to be done, or told.
@@ -152,6 +153,15 @@ pub struct Explanation {
     pub ahead: Vec<Ahead>,
     /// How many more there were.
     pub ahead_left_out: u64,
+    /// The calls that wait for it, or waited, the first one first; empty when it is not nested.
+    #[serde(default)]
+    pub chain: Vec<Ancestor>,
+    /// The nested calls that it waits for now, at most 32 of them.
+    #[serde(default)]
+    pub waits_for: Vec<u64>,
+    /// How long its phases took so far; none once it is answered.
+    #[serde(default)]
+    pub phases: Option<Phases>,
 }
 
 /// One thing that happened.
@@ -160,8 +170,8 @@ pub struct Step {
     /// When, in microseconds after the call came in (after the first step, if that was lost).
     pub at_us: u64,
     /// What, as a word: `arrived`, `queued`, `assigned`, `warned`, `interrupted`, `moved_back`,
-    /// `retried`, `answered`, `late_answer`, `worker_launched`, `worker_ready`, `worker_stopping`,
-    /// `worker_died`.
+    /// `nested`, `retried`, `answered`, `late_answer`, `worker_launched`, `worker_ready`,
+    /// `worker_stopping`, `worker_died`.
     pub what: String,
     /// More about it: how a call was answered, how a worker died, how many calls waited.
     pub detail: String,

@@ -67,6 +67,9 @@ pub struct PoolStatus {
     /// How many more are kept ready.
     #[serde(default)]
     pub spares: u32,
+    /// How many more it has now for nested calls.
+    #[serde(default)]
+    pub extra: u32,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -115,6 +118,13 @@ pub struct WorkerStatus {
     /// For how long it has had that call, in milliseconds.
     #[serde(default)]
     pub call_ms: Option<u64>,
+    /// The ids of the calls that wait for the one it is running, the first one first; empty when
+    /// that is not nested.
+    #[serde(default)]
+    pub chain: Vec<u64>,
+    /// How many nested calls the call it is running waits for.
+    #[serde(default)]
+    pub waits_for: u64,
     /// How many calls it has answered.
     pub calls_served: u64,
     /// What its process is doing, as far as it was looked at: `idle`, `starting`, `running`,

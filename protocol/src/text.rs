@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::failure::{Cause, Certificate, Exception, Failure, Payload, Reason};
+use crate::failure::{
+    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, NestedBound, Payload, Reason,
+};
 use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
 
@@ -27,7 +29,9 @@ impl Failure {
         match &self.reason {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms, hindrance, .. } => {
-                self.say_late(f, Span(timeout_ms * 1000), hindrance)
+                let span = Span(timeout_ms.saturating_mul(1000));
+                write!(f, "{function} timed out after {span} ({phases}); ")?;
+                what_to_do(f, hindrance, pool)
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
             Reason::WorkerDied(certificate) => {
@@ -47,12 +51,10 @@ impl Failure {
                  ready); the last: {last}",
                 if *failures == 1 { "" } else { "s" }
             ),
-            Reason::NotAllowed => {
-                write!(
-                    f,
-                    "pool '{pool}' does not allow {function}; add it to the pool's allow list"
-                )
-            }
+            Reason::NotAllowed => write!(
+                f,
+                "pool '{pool}' does not allow {function}; add it to the pool's allow list"
+            ),
             Reason::NotFound(missing) => f.write_str(&missing.message),
             Reason::BadArguments { message } => {
                 write!(f, "bad arguments for {function}: {message}")
@@ -79,28 +81,86 @@ impl Failure {
                     "pool '{pool}' takes no more calls: the daemon is shutting down, or an \
                      operator drains the pool (`clutch status` says which)"
                 )?;
-                if self.started { f.write_str("; it may have run in part") } else { Ok(()) }
+                f.write_str(if self.started { "; it may have run in part" } else { "" })
             }
             Reason::Disconnected { detail } => {
                 write!(f, "the connection to the daemon was lost: {detail}")
             }
             Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
+            Reason::Nested { chain, bound, limit } => {
+                write!(f, "{function} was not run, it is a nested call and ")?;
+                what_was_too_much(f, *bound, *limit, pool)?;
+                write!(f, "; the chain is {}{function}", Chain(chain))
+            }
         }
     }
 }
 
-impl Failure {
-    fn say_late(&self, f: &mut fmt::Formatter<'_>, span: Span, hindrance: &str) -> fmt::Result {
-        let Failure { pool, function, phases, .. } = self;
-        write!(f, "{function} timed out after {span} ({phases})")?;
-        if !hindrance.is_empty() {
-            return write!(f, ": {hindrance}");
+/// Calls that wait for one another, and for what is written behind.
+struct Chain<'a>(&'a [Ancestor]);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Ancestor { call, pool, function } in self.0 {
+            write!(f, "{function} (call {call}, pool '{pool}') -> ")?;
         }
-        write!(
+        Ok(())
+    }
+}
+
+/// Which bound of nested calls a call would have gone beyond.
+fn what_was_too_much(
+    f: &mut fmt::Formatter<'_>,
+    bound: NestedBound,
+    limit: u32,
+    pool: &str,
+) -> fmt::Result {
+    match bound {
+        NestedBound::Depth => write!(
             f,
-            "; pass a longer timeout (at most limits.call_timeout_max of pool '{pool}'), or raise \
+            "pool '{pool}' lets no more than {limit} calls wait for one another (nested.depth)"
+        ),
+        NestedBound::Extra => write!(
+            f,
+            "would wait for ever: all workers of pool '{pool}', the {limit} that it may start for \
+             nested calls (nested.extra) included, wait for such calls"
+        ),
+    }
+}
+
+/// What helps against being late, which is not always more time.
+fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> fmt::Result {
+    match hindrance {
+        Hindrance::Work => write!(
+            f,
+            "pass a longer timeout (at most limits.call_timeout_max of pool '{pool}'), or raise \
              its limits.call_timeout for calls that pass none"
-        )
+        ),
+        Hindrance::Attempt => f.write_str(
+            "that was the time of its last attempt; pass a longer attempt timeout, or more \
+             attempts within the call's own timeout",
+        ),
+        Hindrance::Paused => {
+            write!(f, "pool '{pool}' is paused; `clutch pool resume {pool}` lets it go on")
+        }
+        Hindrance::NoWorker => write!(
+            f,
+            "pool '{pool}' had no worker ready; `clutch workers --pool {pool}` shows how their \
+             starts go, and `clutch status` how the last one failed"
+        ),
+        Hindrance::Caller => f.write_str(
+            "the call that waits for it has no more time; give that one a longer timeout",
+        ),
+        Hindrance::Stopped { pids } => {
+            let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+            let (whose, are) = if pids.contains(' ') { ("es", "are") } else { ("", "is") };
+            write!(
+                f,
+                "worker process{whose} {pids} {are} stopped by a signal (SIGSTOP): continue with \
+                 `kill -CONT {pids}`, or set liveness.stopped of pool '{pool}' to \"continue\" or \
+                 \"replace\""
+            )
+        }
     }
 }
 
@@ -154,7 +214,8 @@ impl fmt::Display for Certificate {
 
 impl fmt::Display for Phases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "queue {}, run {}", Span(self.queue_us), Span(self.run_us))
+        let Phases { queue_us, run_us, start_us } = *self;
+        write!(f, "queue {}, start {}, run {}", Span(queue_us), Span(start_us), Span(run_us))
     }
 }
 

@@ -193,7 +193,9 @@ impl OpenFiles {
         // Every slot may have a second worker on its way out; replacements come on top.
         let of_pool = |pool: &config::Pool| {
             let slots = u64::from(pool.workers) + u64::from(pool.spares);
-            slots + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+            slots
+                + u64::from(pool.nested.extra)
+                + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
         };
         let workers: u64 = config.pools.values().map(of_pool).sum();
         let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
@@ -362,6 +364,7 @@ pub fn settings(pool: &config::Pool) -> Settings {
         starts_at_once: STARTS_AT_ONCE,
         restart: pool.restart,
         replace: pool.replace,
+        nested: pool.nested,
         queue: limits.queue,
         budgets: Budgets {
             start: limits.start_timeout,

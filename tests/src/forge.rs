@@ -44,7 +44,8 @@ pub fn hello(role: Role) -> Vec<u8> {
 
 /// A hello of any versions, with bytes of the future behind its known fields.
 pub fn hello_of(version_min: u16, version_max: u16, role: Role, future: &[u8]) -> Vec<u8> {
-    let hello = Hello { version_min, version_max, role, program: "clutch-tests".to_owned() };
+    let program = "clutch-tests".to_owned();
+    let hello = Hello { version_min, version_max, role, program, worker: String::new() };
     let mut meta = wire::encode(&hello).expect("a short meta");
     meta.extend_from_slice(future);
     frame(Kind::Hello, 0, Codec::None, &meta, &[])

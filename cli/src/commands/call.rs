@@ -32,7 +32,7 @@ The result goes to standard output. What the function prints, and why it failed,
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
-\"worker\": ..., \"phases\": {\"queue_us\": ..., \"run_us\": ...}, \"value\": ...}.
+\"worker\": ..., \"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}.
 
 Examples:
   clutch call --local math:sqrt 2
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_report_holds_the_result_as_it_came() {
         let answer = Answer {
-            phases: Phases { queue_us: 1, run_us: 2 },
+            phases: Phases { queue_us: 1, run_us: 2, start_us: 3 },
             worker: WorkerId { slot: 3, generation: 4 },
             call: 17,
         };
@@ -207,8 +207,8 @@ mod tests {
             )
         );
         assert_eq!(
-            (Some(1), Some(2)),
-            (json["phases"]["queue_us"].as_u64(), json["phases"]["run_us"].as_u64(),)
+            [Some(1), Some(2), Some(3)],
+            ["queue_us", "run_us", "start_us"].map(|name| json["phases"][name].as_u64())
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use clutch_client::{Ahead, Explanation, Step};
+use clutch_client::{Ahead, Ancestor, Explanation, Step};
 
 use crate::error::Error;
 use crate::exit::Exit;
@@ -61,6 +61,16 @@ fn page(life: &Explanation) -> String {
     if life.beginning_lost {
         text.push_str("its beginning is forgotten; this is what is still known\n");
     }
+    if !life.chain.is_empty() {
+        let _ = writeln!(text, "called by {}", chain(&life.chain));
+    }
+    if let Some(phases) = &life.phases {
+        let _ = writeln!(text, "so far: {phases}");
+    }
+    if !life.waits_for.is_empty() {
+        let calls: Vec<_> = life.waits_for.iter().map(u64::to_string).collect();
+        let _ = writeln!(text, "it waits for its nested calls {}", calls.join(", "));
+    }
     let mut attempt = 0;
     for step in &life.steps {
         if step.what == "assigned" {
@@ -81,6 +91,15 @@ fn page(life: &Explanation) -> String {
     text
 }
 
+/// The calls that wait for one another, the first one first.
+fn chain(calls: &[Ancestor]) -> String {
+    let told = calls.iter().map(|one| {
+        let function = output::escape_line(&one.function);
+        format!("call {} ({function} in pool {})", one.call, one.pool)
+    });
+    told.collect::<Vec<_>>().join(" -> ")
+}
+
 /// A step in words.
 fn told(step: &Step, attempt: u32) -> String {
     let worker = match (step.worker, step.pid) {
@@ -91,6 +110,7 @@ fn told(step: &Step, attempt: u32) -> String {
     let detail = output::escape_line(&step.detail);
     match &*step.what {
         "arrived" => "it came in".to_owned(),
+        "nested" => format!("{detail} waits for it"),
         "queued" => format!("it had to wait: {detail}"),
         "assigned" if attempt > 1 => format!("given to {worker}, attempt {attempt}"),
         "assigned" => format!("given to {worker}"),
@@ -154,7 +174,7 @@ fn utc(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::message::WorkerId;
+    use clutch_protocol::message::{Phases, WorkerId};
 
     use super::*;
 
@@ -199,10 +219,16 @@ mod tests {
                 },
             ],
             ahead_left_out: 3,
+            chain: vec![Ancestor { call: 12, pool: "web".into(), function: "m:g".into() }],
+            waits_for: vec![18, 19],
+            phases: Some(Phases { queue_us: 3, start_us: 1_200, run_us: 2_000_000 }),
         };
         let expected = "\
 call 17: m:f\\n\\x1b[2J in pool default, answered: TimedOut
 came in at 2000-02-29T00:00:00.001Z
+called by call 12 (m:g in pool web)
+so far: queue 3 us, start 1.2 ms, run 2.0 s
+it waits for its nested calls 18, 19
        +0 us  it came in
        +3 us  it had to wait: one of 2 calls that wait
      +1.5 ms  given to worker 0.2 (pid 4711)

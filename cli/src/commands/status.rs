@@ -206,6 +206,8 @@ mod tests {
             function: function.map(Into::into),
             call: function.map(|_| 17),
             call_ms: function.map(|_| 61_000),
+            chain: Vec::new(),
+            waits_for: 0,
             calls_served: 12,
             activity: if state == "busy" { "holding_gil" } else { "" }.into(),
             rss_bytes: 0,
@@ -239,6 +241,7 @@ mod tests {
                 workers_min: 2,
                 workers_max: 2,
                 spares: 0,
+                extra: 0,
                 workers: vec![
                     worker(0, "busy", Some("m:f\x1b[2J\nforged")),
                     worker(1, "backoff", None),

@@ -466,7 +466,7 @@ mod tests {
         }
 
         fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
-            let phases = Phases { queue_us: 0, run_us: parcel.items.into() };
+            let phases = Phases { queue_us: 0, run_us: parcel.items.into(), start_us: 0 };
             let worker = WorkerId { slot: 0, generation: 1 };
             let answer = Answer { phases, worker, call: 1 };
             let codec = Codec::Plain;

@@ -231,7 +231,7 @@ pub(crate) fn frame(kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u
 
 /// The meta of a result.
 pub(crate) fn answer() -> Vec<u8> {
-    let phases = Phases { queue_us: 1, run_us: 100 };
+    let phases = Phases { queue_us: 1, run_us: 100, start_us: 0 };
     encode(&Answer { phases, worker: WorkerId { slot: 0, generation: 1 }, call: 17 })
 }
 

@@ -2,8 +2,8 @@
 //! here asks the serializer, so it is a second opinion on it.
 
 use clutch_protocol::failure::{
-    Cause, Certificate, Exception, Failure, Link, Missing, MissingWhat, Payload, Reason, Relation,
-    TraceFrame, WorkerFailure,
+    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
+    NestedBound, Payload, Reason, Relation, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Halted, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
@@ -157,7 +157,7 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> ImportTime TraceFrame Link PoolSize ResourceLimit u32 }
+lists! { String Vec<u8> ImportTime TraceFrame Link Ancestor PoolSize ResourceLimit u32 }
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -175,7 +175,7 @@ macro_rules! structs {
 }
 
 structs! {
-    Hello { version_min, version_max, role, program }
+    Hello { version_min, version_max, role, program, worker }
     Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
     PoolSize { name, workers }
     Refused { refusal, sentence }
@@ -183,7 +183,7 @@ structs! {
     Call { pool, function, timeout_ms, priority, retry }
     Retry { attempts, on, backoff_ms, attempt_timeout_ms }
     RetryOn { worker_died, timed_out, raised }
-    Phases { queue_us, run_us }
+    Phases { queue_us, run_us, start_us }
     WorkerId { slot, generation }
     Answer { phases, worker, call }
     Output { stream, dropped_bytes }
@@ -209,6 +209,7 @@ structs! {
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
     Swept { killed, survivors }
     Failure { call, pool, function, attempt, started, phases, reason, quarantined }
+    Ancestor { call, pool, function }
     Missing { what, message, traceback }
     Exception { type_name, message, notes, frames, traceback, chain, bases }
     TraceFrame { file, line, function, source }
@@ -274,7 +275,10 @@ enums! {
         11 ShuttingDown,
         12 Disconnected { detail },
         13 Protocol { detail },
+        14 Nested { chain, bound, limit },
     }
+    NestedBound { 0 Depth, 1 Extra }
+    Hindrance { 0 Work, 1 Attempt, 2 Paused, 3 NoWorker, 4 Caller, 5 Stopped { pids } }
     Payload { 0 Arguments, 1 Result }
     WorkerFailure {
         0 Raised(exception),

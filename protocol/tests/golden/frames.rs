@@ -5,8 +5,8 @@ use std::fmt::Debug;
 
 use bytes::BytesMut;
 use clutch_protocol::failure::{
-    Cause, Certificate, Exception, Failure, Link, Missing, MissingWhat, Payload, Reason, Relation,
-    TraceFrame, WorkerFailure,
+    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
+    NestedBound, Payload, Reason, Relation, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
@@ -148,7 +148,7 @@ const NONE: Rest<'_> = Rest { flags: Flags::NONE, payload: None, descriptors: 0 
 
 const WORKER: WorkerId = WorkerId { slot: 3, generation: 2 };
 
-const PHASES: Phases = Phases { queue_us: 12, run_us: 345_678 };
+const PHASES: Phases = Phases { queue_us: 12, run_us: 345_678, start_us: 9_000 };
 
 fn connection(samples: &mut Samples) {
     for (name, role) in [
@@ -156,8 +156,14 @@ fn connection(samples: &mut Samples) {
         ("hello-worker", Role::Worker),
         ("hello-guardian", Role::Guardian),
     ] {
-        let hello =
-            Hello { version_min: 1, version_max: 258, role, program: "clutch-client 0.1.0".into() };
+        let worker = if name == "hello-client" { "c0ffee" } else { "" };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 258,
+            role,
+            program: "clutch-client 0.1.0".into(),
+            worker: worker.into(),
+        };
         samples.meta(name, Kind::Hello, 0, &hello, NONE);
     }
     let welcome = Welcome {
@@ -327,6 +333,9 @@ const CAUSES: [Cause; 12] = [
     Cause::Stalled,
 ];
 
+const HINDRANCES: [Hindrance; 4] =
+    [Hindrance::Attempt, Hindrance::Paused, Hindrance::NoWorker, Hindrance::Caller];
+
 const MISSING: [MissingWhat; 5] = [
     MissingWhat::Pool,
     MissingWhat::Module,
@@ -342,7 +351,7 @@ fn reasons() -> Vec<(String, Reason)> {
         Reason::TimedOut {
             timeout_ms: 200,
             stack: "  File \"m.py\", line 3 in f".into(),
-            hindrance: "its worker is stopped".into(),
+            hindrance: Hindrance::Work,
         },
         Reason::Cancelled,
         Reason::QueueFull { limit: 4096 },
@@ -368,6 +377,23 @@ fn reasons() -> Vec<(String, Reason)> {
         let exit = (cause == Cause::Signalled).then_some(Exit::Signal(9));
         let reason = Reason::WorkerDied(Box::new(certificate(cause, exit)));
         reasons.push((format!("WorkerDied-{cause:?}"), reason));
+    }
+    for hindrance in HINDRANCES {
+        let stack = "  File \"m.py\", line 3 in f".into();
+        let name = format!("TimedOut-{hindrance:?}");
+        reasons.push((name, Reason::TimedOut { timeout_ms: 200, stack, hindrance }));
+    }
+    let stopped = Reason::TimedOut {
+        timeout_ms: 200,
+        stack: String::new(),
+        hindrance: Hindrance::Stopped { pids: vec![4711, 4712] },
+    };
+    reasons.push(("TimedOut-Stopped".into(), stopped));
+    for bound in [NestedBound::Depth, NestedBound::Extra] {
+        let ancestor = |call| Ancestor { call, pool: "default".into(), function: "m:f".into() };
+        let reason =
+            Reason::Nested { chain: vec![ancestor(7), ancestor(1 << 40)], bound, limit: 8 };
+        reasons.push((format!("Nested-{bound:?}"), reason));
     }
     for what in MISSING {
         let reason = Reason::NotFound(Box::new(missing(what)));

@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, liveness, memory, process};
+use super::{cgroup, liveness, memory, nested, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -131,6 +131,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         scale: check_scale(checker, &raw.scale, &at.child("scale")),
         restart: check_restart(checker, &raw.restart, &at.child("restart")),
         replace: check_replace(checker, &raw.replace, &at.child("replace")),
+        nested: nested::check(checker, &raw.nested, size.max, &at.child("nested")),
         path: path(checker, raw.path.as_ref(), &at.child("path")),
         main,
         args,

@@ -12,7 +12,7 @@ use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python
 use super::output::Output;
 use super::process::Process;
 use super::reason::Reason;
-use crate::pool::settings::{Replace, Restart, Scale};
+use crate::pool::settings::{Nested, Replace, Restart, Scale};
 
 /// The one pool's name, which a call goes to when it names none.
 const POOL: &str = "default";
@@ -61,6 +61,7 @@ impl Config {
             scale: Scale::default(),
             restart: Restart::default(),
             replace: Replace::default(),
+            nested: Nested::of(workers.unwrap_or(1)),
             path,
             main,
             args: Vec::new(),

@@ -14,7 +14,7 @@
 //! - `load`: reading a file, and the order of the checks.
 //! - `shape`: unknown keys and wrong types, found by walking along the schema.
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
-//! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
+//! - `scale`, `restart`, `replace`, `nested`: one table each, from raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
@@ -36,6 +36,7 @@ mod local;
 mod log;
 mod memory;
 mod model;
+mod nested;
 mod output;
 mod process;
 mod raw;

@@ -15,7 +15,7 @@ use super::memory::Memory;
 use super::output::Output;
 use super::process::Process;
 use super::watch::Watch;
-use crate::pool::settings::{Replace, Restart, Scale};
+use crate::pool::settings::{Nested, Replace, Restart, Scale};
 
 /// The whole configuration of a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Pool {
     pub restart: Restart,
     /// When it replaces what is well.
     pub replace: Replace,
+    /// What it does for calls that come from workers.
+    pub nested: Nested,
     /// What is added to `sys.path`; absolute directories (or zip files).
     pub path: Vec<PathBuf>,
     /// The script that is `__main__` in every worker.

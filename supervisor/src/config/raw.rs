@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::liveness::RawLiveness;
 use super::log::RawLog;
 use super::memory::RawMemory;
+use super::nested::RawNested;
 use super::output::RawOutput;
 use super::process::RawProcess;
 use super::replace::RawReplace;
@@ -113,6 +114,8 @@ pub(super) struct RawPool {
     pub(super) restart: RawRestart,
     /// When workers that are well are replaced.
     pub(super) replace: RawReplace,
+    /// What it does for calls that come from workers.
+    pub(super) nested: RawNested,
     /// The pool's limits.
     pub(super) limits: RawLimits,
     /// What is kept of the pool's output; what is not written is as in `[daemon.output]`.

@@ -134,6 +134,7 @@ impl Dispatcher {
             return false;
         }
         call.attempts.end(now);
+        self.cancel_nested(key);
         true
     }
 
@@ -168,5 +169,6 @@ impl Dispatcher {
                 call.attempts.never_began();
             }
         }
+        self.cancel_nested(key);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
-use clutch_protocol::message::{self, Answer, Phases, WorkerId};
+use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
 use thiserror::Error;
@@ -16,7 +16,8 @@ use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::history::{OK, Record, What};
-use super::metas::{ANSWER_BYTES, micros, push_answer, push_run};
+use super::metas::{ANSWER_BYTES, push_answer, push_run};
+use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure};
 use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
@@ -33,8 +34,11 @@ pub struct Call {
     flags: Flags,
     codec: Codec,
     payload: Bytes,
-    timeout: Duration,
-    arrived: Instant,
+    pub(super) timeout: Duration,
+    /// Whether that is all that the call has left that waits for it.
+    pub(super) is_cut_short: bool,
+    pub(super) arrived: Instant,
+    pub(super) waited: Waited,
     pub(super) attempts: Attempts,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
@@ -71,18 +75,6 @@ impl Call {
     /// Whether the caller wants to see what it prints.
     pub fn wants_output(&self) -> bool {
         self.flags.has(Flags::OUTPUT)
-    }
-
-    fn phases(&self, now: Instant) -> Phases {
-        let run = self.attempts.ran(now);
-        let queue = now.saturating_duration_since(self.arrived).saturating_sub(run);
-        Phases { queue_us: micros(queue), run_us: micros(run) }
-    }
-
-    /// What the time was that has passed: the call's own, or that of its last attempt.
-    fn passed(&self, now: Instant) -> Duration {
-        let attempt = self.attempts.timeout().filter(|_| now < self.arrived + self.timeout);
-        attempt.unwrap_or(self.timeout)
     }
 }
 
@@ -123,7 +115,14 @@ impl Core {
         }
         let taken = self.with(|dispatcher| dispatcher.take_in(now, peer, frame, meta, memory));
         if let Some((pool, event)) = taken {
+            let nested = matches!(event, Event::CallArrived { nested: true, .. });
+            if nested {
+                self.tell_nested(now);
+            }
             self.tell_at(now, pool, event);
+            if nested {
+                self.unstick(now, pool);
+            }
         }
         Ok(())
     }
@@ -177,11 +176,15 @@ impl Dispatcher {
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         }
-        let limits = &state.config.limits;
-        let timeout = match timeout_ms {
-            0 => limits.call_timeout,
-            ms => Duration::from_millis(ms).min(limits.call_timeout_max),
+        let parent = match self.parent_of(peer, pool) {
+            Ok(parent) => parent,
+            Err(reason) => {
+                self.pool(pool).counters.one(answered(&reason));
+                send_failure(peer, id, &early_failure(pool_name, function, reason));
+                return None;
+            }
         };
+        let (timeout, is_cut_short) = self.time_for(now, pool, timeout_ms, parent);
         let attempts = Attempts::new(retry);
         let policy = attempts.policy();
         self.last_call += 1;
@@ -200,16 +203,21 @@ impl Dispatcher {
                 codec: frame.header.codec,
                 payload: frame.payload,
                 timeout,
+                is_cut_short,
                 arrived: now,
+                waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
                 output_dropped: 0,
                 _memory: memory,
             },
         );
-        let caller = Caller(peer.id);
+        if let Some(parent) = parent {
+            self.wait_for(now, parent, key, pool);
+        }
+        let (caller, nested) = (Caller(peer.id), parent.is_some());
         let deadline = now + timeout;
         let retry = policy;
-        Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry }))
+        Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry, nested }))
     }
 
     pub(super) fn no_such_pool(&self, name: &str) -> Missing {
@@ -233,6 +241,7 @@ impl Dispatcher {
             self.catch_up_with_output(now, &link, key);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
+        call.waited.end(now, &self.pools[pool.0].policy);
         let run = retry::run_id(key.0, call.attempts.begin(now, worker));
         let left = (call.arrived + call.timeout).saturating_duration_since(now);
         let left = call.attempts.timeout().map_or(left, |timeout| timeout.min(left));
@@ -290,7 +299,7 @@ impl Dispatcher {
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
-        let meta = Answer { phases: call.phases(now), worker, call: key.0 };
+        let meta = Answer { phases: call.phases(now, &state.policy), worker, call: key.0 };
         let head = &mut self.head;
         head.clear();
         head.extend_from_slice(
@@ -328,7 +337,7 @@ impl Dispatcher {
             function: call.function.to_string(),
             attempt: call.attempts.number(),
             started: begins || call.attempts.have_begun(),
-            phases: call.phases(now),
+            phases: call.phases(now, &state.policy),
             reason,
             quarantined,
         };
@@ -350,16 +359,8 @@ impl Dispatcher {
     /// Carries a pool's own verdict on a call out.
     pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
         let reason = match verdict {
-            Verdict::TimedOut => {
-                let call = self.calls.get(&key);
-                let timeout = call.map_or(Duration::ZERO, |call| call.passed(now));
-                let stack = call
-                    .and_then(Call::worker)
-                    .map_or_else(String::new, |worker| self.stack_of_call(pool, worker));
-                let had = self.calls.get(&key).and_then(Call::worker);
-                let hindrance = self.hindrance(pool, had);
-                Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack, hindrance }
-            }
+            Verdict::TimedOut => self.timed_out(now, pool, key),
+            Verdict::Nested => self.no_worker_ever(pool, key),
             Verdict::Cancelled => Reason::Cancelled,
             Verdict::QueueFull => {
                 Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
@@ -390,6 +391,7 @@ impl Dispatcher {
     /// Takes a call out of the books. It is owed no answer after this.
     fn forget(&mut self, key: CallKey) -> Option<Call> {
         let call = self.calls.remove(&key)?;
+        self.end_waiting(key);
         let had = call.peer.calls.borrow_mut().remove(&call.id);
         assert_eq!(Some(key), had, "both books have the same calls");
         call.peer.changed.notify_one();

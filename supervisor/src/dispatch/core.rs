@@ -92,16 +92,25 @@ impl Core {
 
     /// As [`Core::tell`], for a caller that knows the time.
     pub(crate) fn tell_at(&self, now: Instant, pool: PoolIndex, event: Event) {
+        if self.tell_one(now, pool, event) {
+            self.tell_nested(now);
+        }
+    }
+
+    /// Whether something follows for calls that wait for others.
+    pub(super) fn tell_one(&self, now: Instant, pool: PoolIndex, event: Event) -> bool {
         let _guard = AbortOnPanic::watch();
         let mut dispatcher = self.0.dispatcher.borrow_mut();
         dispatcher.apply(self, now, pool, event);
         let wake = dispatcher.pools[pool.0].policy.next_wake();
         let removed = dispatcher.pools[pool.0].removed;
+        let goes_on = !dispatcher.nested_events.is_empty();
         drop(dispatcher);
         self.arm(wake);
         if removed {
             self.dismiss_when_done(pool);
         }
+        goes_on
     }
 
     /// Counts something that no pool is concerned with.

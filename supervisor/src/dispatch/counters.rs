@@ -50,6 +50,7 @@ pub const fn answered(reason: &Reason) -> &'static str {
         Reason::ShuttingDown => "answered.ShuttingDown",
         Reason::Disconnected { .. } => "answered.Disconnected",
         Reason::Protocol { .. } => "answered.Protocol",
+        Reason::Nested { .. } => "answered.Nested",
     }
 }
 

@@ -16,6 +16,7 @@ use super::core::Core;
 use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
+use super::nested::Token;
 use super::reaps::Reaps;
 use super::search::Search;
 use super::stack::StackReply;
@@ -23,6 +24,7 @@ use super::watch::Watched;
 use crate::cgroup::Group;
 use crate::config;
 use crate::logs::{Ring, Sink};
+use crate::pool::nesting::Nesting;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::prepare::Ingredients;
 use crate::watch::watcher::Watcher;
@@ -118,6 +120,8 @@ pub(super) struct Worker {
     pub(super) stack_readers: Vec<StackReply>,
     /// What user code was doing when its last call timed out.
     pub(super) last_stack: String,
+    /// What a connection of its processes shows.
+    pub(super) token: Token,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
     /// Its group, where it is in one.
@@ -198,6 +202,10 @@ pub struct Dispatcher {
     pub(super) reaps: Reaps,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
+    /// Which running call waits for which nested ones.
+    pub(super) nesting: Nesting,
+    /// What pools are still to be told about that.
+    pub(super) nested_events: VecDeque<(PoolIndex, Event)>,
 }
 
 impl PoolState {
@@ -260,6 +268,8 @@ impl Dispatcher {
             reaps: Reaps::default(),
             effects: Vec::new(),
             pending: VecDeque::new(),
+            nesting: Nesting::default(),
+            nested_events: VecDeque::new(),
         }
     }
 
@@ -312,7 +322,8 @@ impl Dispatcher {
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.interrupt(run));
             }
-            Effect::Warn { worker, .. } => {
+            Effect::Warn { worker, call } => {
+                self.cancel_nested(call);
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }

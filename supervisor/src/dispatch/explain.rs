@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use clutch_protocol::failure::Ancestor;
 use clutch_protocol::message::WorkerId;
 use clutch_protocol::operate::{Ahead, Denial, Explanation, Step};
 
@@ -96,6 +97,14 @@ impl Dispatcher {
             steps: self.steps(&life),
             ahead,
             ahead_left_out,
+            chain: self.chain_of(&life),
+            waits_for: self
+                .nesting
+                .children(call)
+                .map(|(it, _)| it.0)
+                .take(EXPLAIN_ITEMS_MAX)
+                .collect(),
+            phases: self.calls.get(&call).zip(state).map(|(owed, it)| owed.phases(now, &it.policy)),
         })
     }
 
@@ -208,9 +217,14 @@ impl Dispatcher {
                 0 | 1 => "no other call waits".to_owned(),
                 waiting => format!("one of {waiting} calls that wait"),
             },
+            What::Nested => match record.about().filter(|_| record.extra != 0) {
+                Some(call) => format!("call {}", call.0 - u64::from(record.extra)),
+                None => "another call".to_owned(),
+            },
             _ => self.history.spell(record.word).to_owned(),
         };
-        let has_pid = !matches!(record.what, What::Arrived | What::Queued) && record.extra != 0;
+        let has_pid = !matches!(record.what, What::Arrived | What::Nested | What::Queued)
+            && record.extra != 0;
         Step {
             at_us: u64::try_from(life.since_us(record.at_ns)).unwrap_or(0),
             what: word(record.what).to_owned(),
@@ -218,6 +232,28 @@ impl Dispatcher {
             worker: record.with(),
             pid: has_pid.then_some(record.extra),
         }
+    }
+
+    /// The calls that wait for it, or waited, as far as they are known.
+    fn chain_of(&self, life: &Life) -> Vec<Ancestor> {
+        if self.calls.contains_key(&life.call) {
+            return self.chain(life.call);
+        }
+        let mut chain = Vec::new();
+        let mut call = life.call;
+        loop {
+            let mut own = self.history.records().filter(|record| record.about() == Some(call));
+            let nested = own.find(|record| record.what == What::Nested && record.extra != 0);
+            let Some(nested) = nested else { break };
+            call = CallKey(call.0 - u64::from(nested.extra));
+            let mut arrivals = self.history.records().filter(|it| it.what == What::Arrived);
+            let Some(arrival) = arrivals.find(|it| it.about() == Some(call)) else { break };
+            let pool = self.pools.get(arrival.pool().0);
+            let pool = pool.map(|state| state.config.name.clone()).unwrap_or_default();
+            chain.push(Ancestor { call: call.0, pool, function: self.name_of(arrival) });
+        }
+        chain.reverse();
+        chain
     }
 
     /// What kept the workers of its pool busy while it waited, and how much of that is left out.
@@ -300,6 +336,7 @@ fn push_ahead(
 const fn word(what: What) -> &'static str {
     match what {
         What::Arrived => "arrived",
+        What::Nested => "nested",
         What::Queued => "queued",
         What::Assigned => "assigned",
         What::Warned => "warned",

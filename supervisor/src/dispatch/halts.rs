@@ -71,29 +71,19 @@ impl Dispatcher {
         }
     }
 
-    /// What kept a call from its end, if it is that its worker, or every worker that could have
-    /// taken it, stands still: more time would have been of no use.
-    pub(super) fn hindrance(&self, pool: PoolIndex, worker: Option<WorkerId>) -> String {
+    /// The processes that keep a call from its end by standing still: its worker's, or those of all
+    /// workers that could have taken it. None when it is not that.
+    pub(super) fn stopped(&self, pool: PoolIndex, worker: Option<WorkerId>) -> Option<Vec<u32>> {
         let state = &self.pools[pool.0];
-        let halted = state.policy.workers().filter(|view| view.halted && view.state.is_up());
-        let pids = |ids: Vec<WorkerId>| {
-            let pids = ids.iter().filter_map(|id| Some(state.workers.get(id)?.pid.to_string()));
-            pids.take(NAMED_MAX).collect::<Vec<_>>().join(" ")
-        };
-        let (who, pids) = match worker {
-            Some(worker) if state.policy.is_halted(worker) => {
-                ("its worker is".to_owned(), pids(vec![worker]))
-            }
+        let ids: Vec<_> = match worker {
+            Some(worker) if state.policy.is_halted(worker) => vec![worker],
             None if state.policy.is_halted_whole() => {
-                let ids: Vec<_> = halted.map(|view| view.id).collect();
-                (format!("all {} workers that could run it are", ids.len()), pids(ids))
+                let views = state.policy.workers();
+                let halted = views.filter(|view| view.halted && view.state.is_up());
+                halted.map(|view| view.id).take(NAMED_MAX).collect()
             }
-            _ => return String::new(),
+            _ => return None,
         };
-        format!(
-            "{who} stopped by a signal (SIGSTOP); continue with `kill -CONT {pids}`, or set \
-             liveness.stopped of pool '{}' to \"continue\" or \"replace\"",
-            state.config.name
-        )
+        Some(ids.iter().filter_map(|id| Some(state.workers.get(id)?.pid)).collect())
     }
 }

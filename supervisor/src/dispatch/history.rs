@@ -24,6 +24,9 @@ const _: () = assert!(HISTORY_RECORDS_MAX.is_multiple_of(PIECE_RECORDS));
 pub enum What {
     /// A call came in; `extra` is its function.
     Arrived,
+    /// A call waits for it; `extra` is how much smaller the number of that is, or 0 if that is not
+    /// known.
+    Nested,
     /// It has to wait; `extra` is how many calls wait with it.
     Queued,
     /// It was handed to a worker; `extra` is the worker's pid.

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, Worker};
+use super::nested::{Token, equip};
 use super::watch::Watched;
 use crate::pool::Event;
 use crate::worker::launch::Recipe;
@@ -49,6 +50,7 @@ impl Dispatcher {
                 dumps: 0,
                 stack_readers: Vec::new(),
                 last_stack: String::new(),
+                token: Token::none(),
                 oom_kills_before: 0,
                 group: None,
                 group_fault: None,
@@ -65,10 +67,14 @@ impl Dispatcher {
     }
 
     pub(super) fn order_launch(&mut self, pool: PoolIndex, worker: WorkerId, recipe: &Recipe) {
-        let spawn = Box::new(recipe.spawn());
+        let mut spawn = Box::new(recipe.spawn());
         let config = &self.pools[pool.0].config;
+        let token = equip(&self.socket, config, &mut spawn.environment);
         let memory_max = config.memory.kill_above;
         let group = GroupWish { pool: config.name.clone(), memory_max };
+        if let Some(entry) = self.worker(pool, worker) {
+            entry.token = token;
+        }
         if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn, group }) {
             self.launch_failed(pool, worker, error.to_string());
         }

@@ -13,12 +13,13 @@ pub(super) fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
 }
 
 /// Bytes of a `message::Answer`.
-pub(super) const ANSWER_BYTES: u32 = 32;
+pub(super) const ANSWER_BYTES: u32 = 40;
 
 /// Writes a `message::Answer`.
 pub(super) fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
     head.extend_from_slice(&answer.phases.queue_us.to_le_bytes());
     head.extend_from_slice(&answer.phases.run_us.to_le_bytes());
+    head.extend_from_slice(&answer.phases.start_us.to_le_bytes());
     head.extend_from_slice(&answer.worker.slot.to_le_bytes());
     head.extend_from_slice(&answer.worker.generation.to_le_bytes());
     head.extend_from_slice(&answer.call.to_le_bytes());
@@ -44,7 +45,7 @@ mod tests {
         assert_eq!(wire::encode(&wanted).unwrap(), run);
 
         let answer = Answer {
-            phases: Phases { queue_us: 1, run_us: 2 },
+            phases: Phases { queue_us: 1, run_us: 2, start_us: 6 },
             worker: WorkerId { slot: 3, generation: 4 },
             call: 5,
         };

@@ -31,6 +31,7 @@ pub mod call;
 mod attempts;
 
 mod metas;
+mod nested;
 
 pub mod dispatcher;
 
@@ -51,6 +52,8 @@ mod launches;
 mod search;
 
 mod output;
+
+mod phases;
 
 mod logs;
 mod stacks;
@@ -80,5 +83,7 @@ pub mod counters;
 pub use core::Core;
 
 pub(crate) use reload::{Make, Turnover, Workers};
+
+pub(crate) use nested::Home;
 
 pub use dispatcher::{FirstStart, Parts, PoolParts};

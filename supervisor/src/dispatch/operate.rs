@@ -49,6 +49,9 @@ impl Core {
             Ok(found)
         })?;
         self.tell(pool, Event::Operator(order));
+        if let PoolOrder::Resize { .. } = order {
+            self.unstick_all();
+        }
         Ok(())
     }
 

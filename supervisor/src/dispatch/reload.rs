@@ -89,6 +89,7 @@ impl Core {
         }
         let replace = workers == Workers::Replaced;
         self.tell(pool, Event::Reconfigured { settings: Box::new(settings), replace });
+        self.unstick_all();
         if !replace {
             self.wear_out(pool, &old);
         }
@@ -106,6 +107,7 @@ impl Core {
         self.rearm_watch();
         self.forget_search(pool);
         self.tell(pool, Event::Reconfigured { settings, replace: false });
+        self.unstick_all();
         self.wear_out(pool, &meanwhile);
     }
 

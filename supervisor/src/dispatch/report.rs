@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use clutch_protocol::failure::Ancestor;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
@@ -73,6 +74,7 @@ impl Dispatcher {
             workers_min: pool.policy.settings().size.min,
             workers_max: pool.policy.settings().size.max,
             spares: pool.policy.settings().size.spares,
+            extra: pool.policy.extra(),
             workers: self.worker_statuses(now, pool),
             queued: calls.held() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
@@ -124,11 +126,16 @@ impl Dispatcher {
         let entry = pool.workers.get(&view.id);
         let key = view.state.call();
         let call = key.and_then(|key| self.calls.get(&key));
+        let chain = key.map_or_else(Vec::new, |key| self.chain(key));
+        let waits_for = key.map_or(0, |key| self.nesting.count(key) as u64);
         let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
             state: view.state.name().to_owned(),
-            reason: worker_reason(view).to_owned(),
+            reason: match worker_reason(view) {
+                "" => nested_reason(&chain, waits_for),
+                reason => reason.to_owned(),
+            },
             since_ms: millis_since(now, view.since),
             pid: entry.map_or(0, |worker| worker.pid),
             python: entry.map_or_else(String::new, |worker| worker.python.clone()),
@@ -142,6 +149,8 @@ impl Dispatcher {
             call_ms: key
                 .and(given.and_then(|worker| worker.last_call_at))
                 .map(|at| millis_since(now, at)),
+            chain: chain.iter().map(|one| one.call).collect(),
+            waits_for,
             calls_served: entry.map_or(0, |worker| worker.served),
             activity: self.activity(view, entry).to_owned(),
             rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
@@ -175,6 +184,22 @@ impl Dispatcher {
 /// Why a worker is in its state.
 fn worker_reason(view: &WorkerView) -> &'static str {
     if view.halted && view.state.is_up() { HALTED } else { view.state.reason() }
+}
+
+/// What a worker's call has to do with nested calls, in words; empty when it has nothing.
+fn nested_reason(chain: &[Ancestor], waits_for: u64) -> String {
+    let links = chain.iter().map(|one| format!("call {} (pool {})", one.call, one.pool));
+    let links = links.collect::<Vec<_>>().join(" -> ");
+    let waits = match waits_for {
+        0 => String::new(),
+        1 => "its call waits for a nested call".to_owned(),
+        count => format!("its call waits for {count} nested calls"),
+    };
+    match (links.is_empty(), waits.is_empty()) {
+        (true, _) => waits,
+        (false, true) => format!("called by {links}"),
+        (false, false) => format!("{waits}; called by {links}"),
+    }
 }
 
 /// What has been counted, here and by the thread that writes files.
@@ -233,6 +258,8 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         function: None,
         call: None,
         call_ms: None,
+        chain: Vec::new(),
+        waits_for: 0,
         calls_served: 0,
         activity: String::new(),
         rss_bytes: 0,

@@ -38,7 +38,7 @@ impl Core {
         };
         match told {
             Ok(Some(event)) => self.tell_at(now, pool, event),
-            Ok(None) => {}
+            Ok(None) => self.tell_nested(now),
             Err(fault) => self.worker_faulted(pool, worker, StopCause::Protocol, fault),
         }
     }

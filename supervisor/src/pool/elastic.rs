@@ -30,7 +30,7 @@ impl Pool {
         }
     }
 
-    fn active_slots(&self) -> u32 {
+    pub(super) fn active_slots(&self) -> u32 {
         let inactive = u32::try_from(self.inactive.len()).expect("no more than slots");
         self.slot_count() - inactive
     }
@@ -66,7 +66,7 @@ impl Pool {
     }
 
     /// A slot is not wanted any more: its worker goes, after its call if it has one.
-    fn vacate(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
+    pub(super) fn vacate(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
         let place = &mut self.slots[slot as usize];
         assert!(place.is_active, "a slot is vacated once");
         place.is_active = false;
@@ -139,7 +139,7 @@ impl Pool {
         if self.size <= self.settings.size.min || self.busy >= self.size || !is_running {
             return None;
         }
-        let judged = self.idle.get(self.settings.size.spares as usize)?;
+        let judged = self.idle.get((self.settings.size.spares + self.extra) as usize)?;
         let since = self.workers[judged].since;
         Some(self.grown_at.map_or(since, |at| at.max(since)) + self.settings.scale.down_after)
     }

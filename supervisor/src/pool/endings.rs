@@ -197,7 +197,7 @@ impl Pool {
         }
         self.start_queue.clear();
         self.turns.clear();
-        for timer in [Timer::Probe, Timer::Grow, Timer::Shrink] {
+        for timer in [Timer::Probe, Timer::Grow, Timer::Shrink, Timer::Extra] {
             self.timers.clear(timer);
         }
         for slot in 0..self.slot_count() {

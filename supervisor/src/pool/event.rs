@@ -59,6 +59,23 @@ pub enum Event {
         priority: i8,
         /// What is to be done when an attempt fails.
         retry: Retry,
+        /// Whether a call of some pool waits for it, so that it may take a place that is free only
+        /// because whoever holds it waits.
+        nested: bool,
+    },
+    /// A worker's call waits for calls of its own from now on, or does not any more.
+    Waits {
+        /// Which worker.
+        worker: WorkerId,
+        /// Which call.
+        call: CallKey,
+        /// Whether it waits.
+        waits: bool,
+    },
+    /// A nested call waits for a worker, and every worker that it could get waits for such calls.
+    CallStuck {
+        /// Which.
+        call: CallKey,
     },
     /// The caller does not want it any more, or is gone.
     CallCancelled {
@@ -281,6 +298,8 @@ pub enum Verdict {
     CrashLoop,
     /// The daemon is stopping.
     ShuttingDown,
+    /// All workers that could run it wait for calls like it.
+    Nested,
 }
 
 /// Why a worker is being stopped.

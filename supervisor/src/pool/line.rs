@@ -102,6 +102,11 @@ impl Line {
     /// A call that need not wait at all: the spot it would come back to.
     pub fn pass(&mut self) -> Spot {
         assert!(self.is_empty(), "only who finds nobody waiting passes");
+        self.spot()
+    }
+
+    /// The spot to come back to of a call that has gone ahead of its turn.
+    pub fn spot(&mut self) -> Spot {
         Spot { turn: self.turn, seq: self.take_seq() }
     }
 

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 use crate::pool::standing::Opening;
 
-/// More workers than any life has at once: four, two spares, and two being replaced, each of which
-/// may have a predecessor that is being interrupted.
-const WORKERS_MAX: usize = 16;
+/// More workers than any life has at once: four, two spares, two for nested calls, and two being
+/// replaced, each of which may have a predecessor that is being interrupted.
+const WORKERS_MAX: usize = 20;
 
 /// What the outside world can tell at any time.
 #[derive(Default)]
@@ -112,7 +112,9 @@ impl Life {
         check_books(pool);
         assert_eq!(self.model.owed.len(), pool.calls().len(), "both sides owe the same");
         let size = pool.size() as usize;
-        assert!(self.busy() <= size.max(busy_before), "{} of {size} are busy", self.busy());
+        let extra = pool.settings().nested.extra as usize;
+        let most = if pool.waiting > 0 { size + extra } else { size };
+        assert!(self.busy() <= most.max(busy_before), "{} of {most} are busy", self.busy());
         // What a smaller pool has no slot for any more only finishes its call.
         let is_surplus = |worker: &WorkerView| {
             let is_interrupted = matches!(worker.state, WorkerState::Interrupting(_))
@@ -132,6 +134,11 @@ impl Life {
         let is_waiting = pool.calls().waiting() > 0 && pool.standing.assigns();
         if is_waiting && self.busy() < size {
             assert!(pool.idle.is_empty(), "a call waits while a worker is free");
+        }
+        let at_work = (pool.busy - pool.waiting) as usize;
+        let has_place = at_work < size && self.busy() < size + extra;
+        if is_waiting && pool.calls().nested_waiting() > 0 && has_place {
+            assert!(pool.idle.is_empty(), "a nested call waits while a worker is free");
         }
         if is_waiting {
             let is_moving = |worker: WorkerView| {
@@ -155,7 +162,7 @@ impl Life {
     fn trouble(&mut self) -> Option<Event> {
         let alive: Vec<_> = self.model.alive.iter().copied().collect();
         let worker = self.pick(&alive);
-        match self.below(31) {
+        match self.below(34) {
             0..8 => Some(self.arrival()),
             8..11 => {
                 let worker = worker.filter(|worker| !self.model.ready.contains(worker))?;
@@ -182,15 +189,20 @@ impl Life {
             }
             24 | 25 => self.model.dumping.pop().map(|worker| Event::StackDumped { worker }),
             26 => self.order(),
-            28 | 29 => {
+            30 | 31 => {
                 self.model.halted.insert(worker?);
                 worker.map(|worker| Event::Halted { worker })
             }
-            30 => {
+            32 => {
                 let halted: Vec<_> = self.model.halted.iter().copied().collect();
                 let worker = self.pick(&halted)?;
                 self.model.halted.remove(&worker);
                 Some(Event::Resumed { worker })
+            }
+            27..30 => {
+                let (worker, waits) = (worker?, self.below(3) > 0);
+                let call = CallKey(*self.model.has.get(&worker)?);
+                Some(Event::Waits { worker, call, waits })
             }
             _ => self.undeliver(worker?),
         }
@@ -212,7 +224,8 @@ impl Life {
             let timeout = Duration::from_millis(50 + self.below(300));
             retry.attempt_timeout = (self.below(2) == 0).then_some(timeout);
         }
-        Event::CallArrived { call: CallKey(call), deadline, caller, priority, retry }
+        let nested = self.below(3) == 0;
+        Event::CallArrived { call: CallKey(call), deadline, caller, priority, retry, nested }
     }
 
     /// A worker answers, well or badly.
@@ -312,6 +325,7 @@ impl Life {
         let up = pool.workers().filter(|worker| worker.state.is_up()).count();
         assert!(up >= pool.workers_wanted() as usize, "its workers are ready");
         assert_eq!(0, pool.outworn_left(), "every recycling ends");
+        assert_eq!((0, 0), (pool.extra, pool.waiting), "nothing is left of nested calls");
         let replace = pool.settings().replace;
         if size.min == size.max && replace.max_age.is_none() && replace.max_idle.is_none() {
             assert_eq!(None, pool.next_wake(), "an idle pool sleeps: {:?}", pool.timers);
@@ -341,6 +355,10 @@ fn check_books(pool: &Pool) {
         u32::try_from(pool.workers.values().filter(|worker| wanted(worker)).count()).unwrap()
     };
     assert_eq!(pool.busy, count(&|worker| worker.state.is_busy()));
+    assert_eq!(pool.waiting, count(&|worker| worker.waits));
+    assert_eq!(pool.up, count(&|worker| worker.state.is_up()));
+    assert!(pool.extra <= pool.settings().nested.extra, "extra workers are bounded");
+    assert!(pool.workers.values().all(|worker| !worker.waits || worker.state.is_busy()));
     let is_starting = |w: &Worker| w.state == WorkerState::Starting && !w.is_successor;
     assert_eq!(pool.starting, count(&is_starting));
     let active: Vec<_> = (0..).zip(&pool.slots).filter(|(_, slot)| slot.is_active).collect();
@@ -372,6 +390,7 @@ fn some_settings(dice: &mut Dice) -> Settings {
     settings.size.spares = below(3);
     settings.scale.down_after = Duration::from_millis(500);
     settings.starts_at_once = 1 + below(4);
+    settings.nested.extra = below(3);
     settings.restart.backoff_max = SECOND;
     let millis = |value: u32| Duration::from_millis(u64::from(value));
     settings.replace.max_calls = (below(3) == 0).then_some(3);

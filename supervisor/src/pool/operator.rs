@@ -81,6 +81,10 @@ impl Pool {
     fn resize(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let bounds = self.settings.size;
         self.size = self.size.clamp(bounds.min, bounds.max);
+        self.extra = self.extra.min(self.settings.nested.extra);
+        if self.extra == 0 {
+            self.timers.clear(Timer::Extra);
+        }
         if bounds.min == bounds.max {
             self.timers.clear(Timer::Grow);
             self.timers.clear(Timer::Shrink);

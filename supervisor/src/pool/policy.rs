@@ -18,6 +18,7 @@ use super::event::{CallKey, Effect, Event, ReplaceCause, Verdict};
 use super::queue::{Calls, Newcomer, Place};
 use super::settings::Settings;
 use super::standing::{Opening, PoolState, Standing};
+use super::standstill::Standstill;
 use super::starts::Deaths;
 use super::state::{Move, WorkerState};
 use super::timers::{Timer, Timers};
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     pub(super) retrying: Option<CallKey>,
     /// Whether a signal has stopped it: it gets no calls then.
     pub(super) halted: bool,
+    /// Whether its call waits for calls of its own.
+    pub(super) waits: bool,
 }
 
 /// A pool of workers and the calls they owe.
@@ -75,6 +78,12 @@ pub struct Pool {
     /// Workers that may be given a call; the one that was busy last is last.
     pub(super) idle: Vec<WorkerId>,
     pub(super) busy: u32,
+    /// Busy ones whose calls wait for calls of their own.
+    pub(super) waiting: u32,
+    /// Workers that have become ready and were not told to go.
+    pub(super) up: u32,
+    /// How many workers more than its size it has for nested calls.
+    pub(super) extra: u32,
     /// Workers being started, successors not counted.
     pub(super) starting: u32,
     /// Slots that may be started as soon as fewer are.
@@ -91,6 +100,7 @@ pub struct Pool {
     pub(super) replacement_failures: u64,
     pub(super) grown_at: Option<Instant>,
     pub(super) drained: bool,
+    pub(super) standstill: Standstill,
     pub(super) dice: Dice,
 }
 
@@ -109,6 +119,9 @@ impl Pool {
             workers: BTreeMap::new(),
             idle: Vec::new(),
             busy: 0,
+            waiting: 0,
+            up: 0,
+            extra: 0,
             starting: 0,
             start_queue: VecDeque::new(),
             calls: Calls::default(),
@@ -120,6 +133,7 @@ impl Pool {
             replacement_failures: 0,
             grown_at: None,
             drained: false,
+            standstill: Standstill::default(),
             dice: Dice::new(settings.seed),
         }
     }
@@ -128,9 +142,12 @@ impl Pool {
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Start => self.start(now, effects),
-            Event::CallArrived { call, deadline, caller, priority, retry } => {
-                self.arrive(now, Newcomer { call, deadline, caller, priority, retry }, effects);
+            Event::CallArrived { call, deadline, caller, priority, retry, nested } => {
+                let newcomer = Newcomer { call, deadline, caller, priority, retry, nested };
+                self.arrive(now, newcomer, effects);
             }
+            Event::Waits { worker, call, waits } => self.set_waits(worker, call, waits),
+            Event::CallStuck { call } => self.give_up(now, call, Verdict::Nested, effects),
             Event::CallCancelled { call } => self.give_up(now, call, Verdict::Cancelled, effects),
             Event::Ready { worker } => self.ready(now, worker, effects),
             Event::Answered { worker, call } => self.answered(now, worker, call, effects),
@@ -157,6 +174,9 @@ impl Pool {
     /// What any event may have made possible. Costs nothing where nothing is wanted.
     fn follow_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         self.assign_waiting(now, effects);
+        if self.extra > 0 || self.calls.nested_waiting() > 0 {
+            self.serve_nested(now, effects);
+        }
         if !self.start_queue.is_empty() {
             self.start_queued(now, effects);
         }
@@ -167,6 +187,7 @@ impl Pool {
             self.scale(now, effects);
         }
         self.report_drained(effects);
+        self.note_standstill(now);
     }
 
     fn arrive(&mut self, now: Instant, newcomer: Newcomer, effects: &mut Vec<Effect>) {
@@ -218,7 +239,7 @@ impl Pool {
         }
     }
 
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         now: Instant,
         worker: WorkerId,
@@ -335,6 +356,7 @@ impl Pool {
             Timer::Probe => self.probe(now, effects),
             Timer::Grow => self.grow(now, effects),
             Timer::Shrink => self.shrink(now, effects),
+            Timer::Extra => self.dismiss_extra(now, effects),
             Timer::Drain => self.end_patience(now, effects),
         }
     }
@@ -351,6 +373,11 @@ impl Pool {
         entry.state = next;
         entry.since = now;
         self.busy = self.busy + u32::from(next.is_busy()) - u32::from(before.is_busy());
+        self.up = self.up + u32::from(next.is_up()) - u32::from(before.is_up());
+        if entry.waits && !next.is_busy() {
+            entry.waits = false;
+            self.waiting -= 1;
+        }
         if before == WorkerState::Starting && !entry.is_successor {
             self.starting -= 1;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::endings::REAP_BUDGET;
 use super::super::event::{Budgets, Caller, Order, Retry, StopCause};
-use super::super::settings::{Replace, Restart, Scale, Size};
+use super::super::settings::{Nested, Replace, Restart, Scale, Size};
 use super::super::state::WorkerView;
 use super::*;
 
@@ -46,6 +46,7 @@ fn settings(workers: u32, queue: u32) -> Settings {
         replace: Replace::default(),
         queue,
         budgets,
+        nested: Nested::of(workers),
         seed: 1,
     }
 }
@@ -56,7 +57,7 @@ fn id(slot: u32, generation: u32) -> WorkerId {
 
 fn arrival(call: CallKey, deadline: Instant) -> Event {
     let retry = Retry::default();
-    Event::CallArrived { call, deadline, caller: Caller(1), priority: 0, retry }
+    Event::CallArrived { call, deadline, caller: Caller(1), priority: 0, retry, nested: false }
 }
 
 impl World {

@@ -37,6 +37,8 @@ pub struct Newcomer {
     pub priority: i8,
     /// What is to be done when an attempt fails.
     pub retry: Retry,
+    /// Whether another call waits for it.
+    pub nested: bool,
 }
 
 /// A call whose answer is owed.
@@ -60,6 +62,8 @@ pub(super) struct Entry {
     pub(super) deaths: u32,
     /// The attempt that runs has had its time, and another one is wanted.
     pub(super) is_attempt_over: bool,
+    /// Whether another call waits for it.
+    is_nested: bool,
 }
 
 impl Entry {
@@ -86,6 +90,8 @@ pub struct Calls {
     line: Line,
     /// Those in the line, by arrival.
     ages: BTreeMap<u64, CallKey>,
+    /// Those of them that another call waits for.
+    nested: BTreeMap<u64, CallKey>,
     deadlines: BTreeSet<(Instant, CallKey)>,
     resting: usize,
     next_number: u64,
@@ -95,6 +101,16 @@ impl Calls {
     /// How many wait for a worker.
     pub const fn waiting(&self) -> usize {
         self.line.len()
+    }
+
+    /// How many of them another call waits for.
+    pub fn nested_waiting(&self) -> usize {
+        self.nested.len()
+    }
+
+    /// The nested call that came last of those that wait for a worker.
+    pub fn newest_nested(&self) -> Option<CallKey> {
+        self.nested.last_key_value().map(|(_, call)| *call)
     }
 
     /// How many wait, those that rest between two attempts included.
@@ -156,6 +172,9 @@ impl Calls {
         let ticket = self.enter(now, newcomer, Place::Queued, None);
         self.line.push(ticket);
         self.ages.insert(ticket.number, ticket.call);
+        if newcomer.nested {
+            self.nested.insert(ticket.number, ticket.call);
+        }
     }
 
     /// Takes a new call in that need not wait.
@@ -173,6 +192,27 @@ impl Calls {
         entry.place = Place::Running(worker);
         entry.spot.get_or_insert(spot);
         self.ages.remove(&entry.ticket.number);
+        if entry.is_nested {
+            self.nested.remove(&entry.ticket.number);
+        }
+        self.begin(call);
+        Some(call)
+    }
+
+    /// Gives the nested call that came first to a worker, whoever's turn it is.
+    pub fn pop_nested_for(&mut self, worker: WorkerId) -> Option<CallKey> {
+        let (number, call) = self.nested.pop_first()?;
+        let entry = self.entries.get_mut(&call).expect("what waits has an entry");
+        assert_eq!(Place::Queued, entry.place, "what waits is queued");
+        entry.place = Place::Running(worker);
+        match entry.spot {
+            None => {
+                self.line.remove(entry.ticket);
+                entry.spot = Some(self.line.spot());
+            }
+            Some(spot) => self.line.remove_returned(entry.ticket.priority, spot),
+        }
+        self.ages.remove(&number);
         self.begin(call);
         Some(call)
     }
@@ -189,6 +229,9 @@ impl Calls {
         let spot = entry.spot.expect("what was handed out had a spot");
         self.line.give_back(call, entry.ticket.priority, spot);
         self.ages.insert(entry.ticket.number, call);
+        if entry.is_nested {
+            self.nested.insert(entry.ticket.number, call);
+        }
     }
 
     /// A call that was handed out waits, but not for a worker.
@@ -219,6 +262,9 @@ impl Calls {
         }
         if entry.place == Place::Queued {
             self.ages.remove(&entry.ticket.number);
+            if entry.is_nested {
+                self.nested.remove(&entry.ticket.number);
+            }
         }
         if let Some(deadline) = entry.deadline {
             let had = self.deadlines.remove(&(deadline, call));
@@ -252,7 +298,7 @@ impl Calls {
         place: Place,
         spot: Option<Spot>,
     ) -> Ticket {
-        let Newcomer { call, deadline, caller, priority, retry } = newcomer;
+        let Newcomer { call, deadline, caller, priority, retry, nested } = newcomer;
         let ticket = Ticket { call, caller, priority, number: self.next_number };
         self.next_number += 1;
         let entry = Entry {
@@ -266,6 +312,7 @@ impl Calls {
             moves: 0,
             deaths: 0,
             is_attempt_over: false,
+            is_nested: nested,
         };
         let before = self.entries.insert(call, entry);
         assert!(before.is_none(), "a call's id is unique in the daemon's life");

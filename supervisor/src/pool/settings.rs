@@ -18,6 +18,8 @@ pub struct Settings {
     pub restart: Restart,
     /// When it replaces what is well.
     pub replace: Replace,
+    /// What it does for calls that come from workers.
+    pub nested: Nested,
     /// How many calls may wait.
     pub queue: u32,
     /// How long it waits for what.
@@ -70,6 +72,22 @@ pub struct Replace {
     pub max_idle: Option<Duration>,
     /// How many are replaced at the same time.
     pub at_once: u32,
+}
+
+/// What a pool does for nested calls: those that another call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nested {
+    /// So many workers more than its size it may have, while as many wait for nested calls.
+    pub extra: u32,
+    /// How many calls may wait for one another in a row, the first one not counted.
+    pub depth: u32,
+}
+
+impl Nested {
+    /// What holds for a pool of so many workers when nothing else was said.
+    pub const fn of(workers: u32) -> Nested {
+        Nested { extra: workers, depth: 8 }
+    }
 }
 
 impl Default for Scale {

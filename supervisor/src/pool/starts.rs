@@ -147,6 +147,7 @@ impl Pool {
                 dumping: None,
                 retrying: None,
                 halted: false,
+                waits: false,
             },
         );
         self.timers.set(Timer::Start(worker), now + self.settings.budgets.start);

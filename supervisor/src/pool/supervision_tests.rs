@@ -14,7 +14,7 @@ impl World {
     fn send(&mut self, call: u64, caller: u64, priority: i8, retry: Retry) -> Vec<Effect> {
         let deadline = self.now + 30 * SECOND;
         let (call, caller) = (CallKey(call), Caller(caller));
-        self.tell(Event::CallArrived { call, deadline, caller, priority, retry })
+        self.tell(Event::CallArrived { call, deadline, caller, priority, retry, nested: false })
     }
 
     fn order(&mut self, order: Order) -> Vec<Effect> {

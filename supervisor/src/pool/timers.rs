@@ -40,6 +40,8 @@ pub enum Timer {
     Grow,
     /// An idle worker may be one too many.
     Shrink,
+    /// A worker that was started for a nested call may be one too many.
+    Extra,
     /// The drain's patience with running calls is over.
     Drain,
 }

@@ -35,9 +35,19 @@ impl Pool {
         self.size
     }
 
-    /// How many workers it should have now, spares included.
+    /// How many workers it should have now, spares and those for nested calls included.
     pub const fn workers_wanted(&self) -> u32 {
-        self.size + self.settings.size.spares
+        self.size + self.settings.size.spares + self.extra
+    }
+
+    /// How many workers it has now for nested calls alone, beyond its size.
+    pub const fn extra(&self) -> u32 {
+        self.extra
+    }
+
+    /// How many of its workers have calls that wait for nested calls.
+    pub const fn waiting_workers(&self) -> u32 {
+        self.waiting
     }
 
     /// Its calls.

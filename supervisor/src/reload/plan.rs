@@ -210,6 +210,7 @@ mod tests {
             "scale = { down_after = '1s' }",
             "restart = { deaths = 9 }",
             "replace = { max_calls = 5 }",
+            "nested = { extra = 0 }",
             "allow = ['json:*']",
             "watch = ['*.py']",
             "limits = { call_timeout = '1s', grace = '1s', start_timeout = '9s' }",

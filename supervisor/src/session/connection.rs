@@ -170,6 +170,12 @@ impl Connection {
         let pools = self.doorway.core.pool_sizes();
         let (hello, welcome) =
             hello::judge(&frame, &self.doorway.daemon, pools).map_err(End::Refused)?;
+        if !hello.worker.is_empty()
+            && let Some(home) = self.doorway.core.home_of(&hello.worker)
+        {
+            // A hello is said once.
+            let _ = self.peer.home.set(home);
+        }
         tracing::debug!(
             client = self.peer.id,
             program = hello.program.escape_debug().to_string(),

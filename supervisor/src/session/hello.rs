@@ -1,6 +1,6 @@
 //! Who may come in: the first frame of a client, judged.
 
-use clutch_protocol::limits::PROGRAM_BYTES_MAX;
+use clutch_protocol::limits::{PROGRAM_BYTES_MAX, WORKER_TOKEN_BYTES_MAX};
 use clutch_protocol::message::{Hello, PoolSize, Refusal, Refused, Role, Welcome, version};
 use clutch_protocol::{Frame, FrameError, Kind, wire};
 
@@ -42,6 +42,10 @@ pub fn judge(
     };
     if hello.program.len() > PROGRAM_BYTES_MAX {
         let sentence = format!("the program's name may have {PROGRAM_BYTES_MAX} bytes");
+        return refuse(Refusal::Protocol, sentence);
+    }
+    if hello.worker.len() > WORKER_TOKEN_BYTES_MAX {
+        let sentence = format!("a worker's token may have {WORKER_TOKEN_BYTES_MAX} bytes");
         return refuse(Refusal::Protocol, sentence);
     }
     if hello.version_min > version::MAX || hello.version_max < version::MIN {

@@ -1,10 +1,11 @@
 //! A client as the dispatcher sees it: a way to answer, and the calls it is owed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
 use tokio::sync::Notify;
 
+use crate::dispatch::Home;
 use crate::net::{Outbox, OutboxError};
 use crate::pool::CallKey;
 
@@ -21,6 +22,8 @@ pub struct Peer {
     pub changed: Notify,
     /// Reports it is owed.
     pub reports: Cell<usize>,
+    /// The worker it belongs to, if it belongs to one.
+    pub(crate) home: OnceCell<Home>,
     lost: Cell<Option<OutboxError>>,
 }
 
@@ -33,6 +36,7 @@ impl Peer {
             calls: RefCell::default(),
             changed: Notify::new(),
             reports: Cell::new(0),
+            home: OnceCell::new(),
             lost: Cell::new(None),
         }
     }

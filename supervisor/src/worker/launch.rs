@@ -52,19 +52,19 @@ impl Recipe {
             scale: _,
             restart: _,
             replace: _,
+            nested: _,
             allow: _,
             watch: _,
             output: _,
             memory: _,
             liveness: _,
         } = pool;
-        let program = executable.as_os_str();
-        let mut argv = vec![bytes(program)];
+        let mut argv = vec![bytes(executable.as_os_str())];
         argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
         argv.push(bytes(boot.as_os_str()));
         argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
-            program: bytes(program),
+            program: bytes(executable.as_os_str()),
             argv,
             environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
