@@ -46,9 +46,9 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop (workers died {failures} times without a \
-                 success between; one is tried now and then, and calls are taken again once it is \
-                 ready); the last: {last}"
+                "pool '{pool}' is in a crash loop: {}; one is tried now and then, and calls are \
+                 taken again once it is ready; the last: {last}",
+                Deaths(*failures)
             ),
             Reason::NotAllowed => {
                 write!(
@@ -140,6 +140,19 @@ impl fmt::Display for Certificate {
 impl fmt::Display for Phases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "queue {}, run {}", Span(self.queue_us), Span(self.run_us))
+    }
+}
+
+/// Deaths that no success has followed: the same words in errors, in `status` and in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Deaths(pub u32);
+
+impl fmt::Display for Deaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 worker died and no call succeeded after it"),
+            count => write!(f, "{count} workers died and no call succeeded between"),
+        }
     }
 }
 

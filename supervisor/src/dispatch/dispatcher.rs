@@ -18,7 +18,7 @@ use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
 use super::reaps::Reaps;
-use super::stack::StackReply;
+use super::stacks::StackReply;
 use super::watch::Watched;
 use crate::config;
 use crate::logs::{Ring, Sink};

@@ -13,7 +13,6 @@ use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::pool::{Event, StopCause, WorkerState};
 use crate::worker::link::Link;
-use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
 impl Core {
@@ -198,7 +197,7 @@ impl Dispatcher {
             pool = state.config.name,
             %worker,
             pid = certificate.pid,
-            cause = ?certificate.cause,
+            cause = cause.trim_start_matches("deaths."),
             exit = certificate.exit_name,
             function = certificate.function.as_deref().unwrap_or(""),
             calls_served = certificate.calls_served,
@@ -207,8 +206,8 @@ impl Dispatcher {
             cpu_ms = certificate.cpu_ms,
             uptime_ms = certificate.uptime_ms,
             out_of_memory = certificate.out_of_memory,
-            detail = escape(certificate.detail.as_bytes()),
-            stack = escape(certificate.stack.as_bytes()),
+            detail = certificate.detail,
+            stack = certificate.stack,
             "worker died"
         );
         if is_newest && never_ready {

@@ -24,7 +24,7 @@ const _: () = assert!(HISTORY_RECORDS_MAX.is_multiple_of(PIECE_RECORDS));
 pub enum What {
     /// A call came in; `extra` is its function.
     Arrived,
-    /// It has to wait; `extra` is how many calls wait with it.
+    /// It has to wait; `word` says for what, `extra` is how many calls wait with it.
     Queued,
     /// It was handed to a worker; `extra` is the worker's pid.
     Assigned,
@@ -36,6 +36,8 @@ pub enum What {
     MovedBack,
     /// An attempt failed; there will be another one.
     Retried,
+    /// Somebody does not want it any more; `word` says who.
+    Unwanted,
     /// Its caller has its answer; `word` says which. The worker is set if it was free after that.
     Answered,
     /// Its worker has answered when nobody waited any more, and is free.

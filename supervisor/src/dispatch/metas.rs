@@ -13,7 +13,7 @@ pub(super) fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
 }
 
 /// Bytes of a `message::Answer`.
-pub(super) const ANSWER_BYTES: u32 = 32;
+pub(super) const ANSWER_BYTES: u32 = 40;
 
 /// Writes a `message::Answer`.
 pub(super) fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
@@ -22,6 +22,8 @@ pub(super) fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
     head.extend_from_slice(&answer.worker.slot.to_le_bytes());
     head.extend_from_slice(&answer.worker.generation.to_le_bytes());
     head.extend_from_slice(&answer.call.to_le_bytes());
+    head.extend_from_slice(&answer.attempt.to_le_bytes());
+    head.extend_from_slice(&answer.pid.to_le_bytes());
 }
 
 /// Whole microseconds.
@@ -47,6 +49,8 @@ mod tests {
             phases: Phases { queue_us: 1, run_us: 2 },
             worker: WorkerId { slot: 3, generation: 4 },
             call: 5,
+            attempt: 6,
+            pid: 7,
         };
         let mut bytes = Vec::new();
         push_answer(&mut bytes, &answer);

@@ -170,11 +170,7 @@ impl Connection {
         let pools = self.doorway.core.pool_sizes();
         let (hello, welcome) =
             hello::judge(&frame, &self.doorway.daemon, pools).map_err(End::Refused)?;
-        tracing::debug!(
-            client = self.peer.id,
-            program = hello.program.escape_debug().to_string(),
-            "client connected"
-        );
+        tracing::debug!(client = self.peer.id, program = hello.program, "client connected");
         self.inbox.set_decoder(Decoder::with_payload_max(self.doorway.daemon.payload));
         self.peer.send(&frame_head(Kind::Welcome, 0, &welcome), &Bytes::new());
         Ok(())
