@@ -1,4 +1,4 @@
-//! What a map writes: results, failures in their place, what the function prints, and the sum of it.
+//! What a map writes: results, failures in their place, what the function prints, and the sum.
 
 use std::collections::VecDeque;
 
