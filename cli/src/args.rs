@@ -106,7 +106,13 @@ pub(crate) struct LocalArgs {
     #[arg(long, value_name = "PYTHON", requires = "local", conflicts_with = "config")]
     pub(crate) python: Option<String>,
     /// How many workers
-    #[arg(long, value_name = "N", requires = "local", conflicts_with = "config")]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "local",
+        conflicts_with = "config",
+        value_parser = count,
+    )]
     pub(crate) workers: Option<NonZeroU32>,
     /// A script whose functions are called as __main__:NAME
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with = "config")]
@@ -119,6 +125,17 @@ pub(crate) struct LocalArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// A call, as an operator names it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct CallArgs {
+    /// The call's number
+    #[arg(value_name = "CALL", value_parser = call_number)]
+    pub(crate) call: u64,
+    /// Print the answer as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// A function's name, checked.
 pub(crate) fn function_name(word: &str) -> Result<String, name::NameError> {
     name::check_function(word).map(|_| word.to_owned())
@@ -127,6 +144,27 @@ pub(crate) fn function_name(word: &str) -> Result<String, name::NameError> {
 /// A pool's name, checked.
 pub(crate) fn pool_name(word: &str) -> Result<String, name::NameError> {
     name::check_pool(word).map(|()| word.to_owned())
+}
+
+/// A call's number. That there was such a call is the daemon's to say.
+pub(crate) fn call_number(word: &str) -> Result<u64, NumberError> {
+    word.parse().map_err(|_| NumberError::Call)
+}
+
+/// How many of something: at least one.
+pub(crate) fn count(word: &str) -> Result<NonZeroU32, NumberError> {
+    word.parse().map_err(|_| NumberError::Count)
+}
+
+/// Why a text is no number.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(crate) enum NumberError {
+    #[error("write the number of a call, like 17; `clutch workers` shows those that run")]
+    Call,
+    #[error("write a whole number from 1")]
+    Count,
+    #[error("write auto, or a whole number from 1")]
+    Chunk,
 }
 
 /// A time span with units, 0 included.
@@ -209,6 +247,20 @@ mod tests {
             assert!(parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
         assert!(parse(&["--python", "3.12", "m:f"]).is_err(), "needs --local");
+        let says = |words: &[&str]| {
+            let words = ["clutch"].iter().chain(words);
+            Cli::try_parse_from(words).unwrap_err().to_string()
+        };
+        for (words, next) in [
+            (&["explain", "x"][..], "number of a call, like 17"),
+            (&["logs", "--call", "0"], "number of a call, like 17"),
+            (&["map", "m:f", "--chunk", "0", "1"], "write auto, or a whole number"),
+            (&["map", "m:f", "--window", "x", "1"], "write a whole number from 1"),
+            (&["ping", "--count", "0"], "write a whole number from 1"),
+        ] {
+            let error = says(words);
+            assert!(error.contains(next), "{words:?}: {error}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clutch_client::{Client, ConnectError, ConnectOptions};
 use clutch_supervisor::config::{self, Config, LocalOptions};
 use clutch_supervisor::{Guardian, Local, Orphans};
 
-use crate::args::{Global, LocalArgs};
+use crate::args::{Global, LocalArgs, TargetArgs};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
@@ -54,8 +54,13 @@ impl Socket {
 
 /// Connects to the daemon.
 pub(crate) async fn daemon(socket: &Socket) -> Result<Client, Error> {
+    daemon_within(socket, CONNECT_MAX).await
+}
+
+/// Connects to the daemon, and does not wait longer for it than the caller wants to wait at all.
+async fn daemon_within(socket: &Socket, patience: Duration) -> Result<Client, Error> {
     let options = ConnectOptions::new(socket.path()?)
-        .timeout(CONNECT_MAX)
+        .timeout(patience.min(CONNECT_MAX))
         .program(concat!("clutch ", env!("CARGO_PKG_VERSION")));
     Ok(Client::connect_with(options).await?)
 }
@@ -74,13 +79,20 @@ pub(crate) struct Link {
 
 /// Connects to the daemon, or starts a private supervisor.
 pub(crate) async fn open(
-    args: &LocalArgs,
+    target: &TargetArgs,
     global: &Global,
     workers: u32,
     interrupt: &mut Interrupt,
 ) -> Result<Link, Error> {
+    let TargetArgs { local: args, timeout, .. } = target;
     if !args.local {
-        return Ok(Link { client: daemon(&Socket::of(global)).await?, local: None, _log: None });
+        let patience = timeout.unwrap_or(CONNECT_MAX);
+        let socket = Socket::of(global);
+        let client = tokio::select! {
+            client = daemon_within(&socket, patience) => client?,
+            () = interrupt.wait() => return Err(Error::Interrupted),
+        };
+        return Ok(Link { client, local: None, _log: None });
     }
     let config = local_config(args, workers)?;
     let log = if global.verbose || std::env::var_os("CLUTCH_LOG").is_some() {

@@ -36,6 +36,13 @@ pub(crate) enum Error {
     Refused { denial: Denial, sentence: String },
     #[error("there is no pool '{name}'; the pools are: {known}")]
     NoSuchPool { name: String, known: String },
+    #[error(
+        "pool '{name}' is not there yet after {timeout:?}: {rest}; the order stays in force, \
+         `clutch pool list` and `clutch workers` show how far it is"
+    )]
+    OrderUnderWay { name: String, timeout: Duration, rest: String },
+    #[error("the workers of pool '{name}' do not start: {reason}")]
+    OrderFails { name: String, reason: String },
     #[error("'{one}' and '{other}' are two pools; name one")]
     TwoPools { one: String, other: String },
     #[error(transparent)]
@@ -127,7 +134,8 @@ impl Error {
             Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Error::Output(_) => Exit::Raised,
-            Error::StillStopping { .. } => Exit::TimedOut,
+            Error::StillStopping { .. } | Error::OrderUnderWay { .. } => Exit::TimedOut,
+            Error::OrderFails { .. } => Exit::Refused,
         }
     }
 }

@@ -45,7 +45,10 @@ pub(crate) enum InputError {
     NoItems,
     #[error("'-' is no item: write --input - to read items from standard input, or '\"-\"'")]
     Dash,
-    #[error("failed to open {}: {source}", path.display())]
+    #[error(
+        "failed to open {}: {source}; name a file of JSON lines, or - for standard input",
+        path.display()
+    )]
     Open { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Bad(#[from] Bad),
@@ -67,7 +70,7 @@ pub(crate) struct Bad {
 /// Why a line is no item.
 #[derive(Debug, Error)]
 pub(crate) enum BadReason {
-    #[error("it is not JSON: {what} at column {column}")]
+    #[error("it is not JSON: {what} at column {column}; each line is one value, text in quotes")]
     NotJson { what: String, column: usize },
     #[error("it is not UTF-8 (byte {at}); JSON must be")]
     NotText { at: usize },
@@ -404,7 +407,8 @@ mod tests {
         let (items, bads, _) = all(input(text, AfterBad::Stop));
         assert_eq!(["1"], *items);
         assert_eq!(
-            "item 1, line 3: it is not JSON: expected ident at column 2",
+            "item 1, line 3: it is not JSON: expected ident at column 2; each line is one value, \
+             text in quotes",
             bads[0].to_string()
         );
         let (items, bads, positions) = all(input(text, AfterBad::Continue));

@@ -7,6 +7,7 @@
 
 mod journal;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,7 +103,7 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<Log, LogError> {
     };
     let (lines, receiver) = sync_channel(LINES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    let queue = Queue { lines, dropped: Arc::clone(&dropped), one_line: format == LogFormat::Text };
+    let queue = Queue { lines, dropped: Arc::clone(&dropped), shape: Shape::of(format) };
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || write_lines(&receiver, &dropped, &place))
@@ -200,11 +201,44 @@ fn count_dropped(dropped: &AtomicU64) {
     note_dropped(1);
 }
 
+/// What has to be done to a formatted record, so that whatever is in it cannot pass for another
+/// record or for an order to a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// A line of text; with colours, its own escape sequences stay.
+    Text { has_color: bool },
+    /// A JSON object, of which the formatter has made one line.
+    Json,
+    /// Nothing: it was made fit when it was formatted.
+    Done,
+}
+
+impl Shape {
+    fn of(format: LogFormat) -> Shape {
+        match format {
+            LogFormat::Text => Shape::Text { has_color: output::stderr_has_color() },
+            LogFormat::Json => Shape::Json,
+            LogFormat::Journald => Shape::Done,
+        }
+    }
+
+    fn fit(self, record: Vec<u8>) -> Vec<u8> {
+        match self {
+            Shape::Text { has_color } => one_line(&record, has_color),
+            Shape::Json => match std::str::from_utf8(&record).map(output::escape_json) {
+                Ok(Cow::Owned(escaped)) => escaped.into_bytes(),
+                Ok(Cow::Borrowed(_)) | Err(_) => record,
+            },
+            Shape::Done => record,
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Queue {
     lines: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
-    one_line: bool,
+    shape: Shape,
 }
 
 impl Queue {
@@ -246,13 +280,13 @@ impl Drop for Record {
         if bytes.is_empty() {
             return;
         }
-        self.queue.push(if self.queue.one_line { one_line(&bytes) } else { bytes });
+        self.queue.push(self.queue.shape.fit(bytes));
     }
 }
 
-/// The record as exactly one line. Escape sequences of ours are in it and stay; those of others
-/// were escaped by the formatter.
-fn one_line(record: &[u8]) -> Vec<u8> {
+/// The record as exactly one line, its line ends written as `\n`. With colours, escape sequences of
+/// ours are in it and stay; those of others were escaped by the formatter.
+fn one_line(record: &[u8], has_color: bool) -> Vec<u8> {
     let record = record.strip_suffix(b"\n").unwrap_or(record);
     let (record, cut) = match record.get(..LINE_BYTES_MAX) {
         Some(start) => (start, true),
@@ -263,6 +297,11 @@ fn one_line(record: &[u8]) -> Vec<u8> {
         match byte {
             b'\n' => line.extend_from_slice(b"\\n"),
             b'\r' => line.extend_from_slice(b"\\r"),
+            b'\x1b' if has_color => line.push(b'\x1b'),
+            b'\t' => line.push(b'\t'),
+            byte if byte.is_ascii_control() => {
+                line.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+            }
             byte => line.push(*byte),
         }
     }
@@ -280,17 +319,28 @@ mod tests {
     #[test]
     fn a_record_is_one_line_f170() {
         assert_eq!(
-            b"said a\\n{\"level\":\"error\"}\\r\n".as_slice(),
-            one_line(b"said a\n{\"level\":\"error\"}\r\n")
+            b"said a\\n{\"level\":\"error\"}\\r\\x00\\x1b[2J\t\n".as_slice(),
+            one_line(b"said a\n{\"level\":\"error\"}\r\0\x1b[2J\t\n", false)
         );
-        let line = one_line(&vec![b'x'; LINE_BYTES_MAX + 1]);
+        assert_eq!(b"\x1b[1mours\x1b[0m\n".as_slice(), one_line(b"\x1b[1mours\x1b[0m", true));
+        let line = one_line(&vec![b'x'; LINE_BYTES_MAX + 1], false);
         assert_eq!(LINE_BYTES_MAX + "... (cut)\n".len(), line.len());
+    }
+
+    #[test]
+    fn a_json_record_keeps_its_value_and_shows_no_control_character_f170() {
+        let record = "{\"message\":\"a\\nTraceback\u{9b}31m\"}\n";
+        let shown = String::from_utf8(Shape::Json.fit(record.as_bytes().to_vec())).unwrap();
+        assert_eq!("{\"message\":\"a\\nTraceback\\u009b31m\"}\n", shown);
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(record), value(&shown));
     }
 
     #[test]
     fn a_full_queue_drops_and_counts_f137() {
         let (lines, receiver) = sync_channel(1);
-        let queue = Queue { lines, dropped: Arc::default(), one_line: true };
+        let queue =
+            Queue { lines, dropped: Arc::default(), shape: Shape::Text { has_color: false } };
         for _ in 0..3 {
             drop(Record { queue: queue.clone(), bytes: b"x".to_vec() });
         }

@@ -1,7 +1,7 @@
 //! What a call prints, on its way to the terminal: whole lines, so that two streams do not mix
 //! within one, and the last of standard error remembered for a death's report.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use clutch_client::{OutputChunk, OutputStream};
@@ -16,6 +16,9 @@ const HELD_BYTES_MAX: usize = 8 << 10;
 
 /// How long a line may stay unfinished before its beginning is shown: a prompt, a progress dot.
 pub(crate) const HELD_MAX: Duration = Duration::from_millis(50);
+
+/// The same where several calls print at once: nobody waits for a prompt of one of many.
+pub(crate) const MIXED_HELD_MAX: Duration = Duration::from_secs(1);
 
 /// What a call has printed.
 #[derive(Default)]
@@ -79,6 +82,42 @@ impl Printed {
         };
         let rest = held.split_off(end);
         Some(std::mem::replace(held, rest))
+    }
+}
+
+/// What several calls print at once, each in lines of its own.
+#[derive(Default)]
+pub(crate) struct Prints {
+    /// Those with an unfinished line, by their number on the connection: no more than begin in
+    /// [`MIXED_HELD_MAX`], after which all are shown.
+    calls: BTreeMap<u64, Printed>,
+}
+
+impl Prints {
+    /// Shows a piece, but for the line it leaves unfinished.
+    pub(crate) fn print(&mut self, piece: &OutputChunk) {
+        let printed = self.calls.entry(piece.id).or_default();
+        printed.print(piece);
+        if !printed.holds() {
+            self.calls.remove(&piece.id);
+        }
+    }
+
+    /// Whether the beginning of a line is held back.
+    pub(crate) fn holds(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// Shows what is held back, in lines of its own.
+    pub(crate) fn flush(&mut self) {
+        for (_, printed) in std::mem::take(&mut self.calls) {
+            for mut held in printed.held {
+                if !held.is_empty() {
+                    held.push(b'\n');
+                    output::passthrough(&held);
+                }
+            }
+        }
     }
 }
 

@@ -33,9 +33,26 @@ pub(crate) fn failure(failure: &Failure, format: FailureFormat, printed: &str) -
 }
 
 /// Shows why an item of a map failed, and gives the exit code that belongs to it.
-pub(crate) fn item(index: u64, failure: &Failure) -> Exit {
-    text(&format!("item {index}: "), failure, "");
+pub(crate) fn item(index: u64, failure: &Failure, format: FailureFormat) -> Exit {
+    match format {
+        FailureFormat::Text => text(&format!("item {index}: "), failure, ""),
+        FailureFormat::Json => {
+            let json = serde_json::json!({"index": index, "error": failure});
+            output::json_note(&json.to_string());
+        }
+    }
     Exit::of(&failure.reason)
+}
+
+/// Says that a call was cancelled from here.
+pub(crate) fn interrupted(failure: &Failure, format: FailureFormat) {
+    match format {
+        FailureFormat::Text => {
+            let sentence = format!("{} was cancelled by Ctrl-C", failure.function);
+            output::error_with_tail(&sentence, &number(failure));
+        }
+        FailureFormat::Json => output::json_note(&json(failure)),
+    }
 }
 
 fn text(prefix: &str, failure: &Failure, printed: &str) {
@@ -43,11 +60,15 @@ fn text(prefix: &str, failure: &Failure, printed: &str) {
     if !context.trim().is_empty() {
         output::block(&context);
     }
-    let call = match failure.call {
+    output::error_with_tail(&format!("{prefix}{}", sentence(failure)), &number(failure));
+}
+
+/// What to ask `clutch explain` about, if anything.
+fn number(failure: &Failure) -> String {
+    match failure.call {
         0 => String::new(),
         call => format!(" (call {call})"),
-    };
-    output::error_with_tail(&format!("{prefix}{}", sentence(failure)), &call);
+    }
 }
 
 /// The failure as one JSON object.

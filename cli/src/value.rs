@@ -25,7 +25,7 @@ pub(crate) enum ValueError {
     StdinTooLong,
     #[error("standard input is not UTF-8 (byte {at}); JSON must be")]
     StdinNotText { at: usize },
-    #[error("standard input is not JSON: {0}")]
+    #[error("standard input is not JSON: {0}; write one value to it, like [1, 2] or \"text\"")]
     StdinNotJson(#[source] serde_json::Error),
 }
 

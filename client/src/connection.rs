@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Frame, Kind};
+use clutch_protocol::{Frame, Kind, Reason};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
@@ -24,7 +24,7 @@ use tokio::time::timeout_at;
 
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Filled, Inbox};
-use crate::limits::HANG_UP_WAIT;
+use crate::limits::{CANCEL_WAIT, HANG_UP_WAIT};
 use crate::outbound::{Outbound, Outgoing, Sent};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
@@ -98,6 +98,19 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<Frame, Trouble> {
+        self.exchange_until(letter, output, deadline, std::future::pending()).await
+    }
+
+    /// The same, but the request is cancelled when `give_up` resolves, and the daemon's word on
+    /// that is waited for a moment.
+    pub(crate) async fn exchange_until(
+        self: &Arc<Self>,
+        letter: &Letter,
+        output: Option<OutputSink>,
+        deadline: Deadline,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Frame, Trouble> {
+        let mut give_up = pin!(give_up);
         self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let _slot = match letter.kind {
             Kind::Call => Some(self.slot(deadline).await?),
@@ -112,12 +125,25 @@ impl Connection {
         self.send(id, letter, deadline).await?;
         let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
         ticket.left = if goes_on { Left::Call } else { Left::Unsent };
-        let outcome = match deadline.net() {
-            None => receiver.await,
-            Some(net) => match timeout_at(net.into(), receiver).await {
-                Ok(outcome) => outcome,
-                Err(_) => return Err(Trouble::sent(0, deadline.passed())),
-            },
+        let mut receiver = receiver;
+        let answered = tokio::select! {
+            biased;
+            outcome = &mut receiver => Some(outcome),
+            () = until(deadline.net()) => return Err(Trouble::sent(0, deadline.passed())),
+            () = &mut give_up => None,
+        };
+        let outcome = match answered {
+            Some(outcome) => outcome,
+            None => {
+                if !self.cancel(id) {
+                    return Err(Trouble::unsent(Reason::Cancelled));
+                }
+                let soon = tokio::time::Instant::now() + CANCEL_WAIT;
+                match timeout_at(soon, receiver).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => return Err(Trouble::sent(0, Reason::Cancelled)),
+                }
+            }
         };
         ticket.left = Left::Nothing;
         match outcome.expect("whoever takes a waiter out of the table tells it") {
@@ -193,10 +219,13 @@ impl Connection {
 
     /// Tells the daemon that nobody waits for call `id`. Never waits: a frame that has not left is
     /// taken back instead.
-    fn cancel(&self, id: u64) {
-        if !lock(&self.outbound).withdraw(id) {
+    /// False when the daemon will not hear of the call at all.
+    fn cancel(&self, id: u64) -> bool {
+        let has_left = !lock(&self.outbound).withdraw(id);
+        if has_left {
             self.remark(id, Kind::Cancel);
         }
+        has_left
     }
 
     /// Sends a cancel, or a pong if there is room.
@@ -280,6 +309,14 @@ impl Connection {
                 return self.hung_up(&error).await;
             }
         }
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 

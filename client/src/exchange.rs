@@ -274,8 +274,9 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {
-                let chunk = OutputChunk { stream, dropped_bytes, bytes: frame.payload };
-                Incoming::Output(frame.header.id, chunk)
+                let id = frame.header.id;
+                let chunk = OutputChunk { id, stream, dropped_bytes, bytes: frame.payload };
+                Incoming::Output(id, chunk)
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },

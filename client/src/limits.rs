@@ -45,6 +45,10 @@ pub(crate) const READ_BYTES: usize = 64 << 10;
 /// How long a writer that found the daemon gone waits for the reader to learn why.
 pub(crate) const HANG_UP_WAIT: Duration = Duration::from_millis(500);
 
+/// How long the daemon's word on a call that was cancelled is waited for, by who wants it: it says
+/// which call that was. The daemon answers a cancel at once.
+pub(crate) const CANCEL_WAIT: Duration = Duration::from_millis(500);
+
 /// How long a blocked writer of a blocking client waits before it looks whether somebody still
 /// reads. See `blocking::connection`.
 pub(crate) const WRITE_LOOK: Duration = Duration::from_millis(10);

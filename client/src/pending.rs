@@ -63,6 +63,9 @@ pub(crate) enum Outcome {
 /// A piece of what a call printed.
 #[derive(Clone, Debug)]
 pub struct OutputChunk {
+    /// The call that printed it, by its number on this connection ([`Reply::id`](crate::Reply)):
+    /// tells the calls of a map apart.
+    pub id: u64,
     /// Where it was printed to.
     pub stream: Stream,
     /// Bytes that were left out before this piece, by the daemon or by this client, because the
@@ -259,6 +262,7 @@ mod tests {
         let mut pending = Pending::default();
         pending.insert(1, (), Some(OutputSink::new(sender))).unwrap();
         let chunk = |text: &'static str| OutputChunk {
+            id: 1,
             stream: Stream::Stdout,
             dropped_bytes: 0,
             bytes: Bytes::from_static(text.as_bytes()),

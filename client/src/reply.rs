@@ -28,12 +28,16 @@ pub struct Answered<R> {
     pub worker: WorkerId,
     /// Its id, unique in the daemon's life: the one that logs and `clutch explain` know.
     pub call: u64,
+    /// Which attempt was good, from 1.
+    pub attempt: u32,
+    /// The process id of who ran it.
+    pub pid: u32,
 }
 
 impl<R> Answered<R> {
     fn new(value: R, reply: &Reply) -> Answered<R> {
-        let clutch_protocol::message::Answer { phases, worker, call } = reply.answer;
-        Answered { value, phases, worker, call }
+        let clutch_protocol::message::Answer { phases, worker, call, attempt, pid } = reply.answer;
+        Answered { value, phases, worker, call, attempt, pid }
     }
 }
 

@@ -169,6 +169,11 @@ impl<C> Ready<C> {
         Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
     }
 
+    /// With what it prints sent here.
+    pub(crate) fn with_output(self, output: Option<OutputSink>) -> Ready<C> {
+        Ready { output, ..self }
+    }
+
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a payload shares it.
@@ -205,14 +210,32 @@ impl<A: Serialize, K: Serialize> Request<Client, A, K> {
     pub async fn send_reply(self) -> Result<Reply, Failure> {
         self.ready()?.send().await
     }
+
+    /// As [`send_reply`](Request::send_reply), but the call is cancelled when `give_up` resolves.
+    /// Unlike one whose future is dropped, it still says how it ended: usually with
+    /// [`Reason::Cancelled`] and its number in the daemon.
+    ///
+    /// # Errors
+    ///
+    /// Every way a call can fail; see [`Reason`].
+    pub async fn send_reply_until(
+        self,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
+        self.ready()?.send_until(give_up).await
+    }
 }
 
 impl Ready<Client> {
     pub(crate) async fn send(&mut self) -> Result<Reply, Failure> {
+        self.send_until(std::future::pending()).await
+    }
+
+    async fn send_until(&mut self, give_up: impl Future<Output = ()>) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
         let frame = match self.letter(connection.welcome()) {
-            Ok(letter) => connection.exchange(&letter, output, self.deadline).await,
+            Ok(letter) => connection.exchange_until(&letter, output, self.deadline, give_up).await,
             Err(trouble) => Err(trouble),
         };
         open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)

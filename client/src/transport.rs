@@ -84,7 +84,8 @@ impl ConnectOptions {
 pub(crate) const PROGRAM: &str = concat!("clutch-client ", env!("CARGO_PKG_VERSION"));
 
 /// The socket of this user's daemon: `CLUTCH_SOCKET`; else `clutch/clutch.sock` in
-/// `XDG_RUNTIME_DIR`, in `/run/user/UID`, or for root in `/run`.
+/// `XDG_RUNTIME_DIR`, in `/run/user/UID`, or for root in `/run`: the first of them that is there
+/// already, or else the first.
 ///
 /// # Errors
 ///
@@ -93,26 +94,29 @@ pub fn default_socket() -> Result<PathBuf, ConnectError> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let uid = nix::unistd::getuid();
     let user = Path::new("/run/user").join(uid.to_string());
-    choose_socket(
-        set("CLUTCH_SOCKET"),
-        set("XDG_RUNTIME_DIR"),
+    // The specification wants a relative XDG_RUNTIME_DIR ignored.
+    let bases = [
+        set("XDG_RUNTIME_DIR").filter(|path| path.is_absolute()),
         user.is_dir().then_some(user),
         uid.is_root().then(|| "/run".into()),
-    )
+    ];
+    choose_socket(set("CLUTCH_SOCKET"), bases, Path::exists)
 }
 
+/// A daemon that was started by the system and one that was started in a session may have other
+/// variables than whoever looks for them; so what is there counts, before what would be made.
 fn choose_socket(
     named: Option<PathBuf>,
-    runtime: Option<PathBuf>,
-    user: Option<PathBuf>,
-    root: Option<PathBuf>,
+    bases: [Option<PathBuf>; 3],
+    exists: impl Fn(&Path) -> bool,
 ) -> Result<PathBuf, ConnectError> {
     if let Some(path) = named {
         return Ok(path);
     }
-    // The specification wants a relative XDG_RUNTIME_DIR ignored.
-    let base = runtime.filter(|path| path.is_absolute()).or(user).or(root);
-    Ok(base.ok_or(ConnectError::NoPath)?.join("clutch/clutch.sock"))
+    let places: Vec<_> =
+        bases.into_iter().flatten().map(|base| base.join("clutch/clutch.sock")).collect();
+    let there = places.iter().find(|place| exists(place));
+    there.or(places.first()).cloned().ok_or(ConnectError::NoPath)
 }
 
 /// Refuses what no socket can be named.
@@ -263,15 +267,21 @@ mod tests {
     #[test]
     fn the_default_socket_is_the_nearest_one_f160() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let choose = |named, runtime, user, root| choose_socket(named, runtime, user, root).ok();
-        let all = choose(path("n.sock"), path("/x"), path("/run/user/7"), path("/run"));
-        assert_eq!(path("n.sock"), all);
-        let runtime = choose(None, path("/x"), path("/run/user/7"), path("/run"));
-        assert_eq!(path("/x/clutch/clutch.sock"), runtime);
-        let relative = choose(None, path("x"), path("/run/user/7"), None);
-        assert_eq!(path("/run/user/7/clutch/clutch.sock"), relative);
-        assert_eq!(path("/run/clutch/clutch.sock"), choose(None, None, None, path("/run")));
-        assert!(matches!(choose_socket(None, None, None, None), Err(ConnectError::NoPath)));
+        let [runtime, user, root] = [path("/x"), path("/run/user/7"), path("/run")];
+        let choose =
+            |bases, there: &str| choose_socket(None, bases, |place| place == Path::new(there)).ok();
+        let all = [runtime, user.clone(), root.clone()];
+        let named = choose_socket(path("n.sock"), all.clone(), |_| true).ok();
+        assert_eq!(path("n.sock"), named);
+        assert_eq!(path("/x/clutch/clutch.sock"), choose(all.clone(), "nowhere"));
+        let session = [None, user, root.clone()];
+        assert_eq!(path("/run/user/7/clutch/clutch.sock"), choose(session, "nowhere"));
+        // A daemon of the system's is found from a session, too.
+        let system = "/run/clutch/clutch.sock";
+        assert_eq!(path(system), choose(all, system));
+        assert_eq!(path(system), choose([None, None, root], "nowhere"));
+        let none = choose_socket(None, [None, None, None], |_| true);
+        assert!(matches!(none, Err(ConnectError::NoPath)));
     }
 
     #[test]

@@ -386,7 +386,7 @@ fn output_comes_to_its_call_and_the_daemon_is_answered() {
         let client = connect(&daemon).await;
         let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
         client.request("m:f").output(sender).send::<()>().await.unwrap();
-        let OutputChunk { stream, dropped_bytes, bytes } = receiver.recv().await.unwrap();
+        let OutputChunk { stream, dropped_bytes, bytes, .. } = receiver.recv().await.unwrap();
         assert_eq!((OutputStream::Stderr, 3, &b"hello\n"[..]), (stream, dropped_bytes, &bytes[..]));
         assert!(receiver.recv().await.is_none(), "the call is over");
     });

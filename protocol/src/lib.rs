@@ -65,4 +65,5 @@ pub mod operate;
 
 pub use failure::{Failure, Reason};
 pub use frame::{Codec, Flags, Frame, FrameError, Header, Kind};
+pub use text::Deaths;
 pub use value::Value;

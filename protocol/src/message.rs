@@ -189,6 +189,10 @@ pub struct Answer {
     pub worker: WorkerId,
     /// The call's id, unique in the daemon's life: the one its log and `clutch explain` know.
     pub call: u64,
+    /// Which attempt this is the answer of, from 1.
+    pub attempt: u32,
+    /// The process id of who ran it.
+    pub pid: u32,
 }
 
 /// Which stream a line was printed to.

@@ -170,15 +170,20 @@ pub struct Step {
     /// When, in microseconds after the call came in (after the first step, if that was lost).
     pub at_us: u64,
     /// What, as a word: `arrived`, `queued`, `assigned`, `warned`, `interrupted`, `moved_back`,
-    /// `nested`, `retried`, `answered`, `late_answer`, `worker_launched`, `worker_ready`,
+    /// `nested`, `retried`, `unwanted`, `answered`, `late_answer`, `worker_launched`, `worker_ready`,
     /// `worker_stopping`, `worker_died`.
     pub what: String,
-    /// More about it: how a call was answered, how a worker died, how many calls waited.
+    /// More about it: how a call was answered, how a worker died, what it waited for, who does not
+    /// want it any more.
     pub detail: String,
     /// The worker it concerns, if any.
     pub worker: Option<WorkerId>,
     /// Its process id; none when it had no process yet.
     pub pid: Option<u32>,
+    /// Which attempt began, did not begin or failed, from 1; none for other steps, and where the
+    /// beginning is not known any more.
+    #[serde(default)]
+    pub attempt: Option<u32>,
 }
 
 /// A call that kept a worker busy.

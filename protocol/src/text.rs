@@ -46,10 +46,9 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop (workers died {failures} time{} without a \
-                 success between; one is tried now and then, and calls are taken again once it is \
-                 ready); the last: {last}",
-                if *failures == 1 { "" } else { "s" }
+                "pool '{pool}' is in a crash loop: {}; one is tried now and then, and calls are \
+                 taken again once it is ready; the last: {last}",
+                Deaths(*failures)
             ),
             Reason::NotAllowed => write!(
                 f,
@@ -216,6 +215,19 @@ impl fmt::Display for Phases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Phases { queue_us, run_us, start_us } = *self;
         write!(f, "queue {}, start {}, run {}", Span(queue_us), Span(start_us), Span(run_us))
+    }
+}
+
+/// Deaths that no success has followed: the same words in errors, in `status` and in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Deaths(pub u32);
+
+impl fmt::Display for Deaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 worker died and no call succeeded after it"),
+            count => write!(f, "{count} workers died and no call succeeded between"),
+        }
     }
 }
 

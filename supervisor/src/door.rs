@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use crate::limits::{CLOSING_TIMEOUT, STRANGERS_MAX};
 use crate::session::connection::{Connection, Doorway, End};
 use crate::worker::link::frame_head;
-use crate::worker::output::escape;
 
 /// How long to leave the listener alone when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -205,7 +204,7 @@ fn note_end(doorway: &Doorway, ended: Result<End, tokio::task::JoinError>) {
         Ok(End::Http) => "refused.Http",
         Ok(End::Refused(refused)) => {
             tracing::info!(refusal = ?refused.refusal,
-                sentence = escape(refused.sentence.as_bytes()),
+                sentence = refused.sentence,
                 "refused a client");
             refusal_counter(refused.refusal)
         }

@@ -151,7 +151,7 @@ fn records_of_logging_come_with_level_logger_and_traceback() {
     let levels: Vec<_> = lines.iter().filter_map(|line| line.level.as_deref()).collect();
     assert_eq!(vec!["INFO", "WARNING", "ERROR", "CRITICAL", "NOTICE", "ERROR"], levels);
     assert!(lines.iter().all(|line| line.logger.as_deref() == Some("job.output")));
-    assert_eq!("level 20\\u{1b}[2J", lines[0].text);
+    assert_eq!("level 20\\x1b[2J", lines[0].text);
     let last = &lines.last().expect("there are six").text;
     assert!(last.starts_with("failed\nTraceback") && last.ends_with("ValueError: for the record"));
     let output = daemon.cli(["logs", "--call", &id.to_string()]).expect_code(0);
@@ -161,7 +161,7 @@ fn records_of_logging_come_with_level_logger_and_traceback() {
     assert!(output.stdout.contains("\n    | ValueError: for the record\n"), "{}", output.stdout);
     // The daemon's own log has them with their level, each in one line.
     let line = daemon.wait_for_log("for the record", PATIENCE);
-    assert!(line.contains("ERROR failed\\u{a}Traceback"), "{line}");
+    assert!(line.contains("ERROR failed\\nTraceback"), "{line}");
     assert!(daemon.wait_for_log("level 30", PATIENCE).contains(" WARN "));
     oracle.judge(daemon);
 }
@@ -403,7 +403,7 @@ fn following_shows_lines_as_they_come_and_ends_with_ctrl_c() {
     let _: u64 = request.send().expect("it only prints");
     let id: u64 = client.call("job_output:say", ("\x1b[2Jlive",)).expect("it only prints");
     let line = shown.next().expect("a line");
-    assert!(line.ends_with(&format!(" default/0.1 call {id} stdout| \\u{{1b}}[2Jlive")), "{line}");
+    assert!(line.ends_with(&format!(" default/0.1 call {id} stdout| \\x1b[2Jlive")), "{line}");
     process::signal(child.id(), Signal::SIGINT);
     let ended = command::wait(&mut child, PATIENCE).expect("it ends");
     let mut stderr = String::new();

@@ -160,3 +160,60 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
         }
     }
 }
+
+/// The counters' names in the page's two tables.
+fn documented_counters() -> BTreeSet<String> {
+    let text = page();
+    let section = text.split("## Counters").nth(1).expect("the page has a section of them");
+    let cells = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = cells.filter_map(|line| line.split(" | ").next());
+    let names = cells.flat_map(|cell| cell.split('`')).map(str::to_owned);
+    let is_name = |name: &String| name.starts_with(|c: char| c.is_ascii_lowercase());
+    names.filter(is_name).collect()
+}
+
+/// The names that the daemon's code certainly gives to counters, and all its texts.
+fn counted_names() -> (BTreeSet<String>, BTreeSet<String>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../supervisor/src");
+    let (mut names, mut texts) = (BTreeSet::new(), BTreeSet::new());
+    for file in clutch_tests::daemon::files_below(&root) {
+        let text = std::fs::read_to_string(root.join(&file)).expect("our own sources are text");
+        let code = text.split("#[cfg(test)]").next().expect("there is a first part");
+        let is_door = file == Path::new("door.rs");
+        let mut literals = code.split('"');
+        let mut before = literals.next().expect("there is a first part");
+        while let (Some(literal), Some(after)) = (literals.next(), literals.next()) {
+            let calls = [".one(", ".one(format!(", ".add(", ".count(", "counters.insert("];
+            let is_call = calls.iter().any(|call| before.trim_end().ends_with(call));
+            let groups = ["answered.", "deaths.", "retries.", "refused."];
+            let is_grouped = groups.iter().any(|group| literal.starts_with(group));
+            let is_end = is_door && before.ends_with("=> ");
+            if is_call || is_grouped || is_end {
+                names.insert(literal.to_owned());
+            }
+            texts.insert(literal.to_owned());
+            before = after;
+        }
+    }
+    (names, texts)
+}
+
+#[test]
+fn the_page_documents_every_counter_there_is_and_no_other() {
+    let (documented, (counted, texts)) = (documented_counters(), counted_names());
+    assert!(counted.len() > 50 && documented.len() > 40, "{counted:?} {documented:?}");
+    let group = |name: &str| name.split_once('.').map(|(group, _)| format!("{group}."));
+    let groups: BTreeSet<_> = documented.iter().filter_map(|name| group(name)).collect();
+    let is_known = |name: &&String| {
+        documented.contains(*name) || group(name).is_some_and(|group| groups.contains(&group))
+    };
+    let unknown: Vec<_> = counted.iter().filter(|name| !is_known(name)).collect();
+    assert!(unknown.is_empty(), "counted, but not documented: {unknown:?}");
+    let is_counted = |name: &&String| {
+        let (family, member) = name.rsplit_once('.').unwrap_or((name, ""));
+        let open = format!("{family}.{{}}");
+        texts.contains(*name) || (!member.is_empty() && texts.contains(&open))
+    };
+    let dead: Vec<_> = documented.iter().filter(|name| !is_counted(name)).collect();
+    assert!(dead.is_empty(), "documented, but never counted: {dead:?}");
+}

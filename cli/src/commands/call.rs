@@ -1,10 +1,11 @@
 //! `clutch call`: one call, its result on standard output.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
-use clutch_client::{Answer, Client, Codec, Failure, Flags, Reply};
-use tokio::sync::mpsc;
+use clutch_client::{Answer, Client, Codec, Failure, Flags, Phases, Reason, Reply};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::args::{Global, TargetArgs, function_name};
@@ -20,6 +21,9 @@ use crate::value::{self, Arguments};
 /// Pieces of output that may wait for the terminal before the daemon is slowed down.
 const OUTPUT_PIECES_MAX: usize = 64;
 
+/// How long the daemon may take to say which call Ctrl-C has cancelled.
+const CANCEL_MAX: Duration = Duration::from_millis(600);
+
 /// Call one function and print its result as JSON
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -32,7 +36,9 @@ The result goes to standard output. What the function prints, and why it failed,
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
-\"worker\": ..., \"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}.
+\"worker\": {\"slot\": 0, \"generation\": 1}, \"pid\": ..., \"python\": \"3.12.1\", \"attempt\": 1,
+\"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}. `python` is null when
+that worker was replaced meanwhile.
 
 Examples:
   clutch call --local math:sqrt 2
@@ -65,9 +71,15 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     args.target.wishes.check()?;
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let arguments = value::arguments(&args.arguments, io::stdin())?;
-    let link = connect::open(&args.target.local, global, 1, &mut interrupt).await?;
+    let link = connect::open(&args.target, global, 1, &mut interrupt).await?;
     let ended = call(&link.client, &args, arguments, &mut interrupt).await;
-    let shown = show(ended, &args, global);
+    let python = match &ended {
+        Ended::Answered(reply) if args.report => {
+            python_of(&link.client, &args.target.pool, reply).await
+        }
+        _ => None,
+    };
+    let shown = show(ended, &args, global, python);
     link.close(*shown.as_ref().unwrap_or(&Exit::Ok)).await;
     shown
 }
@@ -77,8 +89,8 @@ enum Ended {
     Answered(Reply),
     /// With the end of what it has printed to standard error.
     Failed(Failure, String),
-    /// By Ctrl-C.
-    Interrupted,
+    /// By Ctrl-C, with how it ended if the daemon said so.
+    Interrupted(Option<Failure>),
 }
 
 async fn call(
@@ -105,17 +117,29 @@ async fn call(
         request = request.retry(retry);
     }
     let mut printed = Printed::default();
+    let (give_up, given_up) = oneshot::channel::<()>();
+    let mut give_up = Some(give_up);
+    let mut settled = None;
     let reply = {
-        let mut reply = Box::pin(request.send_reply());
+        let mut reply = Box::pin(request.send_reply_until(async {
+            // A sender that is dropped with the future tells nobody anything.
+            let _ = given_up.await;
+        }));
         loop {
+            let settle = settled.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                () = interrupt.wait() => break None,
+                () = interrupt.wait(), if give_up.is_some() => {
+                    // The daemon says which call that was, and it must hear of it before we go.
+                    give_up.take().map(|give_up| give_up.send(()));
+                    settled = Some(Instant::now() + CANCEL_MAX);
+                }
                 Some(piece) = pieces.recv() => printed.print(&piece),
                 () = tokio::time::sleep_until(Instant::now() + HELD_MAX), if printed.holds() => {
                     printed.flush();
                 }
                 reply = &mut reply => break Some(reply),
+                () = tokio::time::sleep_until(settle), if settled.is_some() => break None,
             }
         }
     };
@@ -125,27 +149,37 @@ async fn call(
     printed.flush();
     match reply {
         Some(Ok(reply)) => Ended::Answered(reply),
-        Some(Err(failure)) => Ended::Failed(failure, printed.end()),
-        None => {
-            // Dropping the request has cancelled it; the daemon must hear of that before we go.
-            connect::delivered(client).await;
-            Ended::Interrupted
+        Some(Err(failure)) if give_up.is_none() && failure.reason == Reason::Cancelled => {
+            Ended::Interrupted(Some(failure))
         }
+        Some(Err(failure)) => Ended::Failed(failure, printed.end()),
+        None => Ended::Interrupted(None),
     }
 }
 
-fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
+/// The version of the interpreter that has answered, if its worker is still there.
+async fn python_of(client: &Client, pool: &str, reply: &Reply) -> Option<String> {
+    let status = client.status().await.ok()?;
+    let pool = status.pools.into_iter().find(|it| it.name == pool)?;
+    let mut workers = pool.workers.into_iter();
+    let worker = workers.find(|it| it.id == reply.answer.worker && it.pid == reply.answer.pid)?;
+    Some(worker.python)
+}
+
+fn show(ended: Ended, args: &Args, global: &Global, python: Option<String>) -> Result<Exit, Error> {
+    let format = if args.json { FailureFormat::Json } else { FailureFormat::Text };
     match ended {
         Ended::Answered(reply) => {
             if args.report {
-                output::result(&reported(&reply, &args.target.pool)).map_err(Error::Output)?;
+                let report = reported(&reply, &args.target.pool, python);
+                output::result(&report).map_err(Error::Output)?;
             } else {
                 output::result(&reply.payload).map_err(Error::Output)?;
             }
             if global.verbose {
-                let Answer { phases, worker, call } = reply.answer;
+                let Answer { phases, worker, call, pid, .. } = reply.answer;
                 output::note(&format!(
-                    "call {call} was answered by worker {}/{worker}: {phases}",
+                    "call {call} was answered by worker {}/{worker} (pid {pid}): {phases}",
                     args.target.pool
                 ));
             }
@@ -156,21 +190,44 @@ fn show(ended: Ended, args: &Args, global: &Global) -> Result<Exit, Error> {
                 // Its supervisor is gone now: nobody can be asked about this number.
                 failure.call = 0;
             }
-            let format = if args.json { FailureFormat::Json } else { FailureFormat::Text };
             Ok(report::failure(&failure, format, &printed))
         }
-        Ended::Interrupted => {
-            output::error(&format!("{} was cancelled by Ctrl-C", args.function));
+        Ended::Interrupted(failure) => {
+            let mut failure = failure.unwrap_or_else(|| unanswered(args));
+            if args.target.local.local {
+                failure.call = 0;
+            }
+            report::interrupted(&failure, format);
             Ok(Exit::Cancelled)
         }
     }
 }
 
+/// A cancelled call of which the daemon has said nothing: it may have begun.
+fn unanswered(args: &Args) -> Failure {
+    Failure {
+        call: 0,
+        pool: args.target.pool.clone(),
+        function: args.function.clone(),
+        attempt: 0,
+        started: true,
+        phases: Phases::default(),
+        reason: Reason::Cancelled,
+        quarantined: false,
+    }
+}
+
 /// A result and how it came about, as one JSON object. The result's own text is not touched.
-fn reported(reply: &Reply, pool: &str) -> Vec<u8> {
-    let Answer { phases, worker, call } = reply.answer;
+fn reported(reply: &Reply, pool: &str, python: Option<String>) -> Vec<u8> {
+    let Answer { phases, worker, call, attempt, pid } = reply.answer;
     let head = serde_json::json!({
-        "call": call, "pool": pool, "worker": worker, "phases": phases,
+        "call": call,
+        "pool": pool,
+        "worker": worker,
+        "pid": pid,
+        "python": python,
+        "attempt": attempt,
+        "phases": phases,
     });
     let mut json = head.to_string().into_bytes();
     json.pop();
@@ -182,7 +239,7 @@ fn reported(reply: &Reply, pool: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use clutch_client::{Phases, WorkerId};
+    use clutch_client::WorkerId;
 
     use super::*;
 
@@ -192,13 +249,19 @@ mod tests {
             phases: Phases { queue_us: 1, run_us: 2, start_us: 3 },
             worker: WorkerId { slot: 3, generation: 4 },
             call: 17,
+            attempt: 2,
+            pid: 4711,
         };
         let payload = Bytes::from_static(b"[1.10, null]");
         let reply = Reply { id: 1, codec: Codec::Json, flags: Flags::NONE, payload, answer };
-        let text = String::from_utf8(reported(&reply, "default")).unwrap();
+        let text = String::from_utf8(reported(&reply, "default", Some("3.12.1".into()))).unwrap();
         assert!(text.ends_with(",\"value\":[1.10, null]}"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(17, json["call"]);
+        assert_eq!((17, 2, 4711), {
+            let number = |key: &str| json[key].as_u64().unwrap();
+            (number("call"), number("attempt"), number("pid"))
+        });
+        assert_eq!("3.12.1", json["python"]);
         assert_eq!(
             (3, 4),
             (

@@ -1,5 +1,6 @@
 //! `clutch cancel`: end a call, whoever sent it.
 
+use crate::args::CallArgs;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{connect, json, output};
@@ -17,18 +18,14 @@ Examples:
   clutch workers                     which calls run, and for how long
   clutch cancel 17")]
 pub(crate) struct Args {
-    /// The call's number
-    #[arg(value_name = "CALL")]
-    call: u64,
-    /// Print what was cancelled as one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    of: CallArgs,
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
     let client = connect::daemon(socket).await?;
-    let cancelled = client.cancel_call(args.call).await?;
-    if args.json {
+    let cancelled = client.cancel_call(args.of.call).await?;
+    if args.of.json {
         let json = serde_json::to_string(&cancelled).expect("an answer is plain data");
         output::page(&(json::pretty(&json) + "\n")).map_err(Error::Output)?;
     } else {

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use clutch_client::{Ahead, Ancestor, Explanation, Step};
+use clutch_supervisor::logs::entry::rfc3339;
 
+use crate::args::CallArgs;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{connect, json, output};
@@ -20,18 +22,14 @@ Examples:
   clutch explain 17
   clutch explain 17 --json | jq '.steps[] | {at_us, what}'")]
 pub(crate) struct Args {
-    /// The call's number
-    #[arg(value_name = "CALL")]
-    call: u64,
-    /// Print it as one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    of: CallArgs,
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
     let client = connect::daemon(socket).await?;
-    let life = client.explain(args.call).await?;
-    let text = if args.json {
+    let life = client.explain(args.of.call).await?;
+    let text = if args.of.json {
         let json = serde_json::to_string(&life).expect("an explanation is plain data");
         json::pretty(&json) + "\n"
     } else {
@@ -46,9 +44,10 @@ fn page(life: &Explanation) -> String {
         "" => "a function whose name is forgotten".to_owned(),
         function => output::escape_line(function).into_owned(),
     };
-    let state = match &life.outcome {
-        Some(outcome) => format!("{}: {outcome}", life.state),
-        None => life.state.clone(),
+    let state = match (&life.outcome, &*life.state) {
+        (Some(outcome), state) => format!("{state}: {outcome}"),
+        (None, "answered") => "answered; how is forgotten".to_owned(),
+        (None, state) => state.to_owned(),
     };
     let pool = match life.pool.as_str() {
         "" => "a pool that was removed".to_owned(),
@@ -56,7 +55,7 @@ fn page(life: &Explanation) -> String {
     };
     let mut text = format!("call {}: {function} in {pool}, {state}\n", life.call);
     if let Some(ms) = life.arrived_unix_ms {
-        let _ = writeln!(text, "came in at {}", utc(ms));
+        let _ = writeln!(text, "came in at {}", rfc3339(ms));
     }
     if life.beginning_lost {
         text.push_str("its beginning is forgotten; this is what is still known\n");
@@ -71,13 +70,10 @@ fn page(life: &Explanation) -> String {
         let calls: Vec<_> = life.waits_for.iter().map(u64::to_string).collect();
         let _ = writeln!(text, "it waits for its nested calls {}", calls.join(", "));
     }
-    let mut attempt = 0;
+    let is_retried = life.steps.iter().any(|step| step.what == "retried");
     for step in &life.steps {
-        if step.what == "assigned" {
-            attempt += 1;
-        }
-        let _ =
-            writeln!(text, "{:>12}  {}", format!("+{}", micros(step.at_us)), told(step, attempt));
+        let told = told(step, step.attempt.filter(|_| is_retried));
+        let _ = writeln!(text, "{:>12}  {told}", format!("+{}", micros(step.at_us)));
     }
     if !life.ahead.is_empty() {
         text.push_str("while it waited, the workers were busy with\n");
@@ -100,8 +96,8 @@ fn chain(calls: &[Ancestor]) -> String {
     told.collect::<Vec<_>>().join(" -> ")
 }
 
-/// A step in words.
-fn told(step: &Step, attempt: u32) -> String {
+/// A step in words; the attempt is named where there are several.
+fn told(step: &Step, attempt: Option<u32>) -> String {
     let worker = match (step.worker, step.pid) {
         (Some(worker), Some(pid)) => format!("worker {worker} (pid {pid})"),
         (Some(worker), None) => format!("worker {worker}"),
@@ -112,12 +108,18 @@ fn told(step: &Step, attempt: u32) -> String {
         "arrived" => "it came in".to_owned(),
         "nested" => format!("{detail} waits for it"),
         "queued" => format!("it had to wait: {detail}"),
-        "assigned" if attempt > 1 => format!("given to {worker}, attempt {attempt}"),
-        "assigned" => format!("given to {worker}"),
+        "assigned" => match attempt {
+            Some(attempt) => format!("given to {worker}, attempt {attempt}"),
+            None => format!("given to {worker}"),
+        },
         "warned" => format!("{worker} was told that it is not wanted any more"),
         "interrupted" => format!("{worker} was told to interrupt it"),
         "moved_back" => format!("it had not begun on {worker}; it waits again"),
-        "retried" => format!("the attempt on {worker} failed; there will be another"),
+        "retried" => match attempt {
+            Some(attempt) => format!("attempt {attempt} failed on {worker}; there will be another"),
+            None => format!("the attempt on {worker} failed; there will be another"),
+        },
+        "unwanted" => detail.into_owned(),
         "answered" => format!("answered: {detail}"),
         "late_answer" => format!("{worker} gave it up, and is free"),
         "worker_launched" => format!("{worker} is being started"),
@@ -155,23 +157,6 @@ fn micros(us: u64) -> String {
     }
 }
 
-/// A moment as ISO 8601, in UTC. Dates come from days by the usual arithmetic of eras of 400 years.
-fn utc(unix_ms: u64) -> String {
-    let (seconds, ms) = (unix_ms / 1000, unix_ms % 1000);
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let leaps = day_of_era / 1_460 + day_of_era / 146_096;
-    let year_of_era = (day_of_era + day_of_era / 36_524 - leaps) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // Years that begin in March, so that a leap day is the last one.
-    let march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march + 2) / 5 + 1;
-    let month = if march < 10 { march + 3 } else { march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use clutch_protocol::message::{Phases, WorkerId};
@@ -182,7 +167,7 @@ mod tests {
 
     fn step(at_us: u64, what: &str, detail: &str, worker: Option<WorkerId>) -> Step {
         let pid = worker.map(|_| 4711);
-        Step { at_us, what: what.into(), detail: detail.into(), worker, pid }
+        Step { at_us, what: what.into(), detail: detail.into(), worker, pid, attempt: None }
     }
 
     #[test]
@@ -251,7 +236,7 @@ while it waited, the workers were busy with
             (1_767_225_599_000, "2025-12-31T23:59:59.000Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
-            assert_eq!(text, utc(ms));
+            assert_eq!(text, rfc3339(ms));
         }
     }
 }

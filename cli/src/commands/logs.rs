@@ -2,10 +2,12 @@
 
 use std::num::NonZeroU64;
 
-use clutch_client::{Failure, LogBatch, LogLine, LogQuery, LogStream, LogTail};
-use clutch_protocol::name;
+use clutch_client::{
+    Client, Explanation, Failure, LogBatch, LogLine, LogQuery, LogStream, LogTail, OperateError,
+};
 use futures_util::{FutureExt, StreamExt};
 
+use crate::args::{NumberError, pool_name};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
@@ -23,6 +25,8 @@ call, and how: on stdout or stderr, or as a record of Python's logging, if the p
 (its key `logging`). The daemon keeps the newest lines of each pool; [daemon.output] says how many,
 and whether they go to files, too.
 
+Exit code 2 when there is no such pool or never was such a call, 7 when the call is forgotten.
+
 With -f it goes on with the lines that come, until Ctrl-C.
 
 Examples:
@@ -36,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pool: Option<String>,
     /// Only of the call with this id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = call_number)]
     call: Option<NonZeroU64>,
     /// Only of the workers in this slot
     #[arg(long, value_name = "SLOT")]
@@ -52,22 +56,30 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn pool_name(word: &str) -> Result<String, name::NameError> {
-    name::check_pool(word).map(|()| word.to_owned())
+/// The number of a call; 0 stands for none wherever lines are.
+fn call_number(word: &str) -> Result<NonZeroU64, NumberError> {
+    word.parse().map_err(|_| NumberError::Call)
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let client = connect::daemon(socket).await?;
+    if args.follow
+        && let Some(call) = args.call
+    {
+        // Of a call that never was, nothing will ever come.
+        known(&client, call).await?;
+    }
     let all = if args.call.is_some() { u32::MAX } else { LINES };
     let query = LogQuery {
-        pool: args.pool,
+        pool: args.pool.clone(),
         call: args.call.map(NonZeroU64::get),
         slot: args.worker,
         lines: args.lines.unwrap_or(all),
     };
     let mut tail = if args.follow { client.follow_logs(query) } else { client.logs(query) };
     let mut results = Results::new();
+    let mut is_empty = true;
     loop {
         let next = match tail.next().now_or_never() {
             Some(next) => next,
@@ -84,10 +96,14 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
         };
         let Some(batch) = next else {
             results.flush().map_err(Error::Output)?;
+            if is_empty {
+                say_why(&client, &args).await?;
+            }
             return Ok(Exit::Ok);
         };
         match batch.map_err(Box::new).and_then(|batch| show(&batch, args.json)) {
             Ok(lines) => {
+                is_empty &= lines.is_empty();
                 for line in lines {
                     results.text(&line).map_err(Error::Output)?;
                 }
@@ -97,6 +113,40 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
                 return Ok(report::failure(&failure, report::FailureFormat::Text, ""));
             }
         }
+    }
+}
+
+/// Says on standard error why there is no line, so that nobody takes a wrong name for silence.
+async fn say_why(client: &Client, args: &Args) -> Result<(), Error> {
+    let Some(call) = args.call else {
+        let of = match (&args.pool, args.worker) {
+            (Some(pool), Some(slot)) => format!(" of slot {slot} of pool '{pool}'"),
+            (Some(pool), None) => format!(" of pool '{pool}'"),
+            (None, Some(slot)) => format!(" of slot {slot} of any pool"),
+            (None, None) => String::new(),
+        };
+        output::note(&format!("no line{of} is kept"));
+        return Ok(());
+    };
+    let life = known(client, call).await?;
+    let what = match &*life.state {
+        "queued" => "waits for a worker",
+        "running" => "has not printed anything yet, or its lines are not kept any more",
+        _ => "has printed nothing, or its lines are not kept any more ([daemon.output])",
+    };
+    output::note(&format!("call {call} ({}) {what}", life.function));
+    Ok(())
+}
+
+/// What is known of a call; an error when there never was one, or it is forgotten.
+async fn known(client: &Client, call: NonZeroU64) -> Result<Explanation, Error> {
+    match client.explain(call.get()).await {
+        Ok(life) => Ok(life),
+        Err(OperateError::Refused { denial, sentence }) => {
+            let sentence = format!("no line of call {call} is kept: {sentence}");
+            Err(Error::Refused { denial, sentence })
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

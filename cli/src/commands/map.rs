@@ -4,28 +4,27 @@
 //! flushed whenever nothing more is there at once, so a reader never waits for a full buffer, and
 //! a slow reader slows down the reading of items.
 
-use std::collections::VecDeque;
+mod writer;
+
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use clutch_client::{Chunk, Client, Codec, Failure, RawValue, Reason};
+use clutch_client::{Chunk, Client, Codec, Failure, OutputChunk, RawValue};
 use futures_util::{FutureExt, Stream, StreamExt};
-use serde_json::json;
+use tokio::sync::mpsc;
 
-use crate::args::{Global, TargetArgs, function_name};
+use crate::args::{Global, NumberError, TargetArgs, count, function_name};
 use crate::connect::{self, Link};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
-use crate::items::{AfterBad, Bad, BadReason, Input, Source};
-use crate::output::{self, Results};
-use crate::progress::Progress;
-use crate::report;
+use crate::items::{AfterBad, Input, Source};
 use crate::wishes::WishError;
+use writer::{Next, Writer};
 
-/// Bad lines that may wait for the results before them.
-const BADS_MAX: usize = 256;
+/// Pieces of output that may wait for the terminal; what comes faster is left out, and counted.
+const OUTPUT_PIECES_MAX: usize = 256;
 
 /// Call a function once for each item and print the results as JSON lines
 #[derive(Debug, clap::Args)]
@@ -40,7 +39,8 @@ other items are not affected, and the exit code is 1 when any has failed. Indice
 
 With --timeout or --retry each item is a call of its own, unless --chunk says otherwise.
 
-What the function prints goes to the daemon's log. With --local, --verbose shows that log.
+What the function prints goes to standard error, in whole lines, as far as that keeps up with it;
+all of it is in `clutch logs`. Ctrl-C cancels what is under way.
 
 Examples:
   clutch map --local math:factorial 5 6 7
@@ -61,11 +61,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chunk)]
     chunk: Chunk,
     /// Items that may be on their way at once [default: as many as keep the workers busy]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     window: Option<NonZeroU32>,
     /// What to do when an item fails
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_error: OnError,
+    /// Print the failure that ends the map as one JSON object, still on standard error
+    #[arg(long)]
+    json: bool,
     /// Show no progress bar (without a terminal there is none anyway)
     #[arg(long)]
     no_progress: bool,
@@ -91,10 +94,10 @@ enum OnError {
     Report,
 }
 
-fn chunk(word: &str) -> Result<Chunk, std::num::ParseIntError> {
+fn chunk(word: &str) -> Result<Chunk, NumberError> {
     match word {
         "auto" => Ok(Chunk::Auto),
-        number => number.parse().map(Chunk::Fixed),
+        number => count(number).map(Chunk::Fixed).map_err(|_| NumberError::Chunk),
     }
 }
 
@@ -111,7 +114,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
         Some(file) => Source::open(file)?,
         None => Source::words(&args.items)?,
     };
-    let link = connect::open(&args.target.local, global, processors(), &mut interrupt).await?;
+    let link = connect::open(&args.target, global, processors(), &mut interrupt).await?;
     let ended = map(&link, &args, source, &mut interrupt, global.verbose).await;
     link.close(*ended.as_ref().unwrap_or(&Exit::Cancelled)).await;
     ended
@@ -135,8 +138,9 @@ async fn map(
         OnError::Skip | OnError::Report => AfterBad::Continue,
     };
     let mut input = source.start(client.welcome().payload_bytes_max, after);
-    let mut answers = answers(client, args, &mut input);
-    let mut writer = Writer::new(args, input, verbose);
+    let (sink, pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
+    let mut answers = answers(client, args, &mut input, sink);
+    let mut writer = Writer::new(args, input, verbose, pieces);
     let ended = loop {
         let next = match writer.next(&mut answers, interrupt).now_or_never() {
             Some(next) => next,
@@ -152,6 +156,8 @@ async fn map(
                 }
             }
             Next::Bad(bad) => writer.bads.push_back(bad),
+            Next::Printed(piece) => writer.print(&piece),
+            Next::Unfinished => writer.flush_prints(),
             Next::Interrupted => break writer.interrupted(),
             Next::End => {
                 break match writer.last_bads().map_err(Error::Output)? {
@@ -164,6 +170,7 @@ async fn map(
             break exit;
         }
     };
+    writer.last_prints();
     writer.flush().map_err(Error::Output)?;
     // Dropping the stream cancels what is in flight; the daemon must hear of that before we go.
     drop(answers);
@@ -174,13 +181,19 @@ async fn map(
 /// Answers by the number of their item, in order or as they come.
 type Answers = Pin<Box<dyn Stream<Item = (u64, Result<Box<RawValue>, Failure>)>>>;
 
-fn answers(client: &Client, args: &Args, input: &mut Input) -> Answers {
+fn answers(
+    client: &Client,
+    args: &Args,
+    input: &mut Input,
+    sink: mpsc::Sender<OutputChunk>,
+) -> Answers {
     let items = std::mem::replace(&mut input.items, Box::pin(futures_util::stream::empty()));
     let mut map = client
         .map_stream(&args.function, items)
         .pool(&args.target.pool)
         .priority(args.target.wishes.priority)
         .codec(Codec::Json)
+        .output(sink)
         .chunk(args.chunk);
     if let Some(timeout) = args.target.timeout {
         map = map.timeout(timeout);
@@ -200,197 +213,4 @@ fn answers(client: &Client, args: &Args, input: &mut Input) -> Answers {
             .zip(map.ordered())
             .map(|(number, answer)| (number, answer.map_err(|error| error.failure))),
     )
-}
-
-/// What happens next.
-enum Next {
-    Answer(u64, Result<Box<RawValue>, Failure>),
-    Bad(Bad),
-    Interrupted,
-    End,
-}
-
-/// Writes lines, and counts.
-struct Writer<'a> {
-    args: &'a Args,
-    input: Input,
-    verbose: bool,
-    results: Results,
-    progress: Progress,
-    /// Bad lines that wait for the results before them.
-    bads: VecDeque<Bad>,
-    answered: u64,
-    written: u64,
-    failed: u64,
-    first_failure: Option<String>,
-}
-
-impl<'a> Writer<'a> {
-    fn new(args: &'a Args, input: Input, verbose: bool) -> Writer<'a> {
-        Writer {
-            args,
-            input,
-            verbose,
-            results: Results::new(),
-            progress: Progress::new(!args.no_progress),
-            bads: VecDeque::new(),
-            answered: 0,
-            written: 0,
-            failed: 0,
-            first_failure: None,
-        }
-    }
-
-    async fn next(&mut self, answers: &mut Answers, interrupt: &mut Interrupt) -> Next {
-        tokio::select! {
-            biased;
-            () = interrupt.wait() => Next::Interrupted,
-            Some(bad) = self.input.bads.recv(), if self.bads.len() < BADS_MAX => Next::Bad(bad),
-            answer = answers.next() => match answer {
-                Some((number, answer)) => Next::Answer(number, answer),
-                None => Next::End,
-            },
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if self.results.is_terminal() {
-            self.progress.aside(|| self.results.flush())
-        } else {
-            self.results.flush()
-        }
-    }
-
-    /// Writes an answer. Gives the exit code when it is the last.
-    fn answer(
-        &mut self,
-        number: u64,
-        answer: Result<Box<RawValue>, Failure>,
-    ) -> std::io::Result<Option<Exit>> {
-        let index = self.input.positions.answered(number);
-        self.answered += 1;
-        self.progress.done();
-        self.progress.total(self.input.positions.total());
-        match answer {
-            Ok(result) if self.args.index => {
-                let line = format!("{{\"index\":{index},\"result\":{}}}", result.get());
-                self.write(line.as_bytes())?;
-            }
-            Ok(result) => self.write(result.get().as_bytes())?,
-            Err(mut failure) => {
-                if self.args.target.local.local {
-                    // Its supervisor will be gone: nobody can be asked about this number.
-                    failure.call = 0;
-                }
-                return self.failure(index, &failure);
-            }
-        }
-        Ok(None)
-    }
-
-    fn failure(&mut self, index: u64, failure: &Failure) -> std::io::Result<Option<Exit>> {
-        if self.args.on_error == OnError::Stop || fails_the_rest(&failure.reason) {
-            self.flush()?;
-            return Ok(Some(self.progress.aside(|| report::item(index, failure))));
-        }
-        if self.args.on_error == OnError::Report {
-            let line = json!({"index": index, "error": failure});
-            self.write(line.to_string().as_bytes())?;
-        }
-        self.count_failure(|| format!("item {index}: {}", report::sentence(failure)));
-        Ok(None)
-    }
-
-    /// Writes the bad lines whose turn it is. Gives the exit code when one is the last.
-    fn ready_bads(&mut self) -> std::io::Result<Option<Exit>> {
-        let in_order = !self.args.unordered;
-        while let Some(bad) = self.bads.pop_front() {
-            if in_order && bad.before > self.answered {
-                self.bads.push_front(bad);
-                break;
-            }
-            if let Some(exit) = self.bad(bad)? {
-                return Ok(Some(exit));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Writes the bad lines behind the last result.
-    fn last_bads(&mut self) -> std::io::Result<Option<Exit>> {
-        loop {
-            if let Some(exit) = self.ready_bads()? {
-                return Ok(Some(exit));
-            }
-            match self.input.bads.try_recv() {
-                Ok(bad) => self.bads.push_back(bad),
-                Err(_) => return Ok(None),
-            }
-        }
-    }
-
-    fn bad(&mut self, bad: Bad) -> std::io::Result<Option<Exit>> {
-        let unreadable = matches!(bad.reason, BadReason::Unreadable(_) | BadReason::TooLong { .. });
-        if self.args.on_error == OnError::Stop || unreadable {
-            self.flush()?;
-            self.progress.aside(|| output::error(&bad.to_string()));
-            return Ok(Some(Exit::Usage));
-        }
-        if self.args.on_error == OnError::Report {
-            let reason = json!({"kind": "BadInput", "message": bad.reason.to_string()});
-            let line = json!({
-                "index": bad.index,
-                "line": bad.line,
-                "error": {"function": self.args.function, "started": false, "reason": reason},
-            });
-            self.write(line.to_string().as_bytes())?;
-        }
-        self.progress.done();
-        self.count_failure(|| bad.to_string());
-        Ok(None)
-    }
-
-    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
-        self.written += 1;
-        self.results.line(line)
-    }
-
-    fn count_failure(&mut self, sentence: impl FnOnce() -> String) {
-        self.failed += 1;
-        if self.verbose || self.first_failure.is_none() {
-            let sentence = sentence();
-            if self.verbose {
-                self.progress.aside(|| output::note(&sentence));
-            }
-            self.first_failure.get_or_insert(sentence);
-        }
-    }
-
-    fn interrupted(&self) -> Exit {
-        let Self { written, .. } = self;
-        self.progress.aside(|| {
-            output::error(&format!(
-                "cancelled by Ctrl-C after {written} results; what was in flight is lost"
-            ));
-        });
-        Exit::Cancelled
-    }
-
-    /// Says how many items failed. All were tried.
-    fn summary(&self) -> Exit {
-        let Some(first) = &self.first_failure else {
-            return Exit::Ok;
-        };
-        let all = self.input.positions.total().unwrap_or(self.answered);
-        let Self { failed, .. } = self;
-        self.progress.aside(|| {
-            output::error(&format!("{failed} of {all} items failed; the first: {first}"));
-        });
-        Exit::Raised
-    }
-}
-
-/// Whether every later item would fail in the same way.
-fn fails_the_rest(reason: &Reason) -> bool {
-    matches!(reason, Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown)
 }

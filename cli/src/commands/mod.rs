@@ -9,6 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod map;
 pub(crate) mod ping;
 pub(crate) mod pool;
+pub(crate) mod pool_wait;
 pub(crate) mod reload;
 pub(crate) mod serve;
 pub(crate) mod stack;

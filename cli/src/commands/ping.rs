@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::args::count;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{connect, output};
@@ -16,7 +17,7 @@ Examples:
   clutch ping && echo it is up      exit code 3 when no daemon answers")]
 pub(crate) struct Args {
     /// How many times, one after the other
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     count: NonZeroU32,
 }
 

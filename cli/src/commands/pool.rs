@@ -7,6 +7,7 @@ use clutch_client::PoolOrder;
 use clutch_protocol::status::{PoolStatus, Status};
 
 use crate::args::pool_name;
+use crate::commands::pool_wait::{WaitArgs, Waiting};
 use crate::commands::status::{dash, span, table};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -15,15 +16,16 @@ use crate::{connect, json, output};
 /// List the pools, or give one an order: pause, resume, drain, resize, recycle, reset
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-An order is carried out from now on, and the command does not wait for it: `clutch pool list` and
-`clutch workers` show how far it is. Orders are forgotten when the daemon stops; what shall last
-belongs into the configuration.
+An order is carried out from now on; with --wait the command returns when it is done: no call runs
+(pause), none is left (drain), every worker is there (resize) or a new one (recycle). Without it,
+`clutch pool list` and `clutch workers` show how far it is. Orders are forgotten when the daemon
+stops; what shall last belongs into the configuration.
 
 Examples:
   clutch pool list
   clutch pool pause default          calls wait, none is started; running ones go on
   clutch pool resume default         go on after a pause or a drain
-  clutch pool drain default          refuse new calls, finish those that are there
+  clutch pool drain default --wait   refuse new calls, finish those that are there
   clutch pool resize default 4       four workers
   clutch pool resize default 1..8    one to eight, as many as there is work for
   clutch pool recycle default        replace every worker, without refusing a call
@@ -42,11 +44,11 @@ enum Verb {
         json: bool,
     },
     /// Let calls wait and start none; running ones go on
-    Pause(Name),
+    Pause(Waited),
     /// Go on after a pause or a drain
     Resume(Name),
     /// Refuse new calls and finish those that are there; the workers stay
-    Drain(Name),
+    Drain(Waited),
     /// Have another number of workers
     Resize {
         /// The pool
@@ -55,9 +57,11 @@ enum Verb {
         /// How many workers: a number, or the least and the most, like 1..8
         #[arg(value_name = "MIN[..MAX]", value_parser = size)]
         size: (u32, u32),
+        #[command(flatten)]
+        wait: WaitArgs,
     },
     /// Replace every worker by a new one, new ones first
-    Recycle(Name),
+    Recycle(Waited),
     /// Forget all failures, and start what is missing at once
     Reset(Name),
 }
@@ -67,6 +71,15 @@ struct Name {
     /// The pool
     #[arg(value_parser = pool_name)]
     name: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Waited {
+    /// The pool
+    #[arg(value_parser = pool_name)]
+    name: String,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Why a word is no number of workers.
@@ -96,18 +109,28 @@ fn size(word: &str) -> Result<(u32, u32), SizeError> {
 }
 
 pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Error> {
-    let (name, order) = match args.verb {
+    let (name, order, wait) = match args.verb {
         Verb::List { json } => return list(json, socket).await,
-        Verb::Pause(Name { name }) => (name, PoolOrder::Pause),
-        Verb::Resume(Name { name }) => (name, PoolOrder::Resume),
-        Verb::Drain(Name { name }) => (name, PoolOrder::Drain),
-        Verb::Resize { name, size: (min, max) } => (name, PoolOrder::Resize { min, max }),
-        Verb::Recycle(Name { name }) => (name, PoolOrder::Recycle),
-        Verb::Reset(Name { name }) => (name, PoolOrder::Reset),
+        Verb::Pause(Waited { name, wait }) => (name, PoolOrder::Pause, wait),
+        Verb::Resume(Name { name }) => (name, PoolOrder::Resume, WaitArgs::NONE),
+        Verb::Drain(Waited { name, wait }) => (name, PoolOrder::Drain, wait),
+        Verb::Resize { name, size: (min, max), wait } => {
+            (name, PoolOrder::Resize { min, max }, wait)
+        }
+        Verb::Recycle(Waited { name, wait }) => (name, PoolOrder::Recycle, wait),
+        Verb::Reset(Name { name }) => (name, PoolOrder::Reset, WaitArgs::NONE),
     };
     let client = connect::daemon(socket).await?;
+    let waiting = match wait.wait {
+        true => Some(Waiting::prepare(&client, &name, order).await?),
+        false => None,
+    };
     client.order_pool(&name, order).await?;
     output::note(&format!("pool {name}: {}", said(&name, order)));
+    if let Some(waiting) = waiting {
+        waiting.end(wait).await?;
+        output::note(&format!("pool {name}: done"));
+    }
     Ok(Exit::Ok)
 }
 

@@ -1,5 +1,6 @@
 //! `clutch serve`: the daemon in the foreground.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clutch_supervisor::config::{self, Config};
@@ -59,34 +60,43 @@ pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
     let level = if global.verbose { "debug" } else { &config.daemon.log.level };
     let format = args.log_format.unwrap_or(config.daemon.log.format.into());
     let log = logging::start(format, level)?;
+    let spares = config.pools.iter().map(|(name, pool)| (name.clone(), pool.spares)).collect();
     let options = ServeOptions { config, socket, activated, guardian: connect::guardian() };
     clutch_supervisor::serve(options, |ready| {
-        let (text, json) = (ready_text(ready), ready_json(ready));
+        let (text, json) = (ready_text(ready, &spares), ready_json(ready, &spares));
         log.line(&text, &json);
     })?;
     Ok(Exit::Ok)
 }
 
 fn socket(named: &Socket, config: &Config) -> Result<PathBuf, Error> {
-    match (named.named(), &config.daemon.socket) {
-        (Some(path), _) => Ok(path),
-        (None, Some(path)) => Ok(path.clone()),
-        (None, None) => {
-            let path = named.path()?;
-            // Nobody was asked to make the default directory, so it is made here.
-            make_directory(&path).map_err(ServeError::from)?;
-            Ok(path)
-        }
+    let path = match named.named().or_else(|| config.daemon.socket.clone()) {
+        Some(path) => path,
+        None => named.path()?,
+    };
+    // Nobody was asked to make the default directory, so it is made here, also when it was named.
+    let is_default = clutch_client::default_socket().is_ok_and(|default| default == path);
+    if is_default && std::env::var_os("CLUTCH_SOCKET").is_none() {
+        make_directory(&path).map_err(ServeError::from)?;
     }
+    Ok(path)
 }
 
-fn ready_text(ready: &ServeReady) -> String {
+/// How many workers each pool keeps ready beyond those that have calls.
+type Spares = BTreeMap<String, u32>;
+
+fn ready_text(ready: &ServeReady, spares: &Spares) -> String {
     let pools: Vec<String> = ready
         .pools
         .iter()
         .map(|(pool, workers, python)| {
             let plural = if *workers == 1 { "" } else { "s" };
-            format!("{pool} ({workers} worker{plural}, Python {python})")
+            let spares = match spares.get(pool) {
+                None | Some(0) => String::new(),
+                Some(1) => " and 1 spare".to_owned(),
+                Some(spares) => format!(" and {spares} spares"),
+            };
+            format!("{pool} ({workers} worker{plural}{spares}, Python {python})")
         })
         .collect();
     let plural = if pools.len() == 1 { "" } else { "s" };
@@ -102,11 +112,14 @@ fn ready_text(ready: &ServeReady) -> String {
     text
 }
 
-fn ready_json(ready: &ServeReady) -> serde_json::Value {
+fn ready_json(ready: &ServeReady, spares: &Spares) -> serde_json::Value {
     let pools: Vec<_> = ready
         .pools
         .iter()
-        .map(|(pool, workers, python)| json!({"name": pool, "workers": workers, "python": python}))
+        .map(|(pool, workers, python)| {
+            let spares = spares.get(pool).copied().unwrap_or(0);
+            json!({"name": pool, "workers": workers, "spares": spares, "python": python})
+        })
         .collect();
     let broken: Vec<_> =
         ready.broken.iter().map(|(pool, reason)| json!({"name": pool, "reason": reason})).collect();
@@ -132,16 +145,23 @@ mod tests {
             pools: vec![("cpu".into(), 1, "3.12.1".into()), ("io".into(), 4, "3.8.18".into())],
             broken: Vec::new(),
         };
+        let spares = Spares::from([("cpu".into(), 0), ("io".into(), 2)]);
         assert_eq!(
             "clutch is ready at /run/c.sock (pid 7), pools cpu (1 worker, Python 3.12.1), \
-             io (4 workers, Python 3.8.18)",
-            ready_text(&ready)
+             io (4 workers and 2 spares, Python 3.8.18)",
+            ready_text(&ready, &spares)
         );
-        assert_eq!(4, ready_json(&ready)["pools"][1]["workers"]);
+        let json = ready_json(&ready, &spares);
+        assert_eq!(
+            (&json!(4), &json!(2)),
+            (&json["pools"][1]["workers"], &json["pools"][1]["spares"])
+        );
+        assert_eq!(0, json["pools"][0]["spares"]);
+        assert_eq!(4, ready_json(&ready, &spares)["pools"][1]["workers"]);
         ready.broken.push(("gpu".into(), "there is no python9 on PATH".into()));
-        let text = ready_text(&ready);
+        let text = ready_text(&ready, &spares);
         let broken = "\npool gpu is broken: there is no python9 on PATH";
         assert!(text.ends_with(broken), "{text}");
-        assert_eq!("gpu", ready_json(&ready)["broken"][0]["name"]);
+        assert_eq!("gpu", ready_json(&ready, &spares)["broken"][0]["name"]);
     }
 }

@@ -99,10 +99,13 @@ impl Record {
                 self.bytes.extend_from_slice(b"... (cut)");
                 break;
             }
-            if c.is_control() && c != '\t' {
-                self.bytes.extend(c.escape_unicode().map(|c| c as u8));
-            } else {
-                self.bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            match c {
+                '\n' => self.bytes.extend_from_slice(b"\\n"),
+                '\r' => self.bytes.extend_from_slice(b"\\r"),
+                c if c.is_control() && c != '\t' => {
+                    self.bytes.extend(format!("\\x{:02x}", u32::from(c)).into_bytes());
+                }
+                c => self.bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
         self.bytes.push(b'\n');
@@ -141,13 +144,13 @@ mod tests {
 
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::super::Message;
+    use super::super::{Message, Shape};
     use super::*;
 
     #[test]
     fn a_record_is_one_datagram_that_cannot_be_forged_f170() {
         let (lines, receiver) = sync_channel(8);
-        let queue = Queue { lines, dropped: Arc::default(), one_line: false };
+        let queue = Queue { lines, dropped: Arc::default(), shape: Shape::Done };
         let subscriber = tracing_subscriber::registry().with(JournalLayer(queue));
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(target: "clutch::output", pool = "p", call = 7, worker = %"0.1",
@@ -156,7 +159,7 @@ mod tests {
         let Ok(Message::Line(record)) = receiver.try_recv() else { panic!("it was logged") };
         assert_eq!(
             "PRIORITY=4\nSYSLOG_IDENTIFIER=clutch\nTARGET=clutch::output\n\
-             MESSAGE=said a\\u{a}PRIORITY=0\\u{1b}[2J\nCLUTCH_POOL=p\nCLUTCH_CALL=7\n\
+             MESSAGE=said a\\nPRIORITY=0\\x1b[2J\nCLUTCH_POOL=p\nCLUTCH_CALL=7\n\
              CLUTCH_WORKER=0.1\n",
             String::from_utf8(record).unwrap()
         );

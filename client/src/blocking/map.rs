@@ -82,11 +82,12 @@ where
     fn send(&mut self, parcel: Parcel) {
         let settings = self.plan.settings();
         let payload = parcel.payload.clone();
-        let ready = settings.ready((), payload);
+        let mut ready = settings.ready((), payload);
+        let output = ready.output.take();
         let connection = &self.client.connection;
         let posted = ready
             .letter(connection.welcome())
-            .and_then(|letter| connection.post(&letter, &self.mailbox, None, ready.deadline));
+            .and_then(|letter| connection.post(&letter, &self.mailbox, output, ready.deadline));
         match posted {
             Ok(id) => {
                 self.sent.insert(id, Sent { parcel, deadline: ready.deadline });

@@ -11,10 +11,12 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::sync::mpsc;
 
-use super::plan::{Chunk, Settings};
+use super::settings::{Chunk, Settings};
 use super::stream::{Ordered, Unordered};
 use crate::client::Client;
+use crate::pending::OutputChunk;
 use crate::retry::Retry;
 
 /// An item that failed.
@@ -88,6 +90,13 @@ impl<C, S, R> Map<C, S, R> {
     /// How many items travel together.
     pub fn chunk(mut self, chunk: Chunk) -> Self {
         self.settings.chunk = chunk;
+        self
+    }
+
+    /// Has what the function prints sent here, each piece with the number of its chunk's call. When
+    /// the channel is full, output is dropped and counted in the next [`OutputChunk`].
+    pub fn output(mut self, sender: mpsc::Sender<OutputChunk>) -> Self {
+        self.settings.output = Some(sender);
         self
     }
 

@@ -8,33 +8,20 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Codec, Failure, Flags, Reason};
+use clutch_protocol::{Failure, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::settings::{Chunk, Settings};
 use super::sizer::Sizer;
 use crate::codec::{Results, decode_items, encode};
-use crate::exchange::{Reply, Target, Trouble, Wishes};
-use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US, WINDOW_ITEMS};
-use crate::request::Ready;
-
-/// How many items travel in one call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Chunk {
-    /// As many as run for a few milliseconds, learnt from the answers; one when the map has a
-    /// timeout or a retry, which is then that of each item.
-    #[default]
-    Auto,
-    /// This many. A timeout and a retry hold for all of them together; an item that raises among
-    /// others fails alone, and is not tried again.
-    Fixed(NonZeroU32),
-}
+use crate::exchange::{Reply, Trouble};
+use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US};
 
 /// In which order results come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,39 +30,6 @@ pub(crate) enum Order {
     Items,
     /// As they are done.
     Done,
-}
-
-/// What the caller chose.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    pub(crate) target: Target,
-    pub(crate) wishes: Wishes,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) codec: Codec,
-    pub(crate) chunk: Chunk,
-    pub(crate) window: NonZeroU32,
-}
-
-impl Settings {
-    pub(crate) fn new(function: impl Into<String>) -> Settings {
-        Settings {
-            target: Target::new(function),
-            wishes: Wishes::default(),
-            timeout: None,
-            codec: Codec::Plain,
-            chunk: Chunk::Auto,
-            window: NonZeroU32::new(WINDOW_ITEMS).expect("it is not zero"),
-        }
-    }
-}
-
-impl Settings {
-    /// A chunk as a call.
-    pub(crate) fn ready<C>(&self, client: C, payload: Bytes) -> Ready<C> {
-        let payload = (self.codec, Flags::ITEMS, payload);
-        let (target, wishes) = (self.target.clone(), self.wishes.clone());
-        Ready::encoded(client, target, wishes, self.timeout, payload)
-    }
 }
 
 /// Items on their way.
@@ -399,9 +353,11 @@ impl<R: DeserializeOwned> Plan<R> {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::Flags;
+    use std::num::NonZeroU32;
+
     use clutch_protocol::failure::{Cause, Certificate};
     use clutch_protocol::message::{Answer, Phases, WorkerId};
+    use clutch_protocol::{Codec, Flags};
 
     use clutch_protocol::message::PoolSize;
 
@@ -468,7 +424,7 @@ mod tests {
         fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
             let phases = Phases { queue_us: 0, run_us: parcel.items.into(), start_us: 0 };
             let worker = WorkerId { slot: 0, generation: 1 };
-            let answer = Answer { phases, worker, call: 1 };
+            let answer = Answer { phases, worker, call: 1, attempt: 1, pid: 7 };
             let codec = Codec::Plain;
             self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
         }

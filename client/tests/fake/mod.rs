@@ -232,7 +232,8 @@ pub(crate) fn frame(kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u
 /// The meta of a result.
 pub(crate) fn answer() -> Vec<u8> {
     let phases = Phases { queue_us: 1, run_us: 100, start_us: 0 };
-    encode(&Answer { phases, worker: WorkerId { slot: 0, generation: 1 }, call: 17 })
+    let worker = WorkerId { slot: 0, generation: 1 };
+    encode(&Answer { phases, worker, call: 17, attempt: 1, pid: 4711 })
 }
 
 /// The meta of an error.

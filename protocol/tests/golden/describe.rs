@@ -185,7 +185,7 @@ structs! {
     RetryOn { worker_died, timed_out, raised }
     Phases { queue_us, run_us, start_us }
     WorkerId { slot, generation }
-    Answer { phases, worker, call }
+    Answer { phases, worker, call, attempt, pid }
     Output { stream, dropped_bytes }
     Setup {
         version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,

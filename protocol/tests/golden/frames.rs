@@ -233,7 +233,7 @@ fn calls(samples: &mut Samples) {
     };
     let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
     let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
-    let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40 };
+    let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40, attempt: 2, pid: 4711 };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
     let items = plain::to_vec(&[1, 2, 3]).unwrap();

@@ -126,27 +126,6 @@ impl Core {
         }
         Ok(())
     }
-
-    /// A client does not want a call any more. False when there is no such call (any more).
-    pub fn cancel(&self, peer: &Peer, id: u64) -> bool {
-        let Some(key) = peer.calls.borrow().get(&id).copied() else {
-            return false;
-        };
-        let pool = self.with(|dispatcher| dispatcher.calls.get(&key).map(|call| call.pool));
-        if let Some(pool) = pool {
-            self.tell(pool, Event::CallCancelled { call: key });
-        }
-        true
-    }
-
-    /// A client is gone: nobody waits for its calls.
-    pub fn abandon_calls(&self, peer: &Peer) {
-        let mut ids: Vec<_> = peer.calls.borrow().keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            self.cancel(peer, id);
-        }
-    }
 }
 
 impl Dispatcher {
@@ -299,7 +278,13 @@ impl Dispatcher {
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
-        let meta = Answer { phases: call.phases(now, &state.policy), worker, call: key.0 };
+        let meta = Answer {
+            phases: call.phases(now, &state.policy),
+            worker,
+            call: key.0,
+            attempt: call.attempts.number(),
+            pid: state.workers.get(&worker).map_or(0, |entry| entry.pid),
+        };
         let head = &mut self.head;
         head.clear();
         head.extend_from_slice(

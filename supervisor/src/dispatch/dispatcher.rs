@@ -19,7 +19,7 @@ use super::logs::Store;
 use super::nested::Token;
 use super::reaps::Reaps;
 use super::search::Search;
-use super::stack::StackReply;
+use super::stacks::StackReply;
 use super::watch::Watched;
 use crate::cgroup::Group;
 use crate::config;

@@ -86,9 +86,11 @@ impl Dispatcher {
             pool: state.map(|state| state.config.name.clone()).unwrap_or_default(),
             function: self.function_of(&life),
             state: match place {
-                None => "answered",
                 Some(Place::Running(_)) => "running",
                 Some(_) => "queued",
+                // Its pool has done with it, and its answer is on the way to its caller.
+                None if self.calls.contains_key(&call) => "running",
+                None => "answered",
             }
             .to_owned(),
             outcome: answer.map(|(_, record)| self.history.spell(record.word).to_owned()),
@@ -158,6 +160,8 @@ impl Dispatcher {
     /// What happened to the call and to its worker, in order.
     fn steps(&self, life: &Life) -> Vec<Step> {
         let mut steps = self.lost_steps(life);
+        // Where the beginning is forgotten, nobody has counted.
+        let mut attempt = life.arrived.map(|_| 1);
         let mut with: Option<WorkerId> = self.calls.get(&life.call).and_then(Call::worker);
         let mut of_pool = 0;
         let numbered = self.history.records().enumerate();
@@ -167,7 +171,14 @@ impl Dispatcher {
                 life.arrived.is_some_and(|arrived| place > arrived) && place < life.assigned;
             let of_its_worker = record.what.is_workers() && with.is_some() && record.with() == with;
             if own || (of_its_worker && place > life.assigned) {
-                steps.push(self.step(life, record));
+                let mut step = self.step(life, record);
+                if own && matches!(record.what, What::Assigned | What::MovedBack | What::Retried) {
+                    step.attempt = attempt;
+                }
+                if own && record.what == What::Retried {
+                    attempt = attempt.map(|attempt| attempt + 1);
+                }
+                steps.push(step);
             } else if waits && record.what.is_workers() && of_pool < EXPLAIN_ITEMS_MAX {
                 of_pool += 1;
                 steps.push(self.step(life, record));
@@ -194,6 +205,7 @@ impl Dispatcher {
             detail: owed.function().to_string(),
             worker: None,
             pid: None,
+            attempt: None,
         }];
         let is_known = life.first(What::Assigned).is_some();
         if let Some((at, worker)) = owed.assigned().filter(|_| !is_known) {
@@ -205,6 +217,7 @@ impl Dispatcher {
                 detail: String::new(),
                 worker: Some(worker),
                 pid: (pid != 0).then_some(pid),
+                attempt: Some(owed.attempts.number()),
             });
         }
         steps
@@ -213,10 +226,13 @@ impl Dispatcher {
     fn step(&self, life: &Life, record: &Record) -> Step {
         let detail = match record.what {
             What::Arrived => self.name_of(record),
-            What::Queued => match record.extra {
-                0 | 1 => "no other call waits".to_owned(),
-                waiting => format!("one of {waiting} calls that wait"),
-            },
+            What::Queued => {
+                let why = self.history.spell(record.word);
+                match record.extra {
+                    0 | 1 => format!("{why}; no other call waits"),
+                    waiting => format!("{why}; one of {waiting} calls that wait"),
+                }
+            }
             What::Nested => match record.about().filter(|_| record.extra != 0) {
                 Some(call) => format!("call {}", call.0 - u64::from(record.extra)),
                 None => "another call".to_owned(),
@@ -231,6 +247,7 @@ impl Dispatcher {
             detail,
             worker: record.with(),
             pid: has_pid.then_some(record.extra),
+            attempt: None,
         }
     }
 
@@ -343,6 +360,7 @@ const fn word(what: What) -> &'static str {
         What::Interrupted => "interrupted",
         What::MovedBack => "moved_back",
         What::Retried => "retried",
+        What::Unwanted => "unwanted",
         What::Answered => "answered",
         What::LateAnswer => "late_answer",
         What::Launched => "worker_launched",

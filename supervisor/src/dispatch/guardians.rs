@@ -17,7 +17,6 @@ use crate::config;
 use crate::pool::{Event, StopCause, WorkerState};
 use crate::trial;
 use crate::worker::link::Link;
-use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
 
 impl Core {
@@ -208,7 +207,7 @@ impl Dispatcher {
             pool = state.config.name,
             %worker,
             pid = certificate.pid,
-            cause = ?certificate.cause,
+            cause = cause.trim_start_matches("deaths."),
             exit = certificate.exit_name,
             function = certificate.function.as_deref().unwrap_or(""),
             calls_served = certificate.calls_served,
@@ -217,8 +216,8 @@ impl Dispatcher {
             cpu_ms = certificate.cpu_ms,
             uptime_ms = certificate.uptime_ms,
             out_of_memory = certificate.out_of_memory,
-            detail = escape(certificate.detail.as_bytes()),
-            stack = escape(certificate.stack.as_bytes()),
+            detail = certificate.detail,
+            stack = certificate.stack,
             "worker died"
         );
         if is_newest && never_ready {

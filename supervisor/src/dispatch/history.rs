@@ -27,7 +27,7 @@ pub enum What {
     /// A call waits for it; `extra` is how much smaller the number of that is, or 0 if that is not
     /// known.
     Nested,
-    /// It has to wait; `extra` is how many calls wait with it.
+    /// It has to wait; `word` says for what, `extra` is how many calls wait with it.
     Queued,
     /// It was handed to a worker; `extra` is the worker's pid.
     Assigned,
@@ -39,6 +39,8 @@ pub enum What {
     MovedBack,
     /// An attempt failed; there will be another one.
     Retried,
+    /// Somebody does not want it any more; `word` says who.
+    Unwanted,
     /// Its caller has its answer; `word` says which. The worker is set if it was free after that.
     Answered,
     /// Its worker has answered when nobody waited any more, and is free.

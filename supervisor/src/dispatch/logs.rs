@@ -21,7 +21,6 @@ use crate::logs::{Entry, Files, Reader, Sink, Source};
 use crate::pool::CallKey;
 use crate::session::Peer;
 use crate::worker::link::Link;
-use crate::worker::output::escape;
 
 /// What all pools' output has in common.
 #[derive(Debug, Default)]
@@ -158,10 +157,10 @@ impl Dispatcher {
     }
 }
 
-/// Writes a record into the daemon's own log, with its level.
+/// Writes a record into the daemon's own log, with its level. How it is made one line, or a text
+/// within JSON, is the log's own business.
 fn trace(pool: &str, link: &Link, log: &Log, dropped: u64) {
-    let logger = escape(log.logger.as_bytes());
-    let text = escape(log.text.as_bytes());
+    let (logger, text) = (&*log.logger, &*log.text);
     macro_rules! at {
         ($level:ident) => {
             tracing::$level!(target: "clutch::output", pool, worker = %link.worker,

@@ -23,6 +23,8 @@ pub(super) fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
     head.extend_from_slice(&answer.worker.slot.to_le_bytes());
     head.extend_from_slice(&answer.worker.generation.to_le_bytes());
     head.extend_from_slice(&answer.call.to_le_bytes());
+    head.extend_from_slice(&answer.attempt.to_le_bytes());
+    head.extend_from_slice(&answer.pid.to_le_bytes());
 }
 
 /// Whole microseconds.
@@ -48,6 +50,8 @@ mod tests {
             phases: Phases { queue_us: 1, run_us: 2, start_us: 6 },
             worker: WorkerId { slot: 3, generation: 4 },
             call: 5,
+            attempt: 6,
+            pid: 7,
         };
         let mut bytes = Vec::new();
         push_answer(&mut bytes, &answer);

@@ -6,11 +6,12 @@
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
+//! - `unwanted`: calls that are given up, and by whom.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
-//! - [`workers`], `guardians`, `output`, `stacks`: what workers and guardians say, what
-//!   workers print, and what they were doing.
+//! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
+//! - `stacks`: what workers are doing in Python, for late calls and for operators.
 //! - `logs`: what of that is kept, and who reads it.
 //! - `watch`, `halts`, `groups`: what workers are doing, which of them are stopped, and how much
 //!   memory they hold and may hold.
@@ -22,13 +23,15 @@
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
-//! - [`operate`], [`stack`]: what operators ask for.
+//! - [`operate`]: what operators ask for.
 //! - [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
 pub mod call;
 
 mod attempts;
+
+mod unwanted;
 
 mod metas;
 mod nested;
@@ -73,8 +76,6 @@ mod witness;
 mod explain;
 
 pub mod operate;
-
-pub mod stack;
 
 pub mod report;
 

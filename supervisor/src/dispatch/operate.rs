@@ -1,5 +1,5 @@
 //! What operators ask for, done: orders to pools, a call cancelled by somebody else than its
-//! caller. How a call's life is told is in `explain`, how stacks are asked for in `stack`.
+//! caller. How a call's life is told is in `explain`, how stacks are asked for in `stacks`.
 
 use std::time::Instant;
 
@@ -74,6 +74,7 @@ impl Core {
                 worker: found.worker(),
             };
             dispatcher.pool(pool).counters.one("operator_cancels");
+            dispatcher.note_unwanted(key, "an operator cancelled it");
             tracing::info!(
                 pool = cancelled.pool,
                 call,
@@ -115,7 +116,11 @@ impl Dispatcher {
             || ", too long ago to say how".to_owned(),
             |record| {
                 let ago_ms = self.history.since_start(now).saturating_sub(record.at_ns) / 1_000_000;
-                format!(" ({}), {ago_ms} ms ago", self.history.spell(record.word))
+                let ago = match ago_ms {
+                    ..10_000 => format!("{ago_ms} ms"),
+                    ms => format!("{} s", ms / 1000),
+                };
+                format!(" ({}), {ago} ago", self.history.spell(record.word))
             },
         );
         Denied::new(Denial::Ended, format!("call {} was answered already{how}", call.0))

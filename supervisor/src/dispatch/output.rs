@@ -19,7 +19,7 @@ use crate::logs::entry::wall_clock_ms;
 use crate::logs::{Entry, Source};
 use crate::pool::CallKey;
 use crate::worker::link::Link;
-use crate::worker::output::{Asker, READ_BYTES, escape};
+use crate::worker::output::{Asker, READ_BYTES};
 
 /// Turns that empty a pipe of the usual size.
 const PIPE_TURNS: usize = 64 * 1024 / READ_BYTES;
@@ -128,7 +128,7 @@ impl Dispatcher {
                 Some(dropped) => {
                     tracing::info!(target: "clutch::output", pool = state.config.name,
                         worker = %link.worker, call, stream = stream_name(stream), dropped,
-                        "{}", escape(&text));
+                        "{}", String::from_utf8_lossy(&text));
                 }
                 None => state.counters.one("output_lines_not_logged"),
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use clutch_protocol::Deaths;
 use clutch_protocol::failure::Ancestor;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
@@ -239,8 +240,8 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
         );
     }
     format!(
-        "{failures} workers died and no call succeeded between; it goes on trying, and at once \
-         after: clutch pool reset {}; the last: {last}",
+        "{}; it goes on trying, and at once after: clutch pool reset {}; the last: {last}",
+        Deaths(failures),
         pool.config.name
     )
 }
@@ -251,7 +252,7 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
     WorkerStatus {
         id: slot.id,
         state: "backoff".to_owned(),
-        reason: format!("tried again in {wait} ms, after {} deaths in a row", slot.failures),
+        reason: format!("tried again in {wait} ms; in this slot, {}", Deaths(slot.failures)),
         since_ms: slot.since.map_or(0, |since| millis_since(now, since)),
         pid: 0,
         python: String::new(),

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clutch_protocol::message::WorkerId;
 
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{Dispatcher, PoolState};
 use super::history::{Record, What};
 use crate::pool::queue::Place;
-use crate::pool::{CallKey, Effect, Event};
+use crate::pool::{CallKey, Effect, Event, PoolState as Standing};
 use crate::worker::spawner::PoolIndex;
 
 /// What an event will have been for a call, unless its pool decides otherwise.
@@ -31,6 +31,17 @@ impl Prospect {
     fn moved_back(call: CallKey, worker: WorkerId) -> Prospect {
         let counter = Some("calls_moved");
         Prospect { what: What::MovedBack, call, worker: Some(worker), counter }
+    }
+}
+
+impl PoolState {
+    /// What a call that has to wait now waits for.
+    fn waits_for(&self) -> &'static str {
+        match self.policy.state() {
+            Standing::Paused => "the pool is paused",
+            _ if self.policy.workers().any(|worker| worker.state.is_up()) => "every worker is busy",
+            _ => "no worker is ready yet",
+        }
     }
 }
 
@@ -110,7 +121,8 @@ impl Dispatcher {
         }
         if what == What::Queued {
             let waiting = self.pools[pool.0].policy.calls().waiting();
-            record = record.extra(u32::try_from(waiting).unwrap_or(u32::MAX));
+            let word = self.history.word(self.pools[pool.0].waits_for());
+            record = record.extra(u32::try_from(waiting).unwrap_or(u32::MAX)).word(word);
         }
         self.history.note(now, record);
     }

@@ -170,11 +170,11 @@ mod tests {
             source: Source::Printed(Stream::Stderr),
             text: Bytes::from_static(b"a\n\x1b[2Jb\xff"),
         };
-        assert_eq!("a\\u{a}\\u{1b}[2Jb\u{fffd}", entry.show("p").text);
+        assert_eq!("a\\n\\x1b[2Jb\u{fffd}", entry.show("p").text);
         entry.source = Source::Logged(Arc::new(logger));
         let shown = entry.show("p");
-        assert_eq!("a\n\\u{1b}[2Jb\u{fffd}", shown.text);
-        assert_eq!((Some("IN\\u{1b}FO"), Some("a\\u{a}b")), {
+        assert_eq!("a\n\\x1b[2Jb\u{fffd}", shown.text);
+        assert_eq!((Some("IN\\x1bFO"), Some("a\\nb")), {
             (shown.level.as_deref(), shown.logger.as_deref())
         });
     }

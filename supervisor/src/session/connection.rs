@@ -176,11 +176,7 @@ impl Connection {
             // A hello is said once.
             let _ = self.peer.home.set(home);
         }
-        tracing::debug!(
-            client = self.peer.id,
-            program = hello.program.escape_debug().to_string(),
-            "client connected"
-        );
+        tracing::debug!(client = self.peer.id, program = hello.program, "client connected");
         self.inbox.set_decoder(Decoder::with_payload_max(self.doorway.daemon.payload));
         self.peer.send(&frame_head(Kind::Welcome, 0, &welcome), &Bytes::new());
         Ok(())

@@ -2,6 +2,7 @@
 //! never inside it; where it goes is the dispatcher's business.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -141,14 +142,17 @@ impl Tail {
     }
 }
 
-/// A line as it may go into a log or to a terminal: UTF-8, and no control character but the tab.
+/// A line as it may be shown: UTF-8, and no control character but the tab. What a terminal or a
+/// reader of lines could take for an order, C1 included, is written as Python and C write it.
 pub fn escape(line: &[u8]) -> String {
     let mut text = String::with_capacity(line.len());
     for c in String::from_utf8_lossy(line).chars() {
         match c {
-            '\t' => text.push('\t'),
-            // Everything a terminal or a log reader could take for an order, C1 included.
-            c if c.is_control() => text.extend(c.escape_unicode()),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            c if c.is_control() && c != '\t' => {
+                let _ = write!(text, "\\x{:02x}", u32::from(c));
+            }
             c => text.push(c),
         }
     }
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_log_line_cannot_forge_another_one_f170() {
-        assert_eq!("a\\u{a}{\\u{1b}[31m\\u{9b}\t\u{fffd}", escape(b"a\n{\x1b[31m\xc2\x9b\t\xff"));
+        assert_eq!("a\\n\\r{\\x1b[31m\\x9b\t\u{fffd}", escape(b"a\n\r{\x1b[31m\xc2\x9b\t\xff"));
     }
 
     #[test]
