@@ -157,7 +157,6 @@ mod tests {
             (&json["pools"][1]["workers"], &json["pools"][1]["spares"])
         );
         assert_eq!(0, json["pools"][0]["spares"]);
-        assert_eq!(4, ready_json(&ready, &spares)["pools"][1]["workers"]);
         ready.broken.push(("gpu".into(), "there is no python9 on PATH".into()));
         let text = ready_text(&ready, &spares);
         let broken = "\npool gpu is broken: there is no python9 on PATH";
