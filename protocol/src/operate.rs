@@ -170,8 +170,8 @@ pub struct Step {
     /// When, in microseconds after the call came in (after the first step, if that was lost).
     pub at_us: u64,
     /// What, as a word: `arrived`, `queued`, `assigned`, `warned`, `interrupted`, `moved_back`,
-    /// `nested`, `retried`, `unwanted`, `answered`, `late_answer`, `worker_launched`, `worker_ready`,
-    /// `worker_stopping`, `worker_died`.
+    /// `nested`, `retried`, `unwanted`, `answered`, `late_answer`, `worker_launched`,
+    /// `worker_ready`, `worker_stopping`, `worker_died`.
     pub what: String,
     /// More about it: how a call was answered, how a worker died, what it waited for, who does not
     /// want it any more.

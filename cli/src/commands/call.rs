@@ -37,8 +37,8 @@ error. Ctrl-C cancels the call; a second one does not wait for that.
 
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
 \"worker\": {\"slot\": 0, \"generation\": 1}, \"pid\": ..., \"python\": \"3.12.1\", \"attempt\": 1,
-\"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}. `python` is null when
-that worker was replaced meanwhile.
+\"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}. `python` is null
+when that worker was replaced meanwhile.
 
 Examples:
   clutch call --local math:sqrt 2

@@ -15,7 +15,8 @@
 //! - `logs`: what of that is kept, and who reads it.
 //! - `watch`, `halts`, `groups`: what workers are doing, which of them are stopped, and how much
 //!   memory they hold and may hold.
-//! - `refusal`: calls that no pool is asked about.
+//! - `refusal`: calls that no pool is asked about; `nested`: calls that come from workers.
+//! - `phases`: where a call's time went.
 //! - `reload`: pools that change, come and go.
 //! - `launches`: workers on their way into the world.
 //! - `search`: pools whose interpreter has to be looked for before each start.
@@ -28,63 +29,38 @@
 //! - [`counters`]: what is counted.
 
 pub mod call;
-
-mod attempts;
-
-mod unwanted;
-
-mod metas;
-mod nested;
-
-pub mod dispatcher;
-
+pub mod certificate;
 pub mod core;
-
-mod refusal;
-
+pub mod counters;
+pub mod dispatcher;
+pub mod history;
+pub mod operate;
+pub mod report;
 pub mod workers;
 
+mod attempts;
+mod explain;
+mod groups;
 mod guardians;
-
-mod reaps;
-
-mod reload;
-
+mod halts;
 mod imports;
 mod launches;
-mod search;
-
-mod output;
-
-mod phases;
-
 mod logs;
+mod metas;
+mod nested;
+mod output;
+mod phases;
+mod reaps;
+mod refusal;
+mod reload;
+mod search;
 mod stacks;
-
+mod unwanted;
 mod watch;
-
-mod halts;
-
-mod groups;
-
-pub mod certificate;
-
-pub mod history;
-
 mod witness;
 
-mod explain;
-
-pub mod operate;
-
-pub mod report;
-
-pub mod counters;
-
 pub use core::Core;
-
-pub(crate) use reload::{Make, Turnover, Workers};
+pub use dispatcher::{FirstStart, Parts, PoolParts};
 
 pub(crate) use nested::Home;
-
-pub use dispatcher::{FirstStart, Parts, PoolParts};
+pub(crate) use reload::{Make, Turnover, Workers};

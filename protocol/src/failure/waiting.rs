@@ -1,0 +1,48 @@
+//! What calls wait for: other calls, and whatever keeps them from being done in time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{Decode, Encode};
+
+/// A call that waits for another one.
+#[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+pub struct Ancestor {
+    /// Its id in the daemon.
+    pub call: u64,
+    /// Its pool.
+    pub pool: String,
+    /// `module:qualname`.
+    pub function: String,
+}
+
+/// What bounds nested calls.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NestedBound {
+    /// `nested.depth`: calls that wait for one another in a row.
+    Depth,
+    /// `nested.extra`: workers beyond the pool's size.
+    Extra,
+}
+
+/// What kept a call from being done in time, as far as the daemon knows.
+#[derive(Clone, Debug, Decode, Default, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hindrance {
+    /// Nothing but work: its own, or that of the calls before it.
+    #[default]
+    Work,
+    /// Its last attempt had a time of its own.
+    Attempt,
+    /// The pool is paused.
+    Paused,
+    /// The pool had no worker that could have taken it.
+    NoWorker,
+    /// The call that waits for it had no more time.
+    Caller,
+    /// Its worker, or every worker that could have taken it, was stopped by a signal.
+    Stopped {
+        /// Their processes, or the first few of them.
+        pids: Vec<u32>,
+    },
+}
