@@ -13,7 +13,7 @@ pub(super) fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
 }
 
 /// Bytes of a `message::Answer`.
-pub(super) const ANSWER_BYTES: u32 = 40;
+pub(super) const ANSWER_BYTES: u32 = 48;
 
 /// Writes a `message::Answer`.
 pub(super) fn push_answer(head: &mut Vec<u8>, answer: &Answer) {
