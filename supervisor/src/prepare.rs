@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::config::{self, Config, Python};
 use crate::dispatch::PoolParts;
 use crate::environment;
-use crate::interpreter::{self, Interpreter, InterpreterError};
+use crate::interpreter::{self, Asker, Cache, Facts, Interpreter, InterpreterError, Place, Places};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
@@ -222,7 +222,8 @@ impl Unasked {
 }
 
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
-/// side by side; others are asked only when they do not come up.
+/// side by side; others are asked only when they do not come up, unless there is a cache, which
+/// makes that cheap: then all are asked everything.
 ///
 /// # Errors
 ///
@@ -231,8 +232,9 @@ pub fn pools(
     config: &Config,
     boot: &Path,
     open_files: u64,
+    cache: Option<&Cache>,
 ) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
-    pools_until(config, boot, open_files, &AtomicBool::new(false))
+    pools_until(config, boot, open_files, cache, &AtomicBool::new(false))
 }
 
 /// As [`pools`]; gives up soon after `cancelled` becomes true.
@@ -244,10 +246,11 @@ pub fn pools_until(
     config: &Config,
     boot: &Path,
     open_files: u64,
+    cache: Option<&Cache>,
     cancelled: &AtomicBool,
 ) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
     let probes = std::thread::scope(|scope| {
-        let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
+        let start = |pool| (pool, scope.spawn(move || prepared(pool, cache, cancelled)));
         let threads: Vec<_> = config.pools.values().map(start).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
@@ -260,7 +263,7 @@ pub fn pools_until(
     let mut unasked = Vec::new();
     for (pool, probed) in probes {
         match probed {
-            Ok((executable, environment, doubt)) => {
+            Ok(Prepared { executable, environment, doubt, facts, place: _ }) => {
                 unasked.extend(doubt);
                 let payload_max = config.daemon.payload;
                 let boot = match (&pool.process.account, &shared) {
@@ -269,6 +272,7 @@ pub fn pools_until(
                 };
                 let recipe =
                     Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
+                let recipe = recipe.with_facts(facts);
                 parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
             }
             Err(error) => failures.push((pool.name.clone(), error)),
@@ -277,7 +281,8 @@ pub fn pools_until(
     if failures.is_empty() { Ok((parts, unasked)) } else { Err(ServeError::Interpreters(failures)) }
 }
 
-type Environment = Vec<(OsString, OsString)>;
+/// Names of variables and their values.
+pub type Environment = Vec<(OsString, OsString)>;
 
 /// The script of workers that are another user than this process, which cannot read its own one;
 /// none when no pool has such workers.
@@ -299,32 +304,74 @@ fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
     Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
 }
 
-fn probe(
+/// What a pool's workers are started with, as far as its interpreter decides it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What is executed.
+    pub executable: PathBuf,
+    /// Where it was found.
+    pub place: Place,
+    /// The variables it gets, those of its slot not counted.
+    pub environment: Environment,
+    /// What it says of itself, if it was asked.
+    pub facts: Option<Facts>,
+    /// How to ask it, if it was not.
+    doubt: Option<Unasked>,
+}
+
+/// Finds a pool's interpreter, and works out the environment of its workers.
+///
+/// # Errors
+///
+/// When there is no interpreter that workers can run.
+pub fn prepared(
     pool: &config::Pool,
+    cache: Option<&Cache>,
     cancelled: &AtomicBool,
-) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
+) -> Result<Prepared, InterpreterError> {
     let venv = match &pool.python {
         Python::Venv(path) => Some(path.as_path()),
         _ => None,
     };
     let account = pool.process.account.as_ref();
-    let environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
+    let mut environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
     let search_path = environment
         .iter()
         .find(|(name, _)| name == "PATH")
         .map_or_else(OsString::new, |(_, value)| value.clone());
-    let path = interpreter::resolve(&pool.python, &search_path, &pool.cwd)?;
+    let timeout = PROBE_TIMEOUT.min(pool.limits.start_timeout);
+    let asker = Asker { cwd: &pool.cwd, environment: &environment, timeout, cancelled, cache };
+    let search = interpreter::Search {
+        search_path: &search_path,
+        cwd: &pool.cwd,
+        places: &Places::of_this_machine(),
+        ask: &|path| asker.who(path),
+    };
+    let choice = interpreter::choose(&pool.python, &search)?;
+    // What goes wrong here for another reason than its version shows when its first worker starts.
+    let facts = match cache.map(|_| asker.facts(&choice.path)) {
+        Some(Err(
+            error @ (InterpreterError::TooOld { .. } | InterpreterError::Implementation { .. }),
+        )) => return Err(error),
+        Some(Ok(facts)) => Some(facts),
+        Some(Err(_)) | None => None,
+    };
     let unasked = Unasked {
         pool: pool.name.clone(),
-        path: path.clone(),
+        path: choice.path.clone(),
         cwd: pool.cwd.clone(),
         environment: environment.clone(),
-        timeout: PROBE_TIMEOUT.min(pool.limits.start_timeout),
+        timeout,
     };
-    if interpreter::is_binary(&path) {
-        return Ok((path, environment, Some(unasked)));
-    }
-    Ok((unasked.ask(cancelled)?.executable, environment, None))
+    let active = environment::active(|name| std::env::var_os(name));
+    environment::settle(&mut environment, &pool.env, &active, &choice.path);
+    Ok(Prepared {
+        executable: choice.path,
+        place: choice.place,
+        environment,
+        facts,
+        doubt: choice.asked.is_none().then_some(unasked),
+    })
 }
 
 fn policy(pool: &config::Pool) -> Pool {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, run_on_this_thread};
+use crate::interpreter::Cache;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
@@ -98,7 +99,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         );
     }
     config.daemon.connections = connections;
-    let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
+    let cache = Cache::in_state(&package::state_dir()?);
+    let open = open_files.inherited;
+    let pools = prepare::pools(&config, &package.boot, open, Some(&cache))?;
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;

@@ -234,6 +234,7 @@ mod tests {
                 state: "running".into(),
                 reason: String::new(),
                 python: "python3".into(),
+                interpreter: None,
                 workers_wanted: 2,
                 workers_min: 2,
                 workers_max: 2,

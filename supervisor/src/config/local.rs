@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::bounds;
+use super::compute::Compute;
 use super::checker::{Checker, absolute};
 use super::error::{ConfigError, Key, Problem};
 use super::liveness::Liveness;
@@ -74,6 +75,7 @@ impl Config {
             output: Output::default(),
             logging: 0,
             process: Process::default(),
+            compute: Compute::default(),
             memory: Memory::default(),
             liveness: Liveness::default(),
         };

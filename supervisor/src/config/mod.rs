@@ -18,7 +18,7 @@
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
-//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `process`, `compute`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -26,6 +26,7 @@ mod allow;
 mod bounds;
 mod check;
 mod checker;
+mod compute;
 mod error;
 mod flags;
 mod liveness;
@@ -47,6 +48,7 @@ mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
+pub use compute::{Compute, Threads};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
@@ -58,4 +60,5 @@ pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
+pub(crate) use units::{show_duration, show_size};
 pub use watch::Watch;

@@ -325,7 +325,7 @@ impl Dispatcher {
         if worker.generation > 1 {
             state.counters.one("restarts");
         }
-        let spawn = Box::new(state.recipe.spawn());
+        let spawn = Box::new(state.recipe.spawn(worker));
         state.workers.insert(
             worker,
             Worker {

@@ -61,6 +61,7 @@ impl Dispatcher {
             state: state.to_owned(),
             reason,
             python: python_text(&pool.config.python),
+            interpreter: pool.recipe.facts().cloned(),
             workers_wanted: pool.policy.workers_wanted(),
             workers_min: pool.policy.settings().size.min,
             workers_max: pool.policy.settings().size.max,

@@ -3,12 +3,15 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use clutch_protocol::message::{
     Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Setup, Spawn, WorkerId, version,
 };
 
+use super::share::{Processors, Share};
 use crate::config;
+use crate::interpreter::Facts;
 
 /// The recipe for every worker of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
     package: String,
+    share: Share,
+    facts: Option<Arc<Facts>>,
 }
 
 impl Recipe {
@@ -56,7 +61,9 @@ impl Recipe {
             output: _,
             memory: _,
             liveness: _,
+            compute: _, // it is the share
         } = pool;
+        let share = Share::of(pool, &environment, &Processors::of_this_process());
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];
         argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
@@ -90,7 +97,19 @@ impl Recipe {
             log_level: *logging,
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
-        Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
+        let package = package.to_string_lossy().into_owned();
+        Recipe { spawn, setup, package, share, facts: None }
+    }
+
+    /// The same, with what its interpreter says of itself.
+    #[must_use]
+    pub fn with_facts(self, facts: Option<Facts>) -> Recipe {
+        Recipe { facts: facts.map(Arc::new), ..self }
+    }
+
+    /// What its interpreter says of itself, if it was asked.
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_deref()
     }
 
     /// Whether workers made by either are alike, once they are started: how long one may take to
@@ -99,12 +118,22 @@ impl Recipe {
         let spawn = Spawn { grace_ms: self.spawn.grace_ms, ..other.spawn.clone() };
         let start_stack_ms = self.setup.start_stack_ms;
         let setup = Setup { start_stack_ms, ..other.setup.clone() };
-        self.spawn == spawn && self.setup == setup
+        self.spawn == spawn && self.setup == setup && self.share.gives_the_same(&other.share)
     }
 
-    /// What the guardian of a worker is told.
-    pub fn spawn(&self) -> Spawn {
-        self.spawn.clone()
+    /// What the guardian of a worker is told. Processors and devices belong to its slot, whichever
+    /// generation it is.
+    pub fn spawn(&self, worker: WorkerId) -> Spawn {
+        let mut spawn = self.spawn.clone();
+        if let Some(cpus) = self.share.cpus_of(worker.slot) {
+            spawn.limits.cpus = cpus;
+        }
+        for (name, value) in self.share.variables_of(worker.slot) {
+            let start = format!("{name}=");
+            spawn.environment.retain(|entry| !entry.starts_with(start.as_bytes()));
+            spawn.environment.push(format!("{start}{value}").into_bytes());
+        }
+        spawn
     }
 
     /// The name of the folder that holds the worker's own files.
