@@ -39,7 +39,7 @@ pub use clutch_protocol::status::Interpreter as Facts;
 pub use error::{End, InterpreterError};
 pub use facts::kind;
 pub use places::{Candidate, Place, Places};
-pub use survey::{PoolChoice, Survey, Known, survey};
+pub use survey::{Known, PoolChoice, Survey, survey};
 pub use wanted::Wanted;
 
 /// How long an interpreter may take to say everything about itself. One that takes longer is

@@ -254,8 +254,8 @@ fn devices_of_all(plan: &mut Plan, config: &Config) {
         let gpus = u32::try_from(pool.compute.gpus.len()).unwrap_or(u32::MAX);
         if gpus > slots {
             plan.warnings.push(format!(
-                "pool '{}': {gpus} entries in compute.gpus for {slots} workers: the last {} are \
-                 used by nobody",
+                "pool '{}': {} of {gpus} entries in compute.gpus are used by nobody: there are \
+                 {slots} slots",
                 pool.name,
                 gpus - slots
             ));
@@ -299,7 +299,7 @@ mod tests {
             "pool 'a': 4 workers with 2 of 4 processors each",
             "GPU 0 is shared by 2 workers (a slot 0, a slot 2)",
             "GPU 1 is shared by 3 workers (a slot 1, a slot 3, b slot 0)",
-            "pool 'b': 2 entries in compute.gpus for 1 workers",
+            "pool 'b': 1 of 2 entries in compute.gpus are used by nobody",
         ] {
             assert!(warnings.contains(expected), "{expected:?} in {warnings}");
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::bounds;
-use super::compute::Compute;
 use super::checker::{Checker, absolute};
+use super::compute::Compute;
 use super::error::{ConfigError, Key, Problem};
 use super::liveness::Liveness;
 use super::memory::Memory;

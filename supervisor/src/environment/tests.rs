@@ -12,8 +12,7 @@ fn built(env: &Env, parent: &[(&str, &str)], venv: Option<&str>) -> Vec<String> 
 
 #[test]
 fn all_leaves_out_what_bends_an_interpreter_or_a_loader_f152() {
-    let mut parent: Vec<(&str, &str)> =
-        NOT_INHERITED.iter().map(|name| (*name, "evil")).collect();
+    let mut parent: Vec<(&str, &str)> = NOT_INHERITED.iter().map(|name| (*name, "evil")).collect();
     parent.extend([("PATH", "/bin"), ("LD_LIBRARY_PATH", "/lib"), ("PYTHONUTF8", "1")]);
     let expected = ["LD_LIBRARY_PATH=/lib", "PATH=/bin", "PYTHONUTF8=1"];
     assert_eq!(expected.as_slice(), built(&Env::default(), &parent, None));
@@ -121,9 +120,8 @@ fn wildcards_stand_for_names_but_not_for_what_is_foreign() {
 fn settled(env: &Env, parent: &[(&str, &str)], executable: &str) -> Vec<String> {
     let pairs = || parent.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     let mut variables = build(env, pairs(), None, None);
-    let find = |name: &str| {
-        parent.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
-    };
+    let find =
+        |name: &str| parent.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
     settle(&mut variables, env, &active(find), Path::new(executable));
     variables.into_iter().map(|(n, v)| format!("{}={}", n.display(), v.display())).collect()
 }

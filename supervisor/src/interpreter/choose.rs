@@ -19,9 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::places::{Candidate, Place, Places, hint, in_directory};
 use super::wanted::Wanted;
-use super::{
-    Interpreter, InterpreterError, OLDEST, check_executable, is_binary, on_path, resolve,
-};
+use super::{Interpreter, InterpreterError, OLDEST, check_executable, is_binary, on_path, resolve};
 use crate::config::Python;
 
 /// Where to look, and how to ask.
@@ -173,10 +171,8 @@ impl Hunt<'_> {
     }
 
     fn note(&mut self, error: InterpreterError) {
-        let nothing = matches!(
-            error,
-            InterpreterError::Missing(_) | InterpreterError::Unreadable { .. }
-        );
+        let nothing =
+            matches!(error, InterpreterError::Missing(_) | InterpreterError::Unreadable { .. });
         if !nothing && self.refused.is_none() {
             self.refused = Some(error);
         }
@@ -195,7 +191,9 @@ impl Hunt<'_> {
             (!system.is_empty()).then(|| format!("in {}", system.join(", "))),
         ];
         let on_path = std::env::split_paths(search_path)
-            .flat_map(|directory| in_directory(&cwd.join(directory), Place::Path));
+            .flat_map(|directory| in_directory(&cwd.join(directory), Place::Path))
+            // What a launcher leads to is listed where it is kept.
+            .filter(|candidate| is_binary(&candidate.path));
         let mut found: Vec<String> = Vec::new();
         for it in on_path.chain(places.pyenv()).chain(places.uv()).chain(places.system()) {
             let version: Vec<_> = it.version.iter().map(u8::to_string).collect();

@@ -144,11 +144,14 @@ pub fn kind(prefix: &Path, executable: &Path) -> &'static str {
 fn pip_in(folder: &Path) -> Option<String> {
     let entries = fs::read_dir(folder).ok()?.take(PACKAGES_MAX).flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| {
-        let rest = name.strip_prefix("pip-")?;
-        let version = rest.strip_suffix(".dist-info").or_else(|| rest.strip_suffix(".egg-info"))?;
-        Some(version.to_owned())
-    }).max()
+    names
+        .filter_map(|name| {
+            let rest = name.strip_prefix("pip-")?;
+            let version =
+                rest.strip_suffix(".dist-info").or_else(|| rest.strip_suffix(".egg-info"))?;
+            Some(version.to_owned())
+        })
+        .max()
 }
 
 #[cfg(test)]

@@ -144,7 +144,13 @@ pub(super) fn in_directory(directory: &Path, place: Place) -> Vec<Candidate> {
         };
         // `python3` leads to one of the others; `python3.12-config` is none.
         let (version, free_threaded) = whole_version(rest)?;
-        check_executable(&path).is_ok().then_some(Candidate { path, place, implementation, version, free_threaded })
+        check_executable(&path).is_ok().then_some(Candidate {
+            path,
+            place,
+            implementation,
+            version,
+            free_threaded,
+        })
     }))
 }
 

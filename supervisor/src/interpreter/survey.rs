@@ -60,7 +60,7 @@ pub fn survey(config: Option<&Config>, search_path: &OsStr, cwd: &Path, cache: &
     for pool in config.into_iter().flat_map(|config| config.pools.values()) {
         let prepared = prepare::prepared(pool, Some(cache), &cancelled);
         if let Ok(prepared) = &prepared
-            && found.iter().all(|(path, _)| *path != prepared.executable)
+            && !found.iter().any(|(path, _)| same(path, &prepared.executable))
         {
             found.push((prepared.executable.clone(), prepared.place));
         }

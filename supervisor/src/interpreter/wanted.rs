@@ -18,8 +18,10 @@ impl Wanted {
     pub fn parse(name: &str) -> Option<Wanted> {
         let cpython = |prefix| Some(("cpython", name.strip_prefix(prefix)?));
         let pypy = || Some(("pypy", name.strip_prefix("pypy")?));
-        let (implementation, rest) =
-            cpython("python").or_else(|| cpython("cpython")).or_else(pypy).unwrap_or(("cpython", name));
+        let (implementation, rest) = cpython("python")
+            .or_else(|| cpython("cpython"))
+            .or_else(pypy)
+            .unwrap_or(("cpython", name));
         let rest = rest.strip_prefix('-').unwrap_or(rest);
         let (numbers, free_threaded) = match rest.strip_suffix('t') {
             Some(numbers) => (numbers, true),
@@ -93,7 +95,8 @@ mod tests {
         ];
         for (name, expected) in cases {
             let found = Wanted::parse(name);
-            let found = found.as_ref().map(|it| (it.implementation, &it.version[..], it.free_threaded));
+            let found =
+                found.as_ref().map(|it| (it.implementation, &it.version[..], it.free_threaded));
             assert_eq!(expected, found, "{name}");
         }
     }

@@ -9,9 +9,9 @@ use clutch_protocol::reload::{ReloadResult, Reloaded};
 
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
-use crate::pool::settings::Size;
 use crate::interpreter::Cache;
 use crate::package;
+use crate::pool::settings::Size;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::worker::launch::Recipe;
 
@@ -86,8 +86,7 @@ pub(super) fn plan(
     let open_files = blueprint.open_files.inherited;
     let cache = package::state_dir().ok().map(|directory| Cache::in_state(&directory));
     let cache = cache.as_ref();
-    let prepared =
-        prepare::pools_until(&config, &blueprint.boot, open_files, cache, cancelled);
+    let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cache, cancelled);
     let (pools, unasked) = prepared.map_err(|error| wrong(error.to_string()))?;
     let mut steps: BTreeMap<String, Step> =
         pools.into_iter().map(|parts| step(parts, running)).collect();

@@ -161,10 +161,8 @@ impl Share {
         let threads = self.threads.unwrap_or_default().to_string();
         let threads = self.thread_variables.iter().map(|name| (*name, threads.clone()));
         let gpu = self.gpu_of(slot);
-        let gpus = self
-            .device_variables
-            .iter()
-            .filter_map(|name| gpu.map(|gpu| (*name, gpu.to_owned())));
+        let gpus =
+            self.device_variables.iter().filter_map(|name| gpu.map(|gpu| (*name, gpu.to_owned())));
         threads.chain(gpus).collect()
     }
 }
@@ -271,7 +269,8 @@ mod tests {
 
     #[test]
     fn devices_are_dealt_to_slots_for_good() {
-        let share = share("compute = { gpus = ['0', '2'] }", &[("CUDA_VISIBLE_DEVICES", "7")], 1, 1);
+        let share =
+            share("compute = { gpus = ['0', '2'] }", &[("CUDA_VISIBLE_DEVICES", "7")], 1, 1);
         assert_eq!(["0", "2", "0"], [0, 1, 2].map(|slot| share.gpu_of(slot).unwrap()));
         let variables = share.variables_of(1);
         for name in DEVICE_VARIABLES {
