@@ -7,7 +7,7 @@ use clutch_supervisor::config;
 use clutch_supervisor::plan::{Plan, PoolPlan, SlotPlan, plan};
 
 use crate::commands::config::FILE;
-use crate::commands::pythons::{cache, version};
+use crate::commands::pythons::{cache, described};
 use crate::commands::status::{dash, table};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -86,9 +86,7 @@ fn section(pool: &PoolPlan) -> String {
     };
     let mut text = format!("pool {}: {workers}{spares}\n", pool.name);
     let python = match &pool.interpreter {
-        Some(facts) => {
-            format!("{} {} ({}), {}", facts.implementation, version(facts), facts.kind, facts.abi)
-        }
+        Some(facts) => described(facts),
         None if pool.executable.is_empty() => "none".to_owned(),
         None => "not known before it is started".to_owned(),
     };

@@ -93,8 +93,15 @@ fn page(survey: &Survey) -> String {
     text
 }
 
+/// An interpreter in one line.
+pub(crate) fn described(facts: &Facts) -> String {
+    let Facts { implementation, kind, abi, pip, .. } = facts;
+    let pip = pip.as_ref().map_or("no pip".to_owned(), |version| format!("pip {version}"));
+    format!("{implementation} {} ({kind}), {abi}, {pip}", version(facts))
+}
+
 /// `3.13.0` or `3.13.0 free-threaded`.
-pub(crate) fn version(facts: &Facts) -> String {
+fn version(facts: &Facts) -> String {
     let kind = if facts.free_threaded { " free-threaded" } else { "" };
     format!("{}{kind}", facts.version)
 }
