@@ -70,6 +70,10 @@ pub struct PoolStatus {
     /// How many more are kept ready.
     #[serde(default)]
     pub spares: u32,
+    /// How many threads numerical libraries are told to start in each worker; none when that is
+    /// left to them.
+    #[serde(default)]
+    pub threads: Option<u32>,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.

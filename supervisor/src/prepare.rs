@@ -11,10 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::config::{self, Config, Python};
+use crate::config::{self, Config};
 use crate::dispatch::PoolParts;
-use crate::environment;
-use crate::interpreter::{self, Asker, Cache, Facts, Interpreter, InterpreterError, Place, Places};
+use crate::interpreter::{self, Cache, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
@@ -22,6 +21,10 @@ use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
+
+mod prepared;
+
+pub use prepared::{Prepared, prepared};
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -302,76 +305,6 @@ fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
         return Ok(None);
     }
     Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
-}
-
-/// What a pool's workers are started with, as far as its interpreter decides it.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    /// What is executed.
-    pub executable: PathBuf,
-    /// Where it was found.
-    pub place: Place,
-    /// The variables it gets, those of its slot not counted.
-    pub environment: Environment,
-    /// What it says of itself, if it was asked.
-    pub facts: Option<Facts>,
-    /// How to ask it, if it was not.
-    doubt: Option<Unasked>,
-}
-
-/// Finds a pool's interpreter, and works out the environment of its workers.
-///
-/// # Errors
-///
-/// When there is no interpreter that workers can run.
-pub fn prepared(
-    pool: &config::Pool,
-    cache: Option<&Cache>,
-    cancelled: &AtomicBool,
-) -> Result<Prepared, InterpreterError> {
-    let venv = match &pool.python {
-        Python::Venv(path) => Some(path.as_path()),
-        _ => None,
-    };
-    let account = pool.process.account.as_ref();
-    let mut environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
-    let timeout = PROBE_TIMEOUT.min(pool.limits.start_timeout);
-    let asker = Asker { cwd: &pool.cwd, environment: &environment, timeout, cancelled, cache };
-    let search = interpreter::Search {
-        search_path: &search_path,
-        cwd: &pool.cwd,
-        places: &Places::of_this_machine(),
-        ask: &|path| asker.who(path),
-    };
-    let choice = interpreter::choose(&pool.python, &search)?;
-    // What goes wrong here for another reason than its version shows when its first worker starts.
-    let facts = match cache.map(|_| asker.facts(&choice.path)) {
-        Some(Err(
-            error @ (InterpreterError::TooOld { .. } | InterpreterError::Implementation { .. }),
-        )) => return Err(error),
-        Some(Ok(facts)) => Some(facts),
-        Some(Err(_)) | None => None,
-    };
-    let unasked = Unasked {
-        pool: pool.name.clone(),
-        path: choice.path.clone(),
-        cwd: pool.cwd.clone(),
-        environment: environment.clone(),
-        timeout,
-    };
-    let active = environment::active(|name| std::env::var_os(name));
-    environment::settle(&mut environment, &pool.env, &active, &choice.path);
-    Ok(Prepared {
-        executable: choice.path,
-        place: choice.place,
-        environment,
-        facts,
-        doubt: choice.asked.is_none().then_some(unasked),
-    })
 }
 
 fn policy(pool: &config::Pool) -> Pool {

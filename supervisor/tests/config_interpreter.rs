@@ -327,6 +327,8 @@ fn a_launcher_that_finds_nothing_is_passed_over_for_a_version_but_not_for_python
     assert_eq!(good, find("3.12").expect("the next").path);
     let error = find("python3").unwrap_err().to_string();
     assert!(error.contains("pyenv: not selected"), "{error}");
+    let error = find("3.12t").unwrap_err();
+    assert!(matches!(error, InterpreterError::NoneFits { .. }), "not any 3.12: {error}");
 }
 
 #[test]

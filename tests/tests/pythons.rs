@@ -350,6 +350,8 @@ fn libraries_are_told_their_share_of_the_processors_unless_somebody_said_otherwi
     assert_eq!(["3", "", "4"], told("set"), "OpenBLAS heeds OMP_NUM_THREADS");
     assert_eq!(["5", "5", "4"], told("number"));
     assert_eq!(["", "", "4"], told("off"));
+    let status = |name: &str| pool(&daemon, name).threads;
+    assert_eq!([Some(1), Some(5), None], ["many", "number", "off"].map(status));
     let pid = daemon.worker_pids("many")[0];
     for name in
         ["NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"]

@@ -16,8 +16,8 @@ use crate::{json, output};
 /// Show what each worker will get, and warn of what is promised twice
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is started but interpreters that are asked who they are. Warnings go to standard error and do
-not change the exit code; a configuration that cannot work ends with 8.
+Nothing is started but interpreters that are asked who they are. Warnings go to standard error and
+do not change the exit code; a configuration that cannot work ends with 8.
 
 Examples:
   clutch plan

@@ -244,6 +244,7 @@ mod tests {
                 workers_min: 2,
                 workers_max: 2,
                 spares: 0,
+                threads: None,
                 workers: vec![
                     worker(0, "busy", Some("m:f\x1b[2J\nforged")),
                     worker(1, "backoff", None),

@@ -66,6 +66,7 @@ impl Dispatcher {
             workers_min: pool.policy.settings().size.min,
             workers_max: pool.policy.settings().size.max,
             spares: pool.policy.settings().size.spares,
+            threads: pool.recipe.threads(),
             workers: self.worker_statuses(now, pool),
             queued: calls.held() as u64,
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),

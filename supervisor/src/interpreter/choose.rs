@@ -142,6 +142,10 @@ impl Hunt<'_> {
         if *implementation != self.wanted.implementation || !self.wanted.fits(version) {
             return Ok(None);
         }
+        // No answer tells this; only names and folders do.
+        if self.wanted.free_threaded && !free_threaded {
+            return Ok(None);
+        }
         let is_launcher = !is_binary(&path);
         // A launcher's version is what it answers; what a folder is called is another matter.
         if !is_launcher || place != Place::Path {

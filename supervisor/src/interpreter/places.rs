@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn folders_say_their_version() {
-        let cases: [(&str, Option<(&[u8], bool)>); 9] = [
+        type Told = Option<(&'static [u8], bool)>;
+        let cases: [(&str, Told); 9] = [
             ("3.12.1", Some((&[3, 12, 1], false))),
             ("3.13.0t", Some((&[3, 13, 0], true))),
             ("3.14-dev", Some((&[3, 14], false))),

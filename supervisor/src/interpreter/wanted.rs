@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn versions_are_told_from_names() {
-        let cases: [(&str, Option<(&str, &[u8], bool)>); 16] = [
+        type Asked = Option<(&'static str, &'static [u8], bool)>;
+        let cases: [(&str, Asked); 16] = [
             ("3", Some(("cpython", &[3], false))),
             ("3.12", Some(("cpython", &[3, 12], false))),
             ("3.12.1", Some(("cpython", &[3, 12, 1], false))),

@@ -65,13 +65,9 @@ impl Recipe {
         } = pool;
         let share = Share::of(pool, &environment, &Processors::of_this_process());
         let program = executable.as_os_str();
-        let mut argv = vec![bytes(program)];
-        argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
-        argv.push(bytes(boot.as_os_str()));
-        argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
             program: bytes(program),
-            argv,
+            argv: command(program, flags, boot),
             environment: environment
                 .into_iter()
                 .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
@@ -112,6 +108,11 @@ impl Recipe {
         self.facts.as_deref()
     }
 
+    /// How many threads numerical libraries are told to start in each worker.
+    pub const fn threads(&self) -> Option<u32> {
+        self.share.threads()
+    }
+
     /// Whether workers made by either are alike, once they are started: how long one may take to
     /// start and to stop shapes no worker.
     pub fn makes_the_same(&self, other: &Recipe) -> bool {
@@ -145,6 +146,15 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// Python's own command line; what is in braces is filled in when there is a worker.
+fn command(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> {
+    let mut argv = vec![bytes(program)];
+    argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
+    argv.push(bytes(boot.as_os_str()));
+    argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
+    argv
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.
