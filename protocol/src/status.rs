@@ -94,8 +94,8 @@ pub struct PoolStatus {
     pub counters: BTreeMap<String, u64>,
 }
 
-/// What an interpreter says of itself. `clutch status`, `clutch pythons` and `clutch plan` all speak
-/// of interpreters with these words.
+/// What an interpreter says of itself. `clutch status`, `clutch pythons` and `clutch plan` all
+/// speak of interpreters with these words.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Interpreter {
