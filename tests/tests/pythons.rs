@@ -37,7 +37,8 @@ fn variable(pid: u32, name: &str) -> Option<String> {
     environment.iter().find_map(|entry| entry.strip_prefix(&start)).map(str::to_owned)
 }
 
-/// A virtual environment that notes each start of its python in `starts`; none if it cannot be made.
+/// A virtual environment that notes each start of its python in `starts`; none if it cannot be
+/// made.
 fn noting_venv(tmp: &Tmp) -> Option<(PathBuf, PathBuf)> {
     let venv = tmp.join("venv");
     let python = Python::any();

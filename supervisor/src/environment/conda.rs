@@ -2,8 +2,8 @@
 //!
 //! What is done: its `bin` is first in `PATH`, `CONDA_PREFIX`, `CONDA_DEFAULT_ENV` and
 //! `CONDA_SHLVL` say that it is active, and the variables of `conda env config vars` are set. What
-//! is not done: the scripts in `etc/conda/activate.d`, since they are written for a shell and may do anything;
-//! a package that needs one says which variables it sets, and these go to `env.set`.
+//! is not done: the scripts in `etc/conda/activate.d`, since they are written for a shell and may
+//! do anything; a package that needs one says which variables it sets, and these go to `env.set`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
