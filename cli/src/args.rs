@@ -13,8 +13,8 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
-    status, stop, workers,
+    call, cancel, completions, config, explain, logs, map, ping, plan, pool, pythons, reload,
+    serve, stack, status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
@@ -74,6 +74,8 @@ pub(crate) enum Verb {
     Cancel(cancel::Args),
     Logs(logs::Args),
     Ping(ping::Args),
+    Plan(plan::Args),
+    Pythons(pythons::Args),
     Reload(reload::Args),
     Stop(stop::Args),
     Config(config::Args),
@@ -102,7 +104,7 @@ pub(crate) struct LocalArgs {
     /// Start workers for this command alone; no daemon is asked
     #[arg(long)]
     pub(crate) local: bool,
-    /// The interpreter: 3.12, python3.12 or a path [default: python3]
+    /// The interpreter: 3.12, 3.12.1, python3.12 or a path [default: python3]
     #[arg(long, value_name = "PYTHON", requires = "local", conflicts_with = "config")]
     pub(crate) python: Option<String>,
     /// How many workers
@@ -201,6 +203,8 @@ Examples:
   clutch status                                what everyone is doing
   clutch workers                               which call each worker runs
   clutch explain 17                            what became of a call
+  clutch pythons                               the Pythons of this machine
+  clutch plan                                  what each worker will get
   clutch logs -f                               what they print
 
 {}",

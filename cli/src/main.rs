@@ -45,8 +45,8 @@ mod progress;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
-    status, stop, workers,
+    call, cancel, completions, config, explain, logs, map, ping, plan, pool, pythons, reload,
+    serve, stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;
@@ -87,6 +87,8 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Cancel(args) => block_on(cancel::run(args, &socket)),
         Verb::Logs(args) => block_on(logs::run(args, &socket)),
         Verb::Ping(args) => block_on(ping::run(args, &socket)),
+        Verb::Plan(args) => plan::run(&args),
+        Verb::Pythons(args) => pythons::run(&args),
         Verb::Reload(args) => block_on(reload::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),

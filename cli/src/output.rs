@@ -144,6 +144,12 @@ pub(crate) fn error(message: &str) {
     error_with_tail(message, "");
 }
 
+/// Writes `warning: …`, always one line, to standard error.
+pub(crate) fn warning(message: &str) {
+    let message = escape_line(message);
+    let _ = writeln!(anstream::stderr(), "\x1b[1;33mwarning:\x1b[0m {}", cut(&message));
+}
+
 /// As [`error`]; `tail` is shown however long the message is.
 pub(crate) fn error_with_tail(message: &str, tail: &str) {
     let message = escape_line(message);

@@ -56,6 +56,9 @@ pub struct PoolStatus {
     pub reason: String,
     /// The interpreter, as configured.
     pub python: String,
+    /// What that interpreter says of itself; none when it could not be asked.
+    #[serde(default)]
+    pub interpreter: Option<Interpreter>,
     /// How many workers it should have now, spares included.
     pub workers_wanted: u32,
     /// At least so many, spares not counted.
@@ -70,6 +73,10 @@ pub struct PoolStatus {
     /// How many more it has now for nested calls.
     #[serde(default)]
     pub extra: u32,
+    /// How many threads numerical libraries are told to start in each worker; none when that is
+    /// left to them.
+    #[serde(default)]
+    pub threads: Option<u32>,
     /// Its workers, by slot and generation. Those being replaced are listed too.
     pub workers: Vec<WorkerStatus>,
     /// Calls that wait.
@@ -91,6 +98,36 @@ pub struct PoolStatus {
     pub last_death: Option<Certificate>,
     /// Counters of everything that happened, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What an interpreter says of itself. `clutch status`, `clutch pythons` and `clutch plan` all
+/// speak of interpreters with these words.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Interpreter {
+    /// What is executed.
+    pub executable: String,
+    /// Major, minor and micro, like `3.12.1`.
+    pub version: String,
+    /// `cpython`; others cannot run workers.
+    pub implementation: String,
+    /// `venv`, `virtualenv`, `uv venv` or `conda` for an environment; `pyenv`, `uv` or `system` for
+    /// an installation.
+    pub kind: String,
+    /// Where its environment is: `sys.prefix`.
+    pub prefix: String,
+    /// Where the installation below is: `sys.base_prefix`.
+    pub base_prefix: String,
+    /// Which extension modules fit, like `cpython-312-x86_64-linux-gnu`.
+    pub abi: String,
+    /// Whether it was built to run without the global interpreter lock.
+    pub free_threaded: bool,
+    /// The machine it was built for, like `x86_64`.
+    pub architecture: String,
+    /// Where packages are installed; those directories that exist.
+    pub site_packages: Vec<String>,
+    /// The version of pip that it has; none if it has none.
+    pub pip: Option<String>,
 }
 
 /// One worker process.

@@ -1,19 +1,26 @@
 //! The environment of a pool's workers: inherited, then unset, then set.
 //!
 //! A worker gets what a person at the daemon's terminal would have, less what was meant for
-//! another program: what bends an interpreter or a loader, a virtual environment that is not the
-//! pool's, and what the service manager told the daemon alone. What is listed by name or set in the
-//! configuration is taken at its word. Values are bytes and stay so.
+//! another program: what bends an interpreter or a loader, a virtual or conda environment that is
+//! not the pool's (with its `bin` in `PATH`), and what was told to the daemon alone. What is listed
+//! by name or set in the configuration is taken at its word; a wildcard in a list stands for none
+//! of these. Values are bytes and stay so.
+//!
+//! [`build`] makes the environment that the interpreter is looked for in. Once it is known,
+//! [`settle`] decides whose environment was active in the daemon's terminal: if the interpreter is
+//! that environment's own, it stays active, else nothing of it is left.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use crate::config::{Account, Env, Inherit};
 
+mod conda;
+
 /// What is not inherited unless it is listed by name.
-const NOT_INHERITED: [&str; 19] = [
+const NOT_INHERITED: [&str; 28] = [
     // They bend an interpreter that they were not written for.
     "PYTHONHOME",
     "PYTHONPATH",
@@ -29,6 +36,7 @@ const NOT_INHERITED: [&str; 19] = [
     // A virtual environment, but not the pool's.
     "VIRTUAL_ENV",
     "VIRTUAL_ENV_PROMPT",
+    "PYENV_VIRTUAL_ENV",
     // The service manager speaks to the daemon, and must not hear from a worker.
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
@@ -37,7 +45,19 @@ const NOT_INHERITED: [&str; 19] = [
     "LISTEN_PIDFDID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "CREDENTIALS_DIRECTORY",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+    "SYSTEMD_EXEC_PID",
+    // How the daemon is reached and what it logs is its own business.
+    "CLUTCH_LOG",
+    "CLUTCH_SOCKET",
 ];
+
+/// What names of variables begin with that are not inherited either: a conda environment's.
+const NOT_INHERITED_PREFIXES: [&str; 3] = ["CONDA_", "_CONDA_", "_CE_"];
 
 /// What `inherit = "minimal"` keeps, besides `LC_*`.
 const MINIMAL: [&str; 6] = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
@@ -55,7 +75,11 @@ pub fn build(
     let mut variables: BTreeMap<OsString, OsString> =
         parent.filter(|(name, _)| !name.is_empty() && inherits(&env.inherit, name)).collect();
     if let Some(venv) = venv {
-        activate(&mut variables, venv);
+        if conda::is_conda(venv) {
+            conda::activate(&mut variables, venv);
+        } else {
+            activate(&mut variables, venv);
+        }
     }
     if let Some(account) = account {
         log_in(&mut variables, account);
@@ -69,13 +93,101 @@ pub fn build(
     variables.into_iter().collect()
 }
 
+/// Ends what was active in the daemon's terminal, unless `executable` belongs to it.
+pub fn settle(
+    variables: &mut Vec<(OsString, OsString)>,
+    env: &Env,
+    active: &[Active],
+    executable: &Path,
+) {
+    let is_said = |name: &str| env.set.contains_key(name) || env.unset.iter().any(|it| it == name);
+    for Active { variable, prefix } in active {
+        let bin = prefix.join("bin");
+        if is_same(&bin, executable.parent().unwrap_or(Path::new("/"))) {
+            let known = variables.iter().any(|(name, _)| name == *variable);
+            if env.inherit == Inherit::All && !known && !is_said(variable) {
+                variables.push(((*variable).into(), prefix.into()));
+                variables.sort();
+            }
+        } else if !is_said("PATH") && !matches!(env.inherit, Inherit::List(_)) {
+            let path = variables.iter_mut().find(|(name, _)| name == "PATH");
+            if let Some((_, path)) = path {
+                *path = without(path, &bin);
+            }
+        }
+    }
+}
+
+/// An environment that is active in a terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// Which variable says so.
+    pub variable: &'static str,
+    /// Where it is.
+    pub prefix: PathBuf,
+}
+
+/// What is active in the terminal that this process was started from.
+pub fn active(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Active> {
+    let found = |name| variable(name).map(PathBuf::from).filter(|prefix| prefix.is_absolute());
+    ["VIRTUAL_ENV", "CONDA_PREFIX"]
+        .into_iter()
+        .filter_map(|variable| Some(Active { variable, prefix: found(variable)? }))
+        .collect()
+}
+
+/// Whether two paths are one directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
+}
+
+/// A search path without one directory.
+fn without(path: &OsStr, directory: &Path) -> OsString {
+    let parts = path.as_bytes().split(|byte| *byte == b':');
+    let kept: Vec<_> =
+        parts.filter(|part| Path::new(OsStr::from_bytes(part)) != directory).collect();
+    match kept.is_empty() {
+        true => PATH_WITHOUT_PATH.into(),
+        false => OsString::from_vec(kept.join(&b':')),
+    }
+}
+
 fn inherits(inherit: &Inherit, name: &OsStr) -> bool {
     let is_among = |names: &[&str]| names.iter().any(|known| name == OsStr::new(known));
+    let begins = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
+    let is_foreign = || is_among(&NOT_INHERITED) || NOT_INHERITED_PREFIXES.iter().any(begins);
     match inherit {
-        Inherit::All => !is_among(&NOT_INHERITED),
+        Inherit::All => !is_foreign(),
         Inherit::Minimal => name.as_bytes().starts_with(b"LC_") || is_among(&MINIMAL),
-        Inherit::List(names) => names.iter().any(|known| name == OsStr::new(known)),
+        Inherit::List(names) => names.iter().any(|known| {
+            name == OsStr::new(known)
+                || (known.contains('*')
+                    && stands_for(known.as_bytes(), name.as_bytes())
+                    && !is_foreign())
+        }),
     }
+}
+
+/// Whether a pattern whose `*` is any run of bytes stands for a name.
+fn stands_for(pattern: &[u8], name: &[u8]) -> bool {
+    let mut parts = pattern.split(|byte| *byte == b'*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let place = (0..=rest.len()).find(|at| rest[*at..].starts_with(part));
+        let Some(place) = place else {
+            return false;
+        };
+        rest = &rest[place + part.len()..];
+    }
+    rest.is_empty()
 }
 
 /// What a login of that user would set: the daemon's own home is none of a worker's.
@@ -96,6 +208,11 @@ fn log_in(variables: &mut BTreeMap<OsString, OsString>, account: &Account) {
 fn activate(variables: &mut BTreeMap<OsString, OsString>, venv: &Path) {
     variables.insert("VIRTUAL_ENV".into(), venv.into());
     variables.remove(OsStr::new("VIRTUAL_ENV_PROMPT"));
+    bin_first(variables, venv);
+}
+
+/// Puts an environment's programs before all others.
+fn bin_first(variables: &mut BTreeMap<OsString, OsString>, venv: &Path) {
     let bin = venv.join("bin");
     let path = variables.entry("PATH".into()).or_insert_with(|| PATH_WITHOUT_PATH.into());
     if std::env::split_paths(path).next().as_deref() != Some(&bin) {
@@ -109,90 +226,4 @@ fn activate(variables: &mut BTreeMap<OsString, OsString>, venv: &Path) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::ffi::OsStringExt;
-
-    use super::*;
-
-    fn built(env: &Env, parent: &[(&str, &str)], venv: Option<&str>) -> Vec<String> {
-        let parent = parent.iter().map(|(name, value)| (name.into(), value.into()));
-        build(env, parent, venv.map(Path::new), None)
-            .into_iter()
-            .map(|(name, value)| format!("{}={}", name.display(), value.display()))
-            .collect()
-    }
-
-    #[test]
-    fn all_leaves_out_what_bends_an_interpreter_or_a_loader_f152() {
-        let mut parent: Vec<(&str, &str)> =
-            NOT_INHERITED.iter().map(|name| (*name, "evil")).collect();
-        parent.extend([("PATH", "/bin"), ("LD_LIBRARY_PATH", "/lib"), ("PYTHONUTF8", "1")]);
-        let expected = ["LD_LIBRARY_PATH=/lib", "PATH=/bin", "PYTHONUTF8=1"];
-        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, None));
-        for name in ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONMALLOC", "LD_PRELOAD"] {
-            assert!(NOT_INHERITED.contains(&name), "{name}");
-        }
-    }
-
-    #[test]
-    fn minimal_keeps_what_programs_need() {
-        let env = Env { inherit: Inherit::Minimal, ..Env::default() };
-        let parent = [
-            ("PATH", "p"),
-            ("HOME", "h"),
-            ("USER", "u"),
-            ("LANG", "l"),
-            ("LC_ALL", "c"),
-            ("TZ", "z"),
-            ("TMPDIR", "t"),
-            ("SECRET", "s"),
-            ("XLC_", "x"),
-            ("PATHS", "x"),
-        ];
-        let expected = ["HOME=h", "LANG=l", "LC_ALL=c", "PATH=p", "TMPDIR=t", "TZ=z", "USER=u"];
-        assert_eq!(expected.as_slice(), built(&env, &parent, None));
-    }
-
-    #[test]
-    fn a_list_is_taken_at_its_word() {
-        let inherit = Inherit::List(vec!["PYTHONPATH".to_owned(), "B".to_owned()]);
-        let env = Env { inherit, ..Env::default() };
-        let parent = [("A", "1"), ("B", "2"), ("PYTHONPATH", "/mine")];
-        assert_eq!(["B=2", "PYTHONPATH=/mine"].as_slice(), built(&env, &parent, None));
-    }
-
-    #[test]
-    fn set_wins_over_unset_and_both_over_what_was_inherited() {
-        let set = [("A", "set"), ("PYTHONHOME", "/mine")];
-        let env = Env {
-            inherit: Inherit::All,
-            set: set.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-            unset: vec!["A".to_owned(), "B".to_owned(), "VIRTUAL_ENV".to_owned()],
-        };
-        let parent = [("A", "1"), ("B", "2"), ("C", "3"), ("PYTHONHOME", "/evil"), ("", "x")];
-        let expected = ["A=set", "C=3", "PATH=/v/bin:/bin:/usr/bin", "PYTHONHOME=/mine"];
-        assert_eq!(expected.as_slice(), built(&env, &parent, Some("/v")));
-    }
-
-    #[test]
-    fn the_pools_virtual_environment_is_activated_and_a_foreign_one_is_not_f152() {
-        let parent = [("PATH", "/other/bin:/bin"), ("VIRTUAL_ENV", "/other")];
-        let expected = ["PATH=/other/bin:/bin"];
-        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, None));
-        let expected = ["PATH=/v/bin:/other/bin:/bin", "VIRTUAL_ENV=/v"];
-        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, Some("/v")));
-        let parent = [("PATH", "/v/bin:/bin"), ("VIRTUAL_ENV", "/v")];
-        let expected = ["PATH=/v/bin:/bin", "VIRTUAL_ENV=/v"];
-        assert_eq!(expected.as_slice(), built(&Env::default(), &parent, Some("/v")));
-        let env = Env { inherit: Inherit::Minimal, ..Env::default() };
-        assert_eq!(expected.as_slice(), built(&env, &parent, Some("/v")));
-    }
-
-    #[test]
-    fn bytes_that_are_not_utf8_survive_f157() {
-        let odd = || OsString::from_vec(b"\xff\xfe=".to_vec());
-        let parent = [(OsString::from("B"), odd()), (OsString::from_vec(b"A\xff".to_vec()), odd())];
-        let built = build(&Env::default(), parent.clone().into_iter(), None, None);
-        assert_eq!(vec![parent[1].clone(), parent[0].clone()], built);
-    }
-}
+mod tests;

@@ -1,7 +1,10 @@
 //! Which interpreter a pool's workers run: found on disk, then asked who it is.
 //!
-//! Both functions block (the second for as long as its timeout), so they belong on another thread
-//! than the data plane. What is exec'd for a worker later is [`Interpreter::executable`]: what the
+//! `choose.rs` says where it is looked for, `facts.rs` what it is asked, `cache.rs` what is kept of
+//! the answers, and `survey.rs` lists all there are.
+//!
+//! All of it blocks (asking for as long as its timeout), so it belongs on another thread than the
+//! data plane. What is exec'd for a worker later is [`Interpreter::executable`]: what the
 //! probed interpreter itself calls `sys.executable`. So a launcher on `PATH` (a pyenv shim, a
 //! wrapper script) is followed to the real interpreter, while the `python` of a virtual environment
 //! stays what it is: its link is never followed, or it would lose its environment.
@@ -19,12 +22,29 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::Python;
 
+mod cache;
+mod choose;
 mod error;
+mod facts;
+mod places;
 mod run;
+mod survey;
+mod wanted;
 
 pub(crate) use run::probed;
 
+pub use cache::Cache;
+pub use choose::{Choice, Search, choose};
+pub use clutch_protocol::status::Interpreter as Facts;
 pub use error::{End, InterpreterError};
+pub use facts::kind;
+pub use places::{Candidate, Place, Places};
+pub use survey::{Known, PoolChoice, Survey, survey};
+pub use wanted::Wanted;
+
+/// How long an interpreter may take to say everything about itself. One that takes longer is
+/// started all the same, and what is wrong with it shows then.
+const FACTS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The oldest Python that the worker runs on.
 const OLDEST: (u8, u8) = (3, 8);
@@ -65,6 +85,57 @@ pub struct Interpreter {
     pub implementation: String,
     /// `sys.executable` as text, for people.
     pub sys_executable: String,
+}
+
+/// Asks interpreters, and remembers what they say where there is a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Where it is asked: a launcher may choose by its directory.
+    pub cwd: &'a Path,
+    /// The variables it is asked with.
+    pub environment: &'a [(OsString, OsString)],
+    /// How long it may take.
+    pub timeout: Duration,
+    /// When this becomes true, nobody waits for the answer any more.
+    pub cancelled: &'a AtomicBool,
+    /// What is known already.
+    pub cache: Option<&'a Cache>,
+}
+
+impl Asker<'_> {
+    /// Who an interpreter is; the least that can be asked, unless all is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`probe_until`].
+    pub fn who(&self, path: &Path) -> Result<Interpreter, InterpreterError> {
+        if self.cache.is_some()
+            && is_binary(path)
+            && let Ok(facts) = self.facts(path)
+        {
+            return Ok(Interpreter {
+                executable: path.to_owned(),
+                version: facts::numbers(&facts.version),
+                implementation: facts.implementation,
+                sys_executable: facts.executable,
+            });
+        }
+        probe_until(path, self.cwd, self.environment, self.timeout, self.cancelled)
+    }
+
+    /// Everything about an interpreter that is no launcher.
+    ///
+    /// # Errors
+    ///
+    /// As [`probe_until`].
+    pub fn facts(&self, path: &Path) -> Result<Facts, InterpreterError> {
+        let timeout = self.timeout.min(FACTS_TIMEOUT);
+        let ask = || facts::ask(path, self.cwd, self.environment, timeout, self.cancelled);
+        match self.cache {
+            Some(cache) => cache.get(path, ask),
+            None => ask().map(facts::refresh),
+        }
+    }
 }
 
 /// Finds the file to run. A relative directory on the search path starts at `cwd`.

@@ -22,6 +22,7 @@
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
+//! - [`plan`](mod@plan): what each worker will get, before anything starts.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
@@ -58,9 +59,9 @@ pub mod package;
 
 pub mod prepare;
 
-pub mod trial;
-
 pub mod ingredients;
+pub mod plan;
+pub mod trial;
 
 pub mod engine;
 

@@ -148,7 +148,7 @@ fn run(
 ) -> Result<(), ServeError> {
     let (package, _directory) = package::unpack_temporary()?;
     let open_files = OpenFiles::as_they_are()?;
-    let pools = prepare::pools(config, &package.boot, open_files.inherited)?;
+    let pools = prepare::pools(config, &package.boot, open_files.inherited, None)?;
     run_on_this_thread(async move {
         let mut engine =
             Engine::start(config, pools, guardian, Err(Unavailable::Off), String::new())?;

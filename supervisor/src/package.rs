@@ -29,7 +29,7 @@ pub use leftovers::{Hold, keep_in_state, sweep_temporary};
 const SHARED_NAME: &str = "clutch-users";
 
 /// What a folder is called while it is written or thrown away.
-const SCRATCH_PREFIX: &str = ".unpack-";
+pub(crate) const SCRATCH_PREFIX: &str = ".unpack-";
 
 /// Scratch folders older than this were left by a daemon that was killed.
 const SCRATCH_AGE_MAX: Duration = Duration::from_secs(3600);

@@ -11,10 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
 
-use crate::config::{self, Config, Python};
+use crate::config::{self, Config};
 use crate::dispatch::PoolParts;
-use crate::environment;
-use crate::interpreter::{self, Interpreter, InterpreterError};
+use crate::interpreter::{self, Cache, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
@@ -23,6 +22,10 @@ use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 
 pub use crate::ingredients::{Ingredients, Prepared};
+
+mod pool_python;
+
+pub use pool_python::{PoolPython, pool_python};
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -229,13 +232,19 @@ impl Unasked {
 }
 
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
-/// side by side; others are asked only when they do not come up.
+/// side by side; others are asked only when they do not come up, unless there is a cache, which
+/// makes that cheap: then all are asked everything.
 ///
 /// # Errors
 ///
 /// When no pool has an interpreter that can be used: names all of them.
-pub fn pools(config: &Config, boot: &Path, open_files: u64) -> Result<Prepared, ServeError> {
-    let prepared = pools_until(config, boot, open_files, &AtomicBool::new(false))?;
+pub fn pools(
+    config: &Config,
+    boot: &Path,
+    open_files: u64,
+    cache: Option<&Cache>,
+) -> Result<Prepared, ServeError> {
+    let prepared = pools_until(config, boot, open_files, cache, &AtomicBool::new(false))?;
     if !prepared.faults.is_empty() && prepared.faults.len() == prepared.pools.len() {
         return Err(ServeError::Interpreters(prepared.faults));
     }
@@ -252,10 +261,11 @@ pub fn pools_until(
     config: &Config,
     boot: &Path,
     open_files: u64,
+    cache: Option<&Cache>,
     cancelled: &AtomicBool,
 ) -> Result<Prepared, ServeError> {
     let probes = std::thread::scope(|scope| {
-        let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
+        let start = |pool| (pool, scope.spawn(move || pool_python(pool, cache, cancelled)));
         let threads: Vec<_> = config.pools.values().map(start).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
@@ -272,9 +282,9 @@ pub fn pools_until(
         let payload_max = config.daemon.payload;
         let ingredients = Ingredients { boot: boot.to_owned(), payload_max, open_files };
         let make = match probed {
-            Ok((executable, environment, doubt)) => {
+            Ok(PoolPython { executable, environment, doubt, facts, place: _ }) => {
                 prepared.unasked.extend(doubt);
-                Ok(ingredients.mix(pool, &executable, environment))
+                Ok(ingredients.mix(pool, &executable, environment).with_facts(facts))
             }
             Err(error) => {
                 let fault = error.to_string();
@@ -294,14 +304,15 @@ pub(crate) fn try_interpreter(
     pool: &config::Pool,
     cancelled: &AtomicBool,
 ) -> Result<(PathBuf, Environment), InterpreterError> {
-    let (executable, environment, doubt) = probe(pool, cancelled)?;
+    let PoolPython { executable, environment, doubt, .. } = pool_python(pool, None, cancelled)?;
     if let Some(unasked) = doubt {
         unasked.ask(cancelled)?;
     }
     Ok((executable, environment))
 }
 
-pub(crate) type Environment = Vec<(OsString, OsString)>;
+/// Names of variables and their values.
+pub type Environment = Vec<(OsString, OsString)>;
 
 /// The script of workers that are another user than this process, which cannot read its own one;
 /// none when no pool has such workers.
@@ -321,34 +332,6 @@ fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
         return Ok(None);
     }
     Ok(Some(package::unpack_for_everyone(&package::state_dir()?)?.boot))
-}
-
-fn probe(
-    pool: &config::Pool,
-    cancelled: &AtomicBool,
-) -> Result<(PathBuf, Environment, Option<Unasked>), InterpreterError> {
-    let venv = match &pool.python {
-        Python::Venv(path) => Some(path.as_path()),
-        _ => None,
-    };
-    let account = pool.process.account.as_ref();
-    let environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
-    let path = interpreter::resolve(&pool.python, &search_path, &pool.cwd)?;
-    let unasked = Unasked {
-        pool: pool.name.clone(),
-        path: path.clone(),
-        cwd: pool.cwd.clone(),
-        environment: environment.clone(),
-        timeout: PROBE_TIMEOUT.min(pool.limits.start_timeout),
-    };
-    if interpreter::is_binary(&path) {
-        return Ok((path, environment, Some(unasked)));
-    }
-    Ok((unasked.ask(cancelled)?.executable, environment, None))
 }
 
 fn policy(pool: &config::Pool) -> Pool {

@@ -11,6 +11,7 @@ use crate::cgroup;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, Starts, run_on_this_thread};
+use crate::interpreter::Cache;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
@@ -102,7 +103,9 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         );
     }
     config.daemon.connections = connections;
-    let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
+    let cache = Cache::in_state(&package::state_dir()?);
+    let open = open_files.inherited;
+    let pools = prepare::pools(&config, &package.boot, open, Some(&cache))?;
     // Last of all that takes time, so that a start which fails before leaves no trace there.
     let groups = cgroup::open(&config.daemon.cgroup);
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clutch_supervisor::config::Python;
-use clutch_supervisor::interpreter::{Interpreter, InterpreterError, probe, resolve};
+use clutch_supervisor::interpreter::{
+    Choice, Interpreter, InterpreterError, Place, Places, Search, choose, probe, resolve,
+};
 use tempfile::TempDir;
 
 /// Long enough for a cold interpreter on a busy machine.
@@ -197,6 +199,23 @@ fn paths_that_cannot_be_run_are_told_apart_f149() {
     assert!(error.contains("cannot be executed") && error.contains("#!"), "{error}");
 }
 
+/// Chooses among what a test has put somewhere.
+fn choose_from(
+    name: &str,
+    search: &str,
+    directory: &Path,
+    places: &Places,
+) -> Result<Choice, InterpreterError> {
+    let search = Search { search_path: OsStr::new(search), cwd: directory, places, ask: &ask };
+    choose(&Python::Named(name.to_owned()), &search)
+}
+
+/// A stand-in that answers as an interpreter of some version does, and is a script.
+fn stand_in(path: &Path, version: &str) -> PathBuf {
+    let here = path.display();
+    script(path, &format!("#!/bin/sh\nprintf 'clutch-probe {version} cpython {here}\\0'\n"))
+}
+
 #[test]
 fn names_are_searched_for_on_path_as_a_shell_does() {
     let directory = directory();
@@ -205,21 +224,111 @@ fn names_are_searched_for_on_path_as_a_shell_does() {
         fs::create_dir(at(name)).expect("a directory");
     }
     let find = |name: &str, search: &str| {
-        resolve(&Python::Named(name.to_owned()), OsStr::new(search), directory.path())
+        let choice = choose_from(name, search, directory.path(), &Places::default());
+        choice.map(|choice| choice.path)
     };
     let search = format!("{}:{}", at("a").display(), at("b").display());
     let none = find("3.12", &search).unwrap_err().to_string();
-    assert!(none.contains("there is no python3.12 on PATH") && none.contains(&search), "{none}");
+    assert!(none.contains("there is no Python 3.12 on this machine"), "{none}");
+    assert!(none.contains(&search) && none.contains("found none"), "{none}");
     fs::write(at("a").join("python3.12"), "").expect("a file without the permission");
     let refused = find("3.12", &search).unwrap_err();
     assert!(matches!(refused, InterpreterError::NotExecutable(_)), "{refused}");
-    let second = script(&at("b").join("python3.12"), "#!/bin/sh\n");
+    let second = stand_in(&at("b").join("python3.12"), "3.12.1");
     assert_eq!(second, find("3.12", &search).expect("the second"));
     assert_eq!(second, find("python3.12", &search).expect("by its whole name"));
-    let first = script(&at("a").join("python3.12"), "#!/bin/sh\n");
+    let first = stand_in(&at("a").join("python3.12"), "3.12.2");
     assert_eq!(first, find("3.12", &search).expect("the first"));
-    let relative = script(&at("rel").join("python3"), "#!/bin/sh\n");
+    assert_eq!(second, find("3.12.1", &search).expect("the one of that micro version"));
+    let relative = stand_in(&at("rel").join("python3"), "3.12.1");
     assert_eq!(relative, find("3", "rel").expect("from a relative directory"));
+    assert_eq!(relative, find("3.12", "rel").expect("a plain name of the right version"));
+    let other = find("3.11", "rel").unwrap_err();
+    assert!(matches!(other, InterpreterError::NoneFits { .. }), "{other}");
+    let plain = script(&at("rel").join("myown"), "#!/bin/sh\nexec false\n");
+    let error = find("myown", "rel").unwrap_err().to_string();
+    assert!(error.contains(&plain.display().to_string()), "{error}");
+    let error = find("nothing", "rel").unwrap_err();
+    assert!(matches!(error, InterpreterError::NotOnPath { .. }), "{error}");
+}
+
+#[test]
+fn versions_are_found_where_pyenv_uv_and_the_system_keep_them() {
+    let real = good_python();
+    let directory = directory();
+    let at = |name: &str| directory.path().join(name);
+    let put = |folder: &str, name: &str| {
+        let bin = at(folder).join("bin");
+        fs::create_dir_all(&bin).expect("a directory");
+        symlink(&real.executable, bin.join(name)).expect("a link");
+        bin.join(name)
+    };
+    let places = Places {
+        pyenv: Some(at("pyenv")),
+        uv: Some(at("uv")),
+        system: vec![at("sys/bin"), at("none")],
+    };
+    let find = |name: &str| {
+        let choice = choose_from(name, "", directory.path(), &places);
+        choice.map(|choice| (choice.path, choice.place))
+    };
+    let old = put("pyenv/3.12.9", "python3.12");
+    let newest = put("pyenv/3.12.10", "python");
+    let threaded = put("pyenv/3.13.0t", "python3.13");
+    put("pyenv/2.7.18", "python2.7");
+    let of_uv = put("uv/cpython-3.13.2-linux-x86_64-gnu", "python3.13");
+    let threaded_uv = put("uv/cpython-3.14.0+freethreaded-linux-x86_64-gnu", "python3.14");
+    let system = put("sys", "python3.9");
+    assert_eq!((newest.clone(), Place::Pyenv), find("3.12").expect("the newest micro version"));
+    assert_eq!((old, Place::Pyenv), find("3.12.9").expect("the exact one"));
+    assert_eq!((of_uv, Place::Uv), find("3.13").expect("uv's, since pyenv's is free-threaded"));
+    assert_eq!((threaded, Place::Pyenv), find("3.13t").expect("pyenv's"));
+    assert_eq!((threaded_uv, Place::Uv), find("3.14t").expect("uv's"));
+    assert_eq!((system, Place::System), find("3.9").expect("the system's"));
+    assert_eq!((newest, Place::Pyenv), find("3").expect("the newest that has a lock"));
+    let none = find("3.14").unwrap_err().to_string();
+    for part in [
+        "there is no Python 3.14 on this machine",
+        "in pyenv (",
+        "in uv (",
+        "3.12.10 (pyenv), 3.12.9 (pyenv)",
+        "2.7.18 (pyenv)",
+        "3.14.0t (uv)",
+        "3.9 (system)",
+    ] {
+        assert!(none.contains(part), "{part:?} in {none}");
+    }
+    let none = find("3.12.11").unwrap_err().to_string();
+    assert!(none.contains("no Python 3.12.11"), "{none}");
+    let none = find("pypy3.10").unwrap_err().to_string();
+    assert!(none.contains("there is no PyPy 3.10 on this machine"), "{none}");
+    script(&at("sys/bin/pypy3.10"), "#!/bin/sh\nprintf 'clutch-probe 3.10.14 pypy /x\\0'\n");
+    let refused = find("pypy3.10").unwrap_err().to_string();
+    assert!(refused.contains("unsupported interpreter pypy 3.10.14"), "{refused}");
+}
+
+#[test]
+fn a_launcher_that_finds_nothing_is_passed_over_for_a_version_but_not_for_python3() {
+    let directory = directory();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["shims", "bin"] {
+        fs::create_dir(at(name)).expect("a directory");
+    }
+    for name in ["python3", "python3.12"] {
+        let text = "#!/bin/sh\necho 'pyenv: not selected' >&2\nexit 127\n";
+        script(&at("shims").join(name), text);
+    }
+    let search = format!("{}:{}", at("shims").display(), at("bin").display());
+    let find = |name: &str| choose_from(name, &search, directory.path(), &Places::default());
+    let error = find("3.12").unwrap_err();
+    assert!(matches!(error, InterpreterError::Launcher { .. }), "its own words: {error}");
+    let good = stand_in(&at("bin").join("python3.12"), "3.12.1");
+    stand_in(&at("bin").join("python3"), "3.12.1");
+    assert_eq!(good, find("3.12").expect("the next").path);
+    let error = find("python3").unwrap_err().to_string();
+    assert!(error.contains("pyenv: not selected"), "{error}");
+    let error = find("3.12t").unwrap_err();
+    assert!(matches!(error, InterpreterError::NoneFits { .. }), "not any 3.12: {error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 use comfy_table::{CellAlignment, Table, presets};
 
+use crate::commands::pythons::described;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{connect, json, output};
@@ -85,6 +86,10 @@ fn pool_section(pool: &PoolStatus) -> String {
         let _ = write!(text, ", the oldest for {}", span(pool.queued_oldest_ms));
     }
     let _ = writeln!(text, "; {} wanted", count(pool.workers_wanted.into(), "worker"));
+    if let Some(facts) = &pool.interpreter {
+        let at = &facts.executable;
+        let _ = writeln!(text, "  {}", one_line(&format!("{}, at {at}", described(facts))));
+    }
     for line in worker_table(&pool.workers).lines() {
         let _ = writeln!(text, "  {}", line.trim_end());
     }
@@ -237,11 +242,13 @@ mod tests {
                 state: "running".into(),
                 reason: String::new(),
                 python: "python3".into(),
+                interpreter: None,
                 workers_wanted: 2,
                 workers_min: 2,
                 workers_max: 2,
                 spares: 0,
                 extra: 0,
+                threads: None,
                 workers: vec![
                     worker(0, "busy", Some("m:f\x1b[2J\nforged")),
                     worker(1, "backoff", None),

@@ -2,7 +2,7 @@
 
 use crate::clutch;
 
-const VERBS: [(&str, &[&str]); 14] = [
+const VERBS: [(&str, &[&str]); 16] = [
     ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
@@ -27,6 +27,8 @@ const VERBS: [(&str, &[&str]); 14] = [
     ("explain", &["--json", "Exit code 2", "(call 17)"]),
     ("cancel", &["Exit code 2", "clutch.Cancelled"]),
     ("ping", &["--count", "exit code 3"]),
+    ("plan", &["--config", "--json", "ends with 8"]),
+    ("pythons", &["--config", "--json", "pyenv"]),
     ("reload", &["--no-wait", "--json", "exit code 8"]),
     ("stop", &["--now", "--wait", "exit code 4"]),
     ("config", &["check", "default", "schema", "clutch config default > clutch.toml"]),

@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, liveness, memory, nested, process};
+use super::{cgroup, compute, liveness, memory, nested, process};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -122,6 +122,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         checker.report(&flags_at.child(&index.to_string()), reason);
     }
     let size = check_size(checker, raw.workers.as_ref(), raw.spares, at);
+    let process = process::check(checker, &raw.process, &at.child("process"));
     Pool {
         name: name.to_owned(),
         python: python(checker, raw, at),
@@ -144,7 +145,8 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         limits: limits(checker, &raw.limits, &at.child("limits")),
         output: check_output(checker, &raw.output, &at.child("output"), output),
         logging: check_logging(checker, raw.logging.as_deref(), &at.child("logging")),
-        process: process::check(checker, &raw.process, &at.child("process")),
+        compute: compute::check(checker, &raw.compute, &process.cpus, &at.child("compute")),
+        process,
         memory: memory::check(checker, &raw.memory, &at.child("memory")),
         liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::bounds;
 use super::checker::{Checker, absolute};
+use super::compute::Compute;
 use super::error::{ConfigError, Key, Problem};
 use super::liveness::Liveness;
 use super::memory::Memory;
@@ -75,6 +76,7 @@ impl Config {
             output: Output::default(),
             logging: 0,
             process: Process::default(),
+            compute: Compute::default(),
             memory: Memory::default(),
             liveness: Liveness::default(),
         };

@@ -19,7 +19,7 @@
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `cgroup`: the key of the daemon by this name.
-//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `process`, `compute`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -28,6 +28,7 @@ mod bounds;
 mod cgroup;
 mod check;
 mod checker;
+mod compute;
 mod error;
 mod flags;
 mod liveness;
@@ -51,6 +52,7 @@ mod watch;
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
 pub use cgroup::Cgroup;
+pub use compute::{Compute, Threads};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
@@ -62,4 +64,5 @@ pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
+pub(crate) use units::{show_duration, show_size};
 pub use watch::Watch;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::allow::Allow;
 use super::cgroup::Cgroup;
+use super::compute::Compute;
 use super::liveness::Liveness;
 use super::log::Log;
 use super::memory::Memory;
@@ -96,6 +97,8 @@ pub struct Pool {
     pub logging: u32,
     /// What its processes are made of.
     pub process: Process,
+    /// How they share processors and devices.
+    pub compute: Compute,
     /// How much memory they may hold.
     pub memory: Memory,
     /// When busy ones are looked at.
@@ -105,11 +108,11 @@ pub struct Pool {
 /// Which interpreter a pool runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Python {
-    /// A name to look for on `PATH`; `3.12` stands for `python3.12`.
+    /// A version, or a name on `PATH`.
     Named(String),
     /// An interpreter's own absolute path.
     File(PathBuf),
-    /// The absolute path of a virtual environment's directory.
+    /// The absolute path of a virtual or conda environment's directory.
     Venv(PathBuf),
 }
 
@@ -141,7 +144,7 @@ pub enum Inherit {
     All,
     /// `PATH`, `HOME`, `USER`, `LANG`, `LC_*`, `TZ`, `TMPDIR`.
     Minimal,
-    /// These names and no others.
+    /// These names and no others; `*` is any run of characters.
     List(Vec<String>),
 }
 

@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, js
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::compute::RawCompute;
 use super::liveness::RawLiveness;
 use super::log::RawLog;
 use super::memory::RawMemory;
@@ -68,11 +69,11 @@ pub(super) struct RawDaemon {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawPool {
-    /// The interpreter: a name on PATH ("python3.11"), a version ("3.12" is python3.12 on PATH), or
-    /// a path. Not together with `venv`.
+    /// The interpreter: a version ("3.12", "3.12.1", "3.13t"), a name on PATH, or a path. Not
+    /// together with `venv`.
     #[schemars(extend("default" = "python3"))]
     pub(super) python: Option<String>,
-    /// The directory of a virtual environment whose interpreter is used. Not together with
+    /// The directory of a virtual or conda environment whose interpreter is used. Not together with
     /// `python`.
     #[schemars(example = ".venv")]
     pub(super) venv: Option<String>,
@@ -126,6 +127,8 @@ pub(super) struct RawPool {
     pub(super) logging: Option<String>,
     /// What the worker processes are made of and may use.
     pub(super) process: RawProcess,
+    /// How the workers share processors and devices.
+    pub(super) compute: RawCompute,
     /// How much memory a worker may hold.
     pub(super) memory: RawMemory,
     /// When a busy worker is looked at.
@@ -137,7 +140,8 @@ pub(super) struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawEnv {
     /// What is taken from the daemon's environment: "all" (but what bends an interpreter, such as
-    /// PYTHONHOME), "minimal" (PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR), or a list of names.
+    /// PYTHONHOME), "minimal" (PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR), or a list of names and of
+    /// patterns with `*`.
     #[schemars(schema_with = "inherit_schema")]
     pub(super) inherit: Option<RawInherit>,
     /// What is set, whatever was inherited.

@@ -183,7 +183,7 @@ pub(super) fn size(text: &str) -> Result<u64, SizeError> {
 }
 
 /// A duration as one would write it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest_ms = duration.as_millis();
     if rest_ms == 0 {
         return "0s".to_owned();
@@ -200,7 +200,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// A size as one would write it: in the largest unit that leaves no fraction.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     let (name, factor) = SIZES
         .iter()
         .filter(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor))

@@ -67,7 +67,7 @@ impl Dispatcher {
     }
 
     pub(super) fn order_launch(&mut self, pool: PoolIndex, worker: WorkerId, recipe: &Recipe) {
-        let mut spawn = Box::new(recipe.spawn());
+        let mut spawn = Box::new(recipe.spawn(worker));
         let config = &self.pools[pool.0].config;
         let token = equip(&self.socket, config, &mut spawn.environment);
         let memory_max = config.memory.kill_above;

@@ -22,6 +22,20 @@ pub enum InterpreterError {
         /// The directories searched.
         search_path: String,
     },
+    /// No interpreter of the version that is asked for is anywhere.
+    #[error(
+        "there is no {wanted} on this machine: looked {looked}; found {found}; install it (as with \
+             `uv python install` or `pyenv install`), name another version, or write the \
+             interpreter's own path"
+    )]
+    NoneFits {
+        /// What was asked for.
+        wanted: String,
+        /// Where it was looked for.
+        looked: String,
+        /// The versions that are there.
+        found: String,
+    },
     /// There is nothing at the path.
     #[error("there is no interpreter at {}: correct the path, or install it there", .0.display())]
     Missing(PathBuf),

@@ -9,6 +9,8 @@ use clutch_protocol::reload::{ReloadResult, Reloaded};
 
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
+use crate::interpreter::Cache;
+use crate::package;
 use crate::pool::settings::Size;
 use crate::prepare::{self, OpenFiles, Prepared, ServeError};
 use crate::worker::launch::Recipe;
@@ -82,7 +84,9 @@ pub(super) fn plan(
     config.daemon.connections = blueprint.open_files.connections(&config);
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
     let open_files = blueprint.open_files.inherited;
-    let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cancelled);
+    let cache = package::state_dir().ok().map(|directory| Cache::in_state(&directory));
+    let cache = cache.as_ref();
+    let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cache, cancelled);
     let Prepared { pools, unasked, mut faults } =
         prepared.map_err(|error| wrong(error.to_string()))?;
     let mut steps: BTreeMap<String, Step> =

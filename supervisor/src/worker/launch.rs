@@ -3,13 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clutch_protocol::message::{
     Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Setup, Spawn, WorkerId, version,
 };
 
+use super::share::{Processors, Share};
 use crate::config;
+use crate::interpreter::Facts;
 
 /// The recipe for every worker of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub struct Recipe {
     spawn: Spawn,
     setup: Setup,
     package: String,
+    share: Share,
+    facts: Option<Arc<Facts>>,
 }
 
 impl Recipe {
@@ -58,14 +63,13 @@ impl Recipe {
             output: _,
             memory: _,
             liveness: _,
+            compute: _, // it is the share
         } = pool;
-        let mut argv = vec![bytes(executable.as_os_str())];
-        argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
-        argv.push(bytes(boot.as_os_str()));
-        argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
+        let share = Share::of(pool, &environment, &Processors::of_this_process());
+        let program = executable.as_os_str();
         let spawn = Spawn {
-            program: bytes(executable.as_os_str()),
-            argv,
+            program: bytes(program),
+            argv: command(program, flags, boot),
             environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
@@ -90,7 +94,24 @@ impl Recipe {
             log_level: *logging,
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
-        Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
+        let package = package.to_string_lossy().into_owned();
+        Recipe { spawn, setup, package, share, facts: None }
+    }
+
+    /// The same, with what its interpreter says of itself.
+    #[must_use]
+    pub fn with_facts(self, facts: Option<Facts>) -> Recipe {
+        Recipe { facts: facts.map(Arc::new), ..self }
+    }
+
+    /// What its interpreter says of itself, if it was asked.
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_deref()
+    }
+
+    /// How many threads numerical libraries are told to start in each worker.
+    pub const fn threads(&self) -> Option<u32> {
+        self.share.threads()
     }
 
     /// Whether workers made by either are alike, once they are started: how long one may take to
@@ -99,12 +120,22 @@ impl Recipe {
         let spawn = Spawn { grace_ms: self.spawn.grace_ms, ..other.spawn.clone() };
         let start_stack_ms = self.setup.start_stack_ms;
         let setup = Setup { start_stack_ms, ..other.setup.clone() };
-        self.spawn == spawn && self.setup == setup
+        self.spawn == spawn && self.setup == setup && self.share.gives_the_same(&other.share)
     }
 
-    /// What the guardian of a worker is told.
-    pub fn spawn(&self) -> Spawn {
-        self.spawn.clone()
+    /// What the guardian of a worker is told. Processors and devices belong to its slot, whichever
+    /// generation it is.
+    pub fn spawn(&self, worker: WorkerId) -> Spawn {
+        let mut spawn = self.spawn.clone();
+        if let Some(cpus) = self.share.cpus_of(worker.slot) {
+            spawn.limits.cpus = cpus;
+        }
+        for (name, value) in self.share.variables_of(worker.slot) {
+            let start = format!("{name}=");
+            spawn.environment.retain(|entry| !entry.starts_with(start.as_bytes()));
+            spawn.environment.push(format!("{start}{value}").into_bytes());
+        }
+        spawn
     }
 
     /// The name of the folder that holds the worker's own files.
@@ -124,6 +155,15 @@ impl Recipe {
 fn stack_after(start_timeout: Duration) -> Duration {
     let margin = (start_timeout / 10).max(Duration::from_secs(1).min(start_timeout / 2));
     start_timeout - margin
+}
+
+/// Python's own command line; what is in braces is filled in when there is a worker.
+fn command(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> {
+    let mut argv = vec![bytes(program)];
+    argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
+    argv.push(bytes(boot.as_os_str()));
+    argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
+    argv
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.

@@ -17,6 +17,7 @@
 //! - [`page`]: which call a worker has begun, readable after its death.
 //! - [`stack`]: what Python's `faulthandler` tells.
 //! - [`oom`]: whether the kernel killed a worker.
+//! - [`share`]: the part of the machine that each worker of a pool gets.
 //! - [`launch`]: what a pool's workers are started with.
 
 pub mod spawner;
@@ -32,5 +33,7 @@ pub mod page;
 pub mod stack;
 
 pub mod oom;
+
+pub mod share;
 
 pub mod launch;
