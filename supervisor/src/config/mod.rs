@@ -16,7 +16,7 @@
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `scale`, `restart`, `replace`: one table each, from its raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
-//! - `watch`: files whose change replaces workers.
+//! - `watch`: files whose change replaces workers; `warm_up`: what they call before they are ready.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `process`, `memory`, `liveness`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
@@ -43,6 +43,7 @@ mod restart;
 mod scale;
 mod shape;
 mod units;
+mod warm_up;
 mod watch;
 
 pub use allow::{Allow, AllowError};
@@ -58,4 +59,5 @@ pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
+pub use warm_up::{WarmUp, WarmUpError};
 pub use watch::Watch;

@@ -42,6 +42,7 @@ impl Recipe {
             flags,
             cwd,
             preload,
+            warm_up,
             logging,
             process,
             limits: timings, // of them only what the worker itself is told
@@ -88,6 +89,9 @@ impl Recipe {
             // Early enough that the stacks are written before the start is given up.
             start_stack_ms: millis(timings.start_timeout) * 9 / 10,
             log_level: *logging,
+            initializer: warm_up.initializer.clone().unwrap_or_default(),
+            initargs: warm_up.initargs.clone().into_bytes(),
+            warm: warm_up.warm.clone(),
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
         Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
