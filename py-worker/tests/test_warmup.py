@@ -126,7 +126,7 @@ class WarmUp(unittest.TestCase):
         self.assertIn("RuntimeError: in the child", worker.stderr())
 
     def test_one_that_hangs_shows_its_stack_f021(self):
-        worker = self.worker(warm=["tasks:hang"], ready=False, start_stack_ms=100)
+        worker = self.worker(warm=["tasks:hang"], ready=False, start_stack_ms=1500)
         support.wait_for(lambda: "in hang" in worker.stack(), "the stack")
 
 

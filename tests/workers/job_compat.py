@@ -758,17 +758,6 @@ def at_exit(folder):
     return "registered"
 
 
-_left = []
-
-
-def leave_pool(method):
-    """A pool that nobody closes, and its processes."""
-    context = multiprocessing.get_context(method)
-    before = {process.pid for process in multiprocessing.active_children()}
-    _left.append(context.Pool(2))
-    return [child.pid for child in multiprocessing.active_children() if child.pid not in before]
-
-
 # Which check stands in which row of docs/COMPATIBILITY.md; whether it is tried in a script, too.
 CHECKS = (
     [("multiprocessing", f, (m,), True) for f in (mp_pool, mp_process) for m in METHODS]

@@ -15,6 +15,7 @@ mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clutch_client::{Failure, Reason, blocking};
@@ -25,6 +26,13 @@ use serde_json::Value as Json;
 
 /// How long one thing may take, on a machine that builds something beside it.
 const BOUND: Duration = Duration::from_secs(300);
+
+/// Held by a test whose programs leave names in `/dev/shm` while they run: such names do not say
+/// whose they are, and another test would take them for forgotten.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A thing that was tried in plain `python`, as `job_compat.py` tells it.
 #[derive(Clone, Debug)]
@@ -130,9 +138,10 @@ fn column(checks: &[Check], differs: impl Fn(&Check) -> bool) -> table::Column {
         rest = behind;
         let with = |check: &Check| check.args.join(", ");
         let all: Vec<String> = row.iter().map(with).filter(|args| !args.is_empty()).collect();
+        let what = first.what.trim_end_matches('.');
         let what = match all.is_empty() {
-            true => first.what.clone(),
-            false => format!("{} ({})", first.what.trim_end_matches('.'), all.join(", ")),
+            true => what.to_owned(),
+            false => format!("{what} ({})", all.join(", ")),
         };
         let wrong: Vec<String> = row.iter().filter(|check| differs(check)).map(with).collect();
         let cell = match (wrong.is_empty(), first.is_missing()) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clutch_tests::{Daemon, Program, Python, skip, workers_dir};
 
-use super::{Check, column, judge_with_helpers, table, told};
+use super::{Check, alone, column, judge_with_helpers, table, told};
 
 /// What is installed. Those without a version are what pip finds for the interpreter.
 const PACKAGES: [&str; 4] = ["numpy", "pandas", "scikit-learn", "joblib"];
@@ -41,6 +41,7 @@ fn numpy_and_its_friends_come_to_the_same_in_a_worker() {
     if std::env::var_os("CLUTCH_TEST_NETWORK").is_none() {
         skip!("packages come from the package index: CLUTCH_TEST_NETWORK=1 allows that");
     }
+    let _alone = alone();
     let venv = environment(Python::any());
     let script = workers_dir().join("job_compat_science.py");
     let python = venv.join("bin/python");

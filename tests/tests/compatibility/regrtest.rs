@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clutch_tests::{Daemon, Python, skip, workers_dir};
 use serde_json::{Value as Json, json};
 
-use super::{call, dotted, judge_with_helpers, plain, table};
+use super::{alone, call, dotted, judge_with_helpers, plain, table};
 
 /// Quick ones that touch what a worker touches as well: signals, threads, processes, files, the
 /// end of a process.
@@ -106,6 +106,7 @@ fn cell(python: &Python, module: &str, differences: Option<Vec<String>>) -> Stri
 }
 
 fn compare(name: &str, modules: &[&str], pythons: &[&'static Python]) {
+    let _alone = alone();
     let mut builder = Daemon::builder();
     for (index, python) in pythons.iter().enumerate() {
         builder = builder.pool(&format!("p{index}"), |pool| pool.python(python));

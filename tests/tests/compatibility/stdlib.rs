@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use clutch_tests::{Daemon, Oracle, Python, SECOND, Tmp, wait_for, workers_dir};
+use clutch_tests::{Daemon, Oracle, Python, SECOND, Tmp, workers_dir};
 use serde_json::json;
 
-use super::{Check, call, column, dotted, judge_with_helpers, plain, table, told};
+use super::{Check, alone, call, column, dotted, judge_with_helpers, plain, table, told};
 
 /// How many interpreters are tried at a time: what they do is waiting for processes, mostly.
 const AT_ONCE: usize = 3;
@@ -51,6 +51,7 @@ fn try_all(daemon: &Daemon, python: &Python) -> (Vec<Check>, Vec<Vec<String>>) {
 
 #[test]
 fn what_programs_do_comes_to_the_same_in_a_worker() {
+    let _alone = alone();
     let pythons = Python::supported();
     let (daemon, oracle) = daemon(&pythons);
     let mut seen = BTreeMap::new();
@@ -80,6 +81,7 @@ fn what_programs_do_comes_to_the_same_in_a_worker() {
 
 #[test]
 fn what_a_python_does_at_its_end_a_worker_does_at_its_end() {
+    let _alone = alone();
     let tmp = Tmp::new();
     let pythons = Python::supported();
     let (mut daemon, _) = daemon(&pythons);
@@ -115,27 +117,4 @@ fn what_a_python_does_at_its_end_a_worker_does_at_its_end() {
             assert_eq!(["atexit", "finalize", "thread"][..], listed(&dir)[..], "{dir}");
         }
     }
-}
-
-#[test]
-fn the_processes_of_a_program_that_is_killed_go_with_its_worker() {
-    let daemon = Daemon::builder().pool("default", |pool| pool.python(Python::any())).start();
-    let oracle = daemon.oracle();
-    for method in ["fork", "spawn", "forkserver"] {
-        let victim = daemon.worker_pids("default")[0];
-        let pool = call(&daemon, "default", "job_compat:leave_pool", json!([method]));
-        let pids = pool.expect("it returns").as_array().expect("process ids").clone();
-        assert_eq!(2, pids.len());
-        clutch_tests::kill(victim);
-        for pid in pids {
-            let pid = u32::try_from(pid.as_u64().expect("a number")).expect("a process id");
-            let gone = || !clutch_tests::process::alive(pid);
-            wait_for("a process of the pool is gone", 10 * SECOND, gone);
-        }
-        wait_for("the victim is gone", 10 * SECOND, || {
-            !daemon.worker_pids("default").contains(&victim)
-        });
-        daemon.wait_ready();
-    }
-    judge_with_helpers(&oracle, daemon);
 }

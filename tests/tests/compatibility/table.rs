@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// What was tried: its group, and the thing itself.
-pub type Row = (String, String);
+pub(super) type Row = (String, String);
 
 /// What came of each row, in one column.
-pub type Column = Vec<(Row, String)>;
+pub(super) type Column = Vec<(Row, String)>;
 
 /// What stands where nothing is known.
 const UNKNOWN: &str = "?";
@@ -24,7 +24,7 @@ static FILE: Mutex<()> = Mutex::new(());
 
 /// Compares what was seen with the table of this name, or writes it there.
 #[track_caller]
-pub fn compare(name: &str, seen: &BTreeMap<(u32, u32), Column>, title: fn((u32, u32)) -> String) {
+pub(super) fn compare(name: &str, seen: &BTreeMap<(u32, u32), Column>, title: fn((u32, u32)) -> String) {
     assert!(seen.values().all(|column| !column.is_empty()), "nothing was seen");
     let _file = FILE.lock();
     let path = path();
