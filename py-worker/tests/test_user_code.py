@@ -231,6 +231,22 @@ class Processes(UserCode):
         self.assertIn("Fatal Python error: Segmentation fault", self.one.stack())
         self.assertIn('tasks.py"', self.one.stack())
 
+    def test_a_signal_that_is_waited_for(self):
+        # To the process: another thread that does not block it would run in its place.
+        code = (
+            "import os, signal\n"
+            "all_ = {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGRTMIN}\n"
+            "before = signal.pthread_sigmask(signal.SIG_BLOCK, all_)\n"
+            "assert not before, before\n"
+            "for number in all_:\n"
+            "    os.kill(os.getpid(), number)\n"
+            "    assert signal.sigwait({number}) == number\n"
+            "signal.pthread_sigmask(signal.SIG_SETMASK, before)\n"
+        )
+        for _ in range(20):
+            self.run_code(code)
+        self.still_works()
+
     def test_fork_f052(self):
         self.assertEqual(0, self.one.call("tasks:fork_and_return"))
         self.assertTrue(self.one.is_quiet())

@@ -126,7 +126,7 @@ def _rename_class(value: type) -> None:
     One of C code has to be asked: `ctypes.Structure` has one, and lets nobody pass it by.
     """
     for base in type.mro(type(value)):
-        set_attribute = base.__dict__.get("__setattr__")
+        set_attribute: "Any" = base.__dict__.get("__setattr__")
         if type(set_attribute) is _Slot:
             try:
                 set_attribute(value, "__module__", _MAIN)
