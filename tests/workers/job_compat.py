@@ -5,7 +5,6 @@ or imported by one, `tell` calls all of them, and prints what came of each as a 
 a pool has to answer, too. Every result is the same each time.
 """
 
-import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
@@ -14,15 +13,11 @@ import fcntl
 import io
 import json
 import logging
-import logging.config
-import logging.handlers
 import mmap
 import multiprocessing
 import os
 import pickle
-import pty
 import queue
-import runpy
 import select
 import shutil
 import signal
@@ -320,6 +315,8 @@ def os_fork():
 
 def pseudo_terminal():
     """`pty.fork`: a child with a terminal of its own."""
+    import pty
+
     child, fd = pty.fork()
     if not child:
         os.execvp("sh", ["sh", "-c", "test -t 0 && test -t 1 && echo a terminal"])
@@ -335,6 +332,8 @@ def pseudo_terminal():
 
 
 async def _with_programs():
+    import asyncio
+
     run = asyncio.create_subprocess_exec
     pipe = asyncio.subprocess.PIPE
     cat = await run("cat", stdin=pipe, stdout=pipe)
@@ -350,10 +349,14 @@ async def _with_programs():
 
 def aio_programs():
     """`asyncio.run` with subprocesses: pipes, a shell, exit codes, a signal."""
+    import asyncio
+
     return asyncio.run(_with_programs())
 
 
 async def _with_tasks():
+    import asyncio
+
     loop = asyncio.get_running_loop()
     found = list(await asyncio.gather(*(asyncio.sleep(0, x) for x in range(3))))
     try:
@@ -377,10 +380,14 @@ async def _with_tasks():
 
 def aio_tasks():
     """`asyncio.run`: tasks, time limits, cancelling, signals, executors of threads and processes."""
+    import asyncio
+
     return asyncio.run(_with_tasks())
 
 
 async def _with_streams(path):
+    import asyncio
+
     async def answer(reader, writer):
         writer.write((await reader.readline()).upper())
         writer.close()
@@ -408,6 +415,8 @@ async def _with_streams(path):
 
 def aio_streams():
     """`asyncio` streams: a TCP server and a Unix server, and their clients."""
+    import asyncio
+
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(_with_streams(os.path.join(folder, "socket")))
 
@@ -463,6 +472,9 @@ def thread_pool():
 
 def log_files():
     """`logging`: files, rotation, dictConfig, queues, exceptions with their traceback."""
+    import logging.config
+    import logging.handlers
+
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "program.log")
         handler = {
@@ -703,6 +715,7 @@ def introspection():
     import cProfile
     import inspect
     import pstats
+    import runpy
 
     source = inspect.getsource(square).splitlines()[0]
     try:

@@ -123,7 +123,9 @@ fn json(value: &toml::Value) -> Result<Value, WarmUpError> {
             None => return Err(WarmUpError::NotJson { what: "a number that is not finite" }),
         },
         toml::Value::Datetime(_) => return Err(WarmUpError::NotJson { what: "a date or time" }),
-        toml::Value::Array(items) => Value::Array(items.iter().map(json).collect::<Result<_, _>>()?),
+        toml::Value::Array(items) => {
+            Value::Array(items.iter().map(json).collect::<Result<_, _>>()?)
+        }
         toml::Value::Table(table) => {
             let entries = table.iter().map(|(key, value)| Ok((key.clone(), json(value)?)));
             Value::Object(entries.collect::<Result<Map<_, _>, _>>()?)

@@ -38,9 +38,8 @@ fn what_differs_differs_as_documented_on_every_interpreter() {
     let pythons = Python::supported();
     let mut builder = Daemon::builder();
     for (index, python) in pythons.iter().enumerate() {
-        builder = builder.pool(&format!("p{index}"), |pool| {
-            pool.python(python).main(workers_dir().join(FILE))
-        });
+        builder = builder
+            .pool(&format!("p{index}"), |pool| pool.python(python).main(workers_dir().join(FILE)));
     }
     let daemon = builder.start();
     let oracle = daemon.oracle();

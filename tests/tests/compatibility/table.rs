@@ -24,7 +24,11 @@ static FILE: Mutex<()> = Mutex::new(());
 
 /// Compares what was seen with the table of this name, or writes it there.
 #[track_caller]
-pub(super) fn compare(name: &str, seen: &BTreeMap<(u32, u32), Column>, title: fn((u32, u32)) -> String) {
+pub(super) fn compare(
+    name: &str,
+    seen: &BTreeMap<(u32, u32), Column>,
+    title: fn((u32, u32)) -> String,
+) {
     assert!(seen.values().all(|column| !column.is_empty()), "nothing was seen");
     let _file = FILE.lock();
     let path = path();
@@ -178,7 +182,8 @@ mod tests {
 
     #[test]
     fn what_was_not_seen_stays_and_what_was_seen_replaces() {
-        let first = BTreeMap::from([((3, 9), column(["same", "no"])), ((3, 10), column(["-", "-"]))]);
+        let first =
+            BTreeMap::from([((3, 9), column(["same", "no"])), ((3, 10), column(["-", "-"]))]);
         let old = render(&merge("", &first, dotted));
         assert_eq!(
             "\n| | what | 3.9 | 3.10 |\n|---|---|---|---|\n| g | a | same | - |\n| g | b | no | - |\n\n",
