@@ -379,7 +379,7 @@ async def _with_tasks():
 
 
 def aio_tasks():
-    """`asyncio.run`: tasks, time limits, cancelling, signals, executors of threads and processes."""
+    """`asyncio.run`: tasks, time limits, cancelling, signals, threads and processes."""
     import asyncio
 
     return asyncio.run(_with_tasks())

@@ -59,13 +59,9 @@ impl Recipe {
             liveness: _,
         } = pool;
         let program = executable.as_os_str();
-        let mut argv = vec![bytes(program)];
-        argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
-        argv.push(bytes(boot.as_os_str()));
-        argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
         let spawn = Spawn {
             program: bytes(program),
-            argv,
+            argv: command_line(program, flags, boot),
             environment: environment
                 .into_iter()
                 .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
@@ -120,6 +116,15 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// How python is started: the guardian puts the numbers of descriptors in.
+fn command_line(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> {
+    let mut argv = vec![bytes(program)];
+    argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
+    argv.push(bytes(boot.as_os_str()));
+    argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
+    argv
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.

@@ -186,7 +186,8 @@ mod tests {
             BTreeMap::from([((3, 9), column(["same", "no"])), ((3, 10), column(["-", "-"]))]);
         let old = render(&merge("", &first, dotted));
         assert_eq!(
-            "\n| | what | 3.9 | 3.10 |\n|---|---|---|---|\n| g | a | same | - |\n| g | b | no | - |\n\n",
+            "\n| | what | 3.9 | 3.10 |\n|---|---|---|---|\n\
+             | g | a | same | - |\n| g | b | no | - |\n\n",
             old
         );
         assert_eq!(old, render(&merge(&old, &first, dotted)), "nothing has changed");
