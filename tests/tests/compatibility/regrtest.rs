@@ -49,7 +49,11 @@ fn differences(daemon: &Daemon, pool: &str, python: &Python, module: &str) -> Op
     let mut different = Vec::new();
     for _ in 0..2 {
         let words = [python.path.as_os_str(), script.as_os_str(), module.as_ref()];
-        let output = plain(daemon, pool, &words).expect_code(0);
+        let output = plain(daemon, pool, &words);
+        if output.code != 0 {
+            // An older module that prepares itself only when it is run as a script.
+            return None;
+        }
         let told = output.stdout.lines().last().expect("it tells what came of it");
         let there: Json = serde_json::from_str(told).expect("a line of JSON");
         if there.get("missing").is_some() {
