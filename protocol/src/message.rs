@@ -254,6 +254,12 @@ pub struct Setup {
     /// From which level on records of Python's `logging` are forwarded, as Python counts levels
     /// (10 is DEBUG, 50 is CRITICAL); 0 forwards none and leaves `logging` alone.
     pub log_level: u32,
+    /// A function to call before the first call, after `preload` and `main`; empty for none.
+    pub initializer: String,
+    /// Its arguments: a list in JSON; empty with no initializer.
+    pub initargs: Vec<u8>,
+    /// Functions to call after it, in order, without arguments.
+    pub warm: Vec<String>,
 }
 
 /// A worker is ready for calls.

@@ -128,11 +128,15 @@ def setup_meta(
     payload_bytes_max=PAYLOAD_BYTES_MAX,
     start_stack_ms=0,
     log_level=0,
+    initializer="",
+    initargs="",
+    warm=(),
 ):
     """The meta of a `Setup`."""
     meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
     meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
-    return meta + struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
+    meta += struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
+    return meta + text(initializer) + text(initargs) + texts(list(warm))
 
 
 def read_log(meta):
@@ -193,6 +197,9 @@ class Worker:
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         start_stack_ms=0,
         log_level=0,
+        initializer="",
+        initargs="",
+        warm=(),
         boot=BOOT,
         ready=True,
         executable=sys.executable,
@@ -238,6 +245,9 @@ class Worker:
                 payload_bytes_max,
                 start_stack_ms,
                 log_level,
+                initializer,
+                initargs,
+                warm,
             )
             first = frame(SETUP, 0, meta)
         self.call_socket.sendall(first)

@@ -231,6 +231,22 @@ class Processes(UserCode):
         self.assertIn("Fatal Python error: Segmentation fault", self.one.stack())
         self.assertIn('tasks.py"', self.one.stack())
 
+    def test_a_signal_that_is_waited_for(self):
+        # To the process: another thread that does not block it would run in its place.
+        code = (
+            "import os, signal\n"
+            "all_ = {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGRTMIN}\n"
+            "before = signal.pthread_sigmask(signal.SIG_BLOCK, all_)\n"
+            "assert not before, before\n"
+            "for number in all_:\n"
+            "    os.kill(os.getpid(), number)\n"
+            "    assert signal.sigwait({number}) == number\n"
+            "signal.pthread_sigmask(signal.SIG_SETMASK, before)\n"
+        )
+        for _ in range(20):
+            self.run_code(code)
+        self.still_works()
+
     def test_fork_f052(self):
         self.assertEqual(0, self.one.call("tasks:fork_and_return"))
         self.assertTrue(self.one.is_quiet())
@@ -501,6 +517,30 @@ class Start(support.FolderTestCase):
         worker = self.worker(main="main.py")
         self.assertEqual("__main__", worker.call("__main__:f"))
         self.assertEqual("loading __mp_main__\n", worker.stdout())
+
+    def test_classes_of_main_whose_metaclass_is_special(self):
+        self.write(
+            "main.py",
+            "import ctypes, enum\n"
+            "class Point(ctypes.Structure):\n"
+            "    _fields_ = [('x', ctypes.c_int)]\n"
+            "    def double(self): return self.x * 2\n"
+            "class Meta(type(ctypes.Structure)):\n"
+            "    def __setattr__(cls, name, value): raise RuntimeError(name)\n"
+            "class Guarded(ctypes.Structure, metaclass=Meta): pass\n"
+            "class Frozen(type):\n"
+            "    def __setattr__(cls, name, value): raise RuntimeError(name)\n"
+            "class Plain(metaclass=Frozen): pass\n"
+            "class Color(enum.Enum):\n"
+            "    RED = 1\n"
+            "def modules():\n"
+            "    all_ = Point, Guarded, Plain, Color, type(Color.RED), Point.double\n"
+            "    return [one.__module__ for one in all_]\n"
+            "def double(): return Point(21).double()\n",
+        )
+        worker = self.worker(main="main.py")
+        self.assertEqual(["__main__"] * 6, worker.call("__main__:modules"))
+        self.assertEqual(42, worker.call("__main__:double"))
 
     def test_a_main_that_raises(self):
         self.write("main.py", "def f():\n    raise ValueError('at start')\nf()\n")

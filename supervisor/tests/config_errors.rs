@@ -162,6 +162,30 @@ fn names_patterns_and_options_are_checked_f155_f167() {
 }
 
 #[test]
+fn what_workers_call_before_they_are_ready_is_checked() {
+    let long = format!("[pools.a]\ninitializer = 'm:f'\ninitargs = ['{}']\n", "x".repeat(70_000));
+    check_all(&[
+        ("[pools.a]\nwarm = ['m:f', 'm']\n", "2:16", &["\"m\" is not the name of a function"]),
+        ("[pools.a]\nwarm = ['m:f', 'm:f']\n", "2:16", &["\"m:f\" stands twice"]),
+        ("[pools.a]\nwarm = 'm:f'\n", "2:8", &["a list in brackets"]),
+        ("[pools.a]\ninitializer = 'm.f'\n", "2:15", &["write \"mytasks:load\""]),
+        ("[pools.a]\ninitializer = '__main__:f'\n", "2:15", &["add main = \"SCRIPT.py\""]),
+        ("[pools.a]\ninitargs = [1]\n", "2:12", &["no `initializer` to give them to"]),
+        (
+            "[pools.a]\ninitializer = 'm:f'\ninitargs = [1, nan]\n",
+            "3:16",
+            &["a number that is not finite cannot be an argument"],
+        ),
+        (
+            "[pools.a]\ninitializer = 'm:f'\ninitargs = [[1979-05-27]]\n",
+            "3:13",
+            &["a date or time cannot be an argument"],
+        ),
+        (long.as_str(), "3:12", &["the arguments have 70004 bytes as JSON, at most 65536"]),
+    ]);
+}
+
+#[test]
 fn paths_that_lead_nowhere_are_named_in_full_f155() {
     check_all(&[
         ("[pools.a]\ncwd = 'no/where'\n", "2:7", &["there is no /no/where", "relative paths"]),

@@ -260,6 +260,19 @@ fn a_pools_output_is_the_daemons_unless_it_says_otherwise() {
 }
 
 #[test]
+fn an_initializer_has_its_arguments_as_json() {
+    let text = "[pools.a]\ninitializer = 'm:C.f'\nwarm = ['m:g', 'n.o:h']\n\
+                initargs = ['größe', 1, -2.5, true, [[], [1]], { b = { c = '' } }]\n\
+                [pools.b]\ninitializer = 'm:f'\n";
+    let config = good(parse(text, None, Path::new("/")));
+    let warm_up = &config.pools["a"].warm_up;
+    assert_eq!(Some("m:C.f"), warm_up.initializer.as_deref());
+    assert_eq!(r#"["größe",1,-2.5,true,[[],[1]],{"b":{"c":""}}]"#, warm_up.initargs);
+    assert_eq!(vec!["m:g", "n.o:h"], warm_up.warm);
+    assert_eq!("[]", config.pools["b"].warm_up.initargs);
+}
+
+#[test]
 fn local_has_one_pool_with_the_longest_timeout() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let cwd = directory.path().to_owned();

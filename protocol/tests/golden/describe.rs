@@ -189,7 +189,7 @@ structs! {
     Output { stream, dropped_bytes }
     Setup {
         version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
-        log_level
+        log_level, initializer, initargs, warm
     }
     Imports { finished, elapsed_ms, modules }
     ImportTime { module, total_ms, own_ms }

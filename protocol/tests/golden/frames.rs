@@ -502,6 +502,9 @@ fn workers(samples: &mut Samples) {
         payload_bytes_max: 64 << 20,
         start_stack_ms: 55_000,
         log_level: 20,
+        initializer: "mytasks:connect".into(),
+        initargs: "[\"größe\",1]".into(),
+        warm: vec!["mytasks:load".into(), "mytasks:Model.warm".into()],
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {
@@ -509,6 +512,9 @@ fn workers(samples: &mut Samples) {
         main: Vec::new(),
         path: Vec::new(),
         preload: Vec::new(),
+        initializer: String::new(),
+        initargs: Vec::new(),
+        warm: Vec::new(),
         ..setup
     };
     samples.meta("setup-bare", Kind::Setup, 0, &bare, NONE);

@@ -60,7 +60,21 @@ INTERRUPT_SIGNAL = int(_signal.SIGUSR2 if _REAL_TIME is None else _REAL_TIME + 1
 # At which `faulthandler` writes the stacks of all threads; the guardian sends it.
 STACK_SIGNAL = int(_signal.SIGXFSZ if _REAL_TIME is None else _REAL_TIME + 12)
 
+# What the control thread does not block: its own faults, and the signal for stacks. A signal to the
+# process that the main thread has blocked, to wait for it, must not find another thread to run in.
+_FOR_ANY_THREAD = {
+    int(_signal.SIGSEGV),
+    int(_signal.SIGBUS),
+    int(_signal.SIGFPE),
+    int(_signal.SIGILL),
+    int(_signal.SIGABRT),
+    int(_signal.SIGTRAP),
+    int(_signal.SIGSYS),
+    STACK_SIGNAL,
+}
+
 _getsignal = _signal.getsignal
+_pthread_sigmask = _signal.pthread_sigmask
 _pthread_kill = _signal.pthread_kill
 _getitimer, _setitimer = _signal.getitimer, _signal.setitimer
 _TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
@@ -139,9 +153,12 @@ def start_control(sock: "socket", stack_fd: int, keep: object) -> None:
     It never ends, and so never lets go of `keep`, not even while the interpreter is taken down.
     """
     before = _thread.stack_size(_STACK_BYTES)
+    # It inherits what is blocked here now.
+    mask = _pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FOR_ANY_THREAD)
     try:
         _thread.start_new_thread(_run, (sock, _thread.get_ident(), stack_fd, keep))
     finally:
+        _pthread_sigmask(_signal.SIG_SETMASK, mask)
         _thread.stack_size(before)
 
 

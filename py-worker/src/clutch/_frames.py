@@ -183,6 +183,8 @@ class Setup:
     __slots__ = (
         "argv",
         "generation",
+        "initargs",
+        "initializer",
         "log_level",
         "main",
         "path",
@@ -192,6 +194,7 @@ class Setup:
         "slot",
         "start_stack_ms",
         "version",
+        "warm",
     )
 
     def __init__(self, reader: MetaReader) -> None:
@@ -206,6 +209,9 @@ class Setup:
         self.payload_bytes_max = reader.u32()
         self.start_stack_ms = reader.u64()
         self.log_level = reader.u32()
+        self.initializer = reader.raw().decode()
+        self.initargs = reader.raw()
+        self.warm = [name.decode() for name in reader.raws()]
 
 
 def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:

@@ -111,13 +111,29 @@ def _rename(values: "list[Any]", seen: "set[int]") -> None:
         elif isinstance(value, type):
             if type.__getattribute__(value, "__dict__").get("__module__") == _LOADING:
                 _rename(list(value.__dict__.values()), seen)
-                type.__setattr__(value, "__module__", _MAIN)
+                _rename_class(value)
         elif _says_loading(value):
             try:
                 value.__module__ = _MAIN
             except (AttributeError, TypeError):
                 # Something whose module cannot be changed; children know the other name too.
                 continue
+
+
+def _rename_class(value: type) -> None:
+    """Says so of a class, without asking what a user's metaclass does about attributes.
+
+    One of C code has to be asked: `ctypes.Structure` has one, and lets nobody pass it by.
+    """
+    for base in type.mro(type(value)):
+        set_attribute: "Any" = base.__dict__.get("__setattr__")
+        if type(set_attribute) is _Slot:
+            try:
+                set_attribute(value, "__module__", _MAIN)
+            except (AttributeError, TypeError):
+                # Children know the other name too.
+                pass
+            return
 
 
 def _says_loading(value: object) -> bool:
@@ -131,3 +147,5 @@ def _says_loading(value: object) -> bool:
 
 
 _Function = type(become)
+# What a method is that C code defines for one of Python's operators.
+_Slot = type(type.__setattr__)

@@ -2,7 +2,8 @@
 
 ```text
    daemon                                   worker (this process's main thread)
-     │ ── Setup ─────────────────────────►  sys.argv, sys.path, __main__, preload   (_setup)
+     │ ── Setup ─────────────────────────►  sys.argv, sys.path, __main__            (_setup)
+     │                                      preload, main, initializer, warm        (_warmup)
      │ ◄─ Ready, or Failed and exit 1 ────
      │ ── Run ───────────────────────────►  execute                                 (_execute)
      │ ◄─ Result or Failed ───────────────
@@ -151,6 +152,7 @@ def _load_user_code(
         faulthandler.dump_traceback_later(setup.start_stack_ms / 1000, file=stack_fd)
     module = None
     imports = _pristine.load("clutch._imports")
+    pid = getpid()
     try:
         with imports.ImportTimes(control.sendall):
             for module in setup.preload:
@@ -158,8 +160,17 @@ def _load_user_code(
             module = None
             if setup.main:
                 load_main(setup)
+            failed = None
+            if setup.initializer or setup.warm:
+                failed = _pristine.load("clutch._warmup").warm_up(setup, pid, skip)
+        if getpid() != pid:
+            # A child that user code forked, and that came to the end of it.
+            _pristine.load("clutch._failures").leave_child(None, skip)
+        return failed
     except BaseException as error:  # noqa: BLE001 - SystemExit included: no worker came of it.
         with _pristine.pristine_imports:
+            if getpid() != pid:
+                _pristine.load("clutch._failures").leave_child(error, skip)
             if module is not None:
                 missing = _pristine.load("clutch._missing")
                 if missing.is_absent(module, error):
@@ -167,7 +178,6 @@ def _load_user_code(
             return _pristine.load("clutch._failures").raised(error, skip)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return None
 
 
 def _leave_parent(

@@ -20,6 +20,10 @@ pub(super) const LIST_ITEMS_MAX: usize = 4096;
 /// The longest module name: a function's name without `:` and one letter.
 pub(super) const MODULE_NAME_BYTES_MAX: usize = FUNCTION_NAME_BYTES_MAX - 2;
 
+/// The longest list of arguments for an initializer, as JSON. It is sent to each worker with all
+/// else that it is told at its start, in one meta of at most 1 MiB.
+pub(super) const INITARGS_BYTES_MAX: usize = 64 << 10;
+
 /// The longest path of a socket: `sockaddr_un` has 108 bytes, the last is NUL.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 

@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, compute, liveness, memory, nested, process};
+use super::{cgroup, compute, liveness, memory, nested, process, warm_up};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -140,6 +140,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         allow: allow(checker, raw.allow.as_ref(), &at.child("allow")),
         cwd,
         preload: preload(checker, raw.preload.as_ref(), &at.child("preload")),
+        warm_up: warm_up::check(checker, raw, at),
         watch: check_watch(checker, raw.watch.as_ref(), &at.child("watch")),
         env: env(checker, &raw.env, &at.child("env")),
         limits: limits(checker, &raw.limits, &at.child("limits")),

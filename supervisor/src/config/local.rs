@@ -13,6 +13,7 @@ use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python
 use super::output::Output;
 use super::process::Process;
 use super::reason::Reason;
+use super::warm_up::WarmUp;
 use crate::pool::settings::{Nested, Replace, Restart, Scale};
 
 /// The one pool's name, which a call goes to when it names none.
@@ -70,6 +71,7 @@ impl Config {
             allow: None,
             cwd: cwd.to_owned(),
             preload: Vec::new(),
+            warm_up: WarmUp::default(),
             watch: Vec::new(),
             env: Env::default(),
             limits: Limits { call_timeout: limits.call_timeout_max, ..limits },

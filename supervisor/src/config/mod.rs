@@ -16,7 +16,7 @@
 //! - `check`, `checker`: from raw keys to the checked types; `bounds`: the ranges.
 //! - `scale`, `restart`, `replace`, `nested`: one table each, from raw keys to its checked type.
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
-//! - `watch`: files whose change replaces workers.
+//! - `watch`: files whose change replaces workers; `warm_up`: what they call before they are ready.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `cgroup`: the key of the daemon by this name.
 //! - `process`, `compute`, `memory`, `liveness`: the tables of a pool by these names.
@@ -47,6 +47,7 @@ mod restart;
 mod scale;
 mod shape;
 mod units;
+mod warm_up;
 mod watch;
 
 pub use allow::{Allow, AllowError};
@@ -65,4 +66,5 @@ pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use units::{DurationError, SizeError, duration};
 pub(crate) use units::{show_duration, show_size};
+pub use warm_up::{WarmUp, WarmUpError};
 pub use watch::Watch;

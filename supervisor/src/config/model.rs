@@ -15,6 +15,7 @@ use super::log::Log;
 use super::memory::Memory;
 use super::output::Output;
 use super::process::Process;
+use super::warm_up::WarmUp;
 use super::watch::Watch;
 use crate::pool::settings::{Nested, Replace, Restart, Scale};
 
@@ -85,6 +86,8 @@ pub struct Pool {
     pub cwd: PathBuf,
     /// Modules imported before the first call.
     pub preload: Vec<String>,
+    /// What is called before the first call.
+    pub warm_up: WarmUp,
     /// Files whose change makes the workers be replaced.
     pub watch: Vec<Watch>,
     /// How the environment of workers is made.

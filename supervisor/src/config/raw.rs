@@ -104,6 +104,15 @@ pub(super) struct RawPool {
     /// Modules imported before the first call.
     #[schemars(extend("default" = []))]
     pub(super) preload: Option<Vec<String>>,
+    /// A function that each worker calls once, before its first call.
+    #[schemars(example = "mytasks:connect")]
+    pub(super) initializer: Option<String>,
+    /// The arguments of `initializer`: text, numbers, truth values, lists and tables.
+    #[schemars(with = "Option<Vec<Value>>", extend("default" = []))]
+    pub(super) initargs: Option<Vec<toml::Value>>,
+    /// Functions that each worker calls once, after `initializer` and without arguments.
+    #[schemars(extend("default" = []))]
+    pub(super) warm: Option<Vec<String>>,
     /// Files whose change makes the workers be replaced, as patterns; for development.
     #[schemars(extend("default" = []))]
     pub(super) watch: Option<Vec<String>>,

@@ -10,6 +10,7 @@ use toml::de::DeValue;
 
 use super::allow::AllowError;
 use super::units::{DurationError, SizeError};
+use super::warm_up::WarmUpError;
 
 /// What is wrong with a key or its value.
 #[derive(Debug, Error)]
@@ -175,6 +176,9 @@ pub enum Reason {
         /// What is there.
         name: String,
     },
+    /// Nothing that a worker can call before it is ready.
+    #[error(transparent)]
+    WarmUp(WarmUpError),
     /// Not a variable's name.
     #[error("{name:?} cannot be the name of an environment variable")]
     Variable {
@@ -325,6 +329,7 @@ impl Reason {
             | Self::Nul
             | Self::TooMany { .. }
             | Self::Allow(_)
+            | Self::WarmUp(_)
             | Self::PathUnreadable { .. }
             | Self::NotUtf8 { .. } => return None,
         };

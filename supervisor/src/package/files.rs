@@ -49,6 +49,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_receive.py",
     "clutch/_setup.py",
     "clutch/_stdio.py",
+    "clutch/_warmup.py",
     "clutch/_worker.py",
 ];
 

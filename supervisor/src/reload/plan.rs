@@ -199,6 +199,8 @@ mod tests {
             "cwd = '/tmp'",
             "path = ['/tmp']",
             "preload = ['json']",
+            "initializer = 'json:dumps'\ninitargs = [1]",
+            "warm = ['gc:collect']",
             "logging = 'info'",
             "process = { nice = 1 }",
             "process = { umask = '077' }",

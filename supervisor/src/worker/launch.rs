@@ -48,6 +48,7 @@ impl Recipe {
             flags,
             cwd,
             preload,
+            warm_up,
             logging,
             process,
             limits: timings, // of them only what the worker itself is told
@@ -69,7 +70,7 @@ impl Recipe {
         let program = executable.as_os_str();
         let spawn = Spawn {
             program: bytes(program),
-            argv: command(program, flags, boot),
+            argv: command_line(program, flags, boot),
             environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
@@ -92,6 +93,9 @@ impl Recipe {
             payload_bytes_max,
             start_stack_ms: millis(stack_after(timings.start_timeout)),
             log_level: *logging,
+            initializer: warm_up.initializer.clone().unwrap_or_default(),
+            initargs: warm_up.initargs.clone().into_bytes(),
+            warm: warm_up.warm.clone(),
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
         let package = package.to_string_lossy().into_owned();
@@ -157,8 +161,8 @@ fn stack_after(start_timeout: Duration) -> Duration {
     start_timeout - margin
 }
 
-/// Python's own command line; what is in braces is filled in when there is a worker.
-fn command(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> {
+/// How python is started: the guardian puts the numbers of descriptors in.
+fn command_line(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> {
     let mut argv = vec![bytes(program)];
     argv.extend(flags.iter().map(|flag| flag.clone().into_bytes()));
     argv.push(bytes(boot.as_os_str()));
