@@ -174,6 +174,21 @@ impl Daemon {
         alive.map(|worker| worker.pid).collect()
     }
 
+    /// Makes an idle worker of the pool `default` deaf: it is ready, gets calls, and reads none,
+    /// since a thread of its own lets no other run. Gives its process id.
+    #[track_caller]
+    pub fn deafen(&self) -> u32 {
+        let (go, gone) = (self.tmp().join("deaf-go"), self.tmp().join("deaf-gone"));
+        for mark in [&go, &gone] {
+            let _ = fs::remove_file(mark);
+        }
+        let client = self.blocking();
+        let pid = client.call("job_begun:go_deaf", (&go, &gone)).expect("it answers first");
+        fs::write(&go, "").expect("the directory is there");
+        wait_for("the worker is deaf", 10 * SECOND, || gone.exists());
+        pid
+    }
+
     /// Waits until a worker runs `function`, and gives that worker's process id.
     #[track_caller]
     pub fn wait_runs(&self, function: &str) -> u32 {

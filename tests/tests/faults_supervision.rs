@@ -159,8 +159,7 @@ fn f005_a_worker_killed_in_the_middle_of_an_argument_holds_nobody_up() {
     let bystander = Bystander::start(&daemon, "quiet");
     let mut times = Vec::new();
     for _ in 0..3 {
-        let victim = daemon.worker_pids("default")[0];
-        stop(victim);
+        let victim = daemon.deafen();
         let mut client = daemon.raw();
         let id = client.next_id();
         client.send(&large_call(id, 60_000)).expect("the daemon reads calls");
@@ -196,8 +195,7 @@ fn f005_a_worker_that_never_reads_its_argument_is_given_up_at_the_deadline() {
         .start();
     let oracle = daemon.oracle();
     let bystander = Bystander::start(&daemon, "quiet");
-    let victim = daemon.worker_pids("default")[0];
-    stop(victim);
+    let victim = daemon.deafen();
     let mut client = daemon.raw();
     let id = client.next_id();
     client.send(&large_call(id, 1_000)).expect("the daemon reads calls");
@@ -206,7 +204,7 @@ fn f005_a_worker_that_never_reads_its_argument_is_given_up_at_the_deadline() {
     // The next call need not wait for the end of the one that does not read.
     assert_eq!(3.0, client.call("default", "math:sqrt", "[9]").value());
     drop(client);
-    wait_for("the worker that stood still is gone", 10 * SECOND, || !alive(victim));
+    wait_for("the worker that did not read is gone", 10 * SECOND, || !alive(victim));
     wait_replaced(&daemon, victim, 1);
     bystander.assert_unharmed(5 * SECOND);
     oracle.judge(daemon);

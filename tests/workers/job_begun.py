@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import job_stuck
@@ -51,4 +52,17 @@ def make_frames(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         _fibonacci(15)
+    return os.getpid()
+
+
+def go_deaf(go, gone):
+    """Answer; once the first file is there, let no other thread run any more, and say so before."""
+
+    def deafen():
+        while not os.path.exists(go):
+            time.sleep(0.002)
+        leave_mark(gone)
+        job_stuck.hold_gil_in_a_loop()
+
+    threading.Thread(target=deafen, daemon=True).start()
     return os.getpid()
