@@ -21,6 +21,7 @@
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
+//! - [`envs`]: environments that are built for pools.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
@@ -54,6 +55,8 @@ pub mod environment;
 pub mod package;
 
 pub mod prepare;
+
+pub mod envs;
 
 pub mod engine;
 

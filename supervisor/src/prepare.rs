@@ -14,17 +14,19 @@ use thiserror::Error;
 use crate::config::{self, Config, Python};
 use crate::dispatch::PoolParts;
 use crate::environment;
+use crate::envs::{EnvError, Keeper};
 use crate::interpreter::{self, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
+use crate::service;
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
 
 /// How long an interpreter may take to say what it is.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Descriptors of a worker in the daemon: three sockets, three pipes, a page, a pidfd, and two to
 /// spare while it is being started.
@@ -41,13 +43,16 @@ pub enum ServeError {
     Socket(#[from] SocketError),
     /// The socket that the service manager hands over cannot be served.
     #[error(transparent)]
-    Activation(#[from] crate::service::ActivationError),
+    Activation(#[from] service::ActivationError),
     /// The worker's Python package cannot be unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
     /// Pools whose interpreter cannot be used, all of them.
     #[error("{}", list(.0))]
     Interpreters(Vec<(String, InterpreterError)>),
+    /// Pools that do not get the environment they declare, all of them.
+    #[error("{}", list(.0))]
+    Environments(Vec<(String, EnvError)>),
     /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
     FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
@@ -101,13 +106,14 @@ impl ServeError {
             | ServeError::Activation(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
+            | ServeError::Environments(_)
             | ServeError::FirstStart(..)
             | ServeError::OpenFiles { .. } => ServeExit::Configuration,
         }
     }
 }
 
-fn list(failures: &[(String, InterpreterError)]) -> String {
+fn list<E: std::fmt::Display>(failures: &[(String, E)]) -> String {
     let lines: Vec<_> =
         failures.iter().map(|(pool, error)| format!("pool '{pool}': {error}")).collect();
     lines.join("\n")
@@ -219,6 +225,25 @@ impl Unasked {
         let Unasked { path, cwd, environment, timeout, .. } = self;
         interpreter::probe_until(path, cwd, environment, *timeout, cancelled)
     }
+}
+
+/// Provides the pools of `config` with the environments they declare. This may take minutes, which
+/// a service manager is told.
+///
+/// # Errors
+///
+/// Names every pool that does not get its own.
+pub fn environments(
+    keeper: &Keeper,
+    config: &mut Config,
+    cancelled: &AtomicBool,
+) -> Result<(), ServeError> {
+    let declaring = config.pools.values().filter(|pool| pool.declared.is_some());
+    if let Some(longest) = declaring.map(|pool| pool.build.timeout).max() {
+        service::extend_start(longest);
+    }
+    let (_, failures) = keeper.provide(config, cancelled);
+    if failures.is_empty() { Ok(()) } else { Err(ServeError::Environments(failures)) }
 }
 
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 
 use clutch_protocol::message::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, run_on_this_thread};
+use crate::envs::Keeper;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
@@ -98,8 +100,10 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         );
     }
     config.daemon.connections = connections;
+    let keeper = Keeper::new(guardian.clone(), open_files.inherited);
+    prepare::environments(&keeper, &mut config, &AtomicBool::new(false))?;
     let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
-    let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };
+    let blueprint = Blueprint { config, boot: package.boot.clone(), open_files, keeper };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
         let engine = Engine::start(&blueprint.config, pools, guardian, name_of(&socket))?;

@@ -19,6 +19,7 @@
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `process`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `declared`: what a pool wants installed, and how that is built.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -26,6 +27,7 @@ mod allow;
 mod bounds;
 mod check;
 mod checker;
+mod declared;
 mod error;
 mod flags;
 mod liveness;
@@ -47,6 +49,7 @@ mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
+pub use declared::{Build, Declared, Tool};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};

@@ -35,7 +35,9 @@ impl Recipe {
         let config::Pool {
             name,
             python: _, // it is the executable
-            env: _,    // it is the environment
+            declared: _, // it is the executable as well
+            build: _,    // how that came to be
+            env: _,      // it is the environment
             path,
             main,
             args,

@@ -267,9 +267,11 @@ impl Nursery {
         let lost_session = i32::try_from(guardian).ok().map(Pid::from_raw);
         let deadline = Instant::now() + SWEEP_TIMEOUT;
         while Instant::now() < deadline {
+            // A builder's guardian has a session of its own, and is nobody's orphan.
+            let probed = interpreter::probed().clone();
             let is_orphan = |pid: &Pid| {
-                let known =
-                    u32::try_from(pid.as_raw()).is_ok_and(|p| self.children.contains_key(&p));
+                let known = u32::try_from(pid.as_raw())
+                    .is_ok_and(|p| self.children.contains_key(&p) || probed.contains(&p));
                 let session = nix::unistd::getsid(Some(*pid)).ok();
                 let left_behind = match self.guardian.orphans {
                     Orphans::All => session != own_session,
@@ -314,7 +316,11 @@ fn never_blocks(pipe: &PipeWriter) -> io::Result<()> {
 }
 
 /// Sends the guardian its first frame, with the worker's descriptors.
-fn hand_over(report: &UnixStream, spawn: &Spawn, handed: [BorrowedFd<'_>; 4]) -> io::Result<()> {
+pub(crate) fn hand_over(
+    report: &UnixStream,
+    spawn: &Spawn,
+    handed: [BorrowedFd<'_>; 4],
+) -> io::Result<()> {
     let meta = wire::encode(spawn).map_err(io::Error::other)?;
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
     let header = Header { descriptors: 4, meta_bytes, ..Header::new(Kind::Spawn, 0) };
