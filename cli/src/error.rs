@@ -55,8 +55,10 @@ pub(crate) enum Error {
     WhichPool { known: String },
     #[error("the environment of pool '{pool}' is not built yet: run `clutch env build`")]
     EnvNotBuilt { pool: String },
-    #[error("pool '{pool}' has no environment: it declares none with `requirements`, `project`, \
-             the metadata of its `main`, or `venv`")]
+    #[error(
+        "pool '{pool}' has no environment: it declares none with `requirements`, `project`, \
+             the metadata of its `main`, or `venv`"
+    )]
     NoEnv { pool: String },
     #[error("cancelled by Ctrl-C before anything was called")]
     Interrupted,

@@ -206,7 +206,8 @@ const fn state(env: &Found) -> &'static str {
 }
 
 fn gc(removals: &[Removal], dry: bool, as_json: bool) -> Result<Exit, Error> {
-    let text = if as_json { laid_out(serde_json::to_string(removals)) } else { gc_page(removals, dry) };
+    let text =
+        if as_json { laid_out(serde_json::to_string(removals)) } else { gc_page(removals, dry) };
     output::page(&text).map_err(Error::Output)?;
     Ok(Exit::Ok)
 }

@@ -16,8 +16,7 @@ use super::reason::Reason;
 use crate::envs::requirement;
 
 /// Even an empty environment takes some seconds; a day compiles anything.
-const TIMEOUT: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 /// The file that describes a project.
 const PROJECT_FILE: &str = "pyproject.toml";

@@ -152,7 +152,8 @@ fn uv_steps(plan: &Plan, uv: &Path) -> [Option<Step>; 2] {
     let env = plan.entry.env();
     let interpreter = plan.interpreter.as_os_str();
     let step = |name, args: Vec<OsString>| Step { name, program: uv.to_owned(), args, hint: "" };
-    let make = words(["venv", "--no-project", "--python"], [interpreter, env.as_os_str()]);
+    let make =
+        words(["venv", "--quiet", "--no-project", "--python"], [interpreter, env.as_os_str()]);
     let install = match installable(plan) {
         Some(file) => {
             let python = env.join("bin/python");
@@ -386,7 +387,7 @@ mod tests {
     #[test]
     fn uv_installs_lists_and_follows_locks() {
         let uv = || Builder::Uv("/bin/uv".into());
-        let venv = "/bin/uv venv --no-project --python /usr/bin/python3 /s/k/env";
+        let venv = "/bin/uv venv --quiet --no-project --python /usr/bin/python3 /s/k/env";
         assert_eq!(
             [
                 venv,

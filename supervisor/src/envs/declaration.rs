@@ -57,11 +57,7 @@ struct Project {
 }
 
 /// Reads a declaration; none when it declares nothing. With `uv`, locks are followed.
-pub(super) fn read(
-    declared: &Declared,
-    cwd: &Path,
-    uv: bool,
-) -> Result<Option<Content>, EnvError> {
+pub(super) fn read(declared: &Declared, cwd: &Path, uv: bool) -> Result<Option<Content>, EnvError> {
     match declared {
         Declared::Requirements(list) => {
             let list = normal(list, None)?;
@@ -89,8 +85,10 @@ fn of_script(path: &Path) -> Result<Option<Content>, EnvError> {
     let text = files::read(path)?;
     let wrong = |fault| EnvError::Declaration { path: path.to_owned(), fault };
     let metadata = script::metadata(&text).map_err(|fault| {
-        wrong(format!("its metadata (`# /// script`) is wrong: {fault}; correct it, or write \
-                       script_metadata = \"ignore\""))
+        wrong(format!(
+            "its metadata (`# /// script`) is wrong: {fault}; correct it, or write \
+                       script_metadata = \"ignore\""
+        ))
     })?;
     let Some(metadata) = metadata else { return Ok(None) };
     let what = format!("main = {:?} (its own metadata)", path.display().to_string());
@@ -109,11 +107,14 @@ fn of_script(path: &Path) -> Result<Option<Content>, EnvError> {
 fn project(path: &Path, uv: bool) -> Result<Content, EnvError> {
     let directory = parent(path);
     let text = files::read(path)?;
-    let wrong = |fault: &str| EnvError::Declaration { path: path.to_owned(), fault: fault.to_owned() };
+    let wrong =
+        |fault: &str| EnvError::Declaration { path: path.to_owned(), fault: fault.to_owned() };
     let parsed: Pyproject = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
     let Some(project) = parsed.project else {
-        return Err(wrong("it has no table [project], which lists the dependencies: add one, or \
-                          use `requirements`"));
+        return Err(wrong(
+            "it has no table [project], which lists the dependencies: add one, or \
+                          use `requirements`",
+        ));
     };
     let what = format!("project = {:?}", path.display().to_string());
     let locks = [("uv.lock", true), ("pylock.toml", false)];
@@ -137,9 +138,11 @@ fn project(path: &Path, uv: bool) -> Result<Content, EnvError> {
                 tracing::warn!(lock, "there is no uv on PATH, so this lock is not followed");
             }
             if project.dynamic.iter().any(|name| name == "dependencies") {
-                return Err(wrong("its dependencies are dynamic, so they are known to its build \
+                return Err(wrong(
+                    "its dependencies are dynamic, so they are known to its build \
                                   backend alone: list them in `requirements`, or lock them with \
-                                  `uv lock`"));
+                                  `uv lock`",
+                ));
             }
             let list = normal(&project.dependencies, Some(path))?;
             Ok(of_list(what, list, project.requires_python, &directory))

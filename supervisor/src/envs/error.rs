@@ -107,7 +107,8 @@ pub enum EnvError {
     },
     /// The builder failed.
     #[error(
-        "the environment of its {what} could not be built: {program} {end}{}{hint}", said(words)
+        "the environment of its {what} could not be built: {program} {end}{}{hint}",
+        said(words)
     )]
     Failed {
         /// The declaration.
@@ -124,7 +125,8 @@ pub enum EnvError {
     /// The build took too long.
     #[error(
         "the environment of its {what} was not built within {timeout:?}, so {program} was killed; \
-         make build.timeout longer, or see what it waits for{}", said(words)
+         make build.timeout longer, or see what it waits for{}",
+        said(words)
     )]
     TimedOut {
         /// The declaration.

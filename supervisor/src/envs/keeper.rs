@@ -317,8 +317,10 @@ fn interpreter_for(
         None => Ok(true),
         Some(wanted) => specifier::satisfies(wanted, found.version).ok_or_else(|| {
             let path = PathBuf::from(&content.what);
-            let fault = format!("requires-python = {wanted:?} is not understood: write it like \
-                                 \">=3.9,<3.14\"");
+            let fault = format!(
+                "requires-python = {wanted:?} is not understood: write it like \
+                                 \">=3.9,<3.14\""
+            );
             EnvError::Declaration { path, fault }
         }),
     };

@@ -127,8 +127,11 @@ impl Guarded {
         let (stderr, its_stderr) = io::pipe()?;
         // Where a worker has its sockets, a builder has nothing.
         let null = File::open("/dev/null")?;
-        #[expect(clippy::disallowed_methods, reason = "a builder needs a guardian, but no worker's \
-                                                       sockets; it ends before this module is left")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a builder needs a guardian, but no worker's \
+                                                       sockets; it ends before this module is left"
+        )]
         let mut command = Command::new(&guardian.program);
         command
             .args(&guardian.args)

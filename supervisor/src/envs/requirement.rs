@@ -27,8 +27,10 @@ pub enum RequirementError {
     #[error("options of pip stand in a requirements file, not in this list")]
     Option,
     /// A path.
-    #[error("it is a path; write \"NAME @ file:///ABSOLUTE/PATH\", or put it into a requirements \
-             file")]
+    #[error(
+        "it is a path; write \"NAME @ file:///ABSOLUTE/PATH\", or put it into a requirements \
+             file"
+    )]
     Path,
     /// It does not begin with a name.
     #[error("a requirement begins with the name of a package, of letters, digits, `-`, `_`, `.`")]
@@ -37,7 +39,9 @@ pub enum RequirementError {
     #[error("the extras in brackets are not a list of names")]
     Extras,
     /// No operator where one must be.
-    #[error("after the name comes a version like \">=2\", \"==1.26.*\" or \"~=1.4\", not {found:?}")]
+    #[error(
+        "after the name comes a version like \">=2\", \"==1.26.*\" or \"~=1.4\", not {found:?}"
+    )]
     Operator {
         /// What is there.
         found: String,
@@ -153,7 +157,8 @@ fn specifiers(text: &str) -> Result<String, RequirementError> {
             return Err(RequirementError::Operator { found: clause.to_owned() });
         };
         let version = clause[operator.len()..].trim();
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '-' | '_');
+        let fits =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '*' | '+' | '!' | '-' | '_');
         if version.is_empty() || !version.chars().all(fits) {
             return Err(RequirementError::Version { version: version.to_owned() });
         }
@@ -181,7 +186,10 @@ mod tests {
             ("a[]", "a"),
             ("a===1.0+local.1", "a===1.0+local.1"),
             ("a>=1!2.0rc1; python_version < '3.11'", "a>=1!2.0rc1; python_version < '3.11'"),
-            ("pip @ https://x.example/pip-1.whl#sha1=a", "pip @ https://x.example/pip-1.whl#sha1=a"),
+            (
+                "pip @ https://x.example/pip-1.whl#sha1=a",
+                "pip @ https://x.example/pip-1.whl#sha1=a",
+            ),
             ("a@file:///tmp/a.whl", "a @ file:///tmp/a.whl"),
         ] {
             assert_eq!(Ok(form.to_owned()), normal(text), "{text}");

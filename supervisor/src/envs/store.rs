@@ -357,7 +357,8 @@ impl Entry {
     pub(super) fn note_use(&self, usage: &Use) {
         let mut hasher = Hasher::new();
         hasher.part("pool", usage.pool.as_bytes());
-        let config = usage.config.as_ref().map_or(&b""[..], |path| path.as_os_str().as_encoded_bytes());
+        let config =
+            usage.config.as_ref().map_or(&b""[..], |path| path.as_os_str().as_encoded_bytes());
         hasher.part("config", config);
         let folder = self.folder().join("uses");
         let write = || {
@@ -391,9 +392,8 @@ impl Claim {
         let mut file: &File = &self.lock;
         let pid = std::process::id();
         // Only the message to others is poorer without it.
-        let _: io::Result<()> = file
-            .set_len(0)
-            .and_then(|()| file.write_all(format!("process {pid}\n").as_bytes()));
+        let _: io::Result<()> =
+            file.set_len(0).and_then(|()| file.write_all(format!("process {pid}\n").as_bytes()));
     }
 }
 
