@@ -4,12 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use clutch_tests::builder::Builder;
 use clutch_tests::daemon::wait_dead;
 use clutch_tests::packages::{Slow, wheel};
 use clutch_tests::{Daemon, Output, Pool, Program, Python, SECOND, Tmp, kill, skip};
-use clutch_tests::{process, wait_for};
+use clutch_tests::{command, process, wait_for};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::getpgid;
 use serde_json::Value as Json;
@@ -180,6 +181,37 @@ fn f151_a_daemon_that_is_asked_to_stop_while_it_builds_stops_at_once() {
     for pid in slow.begun()[0] {
         wait_dead(pid, 10 * SECOND);
     }
+    let swept = ground.env(["gc"]).expect_code(0).stdout;
+    assert!(swept.contains("a leftover): removed"), "{swept}");
+    assert!(ground.list().is_empty());
+}
+
+#[test]
+fn f151_ctrl_c_ends_a_build_for_one_command_and_nothing_is_left() {
+    let ground = Ground::new();
+    let slow = Slow::new(&ground.tmp);
+    let requirement = slow.requirement();
+    let python = Python::any().path.to_str().unwrap();
+    // uv, where there is one, builds it as well; it has no index to ask either way.
+    let call =
+        ["call", "--local", "--python", python, "--requirements", &requirement, "slow:answer"];
+    let program = || {
+        let program = clutch_tests::Clutch::command(call);
+        ground.offline().into_iter().fold(program, |p, (name, value)| p.env(name, value))
+    };
+    let mut child = program().spawn(Stdio::null(), Stdio::null(), Stdio::null());
+    wait_for("the build has begun", 60 * SECOND, || slow.begun().len() == 1);
+    process::signal(child.id(), Signal::SIGINT);
+    let ended = command::wait(&mut child, 15 * SECOND).expect("it ends");
+    assert_eq!(5, command::shell_code(ended));
+    for pid in slow.begun()[0] {
+        wait_dead(pid, 10 * SECOND);
+    }
+    assert!(ground.list().is_empty());
+    slow.open();
+    let answered = program().run().expect_code(0);
+    assert_eq!("42\n", answered.stdout);
+    assert!(answered.stderr.contains("building an environment"), "{}", answered.stderr);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -126,7 +126,11 @@ pub(super) fn build(plan: &Plan, means: Means<'_>) -> Result<(), EnvError> {
     if let Install::List(list) = &plan.install {
         let path = plan.entry.requirements();
         let text = list.iter().fold(String::new(), |text, line| text + line + "\n");
-        fs::write(&path, text).map_err(failed("write", &path))?;
+        // A URL in it may hold a password, and a shared folder can be read by everybody.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(failed("write", &path))?;
     }
     let environment = variables(plan);
     for step in steps(plan) {

@@ -62,7 +62,7 @@ pub(super) fn read(declared: &Declared, cwd: &Path, uv: bool) -> Result<Option<C
         Declared::Requirements(list) => {
             let list = normal(list, None)?;
             let what = format!("requirements = {}", shown(&list));
-            Ok(Some(of_list(what, list, None, cwd)))
+            of_list(what, list, None, cwd).map(Some)
         }
         Declared::File(path) => {
             let mut hasher = Hasher::new();
@@ -94,7 +94,7 @@ fn of_script(path: &Path) -> Result<Option<Content>, EnvError> {
     let what = format!("main = {:?} (its own metadata)", path.display().to_string());
     let list = normal(&metadata.dependencies, Some(path))?;
     let nothing = list.is_empty();
-    let mut content = of_list(what, list, metadata.requires_python, &parent(path));
+    let mut content = of_list(what, list, metadata.requires_python, &parent(path))?;
     if nothing {
         content.install = None;
     }
@@ -145,19 +145,25 @@ fn project(path: &Path, uv: bool) -> Result<Content, EnvError> {
                 ));
             }
             let list = normal(&project.dependencies, Some(path))?;
-            Ok(of_list(what, list, project.requires_python, &directory))
+            of_list(what, list, project.requires_python, &directory)
         }
     }
 }
 
-fn of_list(what: String, list: Vec<String>, requires: Option<String>, base: &Path) -> Content {
+fn of_list(
+    what: String,
+    list: Vec<String>,
+    requires_python: Option<String>,
+    base: &Path,
+) -> Result<Content, EnvError> {
     let mut hasher = Hasher::new();
     hasher.part("kind", b"list");
     for requirement in &list {
         hasher.part("requirement", requirement.as_bytes());
+        files::hash_line(requirement, base, &mut hasher)?;
     }
     let (install, base) = (Some(Install::List(list)), base.to_owned());
-    Content { what, install, requires_python: requires, hasher, base }
+    Ok(Content { what, install, requires_python, hasher, base })
 }
 
 /// Requirements in their normal form, in an order that does not depend on how they were written.
@@ -175,11 +181,23 @@ fn normal(list: &[String], file: Option<&Path>) -> Result<Vec<String>, EnvError>
 }
 
 fn shown(list: &[String]) -> String {
-    let text = format!("{list:?}");
+    let text = format!("{:?}", list.iter().map(|text| without_password(text)).collect::<Vec<_>>());
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{} ...", &text[..end]),
         None => text,
     }
+}
+
+/// A requirement without the user and password in its URL: it is shown and logged.
+fn without_password(text: &str) -> String {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let host = rest.split('/').next().unwrap_or(rest);
+        if let Some((_, host)) = host.rsplit_once('@') {
+            let path = rest.split_once('/').map_or(String::new(), |(_, path)| format!("/{path}"));
+            return format!("{scheme}://***@{host}{path}");
+        }
+    }
+    text.to_owned()
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -206,6 +224,25 @@ mod tests {
         let one = key(&list(&["numpy >=2", "Pandas"]), true);
         assert_eq!(one, key(&list(&["pandas", "numpy>=2", "numpy>=2"]), false));
         assert_ne!(one.1, key(&list(&["pandas", "numpy>=1"]), true).1);
+    }
+
+    #[test]
+    fn a_local_package_counts_with_its_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a-1-py3-none-any.whl");
+        let declared = list(&[&format!("a @ file://{}", path.display())]);
+        fs::write(&path, "1").unwrap();
+        let first = key(&declared, true);
+        fs::write(&path, "2").unwrap();
+        assert_ne!(first, key(&declared, true));
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let list =
+            ["a @ https://u:p@h.example/a.whl#x@y".to_owned(), "b @ https://h/b@1".to_owned()];
+        let expected = "[\"a @ https://***@h.example/a.whl#x@y\", \"b @ https://h/b@1\"]";
+        assert_eq!(expected, shown(&list));
     }
 
     #[test]

@@ -58,16 +58,23 @@ pub(super) fn hash(path: &Path, hasher: &mut Hasher) -> Result<(), EnvError> {
         hasher.part("text", text.as_bytes());
         let own = path.parent().unwrap_or(base);
         for line in logical_lines(&text) {
+            // pip looks for included files beside the file that includes them, and for packages
+            // where it was started.
             match meaning(&line) {
-                // pip looks for included files beside the file that includes them, and for packages
-                // where it was started.
                 Line::Include(name) => waiting.push(own.join(name)),
-                Line::Local(name) => hash_package(&base.join(name), hasher)?,
-                Line::Other => {}
+                Line::Local(_) | Line::Other => hash_line(&line, base, hasher)?,
             }
         }
     }
     Ok(())
+}
+
+/// Takes the local package that a requirement names into a hash, if it names one.
+pub(super) fn hash_line(line: &str, base: &Path, hasher: &mut Hasher) -> Result<(), EnvError> {
+    match meaning(line) {
+        Line::Local(name) => hash_package(&base.join(name), hasher),
+        Line::Include(_) | Line::Other => Ok(()),
+    }
 }
 
 /// What a line of a requirements file names.

@@ -274,7 +274,7 @@ impl Keeper {
         let (guardian, open_files) = (&self.guardian, self.open_files);
         match builder::build(plan, Means { guardian, open_files, cancelled }) {
             Ok(()) => {
-                let mark = Mark::new(what, &plan.interpreter, python, tool);
+                let mark = Mark::new(entry.env(), what, &plan.interpreter, python, tool);
                 entry.complete(&mark, claim)?;
                 let seconds = rounded(begun.elapsed());
                 tracing::info!(pool, env, seconds, "the environment is built");

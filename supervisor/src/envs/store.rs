@@ -53,6 +53,8 @@ pub(super) struct Store {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) form: u32,
+    /// Where it was built: one that was moved holds its former path in many files.
+    pub(super) env: PathBuf,
     pub(super) what: String,
     pub(super) interpreter: PathBuf,
     pub(super) python: String,
@@ -62,10 +64,17 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn new(what: &str, interpreter: &Path, python: &str, built_by: &str) -> Mark {
+    pub(super) fn new(
+        env: PathBuf,
+        what: &str,
+        interpreter: &Path,
+        python: &str,
+        built_by: &str,
+    ) -> Mark {
         let built_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Mark {
             form: FORM,
+            env,
             what: what.to_owned(),
             interpreter: interpreter.to_owned(),
             python: python.to_owned(),
@@ -147,6 +156,7 @@ impl Store {
             .into_iter()
             .flatten()
             .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| !name.starts_with('.'))
             .collect();
@@ -195,7 +205,8 @@ impl Entry {
     /// What it is made of, if it is complete.
     pub(super) fn mark(&self) -> Option<Mark> {
         let text = fs::read(self.mark_path()).ok()?;
-        serde_json::from_slice(&text).ok().filter(|mark: &Mark| mark.form == FORM)
+        let mark: Mark = serde_json::from_slice(&text).ok()?;
+        (mark.form == FORM && mark.env == self.env()).then_some(mark)
     }
 
     /// Whether it is complete and still has its interpreter.
@@ -420,7 +431,9 @@ mod tests {
     fn build(entry: &Entry, claim: Claim) {
         fs::create_dir_all(entry.env().join("bin")).unwrap();
         symlink("/bin/sh", entry.env().join("bin/python")).unwrap();
-        entry.complete(&Mark::new("w", Path::new("/bin/sh"), "3.0", "pip"), claim).unwrap();
+        entry
+            .complete(&Mark::new(entry.env(), "w", Path::new("/bin/sh"), "3.0", "pip"), claim)
+            .unwrap();
     }
 
     #[test]
@@ -450,6 +463,13 @@ mod tests {
         entry.clear(&claim).unwrap();
         assert!(!entry.env().exists());
         build(&entry, claim);
+        let moved = dir.path().join("moved");
+        let elsewhere = Store { root: moved.clone(), ..entry.store.clone() }.entry("k");
+        fs::create_dir(&moved).unwrap();
+        fs::rename(entry.folder(), elsewhere.folder()).unwrap();
+        assert!(matches!(access(&elsewhere), Ok(Access::Build(_))));
+        fs::rename(elsewhere.folder(), entry.folder()).unwrap();
+        assert!(matches!(access(&entry), Ok(Access::Use(_))));
         fs::write(entry.mark_path(), "{").unwrap();
         assert!(matches!(access(&entry), Ok(Access::Build(_))));
     }
