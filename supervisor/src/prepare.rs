@@ -21,7 +21,6 @@ use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
-use crate::service;
 use crate::socket::SocketError;
 use crate::worker::launch::Recipe;
 
@@ -43,7 +42,7 @@ pub enum ServeError {
     Socket(#[from] SocketError),
     /// The socket that the service manager hands over cannot be served.
     #[error(transparent)]
-    Activation(#[from] service::ActivationError),
+    Activation(#[from] crate::service::ActivationError),
     /// The worker's Python package cannot be unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -227,8 +226,7 @@ impl Unasked {
     }
 }
 
-/// Provides the pools of `config` with the environments they declare. This may take minutes, which
-/// a service manager is told.
+/// Provides the pools of `config` with the environments they declare, which may take minutes.
 ///
 /// # Errors
 ///
@@ -238,10 +236,6 @@ pub fn environments(
     config: &mut Config,
     cancelled: &AtomicBool,
 ) -> Result<(), ServeError> {
-    let declaring = config.pools.values().filter(|pool| pool.declared.is_some());
-    if let Some(longest) = declaring.map(|pool| pool.build.timeout).max() {
-        service::extend_start(longest);
-    }
     let (_, failures) = keeper.provide(config, cancelled);
     if failures.is_empty() { Ok(()) } else { Err(ServeError::Environments(failures)) }
 }

@@ -15,7 +15,7 @@ use crate::envs::Keeper;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
-use crate::service::{Activated, Manager};
+use crate::service::{self, Activated, Manager};
 use crate::socket::Claim;
 use crate::sys;
 use crate::worker::spawner::Guardian;
@@ -101,6 +101,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     }
     config.daemon.connections = connections;
     let keeper = Keeper::new(guardian.clone(), open_files.inherited);
+    let keeper = keeper.telling(service::extend_start);
     prepare::environments(&keeper, &mut config, &AtomicBool::new(false))?;
     let pools = prepare::pools(&config, &package.boot, open_files.inherited)?;
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files, keeper };

@@ -57,6 +57,8 @@ pub struct Keeper {
     /// By the path of the environment. A pool's former environment stays held, since workers that
     /// leave a pool may use it for as long as their last call takes.
     holds: Arc<Mutex<BTreeMap<PathBuf, Hold>>>,
+    /// Is told how long a build may take, before it begins or is waited for.
+    tell: fn(Duration),
 }
 
 /// What a pool's declaration comes to.
@@ -72,7 +74,13 @@ enum Wanted {
 impl Keeper {
     /// One that has provided nothing yet. Builders run under `guardian`.
     pub fn new(guardian: Guardian, open_files: u64) -> Keeper {
-        Keeper { guardian, open_files, holds: Arc::default() }
+        Keeper { guardian, open_files, holds: Arc::default(), tell: |_| () }
+    }
+
+    /// The same, which tells how long a build may take before one begins or is waited for.
+    #[must_use]
+    pub fn telling(self, tell: fn(Duration)) -> Keeper {
+        Keeper { tell, ..self }
     }
 
     /// Provides every pool of `config` with what it declares, and has it say so: its `python`
@@ -241,6 +249,9 @@ impl Keeper {
             return Ok(true);
         }
         entry.store.sweep();
+        if !entry.is_usable() {
+            (self.tell)(plan.options.timeout + PROBE_TIMEOUT);
+        }
         let mut reused = true;
         // As long as others would need to build it.
         let patience = Patience { timeout: plan.options.timeout + PROBE_TIMEOUT, cancelled };
