@@ -10,22 +10,22 @@ const WHEEL: &str = "
 import sys, zipfile
 directory, name, version, source = sys.argv[1:]
 info = f'{name}-{version}.dist-info'
-path = f'{directory}/{name}-{version}-py3-none-any.whl'
-with zipfile.ZipFile(path, 'w') as wheel:
-    wheel.writestr(f'{name}.py', source)
-    wheel.writestr(f'{info}/METADATA', f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n')
-    wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
-    names = [f'{name}.py', f'{info}/METADATA', f'{info}/WHEEL', f'{info}/RECORD']
-    wheel.writestr(f'{info}/RECORD', ''.join(f'{name},,\\n' for name in names))
+files = {
+    f'{name}.py': source,
+    f'{info}/METADATA': f'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n',
+    f'{info}/WHEEL': 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n',
+}
+files[f'{info}/RECORD'] = ''.join(f'{name},,\\n' for name in [*files, f'{info}/RECORD'])
+with zipfile.ZipFile(f'{directory}/{name}-{version}-py3-none-any.whl', 'w') as wheel:
+    for path, text in files.items():
+        wheel.writestr(path, text)
 ";
 
 /// A build backend without dependencies. It says on `begun` who builds, with a child in a session
-/// of its own, and waits for the file `gate`.
+/// of its own, and waits for the file `gate`. What it builds is `WHEEL`'s.
 const BACKEND: &str = "
-import os, pathlib, subprocess, sys, time, zipfile
+import os, pathlib, subprocess, sys, time
 ROOT = pathlib.Path(__file__).parent
-NAME, VERSION = 'slow', '1.0'
-INFO = f'{NAME}-{VERSION}.dist-info'
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     child = subprocess.Popen(['sleep', '1000'], start_new_session=True)
@@ -35,13 +35,10 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
         time.sleep(0.02)
     child.kill()
     child.wait()
-    wheel = f'{NAME}-{VERSION}-py3-none-any.whl'
-    with zipfile.ZipFile(os.path.join(wheel_directory, wheel), 'w') as file:
-        file.writestr(f'{NAME}.py', 'def answer(): return 42\\n')
-        file.writestr(f'{INFO}/METADATA', f'Metadata-Version: 2.1\\nName: {NAME}\\nVersion: {VERSION}\\n')
-        file.writestr(f'{INFO}/WHEEL', 'Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
-        file.writestr(f'{INFO}/RECORD', '')
-    return wheel
+    source = 'def answer(): return 42\\n'
+    args = [str(ROOT / 'wheel.py'), wheel_directory, 'slow', '1.0', source]
+    subprocess.run([sys.executable, *args], check=True)
+    return 'slow-1.0-py3-none-any.whl'
 ";
 
 /// Writes a wheel of one module into a directory.
@@ -62,6 +59,7 @@ impl Slow {
     /// Makes it.
     pub fn new(tmp: &Tmp) -> Slow {
         tmp.write("slow/backend.py", BACKEND);
+        tmp.write("slow/wheel.py", WHEEL);
         tmp.write(
             "slow/pyproject.toml",
             "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n\

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+use thiserror::Error;
 
 use super::checker::Checker;
 use super::error::Key;
 use super::model::Main;
 use super::raw::RawPool;
 use super::reason::Reason;
-use crate::envs::requirement;
+use crate::envs::{RequirementError, requirement};
 
 /// Even an empty environment takes some seconds; a day compiles anything.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -92,6 +93,42 @@ pub enum Tool {
     Pip,
 }
 
+/// Why something cannot be installed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DeclaredError {
+    /// Two ways to say what is installed.
+    #[error("`{one}` and `{other}` both say what is installed")]
+    Twice {
+        /// One key.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// What no installer would take.
+    #[error("{text:?} is no requirement: {error}")]
+    Requirement {
+        /// What is there.
+        text: String,
+        /// What is wrong with it.
+        error: RequirementError,
+    },
+}
+
+impl DeclaredError {
+    /// What to write instead.
+    pub(super) const fn help(&self) -> &'static str {
+        match self {
+            Self::Twice { .. } => {
+                "keep one: `venv` for an environment of your own, `requirements` or `project` for \
+                 one that is built"
+            }
+            Self::Requirement { .. } => {
+                "write it like this: \"numpy>=2\" or \"pandas[excel]==2.*\""
+            }
+        }
+    }
+}
+
 impl Default for Build {
     fn default() -> Self {
         Self {
@@ -148,7 +185,8 @@ pub(super) fn check_requirements(
     for (index, text) in list.iter().enumerate() {
         if let Err(error) = requirement::normal(text) {
             let text = text.clone();
-            checker.report(&at.child(&index.to_string()), Reason::Requirement { text, error });
+            let error = DeclaredError::Requirement { text, error };
+            checker.report(&at.child(&index.to_string()), Reason::Declared(error));
         }
     }
     list.to_vec()
@@ -164,7 +202,8 @@ fn contradictions(checker: &mut Checker<'_>, raw: &RawPool, at: &Key) {
     let mut given = keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
     if let Some(one) = given.next() {
         for other in given {
-            checker.report(&at.child(other), Reason::TwoEnvironments { one, other });
+            let error = DeclaredError::Twice { one, other };
+            checker.report(&at.child(other), Reason::Declared(error));
         }
     }
 }

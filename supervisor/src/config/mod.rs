@@ -49,7 +49,7 @@ mod watch;
 
 pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
-pub use declared::{Build, Declared, Tool};
+pub use declared::{Build, Declared, DeclaredError, Tool};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};

@@ -9,8 +9,8 @@ use thiserror::Error;
 use toml::de::DeValue;
 
 use super::allow::AllowError;
+use super::declared::DeclaredError;
 use super::units::{DurationError, SizeError};
-use crate::envs::RequirementError;
 
 /// What is wrong with a key or its value.
 #[derive(Debug, Error)]
@@ -74,22 +74,9 @@ pub enum Reason {
     /// Two ways to name an interpreter.
     #[error("`python` and `venv` both name an interpreter")]
     PythonAndVenv,
-    /// Two ways to say what is installed.
-    #[error("`{one}` and `{other}` both say what is installed")]
-    TwoEnvironments {
-        /// One key.
-        one: &'static str,
-        /// The other.
-        other: &'static str,
-    },
-    /// What no installer would take.
-    #[error("{text:?} is no requirement: {error}")]
-    Requirement {
-        /// What is there.
-        text: String,
-        /// What is wrong with it.
-        error: RequirementError,
-    },
+    /// What is to be installed cannot be.
+    #[error(transparent)]
+    Declared(DeclaredError),
     /// The default timeout is longer than the longest.
     #[error("call_timeout ({timeout}) is longer than call_timeout_max ({most})")]
     TimeoutAboveMax {
@@ -297,12 +284,7 @@ impl Reason {
             Self::PythonAndVenv => "keep one: `venv` for a virtual environment's own \
                                     interpreter, `python` for any other"
                 .to_owned(),
-            Self::TwoEnvironments { .. } => "keep one: `venv` for an environment of your own, \
-                                             `requirements` or `project` for one that is built"
-                .to_owned(),
-            Self::Requirement { .. } => {
-                "write it like this: \"numpy>=2\" or \"pandas[excel]==2.*\"".to_owned()
-            }
+            Self::Declared(error) => error.help().to_owned(),
             Self::TimeoutAboveMax { .. } => {
                 "make call_timeout shorter or call_timeout_max longer".to_owned()
             }

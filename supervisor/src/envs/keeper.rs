@@ -4,38 +4,25 @@
 //! configuration says `venv`, and nobody else has to know.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::base;
 use super::builder::{self, Builder, Means, Plan};
 use super::declaration::{self, Content};
 use super::error::EnvError;
-use super::process::{self, Job};
-use super::specifier;
-use super::store::{Access, Claim, Entry, Hold, Mark, Patience, Store, Use};
+use super::mark::{Mark, Use};
+use super::store::{Access, Claim, Entry, Hold, Patience, Store};
 use crate::config::{Config, Pool, Python};
-use crate::environment;
-use crate::interpreter::{self, Interpreter};
+use crate::interpreter::Interpreter;
 use crate::prepare::PROBE_TIMEOUT;
 use crate::worker::spawner::Guardian;
 
 /// How many builds, or looks at declarations, run side by side. Builders use several processors
 /// and the network themselves.
 const AT_ONCE: usize = 4;
-
-/// Minor versions of Python that are looked for when the usual one does not fit, newest first.
-const MINORS: [u8; 8] = [15, 14, 13, 12, 11, 10, 9, 8];
-
-/// What makes an interpreter's environments its own, beyond its path and version: the names of its
-/// compiled files and of its extension modules, which hold its ABI and platform.
-const IDENTITY: &str = "import sys, _imp
-print('clutch-identity', sys.implementation.cache_tag, _imp.extension_suffixes()[0])";
-
-/// What begins the answer.
-const IDENTITY_MARK: &str = "clutch-identity ";
 
 /// What a pool got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +141,7 @@ impl Keeper {
         let Some(content) = declaration::read(declared, &pool.cwd, uv)? else {
             return Ok(Wanted::Nothing);
         };
-        let found = interpreter_for(pool, &content, cancelled)?;
+        let found = base::interpreter_for(pool, &content, cancelled)?;
         let Some(install) = content.install.clone() else {
             return Ok(Wanted::Interpreter(found.executable));
         };
@@ -193,7 +180,7 @@ impl Keeper {
         hasher.part("interpreter", found.executable.as_os_str().as_encoded_bytes());
         hasher.part("real", real.as_os_str().as_encoded_bytes());
         hasher.part("version", python.as_bytes());
-        hasher.part("identity", self.identity(found, cancelled)?.as_bytes());
+        hasher.part("identity", base::identity(found, self.means(cancelled))?.as_bytes());
         let options = &pool.build;
         hasher.part("index", options.index_url.as_deref().unwrap_or_default().as_bytes());
         for url in &options.extra_index_urls {
@@ -203,43 +190,6 @@ impl Keeper {
             hasher.part("links", link.as_bytes());
         }
         Ok(hasher.digits())
-    }
-
-    fn identity(&self, found: &Interpreter, cancelled: &AtomicBool) -> Result<String, EnvError> {
-        let args: Vec<OsString> = ["-I", "-S", "-c", IDENTITY].map(Into::into).into();
-        let job = Job {
-            program: &found.executable,
-            args: &args,
-            directory: "/".as_ref(),
-            environment: &[],
-            open_files: self.open_files,
-            deadline: Instant::now() + PROBE_TIMEOUT,
-        };
-        let program = || found.executable.display().to_string();
-        let mut identity = None;
-        let mut words = String::new();
-        let end = process::run(&self.guardian, &job, cancelled, &mut |line| {
-            words = format!("  {line}");
-            identity = line.strip_prefix(IDENTITY_MARK).map(str::to_owned).or(identity.take());
-        });
-        match (end, identity) {
-            (Ok(_), Some(identity)) => Ok(identity),
-            (Ok(process::End::Cancelled), _) => Err(EnvError::Cancelled),
-            (Ok(process::End::TimedOut), None) => Err(EnvError::TimedOut {
-                what: "interpreter".to_owned(),
-                program: program(),
-                timeout: PROBE_TIMEOUT,
-                words,
-            }),
-            (Ok(process::End::Ended(end)), None) => Err(EnvError::Failed {
-                what: "interpreter".to_owned(),
-                program: program(),
-                end,
-                words,
-                hint: "",
-            }),
-            (Err(source), _) => Err(EnvError::Start { program: program(), source }),
-        }
     }
 
     /// Has the environment there and held; whether it was there before.
@@ -282,8 +232,7 @@ impl Keeper {
         let tool = plan.builder.name();
         tracing::info!(pool, what, python, tool, env, "building an environment");
         let begun = Instant::now();
-        let (guardian, open_files) = (&self.guardian, self.open_files);
-        match builder::build(plan, Means { guardian, open_files, cancelled }) {
+        match builder::build(plan, self.means(cancelled)) {
             Ok(()) => {
                 let mark = Mark::new(entry.env(), what, &plan.interpreter, python, tool);
                 entry.complete(&mark, claim)?;
@@ -302,61 +251,13 @@ impl Keeper {
         }
     }
 
+    fn means<'a>(&'a self, cancelled: &'a AtomicBool) -> Means<'a> {
+        Means { guardian: &self.guardian, open_files: self.open_files, cancelled }
+    }
+
     fn holds(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Hold>> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The interpreter to build with: the pool's own, or another one if the pool leaves the choice and
-/// the declaration does not take the usual one.
-fn interpreter_for(
-    pool: &Pool,
-    content: &Content,
-    cancelled: &AtomicBool,
-) -> Result<Interpreter, EnvError> {
-    let account = pool.process.account.as_ref();
-    let environment = environment::build(&pool.env, std::env::vars_os(), None, account);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
-    let ask = |python: &Python| {
-        let path = interpreter::resolve(python, &search_path, &pool.cwd)?;
-        interpreter::probe_until(&path, &pool.cwd, &environment, PROBE_TIMEOUT, cancelled)
-    };
-    let takes = |found: &Interpreter| match content.requires_python.as_deref() {
-        None => Ok(true),
-        Some(wanted) => specifier::satisfies(wanted, found.version).ok_or_else(|| {
-            let path = PathBuf::from(&content.what);
-            let fault = format!(
-                "requires-python = {wanted:?} is not understood: write it like \
-                                 \">=3.9,<3.14\""
-            );
-            EnvError::Declaration { path, fault }
-        }),
-    };
-    let usual = ask(&pool.python);
-    if let Ok(found) = &usual
-        && takes(found)?
-    {
-        return Ok(usual?);
-    }
-    if pool.python == Python::default() && content.requires_python.is_some() {
-        for minor in MINORS {
-            if let Ok(found) = ask(&Python::Named(format!("3.{minor}")))
-                && takes(&found)?
-            {
-                return Ok(found);
-            }
-        }
-    }
-    let found = usual?;
-    Err(EnvError::Python {
-        what: content.what.clone(),
-        wanted: content.requires_python.clone().unwrap_or_default(),
-        path: found.executable,
-        version: found.version,
-    })
 }
 
 fn set_python(config: &mut Config, pool: &str, python: Python) {

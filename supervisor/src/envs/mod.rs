@@ -18,12 +18,14 @@
 //! - `keeper`: from a configuration to environments that are there and held.
 //! - `declaration`: what is declared, read; `requirement`, `files`, `script`, `specifier`: its
 //!   syntaxes.
+//! - `base`: the interpreter an environment is built with.
 //! - `key`: what makes two environments the same.
-//! - `store`: folders, locks, marks.
+//! - `store`: folders and locks; `mark`: what is noted about an environment.
 //! - `builder`, `process`: uv or pip, run under a guardian.
 //! - `gc`: what is there, and what may go.
 //! - `error`: what can be wrong.
 
+mod base;
 mod builder;
 mod declaration;
 mod error;
@@ -31,6 +33,7 @@ mod files;
 mod gc;
 mod keeper;
 mod key;
+mod mark;
 mod process;
 pub(crate) mod requirement;
 mod script;

@@ -15,15 +15,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::poll::{PollTimeout, poll};
 use nix::unistd::{AccessFlags, eaccess, syncfs};
-use serde::{Deserialize, Serialize};
 
 use super::error::EnvError;
-use super::key::Hasher;
+use super::mark::Mark;
 use crate::package;
 
 /// How often one looks whether a lock has become free.
@@ -38,58 +37,12 @@ const GONE_PREFIX: &str = ".gone-";
 /// The longest name of a lock's holder.
 const HOLDER_BYTES_MAX: u64 = 200;
 
-/// The form of `complete.json`. One of another form counts as not there.
-const FORM: u32 = 1;
-
 /// Where environments of one kind of reader are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Store {
     pub(super) root: PathBuf,
     /// Whether other users of the machine may read them.
     pub(super) shared: bool,
-}
-
-/// What an environment is made of.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) form: u32,
-    /// Where it was built: one that was moved holds its former path in many files.
-    pub(super) env: PathBuf,
-    pub(super) what: String,
-    pub(super) interpreter: PathBuf,
-    pub(super) python: String,
-    pub(super) built_by: String,
-    /// Seconds since 1970.
-    pub(super) built_at: u64,
-}
-
-impl Mark {
-    pub(super) fn new(
-        env: PathBuf,
-        what: &str,
-        interpreter: &Path,
-        python: &str,
-        built_by: &str,
-    ) -> Mark {
-        let built_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Mark {
-            form: FORM,
-            env,
-            what: what.to_owned(),
-            interpreter: interpreter.to_owned(),
-            python: python.to_owned(),
-            built_by: built_by.to_owned(),
-            built_at,
-        }
-    }
-}
-
-/// Who uses an environment.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-pub(super) struct Use {
-    pub(super) pool: String,
-    /// The configuration file; none for `--local`.
-    pub(super) config: Option<PathBuf>,
 }
 
 /// The right to use an environment: it is not removed while this lives.
@@ -194,7 +147,7 @@ impl Entry {
         self.folder().join("requirements.txt")
     }
 
-    fn mark_path(&self) -> PathBuf {
+    pub(super) fn mark_path(&self) -> PathBuf {
         self.folder().join("complete.json")
     }
 
@@ -206,7 +159,7 @@ impl Entry {
     pub(super) fn mark(&self) -> Option<Mark> {
         let text = fs::read(self.mark_path()).ok()?;
         let mark: Mark = serde_json::from_slice(&text).ok()?;
-        (mark.form == FORM && mark.env == self.env()).then_some(mark)
+        mark.is_of(&self.env()).then_some(mark)
     }
 
     /// Whether it is complete and still has its interpreter.
@@ -293,7 +246,7 @@ impl Entry {
         Ok(is_there.then_some(lock))
     }
 
-    fn make_folder(&self) -> Result<(), EnvError> {
+    pub(super) fn make_folder(&self) -> Result<(), EnvError> {
         let (path, mode) = (self.folder(), self.store.folder_mode());
         match DirBuilder::new().mode(mode).create(&path) {
             // Whatever the umask took away.
@@ -351,7 +304,7 @@ impl Entry {
         self.move_away(&self.folder())
     }
 
-    /// Moves a folder out of the way before it is removed, so that whoever finds it finds all of it.
+    /// Moves a folder out of the way and removes it: whoever finds it where it was finds all of it.
     fn move_away(&self, path: &Path) -> Result<(), EnvError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -362,38 +315,6 @@ impl Entry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(failed("remove", path)(error)),
         }
-    }
-
-    /// Notes that a pool uses it, now. A failure is no reason not to.
-    pub(super) fn note_use(&self, usage: &Use) {
-        let mut hasher = Hasher::new();
-        hasher.part("pool", usage.pool.as_bytes());
-        let config =
-            usage.config.as_ref().map_or(&b""[..], |path| path.as_os_str().as_encoded_bytes());
-        hasher.part("config", config);
-        let folder = self.folder().join("uses");
-        let write = || {
-            fs::create_dir_all(&folder)?;
-            let text = serde_json::to_vec(usage).map_err(io::Error::other)?;
-            fs::write(folder.join(hasher.digits() + ".json"), text)
-        };
-        if let Err(error) = write() {
-            tracing::warn!(%error, folder = %folder.display(), "an environment's use is not noted");
-        }
-    }
-
-    /// Who has used it, and when it was used last.
-    pub(super) fn uses(&self) -> (Vec<Use>, Option<SystemTime>) {
-        let mut uses = Vec::new();
-        let mut last = fs::metadata(self.mark_path()).and_then(|data| data.modified()).ok();
-        for entry in fs::read_dir(self.folder().join("uses")).into_iter().flatten().flatten() {
-            let modified = entry.metadata().and_then(|data| data.modified()).ok();
-            last = last.max(modified);
-            let text = fs::read(entry.path()).unwrap_or_default();
-            uses.extend(serde_json::from_slice::<Use>(&text).ok());
-        }
-        uses.sort_by(|a, b| (&a.pool, &a.config).cmp(&(&b.pool, &b.config)));
-        (uses, last)
     }
 }
 
@@ -485,20 +406,6 @@ mod tests {
         assert!(matches!(access(&entry), Err(EnvError::Damaged(_))));
         drop(hold);
         assert!(matches!(access(&entry), Ok(Access::Build(_))));
-    }
-
-    #[test]
-    fn uses_are_noted_once_each() {
-        let dir = tempfile::tempdir().unwrap();
-        let entry = entry(dir.path());
-        let usage = |pool: &str| Use { pool: pool.to_owned(), config: Some("/c.toml".into()) };
-        entry.make_folder().unwrap();
-        for pool in ["b", "a", "b"] {
-            entry.note_use(&usage(pool));
-        }
-        let (uses, last) = entry.uses();
-        assert_eq!(vec![usage("a"), usage("b")], uses);
-        assert!(last.is_some());
     }
 
     #[test]

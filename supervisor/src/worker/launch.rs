@@ -67,10 +67,7 @@ impl Recipe {
         let spawn = Spawn {
             program: bytes(program),
             argv,
-            environment: environment
-                .into_iter()
-                .map(|(name, value)| [&name.into_vec()[..], b"=", value.as_bytes()].concat())
-                .collect(),
+            environment: environment.into_iter().map(variable).collect(),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
             open_files,
@@ -118,6 +115,11 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// A variable as the system wants it.
+fn variable((name, value): (OsString, OsString)) -> Vec<u8> {
+    [&name.into_vec()[..], b"=", value.as_bytes()].concat()
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.
