@@ -136,8 +136,9 @@ impl Keeper {
     /// Reads a declaration and asks its interpreter who it is.
     fn want(&self, pool: &Pool, cancelled: &AtomicBool) -> Result<Wanted, EnvError> {
         let Some(declared) = &pool.declared else { return Ok(Wanted::Nothing) };
-        let builder = Builder::find(pool.build.tool)?;
-        let uv = matches!(builder, Builder::Uv(_));
+        // A tool that is missing is no fault where there is nothing to build.
+        let builder = Builder::find(pool.build.tool);
+        let uv = matches!(builder, Ok(Builder::Uv(_)));
         let Some(content) = declaration::read(declared, &pool.cwd, uv)? else {
             return Ok(Wanted::Nothing);
         };
@@ -157,7 +158,7 @@ impl Keeper {
             pool: pool.name.clone(),
             what: content.what,
             install,
-            builder,
+            builder: builder?,
             interpreter: found.executable,
             python,
             options: pool.build.clone(),
