@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, explain, logs, map, ping, plan, pool, pythons, reload,
+    call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
     serve, stack, status, stop, workers,
 };
 use crate::exit;
@@ -79,6 +79,7 @@ pub(crate) enum Verb {
     Reload(reload::Args),
     Stop(stop::Args),
     Config(config::Args),
+    Env(env::Args),
     Completions(completions::Args),
 }
 
@@ -107,6 +108,9 @@ pub(crate) struct LocalArgs {
     /// The interpreter: 3.12, 3.12.1, python3.12 or a path [default: python3]
     #[arg(long, value_name = "PYTHON", requires = "local", conflicts_with = "config")]
     pub(crate) python: Option<String>,
+    /// A package to install for it, like "numpy>=2"; may be given several times
+    #[arg(long, value_name = "REQUIREMENT", requires = "local", conflicts_with = "config")]
+    pub(crate) requirements: Vec<String>,
     /// How many workers
     #[arg(
         long,
@@ -116,7 +120,8 @@ pub(crate) struct LocalArgs {
         value_parser = count,
     )]
     pub(crate) workers: Option<NonZeroU32>,
-    /// A script whose functions are called as __main__:NAME
+    /// A script whose functions are called as __main__:NAME; what its metadata (PEP 723) asks for
+    /// is installed
     #[arg(long, value_name = "FILE", requires = "local", conflicts_with = "config")]
     pub(crate) main: Option<PathBuf>,
     /// A directory to import modules from; may be given several times

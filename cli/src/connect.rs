@@ -24,6 +24,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// is killed. Longer than a pool's default `interrupt`, shorter than a person's patience.
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 
+/// What is logged of a private supervisor where nothing else is wanted.
+const BUILDS_ONLY: &str = "off,clutch_supervisor::envs=info";
+
 /// How often is looked whether it has.
 const SETTLE_STEP: Duration = Duration::from_millis(5);
 
@@ -97,6 +100,9 @@ pub(crate) async fn open(
     let config = local_config(args, workers)?;
     let log = if global.verbose || std::env::var_os("CLUTCH_LOG").is_some() {
         Some(logging::start(LogFormat::Text, "info")?)
+    } else if config.pools.values().any(|pool| pool.declared.is_some()) {
+        // A build may take minutes, which nobody should have to wait through in silence.
+        Some(logging::start(LogFormat::Text, BUILDS_ONLY)?)
     } else {
         None
     };
@@ -179,6 +185,7 @@ fn local_config(args: &LocalArgs, workers: u32) -> Result<Config, Error> {
     }
     let options = LocalOptions {
         python: args.python.clone(),
+        requirements: args.requirements.clone(),
         workers: Some(args.workers.map_or(workers, Into::into)),
         path: args.path.clone(),
         cwd: std::env::current_dir().map_err(Error::CurrentDirectory)?,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clutch_client::{ConnectError, Denial, Failure, OperateError};
 use clutch_supervisor::config::ConfigError;
+use clutch_supervisor::envs::EnvError;
 use clutch_supervisor::{Finding, ServeError, ServeExit};
 use thiserror::Error;
 
@@ -57,6 +58,17 @@ pub(crate) enum Error {
     Unworkable { file: PathBuf, findings: Vec<Finding> },
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    #[error("the configuration has several pools; name one with --pool: {known}")]
+    WhichPool { known: String },
+    #[error("the environment of pool '{pool}' is not built yet: run `clutch env build`")]
+    EnvNotBuilt { pool: String },
+    #[error(
+        "pool '{pool}' has no environment: it declares none with `requirements`, `project`, \
+             the metadata of its `main`, or `venv`"
+    )]
+    NoEnv { pool: String },
     #[error("cancelled by Ctrl-C before anything was called")]
     Interrupted,
     #[error(transparent)]
@@ -120,11 +132,16 @@ impl Error {
             | Error::Log(_)
             | Error::Wish(_)
             | Error::NoSuchPool { .. }
-            | Error::TwoPools { .. } => Exit::Usage,
+            | Error::TwoPools { .. }
+            | Error::WhichPool { .. }
+            | Error::EnvNotBuilt { .. }
+            | Error::NoEnv { .. } => Exit::Usage,
             Error::Refused { denial, .. } => Exit::of_denial(*denial),
             Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
-            Error::Config(_) | Error::NoConfig | Error::Unworkable { .. } => Exit::Configuration,
+            Error::Config(_) | Error::NoConfig | Error::Unworkable { .. } | Error::Env(_) => {
+                Exit::Configuration
+            }
             Error::Serve(error) => match error.exit() {
                 ServeExit::Refused => Exit::Refused,
                 ServeExit::Interrupted => Exit::Cancelled,

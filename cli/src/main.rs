@@ -45,7 +45,7 @@ mod progress;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, explain, logs, map, ping, plan, pool, pythons, reload,
+    call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
     serve, stack, status, stop, workers,
 };
 use connect::Socket;
@@ -92,6 +92,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Reload(args) => block_on(reload::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),
+        Verb::Env(args) => block_on(env::run(args, &global)),
         Verb::Completions(args) => completions::run(args),
     }
 }

@@ -23,6 +23,7 @@
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`plan`](mod@plan): what each worker will get, before anything starts.
+//! - [`envs`]: environments that are built for pools.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
@@ -59,6 +60,7 @@ pub mod package;
 
 pub mod prepare;
 
+pub mod envs;
 pub mod ingredients;
 pub mod plan;
 pub mod trial;

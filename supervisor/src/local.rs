@@ -3,7 +3,8 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc as sync_mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
 
 use clutch_protocol::message::Stop;
@@ -13,6 +14,7 @@ use crate::cgroup::Unavailable;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, run_on_this_thread};
+use crate::envs::Keeper;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::worker::spawner::Guardian;
@@ -33,15 +35,18 @@ pub struct Local {
 pub struct Starting {
     local: Local,
     is_up: sync_mpsc::Receiver<()>,
+    /// Ends what comes before the data plane, which may be the build of an environment.
+    give_up: Arc<AtomicBool>,
 }
 
 /// Gives a start up, from any thread.
 #[derive(Clone, Debug)]
-pub struct Abort(mpsc::Sender<Stop>);
+pub struct Abort(mpsc::Sender<Stop>, Arc<AtomicBool>);
 
 impl Abort {
     /// Gives the start up: what was started is killed, and [`Starting::wait`] returns.
     pub fn abort(&self) {
+        self.1.store(true, Ordering::Relaxed);
         // A full channel means that it has been told already.
         let _ = self.0.try_send(Stop::Now);
     }
@@ -50,7 +55,7 @@ impl Abort {
 impl Starting {
     /// The way to give the start up.
     pub fn abort(&self) -> Abort {
-        Abort(self.local.stop.clone())
+        Abort(self.local.stop.clone(), Arc::clone(&self.give_up))
     }
 
     /// Waits until every pool has a worker that is ready.
@@ -91,11 +96,13 @@ impl Local {
         let (streams, handed) = mpsc::channel(HANDED_MAX);
         let (stop, stopped) = mpsc::channel(4);
         let (up, is_up) = sync_mpsc::sync_channel(1);
+        let give_up = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&give_up);
         let thread = std::thread::Builder::new()
             .name("clutch-local".into())
-            .spawn(move || run(&config, guardian, handed, stopped, &up))
+            .spawn(move || run(config, guardian, handed, stopped, (&up, &given_up)))
             .map_err(|source| ServeError::System { doing: "start a thread", source })?;
-        Ok(Starting { local: Local { streams, stop, thread: Some(thread) }, is_up })
+        Ok(Starting { local: Local { streams, stop, thread: Some(thread) }, is_up, give_up })
     }
 
     /// A new connection to it.
@@ -140,18 +147,20 @@ impl Drop for Local {
 }
 
 fn run(
-    config: &Config,
+    mut config: Config,
     guardian: Guardian,
     handed: mpsc::Receiver<UnixStream>,
     mut stopped: mpsc::Receiver<Stop>,
-    up: &sync_mpsc::SyncSender<()>,
+    (up, given_up): (&sync_mpsc::SyncSender<()>, &AtomicBool),
 ) -> Result<(), ServeError> {
     let (package, _directory) = package::unpack_temporary()?;
     let open_files = OpenFiles::as_they_are()?;
-    let pools = prepare::pools(config, &package.boot, open_files.inherited, None)?;
+    let keeper = Keeper::new(guardian.clone(), open_files.inherited);
+    prepare::environments(&keeper, &mut config, given_up)?;
+    let pools = prepare::pools(&config, &package.boot, open_files.inherited, None)?;
     run_on_this_thread(async move {
         let mut engine =
-            Engine::start(config, pools, guardian, Err(Unavailable::Off), String::new())?;
+            Engine::start(&config, pools, guardian, Err(Unavailable::Off), String::new())?;
         engine.refuse_reloads();
         let mut door = Door::handed(handed);
         let started = tokio::select! {

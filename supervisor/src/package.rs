@@ -133,12 +133,38 @@ pub fn unpack_to_state(state_dir: &Path) -> Result<Package, PackageError> {
 ///
 /// When neither directory can be trusted or written to.
 pub fn unpack_for_everyone(state_dir: &Path) -> Result<Package, PackageError> {
+    let directory = folder_for_everyone(state_dir);
+    unpack(&directory, Readers::Everyone)
+}
+
+/// The folder for what every user of this machine may read: beside the state directory if others
+/// can come there, else in `/var/lib`.
+pub(crate) fn folder_for_everyone(state_dir: &Path) -> PathBuf {
     let beside = state_dir.with_file_name(SHARED_NAME);
     let is_open = |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 != 0);
     // What is not there yet is made so that others can enter it.
     let can_be_entered = beside.ancestors().skip(1).all(|at| !at.exists() || is_open(at));
-    let directory = if can_be_entered { beside } else { Path::new("/var/lib").join(SHARED_NAME) };
-    unpack(&directory, Readers::Everyone)
+    if can_be_entered { beside } else { Path::new("/var/lib").join(SHARED_NAME) }
+}
+
+/// Makes a folder that only this user can enter, or refuses one that somebody else could change.
+///
+/// # Errors
+///
+/// When it cannot be trusted or made.
+pub(crate) fn secure_for_owner(path: &Path) -> Result<(), PackageError> {
+    secure_state_dir(path, Readers::Owner)
+}
+
+/// The same for a folder that everybody can enter, whatever the umask.
+///
+/// # Errors
+///
+/// When it cannot be trusted or made.
+pub(crate) fn secure_for_everyone(path: &Path) -> Result<(), PackageError> {
+    secure_state_dir(path, Readers::Everyone)?;
+    let mode = Permissions::from_mode(Readers::Everyone.folder_mode());
+    fs::set_permissions(path, mode).map_err(failed("set the mode of", path))
 }
 
 fn unpack(state_dir: &Path, readers: Readers) -> Result<Package, PackageError> {

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::config::{self, Config};
 use crate::dispatch::PoolParts;
+use crate::envs::{EnvError, Keeper};
 use crate::interpreter::{self, Cache, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
@@ -28,7 +29,7 @@ mod pool_python;
 pub use pool_python::{PoolPython, pool_python};
 
 /// How long an interpreter may take to say what it is.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Descriptors of a worker in the daemon: three sockets, three pipes, a page, a pidfd, and two to
 /// spare while it is being started.
@@ -52,6 +53,9 @@ pub enum ServeError {
     /// Pools whose interpreter cannot be used, all of them.
     #[error("{}", list(.0))]
     Interpreters(Vec<(String, InterpreterError)>),
+    /// Pools that do not get the environment they declare, all of them.
+    #[error("{}", list(.0))]
+    Environments(Vec<(String, EnvError)>),
     /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
     FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
@@ -105,13 +109,14 @@ impl ServeError {
             | ServeError::Activation(_)
             | ServeError::Package(_)
             | ServeError::Interpreters(_)
+            | ServeError::Environments(_)
             | ServeError::FirstStart(..)
             | ServeError::OpenFiles { .. } => ServeExit::Configuration,
         }
     }
 }
 
-fn list(failures: &[(String, InterpreterError)]) -> String {
+fn list<E: std::fmt::Display>(failures: &[(String, E)]) -> String {
     let lines: Vec<_> =
         failures.iter().map(|(pool, error)| format!("pool '{pool}': {error}")).collect();
     lines.join("\n")
@@ -229,6 +234,20 @@ impl Unasked {
         let Unasked { path, cwd, environment, timeout, .. } = self;
         interpreter::probe_until(path, cwd, environment, *timeout, cancelled)
     }
+}
+
+/// Provides the pools of `config` with the environments they declare, which may take minutes.
+///
+/// # Errors
+///
+/// Names every pool that does not get its own.
+pub fn environments(
+    keeper: &Keeper,
+    config: &mut Config,
+    cancelled: &AtomicBool,
+) -> Result<(), ServeError> {
+    let (_, failures) = keeper.provide(config, cancelled);
+    if failures.is_empty() { Ok(()) } else { Err(ServeError::Environments(failures)) }
 }
 
 /// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
 
 use clutch_protocol::message::Stop;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,11 +12,12 @@ use crate::cgroup;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, PoolUp, Starts, run_on_this_thread};
+use crate::envs::Keeper;
 use crate::interpreter::Cache;
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
-use crate::service::{Activated, Manager};
+use crate::service::{self, Activated, Manager};
 use crate::socket::Claim;
 use crate::sys;
 use crate::worker::output::escape;
@@ -103,12 +105,15 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         );
     }
     config.daemon.connections = connections;
+    let keeper = Keeper::new(guardian.clone(), open_files.inherited);
+    let keeper = keeper.telling(service::extend_start);
+    prepare::environments(&keeper, &mut config, &AtomicBool::new(false))?;
     let cache = Cache::in_state(&package::state_dir()?);
     let open = open_files.inherited;
     let pools = prepare::pools(&config, &package.boot, open, Some(&cache))?;
     // Last of all that takes time, so that a start which fails before leaves no trace there.
     let groups = cgroup::open(&config.daemon.cgroup);
-    let blueprint = Blueprint { config, boot: package.boot.clone(), open_files };
+    let blueprint = Blueprint { config, boot: package.boot.clone(), open_files, keeper };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
         let engine = Engine::start(&blueprint.config, pools, guardian, groups, name_of(&socket))?;

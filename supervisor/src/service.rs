@@ -32,6 +32,22 @@ pub struct Manager {
     watchdog: Option<Duration>,
 }
 
+/// Asks the service manager for so much more time to start, if there is one. This may be before
+/// there is a data plane; it is one datagram.
+pub fn extend_start(time: Duration) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    let states = [
+        NotifyState::ExtendTimeoutUsec(micros),
+        NotifyState::Status("preparing the pools' environments"),
+    ];
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::warn!(%error, "the service manager cannot be asked for time");
+    }
+}
+
 impl Manager {
     /// The one that the environment names. To be called on the data plane.
     pub fn from_environment() -> Manager {

@@ -308,3 +308,35 @@ fn output_and_log_are_checked_f155() {
         ),
     ]);
 }
+
+#[test]
+fn what_is_to_be_installed_is_said_once_and_so_that_it_can_be_f151() {
+    check_all(&[
+        (
+            "[pools.a]\nvenv = \"/v\"\nrequirements = [\"numpy\"]\n",
+            "3:16",
+            &["`venv` and `requirements` both say what is installed", "keep one"],
+        ),
+        (
+            "[pools.a]\nrequirements = []\nproject = \"/\"\n",
+            "3:11",
+            &["`requirements` and `project` both say what is installed"],
+        ),
+        (
+            "[pools.a]\nrequirements = [\"pandas\", \"numpy=2\"]\n",
+            "2:27",
+            &["\"numpy=2\" is no requirement", "numpy>=2"],
+        ),
+        ("[pools.a]\nrequirements = [\"-r x.txt\"]\n", "2:17", &["stand in a requirements file"]),
+        ("[pools.a]\nrequirements = [\"a\", \"a\"]\n", "2:22", &["stands twice"]),
+        ("[pools.a]\nrequirements = \"/nonexistent.txt\"\n", "2:16", &["there is no"]),
+        ("[pools.a]\nrequirements = 2\n", "2:16", &["a list in brackets or text in quotes"]),
+        ("[pools.a]\nproject = \"/proc\"\n", "2:11", &["/proc/pyproject.toml"]),
+        ("[pools.a]\nscript_metadata = \"no\"\n", "2:19", &["\"use\" or \"ignore\""]),
+        ("[pools.a.build]\ntool = \"conda\"\n", "2:8", &["\"auto\", \"uv\" or \"pip\""]),
+        ("[pools.a.build]\ntimeout = \"0s\"\n", "2:11", &["out of range"]),
+        ("[pools.a.build]\nindex_url = \"pypi\"\n", "2:13", &["https://pypi.example.com/simple"]),
+        ("[pools.a.build]\nextra_index_urls = [\"a://b c\"]\n", "2:21", &["a URL like"]),
+        ("[pools.a.build]\nfind_links = [\"/nonexistent\"]\n", "2:15", &["there is no"]),
+    ]);
+}

@@ -32,6 +32,12 @@ impl From<&Path> for Value {
     }
 }
 
+impl From<&[&str]> for Value {
+    fn from(texts: &[&str]) -> Value {
+        Value::from(texts.iter().map(|text| Value::from(*text)).collect::<Vec<_>>())
+    }
+}
+
 impl From<u32> for Value {
     fn from(number: u32) -> Value {
         Value(number.to_string())
@@ -142,6 +148,12 @@ impl Pool {
     #[must_use]
     pub fn liveness(self, key: &str, value: impl Into<Value>) -> Pool {
         self.entry("liveness", key, value)
+    }
+
+    /// One key of the pool's `build`: `.build("tool", "pip")`.
+    #[must_use]
+    pub fn build(self, key: &str, value: impl Into<Value>) -> Pool {
+        self.entry("build", key, value)
     }
 
     fn entry(mut self, table: &'static str, key: &str, value: impl Into<Value>) -> Pool {

@@ -36,6 +36,7 @@
 //! - [`bystander`]: calls made beside a fault, which must not notice it.
 //! - [`wait`]: waiting for a condition, never for a time.
 //! - [`mod@python`]: the interpreters of this machine.
+//! - [`packages`]: packages to install, made on the spot.
 //! - [`process`]: what `/proc` says about a process.
 //! - [`command`]: running a program to its end; the only place that starts one.
 //! - [`binary`]: where the binary under test is.
@@ -66,6 +67,8 @@ pub mod bystander;
 pub mod wait;
 
 pub mod python;
+
+pub mod packages;
 
 pub mod process;
 

@@ -119,6 +119,25 @@ time.sleep(span)
 "#;
 
 #[test]
+fn f135_a_start_that_builds_an_environment_asks_for_time_and_others_do_not() {
+    let (manager, state) = (Manager::new(), Tmp::new());
+    let start = || {
+        let nothing: &[&str] = &[];
+        Daemon::builder()
+            .env("NOTIFY_SOCKET", &manager.path)
+            .env("XDG_STATE_HOME", state.path())
+            .pool("default", |pool| pool.key("requirements", nothing).build("timeout", "2m"))
+            .start()
+    };
+    drop(start());
+    let word = manager.hear_news();
+    assert!(word.starts_with("EXTEND_TIMEOUT_USEC=130000000\nSTATUS="), "{word}");
+    assert!(manager.hear_news().starts_with("READY=1\n"));
+    drop(start());
+    assert!(manager.hear_news().starts_with("READY=1\n"), "it is there already");
+}
+
+#[test]
 fn f135_signs_of_life_come_from_the_data_plane_itself() {
     let manager = Manager::new();
     let daemon = Daemon::builder()

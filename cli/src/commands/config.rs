@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use clutch_supervisor::config::{self, Config, Python};
+use clutch_supervisor::config::{self, Config, Declared, Python};
 
 use crate::error::Error;
 use crate::exit::Exit;
@@ -70,6 +70,13 @@ fn summary(config: &Config) -> String {
             Python::File(path) => path.display().to_string(),
             Python::Venv(path) => format!("venv {}", path.display()),
         };
+        let installed = match &pool.declared {
+            Some(Declared::Requirements(list)) => format!(" with {}", list.join(", ")),
+            Some(Declared::File(path) | Declared::Project(path)) => {
+                format!(" with what {} lists", path.display())
+            }
+            Some(Declared::Script(_)) | None => String::new(),
+        };
         let spares = match pool.spares {
             0 => String::new(),
             1 => " and a spare".to_owned(),
@@ -84,7 +91,7 @@ fn summary(config: &Config) -> String {
             Some(main) => format!(", main {}", main.argv0),
             None => String::new(),
         };
-        text += &format!("pool {}: {python}, {workers}{main}\n", pool.name);
+        text += &format!("pool {}: {python}{installed}, {workers}{main}\n", pool.name);
     }
     output::escape_block(&text).into_owned()
 }

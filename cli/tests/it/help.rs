@@ -2,7 +2,7 @@
 
 use crate::clutch;
 
-const VERBS: [(&str, &[&str]); 16] = [
+const VERBS: [(&str, &[&str]); 17] = [
     ("serve", &["clutch serve --config", "SIGTERM", "CLUTCH_LOG", "--log-format"]),
     (
         "call",
@@ -32,6 +32,7 @@ const VERBS: [(&str, &[&str]); 16] = [
     ("reload", &["--no-wait", "--json", "exit code 8"]),
     ("stop", &["--now", "--wait", "exit code 4"]),
     ("config", &["check", "default", "schema", "clutch config default > clutch.toml"]),
+    ("env", &["list", "build", "gc", "path", "clutch env gc --dry-run"]),
     ("completions", &["bash", "zsh", "fish"]),
 ];
 

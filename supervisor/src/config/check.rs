@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, compute, liveness, memory, nested, process, warm_up};
+use super::{cgroup, compute, declared, liveness, memory, nested, process, warm_up};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -126,6 +126,8 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
     Pool {
         name: name.to_owned(),
         python: python(checker, raw, at),
+        declared: declared::check(checker, raw, main.as_ref(), at),
+        build: declared::check_build(checker, &raw.build, &at.child("build")),
         workers: size.max,
         workers_min: size.min,
         spares: size.spares,

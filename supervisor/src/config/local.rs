@@ -6,6 +6,7 @@ use std::path::Path;
 use super::bounds;
 use super::checker::{Checker, absolute};
 use super::compute::Compute;
+use super::declared::{Build, Declared, check_requirements};
 use super::error::{ConfigError, Key, Problem};
 use super::liveness::Liveness;
 use super::memory::Memory;
@@ -53,10 +54,19 @@ impl Config {
             checker.exists(&Key::new(&["path"]), path);
         }
         let main = options.main.as_deref().and_then(|main| local_main(&mut checker, main));
+        let declared = if options.requirements.is_empty() {
+            main.as_ref().map(|main| Declared::Script(main.file.clone()))
+        } else {
+            let at = Key::new(&["requirements"]);
+            let list = check_requirements(&mut checker, &options.requirements, &at);
+            Some(Declared::Requirements(list))
+        };
         let limits = Limits::default();
         let pool = Pool {
             name: POOL.to_owned(),
             python,
+            declared,
+            build: Build::default(),
             workers: workers.unwrap_or(1),
             workers_min: workers.unwrap_or(1),
             spares: 0,

@@ -20,6 +20,7 @@
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `cgroup`: the key of the daemon by this name.
 //! - `process`, `compute`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `declared`: what a pool wants installed, and how that is built.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -29,6 +30,7 @@ mod cgroup;
 mod check;
 mod checker;
 mod compute;
+mod declared;
 mod error;
 mod flags;
 mod liveness;
@@ -54,6 +56,7 @@ pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
 pub use cgroup::Cgroup;
 pub use compute::{Compute, Threads};
+pub use declared::{Build, Declared, DeclaredError, Tool};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::allow::Allow;
 use super::cgroup::Cgroup;
 use super::compute::Compute;
+use super::declared::{Build, Declared};
 use super::liveness::Liveness;
 use super::log::Log;
 use super::memory::Memory;
@@ -58,6 +59,10 @@ pub struct Pool {
     pub name: String,
     /// Which interpreter its workers run.
     pub python: Python,
+    /// What is to be installed for them, in an environment that is built for it.
+    pub declared: Option<Declared>,
+    /// How that is built.
+    pub build: Build,
     /// How many workers it has at most, spares not counted.
     pub workers: u32,
     /// How many it has at least.
@@ -210,6 +215,8 @@ impl Default for Python {
 pub struct LocalOptions {
     /// The interpreter, by the rules of the key `python`; `python3` without.
     pub python: Option<String>,
+    /// What is to be installed.
+    pub requirements: Vec<String>,
     /// How many workers; one without.
     pub workers: Option<u32>,
     /// What is added to `sys.path`, relative to `cwd`.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::compute::RawCompute;
+use super::declared::{RawBuild, RawRequirements, requirements_schema};
 use super::liveness::RawLiveness;
 use super::log::RawLog;
 use super::memory::RawMemory;
@@ -77,6 +78,20 @@ pub(super) struct RawPool {
     /// `python`.
     #[schemars(example = ".venv")]
     pub(super) venv: Option<String>,
+    /// What is to be installed: a list of requirements, or the path of a requirements file. The
+    /// environment is built once and shared by all who want the same. Not together with `venv`.
+    #[schemars(schema_with = "requirements_schema")]
+    pub(super) requirements: Option<RawRequirements>,
+    /// A `pyproject.toml`, or its directory, whose dependencies are to be installed, as its lock
+    /// says if uv is there. Not together with `venv` or `requirements`.
+    #[schemars(example = "pyproject.toml")]
+    pub(super) project: Option<String>,
+    /// Whether the metadata in `main` itself (PEP 723) says what is installed where no other key
+    /// does: "use" or "ignore".
+    #[schemars(extend("default" = "use"))]
+    pub(super) script_metadata: Option<String>,
+    /// How a declared environment is built.
+    pub(super) build: RawBuild,
     /// How many workers run; "auto" is one for each CPU, { min = 0, max = 4 } grows and shrinks.
     #[schemars(schema_with = "workers_schema")]
     pub(super) workers: Option<RawWorkers>,

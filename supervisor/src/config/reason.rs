@@ -9,6 +9,7 @@ use thiserror::Error;
 use toml::de::DeValue;
 
 use super::allow::AllowError;
+use super::declared::DeclaredError;
 use super::units::{DurationError, SizeError};
 use super::warm_up::WarmUpError;
 
@@ -74,6 +75,9 @@ pub enum Reason {
     /// Two ways to name an interpreter.
     #[error("`python` and `venv` both name an interpreter")]
     PythonAndVenv,
+    /// What is to be installed cannot be.
+    #[error(transparent)]
+    Declared(DeclaredError),
     /// The default timeout is longer than the longest.
     #[error("call_timeout ({timeout}) is longer than call_timeout_max ({most})")]
     TimeoutAboveMax {
@@ -284,6 +288,7 @@ impl Reason {
             Self::PythonAndVenv => "keep one: `venv` for a virtual environment's own \
                                     interpreter, `python` for any other"
                 .to_owned(),
+            Self::Declared(error) => error.help().to_owned(),
             Self::TimeoutAboveMax { .. } => {
                 "make call_timeout shorter or call_timeout_max longer".to_owned()
             }

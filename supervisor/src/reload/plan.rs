@@ -9,6 +9,7 @@ use clutch_protocol::reload::{ReloadResult, Reloaded};
 
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
+use crate::envs::Keeper;
 use crate::interpreter::Cache;
 use crate::package;
 use crate::pool::settings::Size;
@@ -24,6 +25,8 @@ pub struct Blueprint {
     pub boot: PathBuf,
     /// Limits of open files.
     pub open_files: OpenFiles,
+    /// What provides declared environments, and holds them.
+    pub keeper: Keeper,
 }
 
 /// A pool as it runs.
@@ -84,6 +87,8 @@ pub(super) fn plan(
     config.daemon.connections = blueprint.open_files.connections(&config);
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
     let open_files = blueprint.open_files.inherited;
+    prepare::environments(&blueprint.keeper, &mut config, cancelled)
+        .map_err(|error| wrong(error.to_string()))?;
     let cache = package::state_dir().ok().map(|directory| Cache::in_state(&directory));
     let cache = cache.as_ref();
     let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cache, cancelled);

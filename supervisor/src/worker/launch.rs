@@ -40,8 +40,10 @@ impl Recipe {
         // then replaces when it changes; the others hold for the workers that are there.
         let config::Pool {
             name,
-            python: _, // it is the executable
-            env: _,    // it is the environment
+            python: _,   // it is the executable
+            declared: _, // it is the executable as well
+            build: _,    // how that came to be
+            env: _,      // it is the environment
             path,
             main,
             args,

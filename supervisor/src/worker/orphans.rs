@@ -55,11 +55,14 @@ impl Lost {
         let own_session = getsid(None).ok();
         let deadline = Instant::now() + SWEEP_TIMEOUT;
         while Instant::now() < deadline {
+            // A builder's guardian has a session of its own, and is nobody's orphan.
+            let probed = interpreter::probed().clone();
             let is_orphan = |pid: &Pid| {
                 let number = u32::try_from(pid.as_raw()).unwrap_or(0);
                 let session = getsid(Some(*pid)).ok();
                 let child = Child { session, started: process::started(number) };
-                !is_known(number) && self.has_left(child, own_session)
+                let is_ours = is_known(number) || probed.contains(&number);
+                !is_ours && self.has_left(child, own_session)
             };
             let orphans: Vec<_> =
                 children_of_this_process().into_iter().filter(is_orphan).collect();

@@ -333,7 +333,11 @@ fn never_blocks(pipe: &PipeWriter) -> io::Result<()> {
 }
 
 /// Sends the guardian its first frame, with the worker's descriptors.
-fn hand_over(report: &UnixStream, spawn: &Spawn, handed: [BorrowedFd<'_>; 4]) -> io::Result<()> {
+pub(crate) fn hand_over(
+    report: &UnixStream,
+    spawn: &Spawn,
+    handed: [BorrowedFd<'_>; 4],
+) -> io::Result<()> {
     let meta = wire::encode(spawn).map_err(io::Error::other)?;
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
     let header = Header { descriptors: 4, meta_bytes, ..Header::new(Kind::Spawn, 0) };

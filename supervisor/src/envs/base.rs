@@ -1,0 +1,117 @@
+//! The interpreter that an environment is built with: which one fits, and what makes it itself.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::builder::Means;
+use super::declaration::Content;
+use super::error::EnvError;
+use super::process::{self, Job};
+use super::specifier;
+use crate::config::{Pool, Python};
+use crate::environment;
+use crate::interpreter::{self, Interpreter};
+use crate::prepare::PROBE_TIMEOUT;
+
+/// Minor versions of Python that are looked for when the usual one does not fit, newest first.
+const MINORS: [u8; 8] = [15, 14, 13, 12, 11, 10, 9, 8];
+
+/// What makes an interpreter's environments its own, beyond its path and version: the names of its
+/// compiled files and of its extension modules, which hold its ABI and platform.
+const IDENTITY: &str = "import sys, _imp
+print('clutch-identity', sys.implementation.cache_tag, _imp.extension_suffixes()[0])";
+
+/// What begins the answer.
+const IDENTITY_MARK: &str = "clutch-identity ";
+
+/// The interpreter to build with: the pool's own, or another one if the pool leaves the choice and
+/// the declaration does not take the usual one.
+pub(super) fn interpreter_for(
+    pool: &Pool,
+    content: &Content,
+    cancelled: &AtomicBool,
+) -> Result<Interpreter, EnvError> {
+    let account = pool.process.account.as_ref();
+    let environment = environment::build(&pool.env, std::env::vars_os(), None, account);
+    let search_path = environment
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map_or_else(OsString::new, |(_, value)| value.clone());
+    let ask = |python: &Python| {
+        let path = interpreter::resolve(python, &search_path, &pool.cwd)?;
+        interpreter::probe_until(&path, &pool.cwd, &environment, PROBE_TIMEOUT, cancelled)
+    };
+    let takes = |found: &Interpreter| match content.requires_python.as_deref() {
+        None => Ok(true),
+        Some(wanted) => specifier::satisfies(wanted, found.version).ok_or_else(|| {
+            let path = PathBuf::from(&content.what);
+            let fault = format!(
+                "requires-python = {wanted:?} is not understood: write it like \
+                                 \">=3.9,<3.14\""
+            );
+            EnvError::Declaration { path, fault }
+        }),
+    };
+    let usual = ask(&pool.python);
+    if let Ok(found) = &usual
+        && takes(found)?
+    {
+        return Ok(usual?);
+    }
+    if pool.python == Python::default() && content.requires_python.is_some() {
+        for minor in MINORS {
+            if let Ok(found) = ask(&Python::Named(format!("3.{minor}")))
+                && takes(&found)?
+            {
+                return Ok(found);
+            }
+        }
+    }
+    let found = usual?;
+    Err(EnvError::Python {
+        what: content.what.clone(),
+        wanted: content.requires_python.clone().unwrap_or_default(),
+        path: found.executable,
+        version: found.version,
+    })
+}
+
+/// What makes an interpreter's environments its own.
+pub(super) fn identity(found: &Interpreter, means: Means<'_>) -> Result<String, EnvError> {
+    let args: Vec<OsString> = ["-I", "-S", "-c", IDENTITY].map(Into::into).into();
+    let job = Job {
+        program: &found.executable,
+        args: &args,
+        directory: "/".as_ref(),
+        environment: &[],
+        open_files: means.open_files,
+        deadline: Instant::now() + PROBE_TIMEOUT,
+    };
+    let program = || found.executable.display().to_string();
+    let mut identity = None;
+    let mut words = String::new();
+    let end = process::run(means.guardian, &job, means.cancelled, &mut |line| {
+        words = format!("  {line}");
+        identity = line.strip_prefix(IDENTITY_MARK).map(str::to_owned).or(identity.take());
+    });
+    match (end, identity) {
+        (Ok(_), Some(identity)) => Ok(identity),
+        (Ok(process::End::Cancelled), _) => Err(EnvError::Cancelled),
+        (Ok(process::End::TimedOut), None) => Err(EnvError::TimedOut {
+            what: "interpreter".to_owned(),
+            program: program(),
+            timeout: PROBE_TIMEOUT,
+            words,
+        }),
+        (Ok(process::End::Ended(end)), None) => Err(EnvError::Failed {
+            what: "interpreter".to_owned(),
+            program: program(),
+            end,
+            words,
+            hint: "",
+        }),
+        (Err(source), _) => Err(EnvError::Start { program: program(), source }),
+    }
+}
