@@ -7,7 +7,7 @@
 use clutch_client::{ConnectError, Denial};
 use clutch_protocol::Reason;
 use clutch_protocol::failure::Payload;
-use clutch_protocol::message::Refusal;
+use clutch_protocol::message::{Refusal, RunRefusal};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,18 @@ impl Exit {
             Denial::Ended | Denial::ShuttingDown | Denial::Unavailable | Denial::Busy => {
                 Exit::Refused
             }
+        }
+    }
+
+    /// The exit code when a program was not run.
+    pub(crate) fn of_program(refusal: RunRefusal) -> Exit {
+        match refusal {
+            RunRefusal::NoSuchPool => Exit::Usage,
+            RunRefusal::NotAllowed | RunRefusal::TooMany | RunRefusal::ShuttingDown => {
+                Exit::Refused
+            }
+            RunRefusal::CannotStart => Exit::Configuration,
+            RunRefusal::Lost => Exit::WorkerDied,
         }
     }
 

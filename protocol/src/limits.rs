@@ -57,7 +57,8 @@ pub const LOG_TEXT_BYTES_MAX: usize = 16 << 10;
 /// The longest name of a logger or a log level, in bytes. Loggers are named like modules.
 pub const LOG_NAME_BYTES_MAX: usize = 512;
 
-/// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
+/// File descriptors that may travel with one frame. Only `Spawn`, `SpawnProgram`
+/// and `RunStreams` carry any in this version.
 pub const DESCRIPTORS_MAX: u8 = 4;
 
 /// How many base classes of an exception travel by name. Exceptions of the standard library have at

@@ -19,6 +19,7 @@
 //! - [`logs`]: what workers print, kept.
 //! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
 //! - [`session`]: a client's connection.
+//! - [`run`]: programs that clients run with their own standard streams.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`engine`]: the data plane on its thread.
@@ -40,6 +41,8 @@ pub mod worker;
 
 pub mod logs;
 pub mod watch;
+
+pub mod run;
 
 pub mod session;
 

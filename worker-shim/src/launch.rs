@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use clutch_protocol::message::{Spawn, SpawnFailed, SpawnStage};
+use clutch_protocol::message::{Spawn, SpawnFailed, SpawnProgram, SpawnStage, Streams};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -42,13 +42,43 @@ pub(crate) fn launch(
     spawn: Spawn,
     handed: &[OwnedFd; SPAWN_DESCRIPTORS],
 ) -> Result<Python, SpawnFailed> {
-    let refused = |errno: Errno| SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 };
     let open_files = spawn.open_files;
-    let image = image(spawn, handed).map_err(refused)?;
+    start(&image(spawn, handed).map_err(refused)?, open_files)
+}
+
+/// As [`launch`], for a program whose standard streams are a client's.
+pub(crate) fn launch_program(
+    program: SpawnProgram,
+    streams: Vec<OwnedFd>,
+) -> Result<Python, SpawnFailed> {
+    let SpawnProgram { spawn, streams: Streams { open, terminal, ignored } } = program;
+    let open_files = spawn.open_files;
+    let image = image(spawn, &[]).and_then(|image| {
+        let mut standard = [None, None, None];
+        for (number, stream) in open.iter().zip(streams) {
+            let place = standard.get_mut(usize::from(*number)).ok_or(Errno::EINVAL)?;
+            // Above the numbers that are theirs in the end, so that none replaces another.
+            *place = Some(sys::duplicate_high(stream.as_fd())?);
+        }
+        let terminal = terminal.and_then(|number| usize::try_from(number).ok());
+        if let Some(number) = terminal {
+            let terminal = standard.get(number).and_then(Option::as_ref).ok_or(Errno::EINVAL)?;
+            sys::take_terminal(terminal.as_fd())?;
+        }
+        Ok(Image { streams: Some(sys::Streams { standard, terminal, ignored }), ..image })
+    });
+    start(&image.map_err(refused)?, open_files)
+}
+
+fn refused(errno: Errno) -> SpawnFailed {
+    SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 }
+}
+
+fn start(image: &Image, open_files: u64) -> Result<Python, SpawnFailed> {
     limit_open_files(open_files).map_err(refused)?;
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
-    let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
+    let pid = sys::fork_exec(image, errors.as_fd()).map_err(refused)?;
     Ok(Python { pid, launch: Launch::Pending(told) })
 }
 
@@ -93,7 +123,7 @@ fn limit_open_files(soft: u64) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
 }
 
-fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Image> {
+fn image(spawn: Spawn, handed: &[OwnedFd]) -> nix::Result<Image> {
     let inherited: Vec<OwnedFd> = handed
         .iter()
         .map(|descriptor| sys::duplicate_high(descriptor.as_fd()))
@@ -114,6 +144,7 @@ fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Ima
         directory: text(spawn.directory)?,
         inherited,
         limits: limits::prepare(spawn.limits)?,
+        streams: None,
     })
 }
 

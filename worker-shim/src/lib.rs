@@ -44,6 +44,8 @@ mod tree;
 
 use std::process::ExitCode;
 
+pub use sys::{closed_at_start, die_by};
+
 /// Runs a guardian until its tree is gone.
 ///
 /// To be called first thing in a process, by its only thread, before anything opened a file: it

@@ -7,6 +7,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use clutch_protocol::limits::DESCRIPTORS_MAX;
 use clutch_protocol::message::{Exit, SpawnStage};
@@ -46,6 +47,18 @@ pub(crate) struct Image {
     pub(crate) inherited: Vec<OwnedFd>,
     /// What its pool asks for it.
     pub(crate) limits: Limits,
+    /// Its standard streams, where they are a client's and not the guardian's own.
+    pub(crate) streams: Option<Streams>,
+}
+
+/// The standard streams of a client's program, and what belongs to them.
+pub(crate) struct Streams {
+    /// What 0, 1 and 2 become; none for one that is to be closed.
+    pub(crate) standard: [Option<OwnedFd>; 3],
+    /// Which of them is its controlling terminal.
+    pub(crate) terminal: Option<usize>,
+    /// The signals it ignores from its start on; signal 1 is the lowest bit.
+    pub(crate) ignored: u64,
 }
 
 /// A child that ended and was waited for.
@@ -104,18 +117,30 @@ pub(crate) fn duplicate_high(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// Gives every signal its default disposition, the two the C library keeps for itself included:
 /// an ancestor may have ignored those as well, and its `signal` refuses to touch them.
 pub(crate) fn reset_dispositions() {
-    // The kernel's `sigaction`, larger than on any architecture: all zeroes is `SIG_DFL`, no flags
-    // and an empty mask.
-    let default = [0u64; 8];
-    let mask_bytes = libc::SIGRTMAX() / 8;
     for signal in 1..=libc::SIGRTMAX() {
-        let old = ptr::null_mut::<u64>();
-        // SAFETY: the kernel reads less than `default` holds and writes nothing. No handler is set,
-        // so nothing can run in signal context. SIGKILL and SIGSTOP are refused: harmless.
-        unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, old, mask_bytes)
-        };
+        set_disposition(signal, libc::SIG_DFL);
     }
+}
+
+/// Sets a signal to its default disposition or to be ignored. Safe after a fork.
+fn set_disposition(signal: c_int, disposition: usize) {
+    assert!(disposition == libc::SIG_DFL || disposition == libc::SIG_IGN, "no handler is ever set");
+    // The kernel's `sigaction`, larger than on any architecture: the disposition, and then all
+    // zeroes is no flags and an empty mask.
+    let mut action = [0usize; 16];
+    // The first word everywhere but on MIPS, where flags come first.
+    action[0] = disposition;
+    let old = ptr::null_mut::<u64>();
+    let mask_bytes = libc::SIGRTMAX() / 8;
+    // SAFETY: the kernel reads less than `action` holds and writes nothing. No handler is set, so
+    // nothing can run in signal context. SIGKILL and SIGSTOP are refused: harmless.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, old, mask_bytes) };
+}
+
+/// Makes a terminal the controlling one of this session, which has none.
+pub(crate) fn take_terminal(terminal: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: this request takes a number, and touches no memory of this process.
+    Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
 }
 
 /// Receives at most `buffer.len()` bytes without waiting, and whatever descriptors came with them.
@@ -222,6 +247,45 @@ pub(crate) fn signal_main_thread(python: Pid, number: c_int) {
     unsafe { libc::syscall(libc::SYS_tgkill, python.as_raw(), python.as_raw(), number) };
 }
 
+/// Ends this process by a signal, as whoever it stands for was ended. Returns only if the signal
+/// is none that ends a process.
+pub fn die_by(signal: i32) {
+    // The dead one's core dump is the one of interest.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    set_disposition(signal, libc::SIG_DFL);
+    if let Ok(signal) = Signal::try_from(signal) {
+        let mut only = SigSet::empty();
+        only.add(signal);
+        let _ = only.thread_unblock();
+    }
+    // SAFETY: a plain system call, which touches no memory.
+    unsafe { libc::raise(signal) };
+}
+
+/// Which of 0, 1 and 2 were closed when the program began, as bits. By the time `main` runs, the
+/// standard library has opened `/dev/null` in their places.
+static CLOSED_AT_START: AtomicU8 = AtomicU8::new(0);
+
+/// Has the C library look before anything else of the program runs.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_START: extern "C" fn() = look_at_start;
+
+extern "C" fn look_at_start() {
+    for number in 0..3 {
+        // SAFETY: it only asks for flags; a number that is no descriptor is refused by the kernel.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            CLOSED_AT_START.fetch_or(1 << number, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Which of the standard streams were closed when this program began.
+pub fn closed_at_start() -> [bool; 3] {
+    let closed = CLOSED_AT_START.load(Ordering::Relaxed);
+    [0, 1, 2].map(|number| closed >> number & 1 == 1)
+}
+
 /// Gives freed memory back to the system: a guardian lives for days with what it needed once.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
@@ -266,6 +330,33 @@ fn prepare(image: &Image, guardian: Pid) -> nix::Result<()> {
     die_with(guardian)?;
     for fd in &image.inherited {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    image.streams.as_ref().map_or(Ok(()), take_streams)
+}
+
+/// Makes a client's streams this process's own.
+fn take_streams(streams: &Streams) -> nix::Result<()> {
+    if let Some(terminal) = streams.terminal.and_then(|number| streams.standard[number].as_ref()) {
+        // In the foreground, as what a shell starts. Every signal is blocked here, SIGTTOU too,
+        // which would stop a process that does this from the background.
+        // SAFETY: a plain system call on a descriptor that is open.
+        Errno::result(unsafe { libc::tcsetpgrp(terminal.as_raw_fd(), libc::getpid()) })?;
+    }
+    for (number, stream) in (0..).zip(&streams.standard) {
+        match stream {
+            // SAFETY: both numbers are ours: the guardian's own streams lead to nothing, and the
+            // copies are all above 2. A copy made this way outlives the exec.
+            Some(stream) => {
+                Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) })?;
+            }
+            // SAFETY: as above.
+            None => {
+                unsafe { libc::close(number) };
+            }
+        }
+    }
+    for signal in (1..=31).filter(|signal| streams.ignored >> (signal - 1) & 1 == 1) {
+        set_disposition(signal, libc::SIG_IGN);
     }
     Ok(())
 }

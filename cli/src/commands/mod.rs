@@ -10,6 +10,7 @@ pub(crate) mod map;
 pub(crate) mod ping;
 pub(crate) mod pool;
 pub(crate) mod reload;
+pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod stack;
 pub(crate) mod status;

@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{liveness, memory, process};
+use super::{liveness, memory, process, run};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -145,6 +145,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         process: process::check(checker, &raw.process, &at.child("process")),
         memory: memory::check(checker, &raw.memory, &at.child("memory")),
         liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
+        run: run::check(checker, &raw.run, &at.child("run")),
     }
 }
 

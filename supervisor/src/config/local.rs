@@ -12,6 +12,7 @@ use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python
 use super::output::Output;
 use super::process::Process;
 use super::reason::Reason;
+use super::run::Run;
 use crate::pool::settings::{Replace, Restart, Scale};
 
 /// The one pool's name, which a call goes to when it names none.
@@ -76,6 +77,7 @@ impl Config {
             process: Process::default(),
             memory: Memory::default(),
             liveness: Liveness::default(),
+            run: Run::default(),
         };
         Self {
             source: None,

@@ -18,7 +18,7 @@
 //! - `units`, `allow`, `flags`: `"30s"` and `"2GiB"`; callable functions; interpreter options.
 //! - `watch`: files whose change replaces workers.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
-//! - `process`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `process`, `memory`, `liveness`, `run`: the tables of a pool by these names.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
 
@@ -40,6 +40,7 @@ mod raw;
 mod reason;
 mod replace;
 mod restart;
+mod run;
 mod scale;
 mod shape;
 mod units;
@@ -57,5 +58,6 @@ pub use output::Output;
 pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
+pub use run::Run;
 pub use units::{DurationError, SizeError, duration};
 pub use watch::Watch;

@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
 use super::reaps::Reaps;
+use super::runs::Runs;
 use super::stack::StackReply;
 use super::watch::Watched;
 use crate::config;
@@ -171,6 +172,8 @@ pub struct Dispatcher {
     pub(super) spawner: Spawner,
     /// Ended guardians that the spawner has not been told about.
     pub(super) reaps: Reaps,
+    /// Programs that clients run.
+    pub(super) runs: Runs,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
 }
@@ -224,6 +227,7 @@ impl Dispatcher {
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             reaps: Reaps::default(),
+            runs: Runs::default(),
             effects: Vec::new(),
             pending: VecDeque::new(),
         }

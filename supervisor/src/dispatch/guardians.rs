@@ -221,7 +221,8 @@ impl Dispatcher {
     }
 }
 
-fn describe_spawn_failure(fault: SpawnFailed) -> String {
+/// What a guardian could not do, in words.
+pub(crate) fn describe_spawn_failure(fault: SpawnFailed) -> String {
     let error = std::io::Error::from_raw_os_error(fault.errno);
     match fault.stage {
         SpawnStage::Prepare => format!("failed to prepare its process: {error}"),

@@ -13,6 +13,7 @@
 //!   workers print, and what they were doing.
 //! - `logs`: what of that is kept, and who reads it.
 //! - `watch`: what workers are doing and how much they hold.
+//! - `runs`: programs that clients run.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
 //! - [`certificate`]: what is known about a death.
@@ -40,6 +41,8 @@ mod guardians;
 
 mod reaps;
 
+mod runs;
+
 mod reload;
 
 mod output;
@@ -66,6 +69,9 @@ pub mod report;
 pub mod counters;
 
 pub use core::{Core, Quantity};
+
+pub(crate) use guardians::describe_spawn_failure;
+pub(crate) use runs::{Ticket, Verdict};
 
 pub(crate) use reload::{Make, Turnover, Workers};
 

@@ -70,6 +70,7 @@ impl Dispatcher {
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.held()) as u64,
             queue_limit: pool.config.limits.queue,
+            runs: self.runs.of_pool(&pool.config.name, now),
             memory_bound: if pool.config.memory.is_watched() { "sampling" } else { "" }.to_owned(),
             last_death: pool.last_death.clone(),
             counters: pool_counters(pool),

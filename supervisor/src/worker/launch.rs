@@ -56,6 +56,7 @@ impl Recipe {
             output: _,
             memory: _,
             liveness: _,
+            run: _,
         } = pool;
         let program = executable.as_os_str();
         let mut argv = vec![bytes(program)];

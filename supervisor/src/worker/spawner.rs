@@ -14,17 +14,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use clutch_protocol::message::{Spawn, WorkerId};
+use clutch_protocol::message::{Spawn, SpawnProgram, WorkerId};
 use clutch_protocol::{Header, Kind, wire};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use thiserror::Error;
+use tokio::sync::oneshot;
 
 use super::page::Page;
 use crate::interpreter;
 use crate::limits::SPAWNER_ORDERS_MAX;
+use crate::run;
 
 /// How long a guardian may take to read what it is to start. It reads first thing.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +73,15 @@ pub enum Order {
         /// What to run.
         spawn: Box<Spawn>,
     },
+    /// Start a guardian and tell it what to run for a client.
+    Program {
+        /// What to run.
+        program: Box<SpawnProgram>,
+        /// Its standard streams.
+        streams: Vec<OwnedFd>,
+        /// Told what became of it. If nobody listens any more, it is ended.
+        started: oneshot::Sender<Result<ProgramStarted, LaunchError>>,
+    },
     /// A guardian has ended: reap it.
     Reap {
         /// Its process id.
@@ -103,6 +114,15 @@ pub struct Channels {
     pub guardian: u32,
     /// The guardian itself, beyond doubt.
     pub pidfd: OwnedFd,
+}
+
+/// The outcome of [`Order::Program`].
+#[derive(Debug)]
+pub struct ProgramStarted {
+    /// To and from the guardian.
+    pub report: UnixStream,
+    /// The guardian's process id, until it is reaped.
+    pub guardian: u32,
 }
 
 /// The outcome of [`Order::Launch`].
@@ -189,6 +209,10 @@ impl Nursery {
                 let channels = self.launch(&spawn);
                 Some(Launched { pool, worker, channels })
             }
+            Order::Program { program, streams, started } => {
+                self.start_program(&program, &streams, started);
+                None
+            }
             Order::Reap { guardian, orphans } => {
                 if let Some(mut child) = self.children.remove(&guardian) {
                     // It has ended already, so this does not wait.
@@ -202,6 +226,27 @@ impl Nursery {
             Order::ReapStrays => {
                 self.reap_strays();
                 None
+            }
+        }
+    }
+
+    fn start_program(
+        &mut self,
+        program: &SpawnProgram,
+        streams: &[OwnedFd],
+        started: oneshot::Sender<Result<ProgramStarted, LaunchError>>,
+    ) {
+        let outcome = run::guardian::start(&self.guardian, program, streams);
+        let outcome = outcome.map(|(child, report)| {
+            let guardian = child.id();
+            self.children.insert(guardian, child);
+            ProgramStarted { report, guardian }
+        });
+        if let Err(Ok(ProgramStarted { report, guardian })) = started.send(outcome) {
+            // Its client is gone: without this socket, the guardian ends itself and its tree.
+            drop(report);
+            if let Some(mut child) = self.children.remove(&guardian) {
+                let _ = child.wait();
             }
         }
     }
@@ -231,7 +276,8 @@ impl Nursery {
         let handed = opened.map_err(io::Error::from).and_then(|pidfd| {
             let page = page.descriptor();
             let handed = [its_call.as_fd(), its_control.as_fd(), page.as_fd(), its_stack.as_fd()];
-            hand_over(&report, spawn, handed)?;
+            let meta = wire::encode(spawn).map_err(io::Error::other)?;
+            hand_over(&report, Kind::Spawn, &meta, &handed)?;
             Ok(pidfd)
         });
         let pidfd = match handed {
@@ -313,18 +359,24 @@ fn never_blocks(pipe: &PipeWriter) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends the guardian its first frame, with the worker's descriptors.
-fn hand_over(report: &UnixStream, spawn: &Spawn, handed: [BorrowedFd<'_>; 4]) -> io::Result<()> {
-    let meta = wire::encode(spawn).map_err(io::Error::other)?;
+/// Sends the guardian its first frame, with the descriptors that are python's.
+pub(crate) fn hand_over(
+    report: &UnixStream,
+    kind: Kind,
+    meta: &[u8],
+    handed: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
-    let header = Header { descriptors: 4, meta_bytes, ..Header::new(Kind::Spawn, 0) };
-    let frame = [&header.encode()[..], &meta].concat();
-    let descriptors = handed.map(|descriptor| descriptor.as_raw_fd());
+    let descriptors = u8::try_from(handed.len()).expect("there are at most four");
+    let header = Header { descriptors, meta_bytes, ..Header::new(kind, 0) };
+    let frame = [&header.encode()[..], meta].concat();
+    let descriptors: Vec<_> = handed.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&descriptors)];
+    let rights = if handed.is_empty() { &[][..] } else { &rights[..] };
     report.set_write_timeout(Some(HANDOVER_TIMEOUT))?;
     let parts = [IoSlice::new(&frame)];
     let flags = MsgFlags::MSG_NOSIGNAL;
-    let sent = sendmsg::<()>(report.as_raw_fd(), &parts, &rights, flags, None)?;
+    let sent = sendmsg::<()>(report.as_raw_fd(), &parts, rights, flags, None)?;
     let mut rest: &UnixStream = report;
     rest.write_all(&frame[sent..])
 }
