@@ -47,8 +47,8 @@ mod program;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, reload,
-    run as program_verb, serve, stack, status, stop, workers,
+    call, cancel, completions, config, explain, logs, map, ping, pool, reload, run as program_verb,
+    serve, stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;

@@ -182,7 +182,9 @@ fn named_python(args: &Args, cwd: &Path) -> Result<Option<Python>, Error> {
 
 /// Paths on the command line start where the person is, whatever `--cwd` says.
 fn cwd_of_person(cwd: &Path) -> Result<PathBuf, Error> {
-    std::env::current_dir().or_else(|_: io::Error| fs::canonicalize(cwd)).map_err(Error::CurrentDirectory)
+    std::env::current_dir()
+        .or_else(|_: io::Error| fs::canonicalize(cwd))
+        .map_err(Error::CurrentDirectory)
 }
 
 fn options_pool(python: Option<String>, cwd: &Path) -> Result<config::Pool, Error> {

@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::stdio::{Own, Stdio};
 use super::terminal::Terminal;
-use super::way::{News, Running, Way};
+use super::way::{Running, Way};
 use crate::error::Error;
 
 /// The signals that are passed on.
@@ -47,13 +47,17 @@ impl Relay {
         own: &Own,
     ) -> Result<Relay, Error> {
         // Where no pseudo-terminal can be had, the program gets the person's terminal itself.
-        let terminal = stdio.terminal().and_then(|person| Terminal::new(person).ok());
+        let mut terminal = stdio.terminal().and_then(|person| Terminal::new(person).ok());
         asked.streams.terminal = terminal.is_some().then_some(0);
         let slave = terminal.as_ref().map(Terminal::slave);
         let streams = stdio.into_streams(slave).map_err(Error::Prepare)?;
         // From here on signals are the program's. One that comes earlier ends this process, which
         // has started nothing yet.
         let signals = take_signals(own).map_err(|errno| Error::Prepare(errno.into()))?;
+        // Before the program can print anything, which has to be carried as it is.
+        if let Some(terminal) = &mut terminal {
+            terminal.take();
+        }
         let running = way.start(asked, &streams)?;
         Ok(Relay { running, signals, terminal })
     }
@@ -72,16 +76,7 @@ impl Relay {
                 }
             }
             if news {
-                let mut ended = None;
-                for news in self.running.read()? {
-                    match (news, &mut self.terminal) {
-                        // Not earlier: until it runs, Ctrl-C is this process's own.
-                        (News::Started, Some(terminal)) => terminal.take(),
-                        (News::Started, None) => {}
-                        (News::Ended(exit), _) => ended = Some(exit),
-                    }
-                }
-                if let Some(exit) = ended {
+                if let Some(exit) = self.running.read()? {
                     break exit;
                 }
             }

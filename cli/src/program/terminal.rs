@@ -58,7 +58,8 @@ impl Terminal {
         let name = ttyname(person, Vec::new())?;
         let path = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let person = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
+        let person =
+            OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags)?;
         grantpt(&master)?;

@@ -37,15 +37,6 @@ pub(crate) enum Way {
     Local(Box<config::Pool>, PathBuf),
 }
 
-/// What became of a program.
-#[derive(Debug)]
-pub(crate) enum News {
-    /// It runs.
-    Started,
-    /// It has ended.
-    Ended(Exit),
-}
-
 /// The way to a program that runs.
 pub(crate) struct Running {
     socket: Socket,
@@ -175,56 +166,57 @@ impl Running {
         let _ = self.stream().write_all(&[&header.encode()[..], &meta].concat());
     }
 
-    /// Reads what has come. Not before there is something, or it waits.
-    pub(crate) fn read(&mut self) -> Result<Vec<News>, Error> {
+    /// Reads what has come, and says how the program ended if it has. Not before there is
+    /// something to be read, or it waits.
+    pub(crate) fn read(&mut self) -> Result<Option<Exit>, Error> {
         let mut piece = [0; READ_BYTES];
         let count = match self.stream().read(&mut piece) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
             Err(_) => 0,
         };
         if count == 0 {
             return self.lost();
         }
         self.buffer.extend_from_slice(&piece[..count]);
-        let mut news = Vec::new();
         while let Step::Frame(frame) =
             self.decoder.step(&mut self.buffer).map_err(|_| Error::ProgramLost)?
         {
-            news.extend(self.take(&frame)?);
+            if let Some(exit) = self.take(&frame)? {
+                return Ok(Some(exit));
+            }
         }
-        Ok(news)
+        Ok(None)
     }
 
-    fn take(&mut self, frame: &Frame) -> Result<Option<News>, Error> {
+    fn take(&mut self, frame: &Frame) -> Result<Option<Exit>, Error> {
         let broken = |_| Error::ProgramLost;
         match frame.header.kind {
-            Kind::RunStarted | Kind::Spawned => Ok(Some(News::Started)),
             Kind::RunEnded => {
                 let ended: RunEnded = wire::decode(&frame.meta).map_err(broken)?;
-                Ok(Some(News::Ended(ended.exit)))
+                Ok(Some(ended.exit))
             }
             Kind::Exited => {
                 let exited: Exited = wire::decode(&frame.meta).map_err(broken)?;
                 self.exited = Some(exited.exit);
                 Ok(None)
             }
-            Kind::Swept => Ok(self.exited.map(News::Ended)),
+            Kind::Swept => Ok(self.exited),
             Kind::SpawnFailed => {
                 let failed: SpawnFailed = wire::decode(&frame.meta).map_err(broken)?;
                 let sentence = local::describe(failed);
                 let refusal = RunRefusal::CannotStart;
                 Err(Error::NotRun(RunRefused { refusal, sentence }))
             }
-            Kind::Ping | Kind::Pong => Ok(None),
+            Kind::RunStarted | Kind::Spawned | Kind::Ping | Kind::Pong => Ok(None),
             _ => Err(refusal(frame)),
         }
     }
 
     /// The other end is gone.
-    fn lost(&self) -> Result<Vec<News>, Error> {
+    fn lost(&self) -> Result<Option<Exit>, Error> {
         match (self.exited, &self.socket) {
-            (Some(exit), _) => Ok(vec![News::Ended(exit)]),
+            (Some(exit), _) => Ok(Some(exit)),
             (None, Socket::Daemon(_)) => Err(Error::ProgramLost),
             (None, Socket::Local(_)) => {
                 let sentence = "the process that watched over it was killed, and it with that";

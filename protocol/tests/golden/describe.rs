@@ -5,7 +5,13 @@ use clutch_protocol::failure::{
     Cause, Certificate, Exception, Failure, Link, Missing, MissingWhat, Payload, Reason, Relation,
     TraceFrame, WorkerFailure,
 };
-use clutch_protocol::message::{Answer, Call, Exit, Exited, Forward, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal, RunRefused, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId};
+use clutch_protocol::message::{
+    Answer, Call, Exit, Exited, Forward, Hello, Identity, Log, LogLines, Logs, OomScore, Output,
+    Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit,
+    Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal, RunRefused, Setup, Signal, Spawn,
+    SpawnFailed, SpawnProgram, SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome,
+    WorkerId,
+};
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
 

@@ -9,7 +9,13 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
-use clutch_protocol::message::{Answer, Call, Exit, Exited, Forward, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal, RunRefused, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId};
+use clutch_protocol::message::{
+    Answer, Call, Exit, Exited, Forward, Hello, Identity, Log, LogLines, Logs, OomScore, Output,
+    Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit,
+    Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal, RunRefused, Setup, Signal, Spawn,
+    SpawnFailed, SpawnProgram, SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome,
+    WorkerId,
+};
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};

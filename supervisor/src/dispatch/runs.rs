@@ -110,8 +110,7 @@ impl Core {
         asked: RunProgram,
     ) -> Result<(Box<SpawnProgram>, Ticket), RunRefused> {
         let admitted = self.with(|dispatcher| dispatcher.admit_run(asked));
-        let (program, id, pool, command) =
-            admitted.inspect_err(|_| self.count("runs_refused"))?;
+        let (program, id, pool, command) = admitted.inspect_err(|_| self.count("runs_refused"))?;
         let verdict = self.with(|dispatcher| dispatcher.runs.verdict.subscribe());
         Ok((program, Ticket { core: self.clone(), id, pool, command, verdict }))
     }

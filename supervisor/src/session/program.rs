@@ -172,7 +172,8 @@ impl Connection {
         drop(ticket);
         match known {
             Known { exited: Some(exited), swept, .. } => {
-                let Swept { killed, survivors } = swept.unwrap_or(Swept { killed: 0, survivors: 0 });
+                let Swept { killed, survivors } =
+                    swept.unwrap_or(Swept { killed: 0, survivors: 0 });
                 let (pid, exit) = (exited.pid, exited.exit);
                 tracing::info!(pool, pid, ?exit, killed, survivors, "a program has ended");
                 let ended = RunEnded { exit, killed, survivors };
@@ -185,8 +186,11 @@ impl Connection {
                 self.refuse_program(id, RunRefused { refusal, sentence })
             }
             Known { .. } => {
-                tracing::error!(pool, command = escape(command.as_bytes()),
-                    "the guardian of a program is gone");
+                tracing::error!(
+                    pool,
+                    command = escape(command.as_bytes()),
+                    "the guardian of a program is gone"
+                );
                 let sentence = "the process that watched over it was killed, and it with that";
                 let refusal = RunRefusal::Lost;
                 self.refuse_program(id, RunRefused { refusal, sentence: sentence.to_owned() })
@@ -250,12 +254,18 @@ impl Connection {
         let told = match frame.header.kind {
             Kind::Spawned => wire::decode(&frame.meta).map(|spawned: Spawned| {
                 ticket.note_started(spawned.pid);
-                tracing::info!(pool = ticket.pool, pid = spawned.pid,
-                    command = escape(ticket.command.as_bytes()), client = self.peer.id,
-                    "a program runs");
+                tracing::info!(
+                    pool = ticket.pool,
+                    pid = spawned.pid,
+                    command = escape(ticket.command.as_bytes()),
+                    client = self.peer.id,
+                    "a program runs"
+                );
                 self.peer.send(&frame_head(Kind::RunStarted, id, &spawned), &Bytes::new());
             }),
-            Kind::SpawnFailed => wire::decode(&frame.meta).map(|failed| known.failed = Some(failed)),
+            Kind::SpawnFailed => {
+                wire::decode(&frame.meta).map(|failed| known.failed = Some(failed))
+            }
             Kind::Exited => wire::decode(&frame.meta).map(|exited| known.exited = Some(exited)),
             Kind::Swept => wire::decode(&frame.meta).map(|swept| known.swept = Some(swept)),
             _ => Ok(()),
