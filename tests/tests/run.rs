@@ -40,16 +40,17 @@ const FILES: &[(&str, &str)] = &[
     (
         "spawn.py",
         "import multiprocessing as mp\n\n\ndef square(x):\n    return x * x\n\n\nif \
-                 __name__ == '__main__':\n    for method in ('fork', 'spawn', 'forkserver'):\n        \
-                 with mp.get_context(method).Pool(2) as pool:\n            \
+                 __name__ == '__main__':\n    for method in \
+                 ('fork', 'spawn', 'forkserver'):\n        with \
+                 mp.get_context(method).Pool(2) as pool:\n            \
                  print(method, pool.map(square, range(5)), flush=True)\n",
     ),
     (
         "main.py",
         "import sys, types\nthis = sys.modules['__main__']\nprint(this.__dict__ is \
-                globals(), this.__spec__, this.__builtins__.__name__)\nimport pickle\n\n\nclass A:\n    \
-                pass\n\n\nprint(pickle.loads(pickle.dumps(A())).__class__ is A)\nimport main\n\
-                print(main.A is A, main.__name__)\n",
+                globals(), this.__spec__, this.__builtins__.__name__)\nimport pickle\n\n\n\
+                class A:\n    pass\n\n\nprint(pickle.loads(pickle.dumps(A())).__class__ is A)\n\
+                import main\nprint(main.A is A, main.__name__)\n",
     ),
     (
         "atexit.py_",

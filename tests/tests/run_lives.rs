@@ -37,7 +37,8 @@ if os.fork() == 0:
         os.execv(sleeper[0], sleeper)
     os._exit(0)
 os.wait4(-1, 0)
-while not os.path.exists(sys.argv[1] + '.new') or not open(sys.argv[1] + '.new').read().endswith('\n'):
+new = sys.argv[1] + '.new'
+while not os.path.exists(new) or not open(new).read().endswith('\n'):
     time.sleep(0.01)
 with open(sys.argv[1] + '.new', 'a') as file:
     print(os.getpid(), file=file)

@@ -32,11 +32,12 @@
 //! - `launch`: from a `Spawn` to a running python.
 //! - `limits`: what the pool asks for python's process.
 //! - `tree`: who the descendants are, and how they are killed.
-//! - `sys`: every system call that needs `unsafe`.
+//! - `sys`: every system call that needs `unsafe`; `own_sys`: those of the client of a program.
 
 mod guardian;
 mod launch;
 mod limits;
+mod own_sys;
 mod report;
 mod setup;
 mod sys;
@@ -44,7 +45,7 @@ mod tree;
 
 use std::process::ExitCode;
 
-pub use sys::{closed_at_start, die_by};
+pub use own_sys::{closed_at_start, die_by};
 
 /// Runs a guardian until its tree is gone.
 ///

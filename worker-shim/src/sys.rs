@@ -1,13 +1,12 @@
 //! Every system call of the guardian that needs `unsafe`, each behind a safe function.
 //!
 //! Leaves to others: every decision. Nothing here retries, waits or allocates after a fork.
-#![expect(unsafe_code, reason = "the crate's one file for it; each block says why it is sound")]
+#![expect(unsafe_code, reason = "with `own_sys` the crate's place for it; each block says why")]
 
 use std::ffi::{CString, c_char, c_int};
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use clutch_protocol::limits::DESCRIPTORS_MAX;
 use clutch_protocol::message::{Exit, SpawnStage};
@@ -123,7 +122,7 @@ pub(crate) fn reset_dispositions() {
 }
 
 /// Sets a signal to its default disposition or to be ignored. Safe after a fork.
-fn set_disposition(signal: c_int, disposition: usize) {
+pub(crate) fn set_disposition(signal: c_int, disposition: usize) {
     assert!(disposition == libc::SIG_DFL || disposition == libc::SIG_IGN, "no handler is ever set");
     // The kernel's `sigaction`, larger than on any architecture: the disposition, and then all
     // zeroes is no flags and an empty mask.
@@ -247,45 +246,6 @@ pub(crate) fn signal_main_thread(python: Pid, number: c_int) {
     unsafe { libc::syscall(libc::SYS_tgkill, python.as_raw(), python.as_raw(), number) };
 }
 
-/// Ends this process by a signal, as whoever it stands for was ended. Returns only if the signal
-/// is none that ends a process.
-pub fn die_by(signal: i32) {
-    // The dead one's core dump is the one of interest.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    set_disposition(signal, libc::SIG_DFL);
-    if let Ok(signal) = Signal::try_from(signal) {
-        let mut only = SigSet::empty();
-        only.add(signal);
-        let _ = only.thread_unblock();
-    }
-    // SAFETY: a plain system call, which touches no memory.
-    unsafe { libc::raise(signal) };
-}
-
-/// Which of 0, 1 and 2 were closed when the program began, as bits. By the time `main` runs, the
-/// standard library has opened `/dev/null` in their places.
-static CLOSED_AT_START: AtomicU8 = AtomicU8::new(0);
-
-/// Has the C library look before anything else of the program runs.
-#[used]
-#[unsafe(link_section = ".init_array")]
-static LOOK_AT_START: extern "C" fn() = look_at_start;
-
-extern "C" fn look_at_start() {
-    for number in 0..3 {
-        // SAFETY: it only asks for flags; a number that is no descriptor is refused by the kernel.
-        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-            CLOSED_AT_START.fetch_or(1 << number, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Which of the standard streams were closed when this program began.
-pub fn closed_at_start() -> [bool; 3] {
-    let closed = CLOSED_AT_START.load(Ordering::Relaxed);
-    [0, 1, 2].map(|number| closed >> number & 1 == 1)
-}
-
 /// Gives freed memory back to the system: a guardian lives for days with what it needed once.
 pub(crate) fn trim_memory() {
     #[cfg(target_env = "gnu")]
@@ -344,13 +304,14 @@ fn take_streams(streams: &Streams) -> nix::Result<()> {
     }
     for (number, stream) in (0..).zip(&streams.standard) {
         match stream {
-            // SAFETY: both numbers are ours: the guardian's own streams lead to nothing, and the
-            // copies are all above 2. A copy made this way outlives the exec.
             Some(stream) => {
-                Errno::result(unsafe { libc::dup2(stream.as_raw_fd(), number) })?;
+                // SAFETY: both numbers are ours: the guardian's own streams lead to nothing, and
+                // the copies are all above 2. A copy made this way outlives the exec.
+                let copied = unsafe { libc::dup2(stream.as_raw_fd(), number) };
+                Errno::result(copied)?;
             }
-            // SAFETY: as above.
             None => {
+                // SAFETY: as above; nobody in this process uses it any more.
                 unsafe { libc::close(number) };
             }
         }

@@ -75,10 +75,8 @@ impl Relay {
                     self.suspend();
                 }
             }
-            if news {
-                if let Some(exit) = self.running.read()? {
-                    break exit;
-                }
+            if news && let Some(exit) = self.running.read()? {
+                break exit;
             }
         };
         if let Some(mut terminal) = self.terminal.take() {

@@ -90,8 +90,7 @@ impl Recipe {
             start_stack_ms: millis(timings.start_timeout) * 9 / 10,
             log_level: *logging,
         };
-        let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
-        Recipe { spawn, setup, package: package.to_string_lossy().into_owned() }
+        Recipe { spawn, setup, package: folder_name(boot) }
     }
 
     /// Whether workers made by either are alike, once they are started: how long one may take to
@@ -117,6 +116,11 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+fn folder_name(file: &Path) -> String {
+    let name = file.parent().and_then(Path::file_name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.
