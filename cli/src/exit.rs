@@ -196,6 +196,21 @@ mod tests {
     }
 
     #[test]
+    fn every_program_that_is_not_run_has_one_documented_code() {
+        let expected = [
+            (RunRefusal::NoSuchPool, 2),
+            (RunRefusal::NotAllowed, 7),
+            (RunRefusal::TooMany, 7),
+            (RunRefusal::ShuttingDown, 7),
+            (RunRefusal::CannotStart, 8),
+            (RunRefusal::Lost, 6),
+        ];
+        for (refusal, code) in expected {
+            assert_eq!(code, Exit::of_program(refusal).code(), "{refusal:?}");
+        }
+    }
+
+    #[test]
     fn a_daemon_that_refuses_is_not_one_that_is_missing() {
         let refused = |refusal| {
             let sentence = text("no");

@@ -46,7 +46,6 @@ pub(super) fn check(checker: &mut Checker<'_>, raw: &RawRun, at: &Key) -> Run {
 #[cfg(test)]
 mod tests {
     use super::super::parse;
-    use super::*;
 
     fn pool(text: &str) -> Result<crate::config::Pool, String> {
         let text = format!("[pools.default]\n{text}");
