@@ -153,7 +153,13 @@ impl Terminal {
     /// Whether the person has pressed the key that stops a program, since this was asked last. The
     /// program's terminal has stopped it, and a shell waits for this process to stop as well.
     pub(crate) fn must_suspend(&mut self) -> bool {
-        self.typed.is_empty() && std::mem::take(&mut self.must_suspend)
+        let must = self.typed.is_empty() && std::mem::take(&mut self.must_suspend);
+        if must && let Some(slave) = &self.slave {
+            // The system hands on what was typed in its own time. Looking for input at the other
+            // end makes it do so now: else a program could be stopped after it was continued.
+            let _ = poll(&mut [PollFd::new(slave.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+        }
+        must
     }
 
     /// The key that stops a program; none while the program takes all keys itself.
