@@ -14,7 +14,7 @@ use clutch_protocol::name;
 
 use crate::commands::{
     call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
-    serve, stack, status, stop, workers,
+    run as program, serve, stack, status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
@@ -66,6 +66,7 @@ pub(crate) enum Verb {
     Serve(serve::Args),
     Call(call::Args),
     Map(map::Args),
+    Run(program::Args),
     Status(status::Args),
     Workers(workers::Args),
     Pool(pool::Args),
@@ -205,6 +206,7 @@ Examples:
   clutch serve                                 the daemon, with ./clutch.toml
   clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
   clutch map math:factorial 5 6 7              one call for each item
+  clutch run script.py                         as python does, by a pool's rules
   clutch status                                what everyone is doing
   clutch workers                               which call each worker runs
   clutch explain 17                            what became of a call

@@ -7,8 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clutch_client::{ConnectError, Denial, Failure, OperateError};
+use clutch_protocol::limits::META_BYTES_MAX;
+use clutch_protocol::message::RunRefused;
 use clutch_supervisor::config::ConfigError;
 use clutch_supervisor::envs::EnvError;
+use clutch_supervisor::interpreter::InterpreterError;
+use clutch_supervisor::run::local::LocalFault;
 use clutch_supervisor::{Finding, ServeError, ServeExit};
 use thiserror::Error;
 
@@ -77,6 +81,21 @@ pub(crate) enum Error {
     CurrentDirectory(#[source] io::Error),
     #[error("failed to write to standard output: {0}")]
     Output(#[source] io::Error),
+    #[error("{}", .0.sentence)]
+    NotRun(RunRefused),
+    #[error("the connection to the daemon was lost, and the program ends with it")]
+    ProgramLost,
+    #[error(
+        "the arguments and the environment together are longer than {META_BYTES_MAX} bytes; pass \
+         long data in a file"
+    )]
+    CommandTooLong,
+    #[error("'{0}' is no variable; write --env NAME=VALUE")]
+    Variable(String),
+    #[error(transparent)]
+    Interpreter(#[from] InterpreterError),
+    #[error(transparent)]
+    LocalProgram(#[from] LocalFault),
     #[error("failed to prepare: {0}")]
     Prepare(#[source] io::Error),
     #[error("the daemon (pid {pid}) at {} is still stopping after {wait:?}; \
@@ -125,12 +144,14 @@ impl Error {
         self.exit()
     }
 
-    fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Error::Value(_)
             | Error::Input(_)
             | Error::Log(_)
             | Error::Wish(_)
+            | Error::CommandTooLong
+            | Error::Variable(_)
             | Error::NoSuchPool { .. }
             | Error::TwoPools { .. }
             | Error::WhichPool { .. }
@@ -147,6 +168,9 @@ impl Error {
                 ServeExit::Interrupted => Exit::Cancelled,
                 ServeExit::Configuration | ServeExit::Internal => Exit::Configuration,
             },
+            Error::NotRun(refused) => Exit::of_program(refused.refusal),
+            Error::ProgramLost => Exit::NoDaemon,
+            Error::Interpreter(_) | Error::LocalProgram(_) => Exit::Configuration,
             Error::Interrupted => Exit::Cancelled,
             Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,

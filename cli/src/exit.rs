@@ -7,7 +7,7 @@
 use clutch_client::{ConnectError, Denial};
 use clutch_protocol::Reason;
 use clutch_protocol::failure::Payload;
-use clutch_protocol::message::Refusal;
+use clutch_protocol::message::{Refusal, RunRefusal};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,18 @@ impl Exit {
             Denial::Ended | Denial::ShuttingDown | Denial::Unavailable | Denial::Busy => {
                 Exit::Refused
             }
+        }
+    }
+
+    /// The exit code when a program was not run.
+    pub(crate) fn of_program(refusal: RunRefusal) -> Exit {
+        match refusal {
+            RunRefusal::NoSuchPool => Exit::Usage,
+            RunRefusal::NotAllowed | RunRefusal::TooMany | RunRefusal::ShuttingDown => {
+                Exit::Refused
+            }
+            RunRefusal::CannotStart => Exit::Configuration,
+            RunRefusal::Lost => Exit::WorkerDied,
         }
     }
 
@@ -193,6 +205,21 @@ mod tests {
         ];
         for (denial, code) in expected {
             assert_eq!(code, Exit::of_denial(denial).code(), "{denial:?}");
+        }
+    }
+
+    #[test]
+    fn every_program_that_is_not_run_has_one_documented_code() {
+        let expected = [
+            (RunRefusal::NoSuchPool, 2),
+            (RunRefusal::NotAllowed, 7),
+            (RunRefusal::TooMany, 7),
+            (RunRefusal::ShuttingDown, 7),
+            (RunRefusal::CannotStart, 8),
+            (RunRefusal::Lost, 6),
+        ];
+        for (refusal, code) in expected {
+            assert_eq!(code, Exit::of_program(refusal).code(), "{refusal:?}");
         }
     }
 

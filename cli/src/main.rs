@@ -8,7 +8,7 @@
 //! - [`connect`]: the daemon, or a private one.
 //! - [`report`], [`exit`], [`error`]: failures in words and in exit codes.
 //! - [`output`], [`json`], [`logging`], [`interrupt`],
-//!   [`progress`]: text, log, Ctrl-C, the bar.
+//!   [`progress`], [`program`]: text, log, Ctrl-C, the bar, a program that runs.
 
 use std::process::ExitCode;
 
@@ -43,10 +43,12 @@ mod interrupt;
 
 mod progress;
 
+mod program;
+
 use args::{Cli, Verb};
 use commands::{
     call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
-    serve, stack, status, stop, workers,
+    run as program_verb, serve, stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == GUARDIAN_VERB) {
         return clutch_worker_shim::main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(program_verb::shield(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way too. That nobody reads them is no error.
@@ -69,6 +71,10 @@ fn main() -> ExitCode {
         }
     };
     output::set_color(cli.global.color);
+    if let Verb::Run(args) = &cli.verb {
+        // Its exit code is python's.
+        return program_verb::run(args, &cli.global);
+    }
     run(cli).unwrap_or_else(|error| error.report()).into()
 }
 
@@ -78,6 +84,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
     match verb {
         Verb::Serve(args) => serve::run(&args, &global),
         Verb::Call(args) => block_on(call::run(args, &global)),
+        Verb::Run(_) => unreachable!("it has an exit code of its own, and is done by now"),
         Verb::Map(args) => block_on_beside_reader(map::run(args, &global)),
         Verb::Status(args) => block_on(status::run(args, &socket)),
         Verb::Workers(args) => block_on(workers::run(args, &socket)),

@@ -73,6 +73,23 @@ byte_enum! {
         /// Daemon → client: what a reload changed, or why it changed nothing; JSON payload,
         /// [`crate::reload::Reloaded`].
         Reloaded = 20,
+        /// Client → daemon: run a program with my standard streams. Meta
+        /// [`crate::message::RunProgram`]. Nothing but the kinds that follow, and pings, may be
+        /// sent on its connection from then on.
+        RunProgram = 21,
+        /// Daemon → client: the program may be run; send its streams. No meta.
+        RunReady = 22,
+        /// Client → daemon: the streams, as descriptors. No meta.
+        RunStreams = 23,
+        /// Daemon → client: the program runs. Meta [`crate::message::Spawned`].
+        RunStarted = 24,
+        /// Client → daemon: a signal for it. Meta [`crate::message::Forward`].
+        RunSignal = 25,
+        /// Daemon → client: it has ended. Meta [`crate::message::RunEnded`].
+        RunEnded = 26,
+        /// Daemon → client: it is not run, or nobody knows how it ended. Meta
+        /// [`crate::message::RunRefused`].
+        RunRefused = 27,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,
@@ -116,6 +133,11 @@ byte_enum! {
         /// Guardian → daemon: a signal has stopped python, or it goes on. Meta
         /// [`crate::message::Halted`].
         Halted = 54,
+        /// Daemon → guardian, first: which program to run for a client. Meta
+        /// [`crate::message::SpawnProgram`], a descriptor for each of its open streams.
+        SpawnProgram = 55,
+        /// Daemon → guardian: send a program a signal. Meta [`crate::message::Forward`].
+        Forward = 56,
     }
 }
 

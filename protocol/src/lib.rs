@@ -16,7 +16,8 @@
 //! - [`frame`]: the fixed header and the decoder; bytes only, no meaning.
 //! - [`wire`]: how a meta struct becomes bytes; the only file that names the serializer.
 //! - [`kind`]: the kinds of frames, the codecs of payloads, the flags.
-//! - [`message`]: the meta struct of each kind of frame; [`guardian`], those of guardians.
+//! - [`message`]: the meta struct of each kind of frame; [`guardian`], those of guardians;
+//!   [`program`], those of `clutch run`.
 //! - [`failure`]: every way a call can fail, as one enum; `text` says it in sentences.
 //! - [`name`]: the grammar of function and pool names.
 //! - [`retry`]: what may be asked for when an attempt fails.
@@ -38,6 +39,8 @@ pub mod wire;
 pub mod message;
 
 pub mod guardian;
+
+pub mod program;
 
 pub mod failure;
 

@@ -64,7 +64,8 @@ pub const LOG_NAME_BYTES_MAX: usize = 512;
 /// Modules whose import times a worker tells, the slowest: what a person reads.
 pub const IMPORT_TIMES_MAX: usize = 16;
 
-/// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
+/// File descriptors that may travel with one frame. Only `Spawn`, `SpawnProgram`
+/// and `RunStreams` carry any in this version.
 pub const DESCRIPTORS_MAX: u8 = 4;
 
 /// How many base classes of an exception travel by name. Exceptions of the standard library have at

@@ -9,6 +9,10 @@ pub use crate::guardian::{
     Exit, Exited, Halted, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal,
     Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
 };
+pub use crate::program::{
+    Forward, RunEnded, RunProgram, RunRefusal, RunRefused, RunStarted, SpawnProgram, Streams,
+    Target,
+};
 use crate::wire::{Decode, Encode};
 
 /// Names of protocol versions, each by what it brought.

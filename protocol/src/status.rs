@@ -87,6 +87,9 @@ pub struct PoolStatus {
     pub running: u64,
     /// Calls that may wait.
     pub queue_limit: u32,
+    /// Programs that clients run under its rules with `clutch run`, oldest first.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
     /// How its workers' memory is bounded: `cgroup` (by the kernel) or `sampling` (looked at every
     /// `memory.every`); empty when the pool has no bounds of memory.
     #[serde(default)]
@@ -178,6 +181,18 @@ pub struct WorkerStatus {
     /// Where a start took long: its slowest top-level modules, the slowest first.
     #[serde(default)]
     pub imports: Vec<ImportTime>,
+}
+
+/// A program that a client runs.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RunStatus {
+    /// Python's process id; 0 before it has one.
+    pub pid: u32,
+    /// What follows the interpreter on its command line.
+    pub command: String,
+    /// For how long it has run, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// The JSON schema of a [`Status`] as it is printed.

@@ -20,6 +20,7 @@
 //! - [`watch`]: what `/proc` says of workers, read on a thread of its own.
 //! - [`cgroup`]: groups of the kernel's, where this daemon may make them.
 //! - [`session`]: a client's connection.
+//! - [`run`]: programs that clients run with their own standard streams.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`plan`](mod@plan): what each worker will get, before anything starts.
@@ -45,6 +46,7 @@ pub mod logs;
 pub mod watch;
 
 pub mod cgroup;
+pub mod run;
 
 pub mod session;
 

@@ -26,9 +26,10 @@ const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()).div_ceil
 pub struct Received {
     /// Bytes appended to the buffer; 0 is the end of the stream.
     pub bytes: usize,
-    /// Whether descriptors came along. They are closed already: no peer of this daemon may send
-    /// any in this version of the protocol.
+    /// Whether descriptors came along where none may. They are closed already.
     pub descriptors: bool,
+    /// Whether more came than there was room for.
+    pub truncated: bool,
 }
 
 /// Makes large pieces of memory go back to the system as soon as they are free. The allocator of
@@ -59,16 +60,46 @@ pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-/// Receives into the spare room of `buffer` without waiting. Every connection is read with this
-/// and nothing else: a plain `read` would drop descriptors without anybody being told.
+/// Receives into the spare room of `buffer` without waiting. Every connection is read with this,
+/// or with [`receive_with`]: a plain `read` would drop descriptors without anybody being told.
 ///
 /// # Errors
 ///
 /// What `recvmsg` says; `WouldBlock` when there is nothing.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
+    // Each is closed at once.
+    receive_into(socket, buffer, usize::MAX, &mut drop)
+}
+
+/// As [`receive`], but at most `room` bytes, and keeps the descriptors that come along.
+/// [`Received::descriptors`] then says that there were too many.
+///
+/// # Errors
+///
+/// As [`receive`].
+pub fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    room: usize,
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<Received> {
+    let most = descriptors.len() + DESCRIPTOR_ROOM;
+    let received =
+        receive_into(socket, buffer, room, &mut |descriptor| descriptors.push(descriptor))?;
+    assert!(descriptors.len() <= most, "there is room for no more");
+    Ok(Received { descriptors: received.truncated, ..received })
+}
+
+fn receive_into(
+    socket: BorrowedFd<'_>,
+    buffer: &mut BytesMut,
+    room: usize,
+    keep: &mut dyn FnMut(OwnedFd),
+) -> io::Result<Received> {
     let spare = buffer.chunk_mut();
-    assert!(spare.len() > 0, "a receive needs room, or its zero would mean the end");
-    let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
+    assert!(spare.len() > 0 && room > 0, "a receive needs room, or its zero would mean the end");
+    let iov_len = spare.len().min(room);
+    let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len };
     let mut control = [MaybeUninit::<u64>::uninit(); CONTROL_WORDS];
     // SAFETY: all-zero is a valid msghdr: null pointers with zero lengths.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -85,7 +116,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Rece
     };
     // SAFETY: the kernel has written `bytes` bytes at the start of the spare room.
     unsafe { buffer.advance_mut(bytes) };
-    let mut descriptors = message.msg_flags & libc::MSG_CTRUNC != 0;
+    let truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
+    let mut descriptors = truncated;
     // SAFETY: the header was filled in by the kernel, and is walked with the kernel's own macros.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -95,14 +127,14 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Rece
                 let bytes = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
                 let first = libc::CMSG_DATA(header).cast::<RawFd>();
                 for index in 0..bytes / size_of::<RawFd>() {
-                    // Owned for a moment, so that it is closed at once.
-                    drop(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
+                    // The kernel has just made it for this message, and nobody else owns it.
+                    keep(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
                 }
             }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    Ok(Received { bytes, descriptors })
+    Ok(Received { bytes, descriptors, truncated })
 }
 
 /// Takes a descriptor over that this process was started with.

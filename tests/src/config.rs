@@ -44,6 +44,12 @@ impl From<u32> for Value {
     }
 }
 
+impl From<bool> for Value {
+    fn from(is: bool) -> Value {
+        Value(is.to_string())
+    }
+}
+
 impl From<Vec<Value>> for Value {
     fn from(all: Vec<Value>) -> Value {
         let all: Vec<_> = all.into_iter().map(|value| value.0).collect();

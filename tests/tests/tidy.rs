@@ -228,6 +228,7 @@ fn the_protocol_is_described_as_it_is() {
         "frame.rs",
         "message.rs",
         "guardian.rs",
+        "program.rs",
         "failure.rs",
         "operate.rs",
         "limits.rs",

@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::Kind;
 use clutch_protocol::message::{
-    Exit, Exited, Halted, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
+    Exit, Exited, Halted, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned, Swept,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::launch::{Launch, Python, launch};
+use crate::launch::{Launch, Python, launch, launch_program};
 use crate::mercy::Mercy;
 use crate::report::{Lost, Order, Report, SPAWN_DESCRIPTORS};
 use crate::setup::{Watch, release_output};
@@ -175,6 +175,14 @@ impl Guardian {
                 Ok(Some(Order::Spawn(spawn, handed))) if !self.was_told => {
                     self.spawn(*spawn, handed);
                 }
+                Ok(Some(Order::Program(program, streams))) if !self.was_told => {
+                    self.spawn_program(*program, streams);
+                }
+                Ok(Some(Order::Forward(forward))) if self.was_told => {
+                    if let Some(python) = &self.python {
+                        tree::forward(python.pid, forward);
+                    }
+                }
                 Ok(Some(Order::Signal(Signal::Terminate))) if self.was_told => self.terminate(),
                 Ok(Some(Order::Signal(Signal::Kill))) if self.was_told => self.begin_sweep(),
                 Ok(Some(Order::Signal(Signal::DumpStack))) if self.was_told => self.dump_stack(),
@@ -199,6 +207,19 @@ impl Guardian {
         }
         // The guardian must not keep the worker's sockets open.
         drop(handed);
+        sys::trim_memory();
+    }
+
+    /// The same for a client's program, whose standard streams are the client's.
+    fn spawn_program(&mut self, program: SpawnProgram, streams: Vec<OwnedFd>) {
+        assert!(self.python.is_none(), "there is one python in a guardian's life");
+        self.was_told = true;
+        self.grace = Duration::from_millis(program.spawn.grace_ms);
+        // Nothing of them stays open here, or their other ends would not see them close.
+        match launch_program(program, streams) {
+            Ok(python) => self.python = Some(python),
+            Err(failed) => self.fail(failed),
+        }
         sys::trim_memory();
     }
 
@@ -254,7 +275,7 @@ impl Guardian {
         let Some(python) = &self.python else {
             return;
         };
-        let number = stack_signal();
+        let number = tree::stack_signal();
         if u32::try_from(number).is_ok_and(|signal| tree::catches(python.pid, signal)) {
             sys::signal_main_thread(python.pid, number);
         }
@@ -371,11 +392,6 @@ impl Guardian {
             }
         }
     }
-}
-
-/// The signal at which the worker's python writes its stacks, as `_control.py` registers it.
-fn stack_signal() -> i32 {
-    nix::libc::SIGRTMIN() + 12
 }
 
 fn number(pid: Pid) -> u32 {

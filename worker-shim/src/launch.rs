@@ -5,15 +5,16 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use clutch_protocol::message::{Spawn, SpawnFailed, SpawnStage};
+use clutch_protocol::message::{Spawn, SpawnFailed, SpawnProgram, SpawnStage, Streams};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, pipe2, read};
 
+use crate::child_sys::{self, Image};
 use crate::limits;
 use crate::report::SPAWN_DESCRIPTORS;
-use crate::sys::{self, Image};
+use crate::sys;
 
 /// What stands in arguments for the numbers of the descriptors, in their order.
 const PLACEHOLDERS: [&[u8]; SPAWN_DESCRIPTORS] = [b"{call}", b"{control}", b"{page}", b"{stack}"];
@@ -44,13 +45,43 @@ pub(crate) fn launch(
     spawn: Spawn,
     handed: &[OwnedFd; SPAWN_DESCRIPTORS],
 ) -> Result<Python, SpawnFailed> {
-    let refused = |errno: Errno| SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 };
     let open_files = spawn.open_files;
-    let image = image(spawn, handed).map_err(refused)?;
+    start(&image(spawn, handed).map_err(refused)?, open_files)
+}
+
+/// As [`launch`], for a program whose standard streams are a client's.
+pub(crate) fn launch_program(
+    program: SpawnProgram,
+    streams: Vec<OwnedFd>,
+) -> Result<Python, SpawnFailed> {
+    let SpawnProgram { spawn, streams: Streams { open, terminal, ignored } } = program;
+    let open_files = spawn.open_files;
+    let image = image(spawn, &[]).and_then(|image| {
+        let mut standard = [None, None, None];
+        for (number, stream) in open.iter().zip(streams) {
+            let place = standard.get_mut(usize::from(*number)).ok_or(Errno::EINVAL)?;
+            // Above the numbers that are theirs in the end, so that none replaces another.
+            *place = Some(sys::duplicate_high(stream.as_fd())?);
+        }
+        let terminal = terminal.and_then(|number| usize::try_from(number).ok());
+        if let Some(number) = terminal {
+            let terminal = standard.get(number).and_then(Option::as_ref).ok_or(Errno::EINVAL)?;
+            sys::take_terminal(terminal.as_fd())?;
+        }
+        Ok(Image { streams: Some(child_sys::Streams { standard, terminal, ignored }), ..image })
+    });
+    start(&image.map_err(refused)?, open_files)
+}
+
+fn refused(errno: Errno) -> SpawnFailed {
+    SpawnFailed { stage: SpawnStage::Prepare, errno: errno as i32 }
+}
+
+fn start(image: &Image, open_files: u64) -> Result<Python, SpawnFailed> {
     limit_open_files(open_files).map_err(refused)?;
     // Only this end may stay open here, or the pipe would not end at the exec.
     let (told, errors) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(refused)?;
-    let pid = sys::fork_exec(&image, errors.as_fd()).map_err(refused)?;
+    let pid = child_sys::fork_exec(image, errors.as_fd()).map_err(refused)?;
     Ok(Python { pid, launch: Launch::Pending(told), cgroup_errno: 0 })
 }
 
@@ -70,7 +101,7 @@ impl Python {
         };
         loop {
             // What a child writes is shorter than what a pipe keeps in one piece.
-            let mut told = [0; sys::TOLD_BYTES];
+            let mut told = [0; child_sys::TOLD_BYTES];
             let count = match read(pipe, &mut told) {
                 Ok(count) => count,
                 Err(Errno::EAGAIN | Errno::EINTR) => return None,
@@ -81,11 +112,11 @@ impl Python {
                     0
                 }
             };
-            if let Some((stage, errno)) = sys::spawn_error(&told[..count]) {
+            if let Some((stage, errno)) = child_sys::spawn_error(&told[..count]) {
                 self.launch = Launch::Failed;
                 return Some(Err(SpawnFailed { stage, errno }));
             }
-            if let Some(errno) = sys::cgroup_error(&told[..count]) {
+            if let Some(errno) = child_sys::cgroup_error(&told[..count]) {
                 self.cgroup_errno = errno;
                 continue;
             }
@@ -102,7 +133,7 @@ fn limit_open_files(soft: u64) -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
 }
 
-fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Image> {
+fn image(spawn: Spawn, handed: &[OwnedFd]) -> nix::Result<Image> {
     let inherited: Vec<OwnedFd> = handed
         .iter()
         .map(|descriptor| sys::duplicate_high(descriptor.as_fd()))
@@ -127,6 +158,7 @@ fn image(spawn: Spawn, handed: &[OwnedFd; SPAWN_DESCRIPTORS]) -> nix::Result<Ima
             none if none.is_empty() => None,
             directory => Some(text([&directory[..], b"/cgroup.procs"].concat())?),
         },
+        streams: None,
     })
 }
 

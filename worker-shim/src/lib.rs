@@ -34,18 +34,23 @@
 //! - `limits`: what the pool asks for python's process.
 //! - `tree`: who the descendants are, and how they are killed.
 //! - `mercy`: who of them may finish first.
-//! - `sys`: every system call that needs `unsafe`.
+//! - `sys`: every system call that needs `unsafe`; `child_sys`: those from the fork to
+//!   the exec; `own_sys`: those of the client of a program.
 
+mod child_sys;
 mod guardian;
 mod launch;
 mod limits;
 mod mercy;
+mod own_sys;
 mod report;
 mod setup;
 mod sys;
 mod tree;
 
 use std::process::ExitCode;
+
+pub use own_sys::{closed_at_start, die_by};
 
 /// Runs a guardian until its tree is gone.
 ///

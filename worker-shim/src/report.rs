@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use clutch_protocol::frame::{Decoder, Frame, FrameError, Step};
 use clutch_protocol::limits::DESCRIPTORS_MAX;
-use clutch_protocol::message::{Signal, Spawn};
+use clutch_protocol::message::{Forward, Signal, Spawn, SpawnProgram};
 use clutch_protocol::wire::{self, Encode, MetaError};
 use clutch_protocol::{Header, Kind};
 use nix::errno::Errno;
@@ -34,8 +34,12 @@ pub(crate) const SPAWN_DESCRIPTORS: usize = 4;
 pub(crate) enum Order {
     /// Start python, and give it these: call socket, control socket, page, pipe for stacks.
     Spawn(Box<Spawn>, [OwnedFd; SPAWN_DESCRIPTORS]),
+    /// Start a client's program, and give it these streams.
+    Program(Box<SpawnProgram>, Vec<OwnedFd>),
     /// Signal it.
     Signal(Signal),
+    /// Send a client's program a signal of the client's.
+    Forward(Forward),
 }
 
 /// Why there will be no further order.
@@ -55,8 +59,8 @@ pub(crate) enum Lost {
     Meta(#[from] MetaError),
     /// A frame that nobody sends to a guardian, or with the wrong number of descriptors.
     #[error(
-        "unexpected {kind:?} with {descriptors} descriptors; send one `Spawn` with four, \
-         then only `Signal`"
+        "unexpected {kind:?} with {descriptors} descriptors; send one `Spawn` with four \
+         or one `SpawnProgram` with its streams, then only `Signal` and `Forward`"
     )]
     Unexpected {
         /// What it was.
@@ -200,6 +204,14 @@ fn order(frame: &Frame, descriptors: Vec<OwnedFd>) -> Result<Order, Lost> {
             let handed = descriptors.try_into().map_err(|_| unexpected(count))?;
             Ok(Order::Spawn(Box::new(wire::decode(&frame.meta)?), handed))
         }
+        Kind::SpawnProgram => {
+            let program: SpawnProgram = wire::decode(&frame.meta)?;
+            if program.streams.open.len() != count {
+                return Err(unexpected(count));
+            }
+            Ok(Order::Program(Box::new(program), descriptors))
+        }
+        Kind::Forward if count == 0 => Ok(Order::Forward(wire::decode(&frame.meta)?)),
         Kind::Signal if count == 0 => Ok(Order::Signal(wire::decode(&frame.meta)?)),
         _ => Err(unexpected(count)),
     }

@@ -9,6 +9,7 @@
 
 use std::fs;
 
+use clutch_protocol::message::{Forward, Target};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpid};
 
@@ -56,6 +57,22 @@ pub(crate) fn terminate_group(python: Pid) {
 pub(crate) fn continue_group(python: Pid) {
     if killpg(python, Signal::SIGCONT).is_err() {
         let _ = kill(python, Signal::SIGCONT);
+    }
+}
+
+/// Sends python, or its group, a signal of its client's. `python` must not have been reaped.
+pub(crate) fn forward(python: Pid, Forward { signal, target }: Forward) {
+    // Those without a name, the real-time ones, are nobody's to forward.
+    let Some(signal) = i32::try_from(signal).ok().and_then(|signal| Signal::try_from(signal).ok())
+    else {
+        return;
+    };
+    match target {
+        Target::Group if killpg(python, signal).is_ok() => {}
+        // It has left its group, or is meant alone.
+        Target::Group | Target::Process => {
+            let _ = kill(python, signal);
+        }
     }
 }
 
@@ -118,6 +135,11 @@ fn parse_parent(stat: &[u8]) -> Option<Pid> {
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok().map(Pid::from_raw)
+}
+
+/// The signal at which the worker's python writes its stacks, as `_control.py` registers it.
+pub(crate) fn stack_signal() -> i32 {
+    nix::libc::SIGRTMIN() + 12
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub(crate) mod pool;
 pub(crate) mod pool_wait;
 pub(crate) mod pythons;
 pub(crate) mod reload;
+pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod stack;
 pub(crate) mod status;

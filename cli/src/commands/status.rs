@@ -93,6 +93,10 @@ fn pool_section(pool: &PoolStatus) -> String {
     for line in worker_table(&pool.workers).lines() {
         let _ = writeln!(text, "  {}", line.trim_end());
     }
+    for run in &pool.runs {
+        let (pid, command) = (run.pid, one_line(&run.command));
+        let _ = writeln!(text, "  runs for {}: {command} (pid {pid})", span(run.since_ms));
+    }
     text.push_str(&counters("  counters", &pool.counters));
     if let Some(death) = &pool.last_death {
         let first_line = death.to_string();
@@ -257,6 +261,7 @@ mod tests {
                 queued_oldest_ms: 1_500,
                 running: 1,
                 queue_limit: 4096,
+                runs: Vec::new(),
                 memory_bound: String::new(),
                 memory_bound_reason: String::new(),
                 last_death: None,

@@ -51,6 +51,16 @@ pub struct Client {
     connection: Arc<Connection>,
 }
 
+/// Connects and says hello, for a program that speaks the protocol itself from then on: `clutch
+/// run` sends descriptors, which no other request does.
+///
+/// # Errors
+///
+/// See [`ConnectError`].
+pub fn connect_raw(options: &ConnectOptions) -> Result<(UnixStream, Welcome), ConnectError> {
+    opening::open_raw(options)
+}
+
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("welcome", self.welcome()).finish_non_exhaustive()

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use clutch_protocol::message::Welcome;
 use nix::poll::PollFlags;
 use nix::sys::socket::MsgFlags;
 
@@ -31,6 +32,24 @@ pub(super) fn open(options: &ConnectOptions) -> Result<Connection, ConnectError>
     }
 }
 
+/// Connects and says hello, for a caller that speaks the protocol itself from then on.
+pub(super) fn open_raw(options: &ConnectOptions) -> Result<(UnixStream, Welcome), ConnectError> {
+    transport::check_path(&options.path)?;
+    let deadline = options.deadline();
+    let mut backoff = Backoff::new();
+    loop {
+        if let Some(socket) = transport::connect_now(&options.path)? {
+            // A welcome is the last that a daemon says unasked.
+            return welcome(&socket, options, deadline).map(|(welcome, _)| (socket, welcome));
+        }
+        if Instant::now() >= deadline {
+            return Err(options.timed_out());
+        }
+        // Parking may end early, which only means that the next try comes sooner.
+        std::thread::park_timeout(backoff.next().expect("it never ends"));
+    }
+}
+
 /// Says hello on a socket that is already connected.
 pub(super) fn adopt(socket: UnixStream) -> Result<Connection, ConnectError> {
     let options = ConnectOptions::adopted();
@@ -43,9 +62,18 @@ fn greet(
     options: &ConnectOptions,
     deadline: Instant,
 ) -> Result<Connection, ConnectError> {
+    let (welcome, inbox) = welcome(&socket, options, deadline)?;
+    Ok(Connection::start(socket, welcome, inbox))
+}
+
+fn welcome(
+    socket: &UnixStream,
+    options: &ConnectOptions,
+    deadline: Instant,
+) -> Result<(Welcome, Inbox), ConnectError> {
     let path = options.path.as_path();
     let fault = |source| transport::greeting_fault(source, path);
-    let wait = |events| match wait_for(&socket, events, Some(deadline)).map_err(fault)? {
+    let wait = |events| match wait_for(socket, events, Some(deadline)).map_err(fault)? {
         true => Ok(()),
         false => Err(options.timed_out()),
     };
@@ -53,7 +81,7 @@ fn greet(
     let hello = transport::hello(&options.program);
     let mut sent = 0;
     while sent < hello.len() {
-        match write_now(&socket, &[IoSlice::new(&hello[sent..])]) {
+        match write_now(socket, &[IoSlice::new(&hello[sent..])]) {
             Ok(0) => wait(PollFlags::POLLOUT)?,
             Ok(count) => sent += count,
             // A refusal may be waiting to be read even when no hello is taken any more.
@@ -67,11 +95,11 @@ fn greet(
             break frame;
         }
         wait(PollFlags::POLLIN)?;
-        if inbox.fill(&socket, MsgFlags::empty()).map_err(fault)? == Filled::End {
+        if inbox.fill(socket, MsgFlags::empty()).map_err(fault)? == Filled::End {
             return Err(fault(io::ErrorKind::UnexpectedEof.into()));
         }
     };
     let welcome = transport::read_welcome(&frame, path)?;
     inbox.welcome(welcome.payload_bytes_max);
-    Ok(Connection::start(socket, welcome, inbox))
+    Ok((welcome, inbox))
 }

@@ -6,10 +6,11 @@ use clutch_protocol::failure::{
     NestedBound, Payload, Reason, Relation, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Halted, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
-    OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource,
-    ResourceLimit, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
-    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
+    LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused,
+    Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal,
+    RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned,
+    Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -208,6 +209,15 @@ structs! {
     SpawnFailed { stage, errno }
     Exited { pid, exit, user_us, system_us, peak_rss_bytes }
     Swept { killed, survivors }
+    RunProgram {
+        pool, arguments, environment, set, directory, interpreter, venv, umask, streams
+    }
+    Streams { open, terminal, ignored }
+    Forward { signal, target }
+    RunEnded { exit, killed, survivors }
+    RunStarted { pid }
+    RunRefused { refusal, sentence }
+    SpawnProgram { spawn, streams }
     Failure { call, pool, function, attempt, started, phases, reason, quarantined }
     Ancestor { call, pool, function }
     Missing { what, message, traceback }
@@ -260,6 +270,10 @@ enums! {
     }
     Signal { 0 Terminate, 1 Kill, 2 DumpStack, 3 Continue }
     Exit { 0 Code(code), 1 Signal(signal) }
+    Target { 0 Process, 1 Group }
+    RunRefusal {
+        0 NoSuchPool, 1 NotAllowed, 2 TooMany, 3 ShuttingDown, 4 CannotStart, 5 Lost
+    }
     Reason {
         0 Raised(exception),
         1 TimedOut { timeout_ms, stack, hindrance },

@@ -10,10 +10,11 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Halted, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
-    OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource,
-    ResourceLimit, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
-    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
+    LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused,
+    Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal,
+    RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned,
+    Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -32,6 +33,7 @@ fn every_frame_is_the_same_bytes_for_ever() {
     operations(&mut samples);
     workers(&mut samples);
     guardians(&mut samples);
+    programs(&mut samples);
     samples.check_that_all_is_shown();
 
     // One frame a line, so that a difference is one line too.
@@ -603,6 +605,58 @@ fn guardians(samples: &mut Samples) {
     let swept = Swept { killed: 2, survivors: 1 };
     samples.meta("swept", Kind::Swept, 0, &swept, NONE);
     samples.meta("halted", Kind::Halted, 0, &Halted { stopped: true }, NONE);
+}
+
+fn programs(samples: &mut Samples) {
+    let streams = Streams { open: vec![0, 2], terminal: Some(2), ignored: 1 };
+    let program = RunProgram {
+        pool: "default".into(),
+        arguments: vec![b"-u".into(), b"train.py".into(), b"\xff\xfe".into()],
+        environment: vec![b"PATH=/usr/bin".into()],
+        set: vec![b"MODE=test".into()],
+        directory: b"/home/me".into(),
+        interpreter: b"/home/me/venv/bin/python".into(),
+        venv: b"/home/me/venv".into(),
+        umask: 0o022,
+        streams: streams.clone(),
+    };
+    samples.meta("run-program", Kind::RunProgram, 8, &program, NONE);
+    samples.bare("run-ready", Kind::RunReady, 8, NONE);
+    samples.bare("run-streams", Kind::RunStreams, 8, Rest { descriptors: 2, ..NONE });
+    samples.meta("run-started", Kind::RunStarted, 8, &RunStarted { pid: 4711 }, NONE);
+    for (name, target) in [("process", Target::Process), ("group", Target::Group)] {
+        let forward = Forward { signal: 2, target };
+        samples.meta(&format!("run-signal-{name}"), Kind::RunSignal, 8, &forward, NONE);
+    }
+    let ended = RunEnded { exit: Exit::Code(3), killed: 2, survivors: 1 };
+    samples.meta("run-ended", Kind::RunEnded, 8, &ended, NONE);
+    for refusal in [
+        RunRefusal::NoSuchPool,
+        RunRefusal::NotAllowed,
+        RunRefusal::TooMany,
+        RunRefusal::ShuttingDown,
+        RunRefusal::CannotStart,
+        RunRefusal::Lost,
+    ] {
+        let refused = RunRefused { refusal, sentence: format!("no: {refusal:?}") };
+        let name = format!("run-refused-{refusal:?}");
+        samples.meta(&name, Kind::RunRefused, 8, &refused, NONE);
+    }
+    let spawn = Spawn {
+        program: b"/usr/bin/python3.12".into(),
+        argv: vec![b"/usr/bin/python3.12".into(), b"-c".into(), b"pass".into()],
+        environment: vec![b"PATH=/usr/bin".into()],
+        directory: b"/".into(),
+        grace_ms: 5_000,
+        open_files: 1_024,
+        limits: ProcessLimits::default(),
+        cgroup: Vec::new(),
+    };
+    let spawn = SpawnProgram { spawn, streams };
+    let descriptors = Rest { descriptors: 2, ..NONE };
+    samples.meta("spawn-program", Kind::SpawnProgram, 0, &spawn, descriptors);
+    let forward = Forward { signal: 15, target: Target::Process };
+    samples.meta("forward", Kind::Forward, 0, &forward, NONE);
 }
 
 /// Bytes that are no frame, and why.

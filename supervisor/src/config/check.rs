@@ -24,7 +24,7 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, compute, declared, liveness, memory, nested, process, warm_up};
+use super::{cgroup, compute, declared, liveness, memory, nested, process, run, warm_up};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -152,6 +152,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         process,
         memory: memory::check(checker, &raw.memory, &at.child("memory")),
         liveness: liveness::check(checker, &raw.liveness, &at.child("liveness")),
+        run: run::check(checker, &raw.run, &at.child("run")),
     }
 }
 

@@ -14,6 +14,7 @@ use super::model::{Config, Daemon, Env, Limits, LocalOptions, Main, Pool, Python
 use super::output::Output;
 use super::process::Process;
 use super::reason::Reason;
+use super::run::Run;
 use super::warm_up::WarmUp;
 use crate::pool::settings::{Nested, Replace, Restart, Scale};
 
@@ -91,6 +92,7 @@ impl Config {
             compute: Compute::default(),
             memory: Memory::default(),
             liveness: Liveness::default(),
+            run: Run::default(),
         };
         Self {
             source: None,

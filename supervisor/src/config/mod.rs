@@ -19,7 +19,7 @@
 //! - `watch`: files whose change replaces workers; `warm_up`: what they call before they are ready.
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `cgroup`: the key of the daemon by this name.
-//! - `process`, `compute`, `memory`, `liveness`: the tables of a pool by these names.
+//! - `process`, `compute`, `memory`, `liveness`, `run`: the tables of a pool by these names.
 //! - `declared`: what a pool wants installed, and how that is built.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
@@ -46,6 +46,7 @@ mod raw;
 mod reason;
 mod replace;
 mod restart;
+mod run;
 mod scale;
 mod shape;
 mod units;
@@ -67,6 +68,7 @@ pub use output::Output;
 pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
+pub use run::Run;
 pub use units::{DurationError, SizeError, duration};
 pub(crate) use units::{show_duration, show_size};
 pub use warm_up::{WarmUp, WarmUpError};

@@ -16,6 +16,7 @@ use super::log::Log;
 use super::memory::Memory;
 use super::output::Output;
 use super::process::Process;
+use super::run::Run;
 use super::warm_up::WarmUp;
 use super::watch::Watch;
 use crate::pool::settings::{Nested, Replace, Restart, Scale};
@@ -111,6 +112,17 @@ pub struct Pool {
     pub memory: Memory,
     /// When busy ones are looked at.
     pub liveness: Liveness,
+    /// Programs that clients run under its rules.
+    pub run: Run,
+}
+
+impl Pool {
+    /// Whether clients may run programs of their own under its rules. Who may call some functions
+    /// only must not be able to call any other that way.
+    #[must_use]
+    pub fn runs_programs(&self) -> bool {
+        self.run.allow.unwrap_or(self.allow.is_none())
+    }
 }
 
 /// Which interpreter a pool runs.

@@ -21,6 +21,7 @@ use super::output::RawOutput;
 use super::process::RawProcess;
 use super::replace::RawReplace;
 use super::restart::RawRestart;
+use super::run::RawRun;
 use super::scale::{RawScale, RawWorkers, workers_schema};
 
 /// The configuration of a clutch daemon.
@@ -157,6 +158,8 @@ pub(super) struct RawPool {
     pub(super) memory: RawMemory,
     /// When a busy worker is looked at.
     pub(super) liveness: RawLiveness,
+    /// Programs that clients run under the pool's rules with `clutch run`.
+    pub(super) run: RawRun,
 }
 
 /// How the environment of workers is made.

@@ -349,6 +349,7 @@ impl Found {
             (self, kind),
             (Self::Text, "string")
                 | (Self::Integer, "integer")
+                | (Self::Boolean, "boolean")
                 | (Self::List, "array")
                 | (Self::Table, "object")
         )

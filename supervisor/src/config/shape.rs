@@ -111,6 +111,7 @@ fn words(kind: &str) -> &str {
         "integer" => "a whole number",
         "array" => "a list in brackets",
         "object" => "a table",
+        "boolean" => "true or false",
         other => other,
     }
 }
@@ -118,7 +119,8 @@ fn words(kind: &str) -> &str {
 /// What one would write, as TOML: a number in quotes where it lacks nothing else, else the default
 /// or the first example. JSON's scalars and lists are TOML as well.
 fn example(value: &DeValue<'_>, schema: &Value) -> Option<String> {
-    let known = schema.get("default").or_else(|| schema["examples"].get(0));
+    let default = schema.get("default").filter(|default| !default.is_null());
+    let known = default.or_else(|| schema["examples"].get(0));
     // A default that starts with a digit is a duration or a size, which also lacks a unit.
     let has_unit = known
         .and_then(Value::as_str)

@@ -10,6 +10,7 @@ use clutch_protocol::message::PoolSize;
 use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
+use super::runs::Verdict;
 use crate::pool::Event;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Launched, PoolIndex};
@@ -151,7 +152,10 @@ impl Core {
 
     /// Lets running calls finish until `until`, and stops everything then.
     pub fn drain(&self, until: Instant) {
-        self.with(|dispatcher| dispatcher.stopping = true);
+        self.with(|dispatcher| {
+            dispatcher.stopping = true;
+            dispatcher.runs.judge(Verdict::EndBy(until));
+        });
         for pool in self.pools() {
             self.tell(pool, Event::Drain { until });
         }
@@ -159,7 +163,10 @@ impl Core {
 
     /// Stops everything at once.
     pub fn kill_all(&self) {
-        self.with(|dispatcher| dispatcher.stopping = true);
+        self.with(|dispatcher| {
+            dispatcher.stopping = true;
+            dispatcher.runs.judge(Verdict::End);
+        });
         for pool in self.pools() {
             self.tell(pool, Event::KillAll);
         }
@@ -181,11 +188,14 @@ impl Core {
         }
     }
 
-    /// Resolves when no worker is left after a drain.
+    /// Resolves when no worker and no program is left after a drain.
     pub async fn drained(&self) {
         loop {
             let progress = self.0.progress.notified();
-            if self.with(|dispatcher| dispatcher.pools.iter().all(|pool| pool.drained)) {
+            let is_over = |dispatcher: &mut Dispatcher| {
+                dispatcher.pools.iter().all(|pool| pool.drained) && dispatcher.runs.is_empty()
+            };
+            if self.with(is_over) {
                 return;
             }
             progress.await;

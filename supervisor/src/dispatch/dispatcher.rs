@@ -18,6 +18,7 @@ use super::history::History;
 use super::logs::Store;
 use super::nested::Token;
 use super::reaps::Reaps;
+use super::runs::Runs;
 use super::search::Search;
 use super::stacks::StackReply;
 use super::watch::Watched;
@@ -200,6 +201,8 @@ pub struct Dispatcher {
     pub(super) spawner: Spawner,
     /// Ended guardians that the spawner has not been told about.
     pub(super) reaps: Reaps,
+    /// Programs that clients run.
+    pub(super) runs: Runs,
     effects: Vec<Effect>,
     pending: VecDeque<(PoolIndex, Event)>,
     /// Which running call waits for which nested ones.
@@ -266,6 +269,7 @@ impl Dispatcher {
             weighing_due: Some(Instant::now()),
             spawner: parts.spawner,
             reaps: Reaps::default(),
+            runs: Runs::default(),
             effects: Vec::new(),
             pending: VecDeque::new(),
             nesting: Nesting::default(),

@@ -230,6 +230,18 @@ impl Dispatcher {
     }
 }
 
+/// What a guardian could not do for a client's program, in words.
+pub(crate) fn describe_program_failure(fault: SpawnFailed, pool: &config::Pool) -> String {
+    match fault.stage {
+        SpawnStage::Directory => {
+            let error = std::io::Error::from_raw_os_error(fault.errno);
+            format!("failed to enter the working directory: {error}")
+        }
+        _ => describe_spawn_failure(fault, pool),
+    }
+}
+
+/// What a guardian of the pool could not do, in words.
 fn describe_spawn_failure(fault: SpawnFailed, pool: &config::Pool) -> String {
     let error = std::io::Error::from_raw_os_error(fault.errno);
     match fault.stage {

@@ -15,6 +15,7 @@
 //! - `logs`: what of that is kept, and who reads it.
 //! - `watch`, `halts`, `groups`: what workers are doing, which of them are stopped, and how much
 //!   memory they hold and may hold.
+//! - `runs`: programs that clients run.
 //! - `refusal`: calls that no pool is asked about; `nested`: calls that come from workers.
 //! - `phases`: where a call's time went.
 //! - `reload`: pools that change, come and go.
@@ -53,6 +54,7 @@ mod phases;
 mod reaps;
 mod refusal;
 mod reload;
+mod runs;
 mod search;
 mod stacks;
 mod unwanted;
@@ -62,5 +64,7 @@ mod witness;
 pub use core::Core;
 pub use dispatcher::{FirstStart, Parts, PoolParts};
 
+pub(crate) use guardians::describe_program_failure;
 pub(crate) use nested::Home;
 pub(crate) use reload::{Make, Turnover, Workers};
+pub(crate) use runs::{Ticket, Verdict};

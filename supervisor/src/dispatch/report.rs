@@ -83,6 +83,7 @@ impl Dispatcher {
             queued_oldest_ms: oldest.map_or(0, |call| millis_since(now, call.arrived())),
             running: (calls.len() - calls.held()) as u64,
             queue_limit: pool.config.limits.queue,
+            runs: self.runs.of_pool(&pool.config.name, now),
             memory_bound: memory_bound.to_owned(),
             memory_bound_reason,
             last_death: pool.last_death.clone(),

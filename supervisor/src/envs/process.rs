@@ -24,7 +24,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::error::BuilderEnd;
 use crate::interpreter;
 use crate::limits::KILL_TIMEOUT;
-use crate::worker::spawner::{Guardian, hand_over};
+use crate::worker::handover::hand_over;
+use crate::worker::spawner::Guardian;
 
 /// The longest line that is kept as one.
 const LINE_BYTES_MAX: usize = 2 << 10;
@@ -156,7 +157,8 @@ impl Guarded {
             exited: None,
             failed: None,
         };
-        hand_over(&guarded.report, &spawn(job), [null.as_fd(); 4])?;
+        let meta = wire::encode(&spawn(job)).map_err(io::Error::other)?;
+        hand_over(&guarded.report, Kind::Spawn, &meta, &[null.as_fd(); 4])?;
         guarded.report.set_nonblocking(true)?;
         guarded.incoming.reserve(CHUNK_BYTES);
         Ok((guarded, [stdout, stderr]))

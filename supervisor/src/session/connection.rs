@@ -69,6 +69,8 @@ enum Turn {
     Done,
     /// There is more, but others are waiting.
     Over,
+    /// The client wants a program run, and nothing else from now on.
+    Program,
 }
 
 /// One client's connection.
@@ -84,6 +86,8 @@ pub struct Connection {
     pub(super) errands: JoinSet<()>,
     /// When the frame that is coming in must be complete.
     pub(super) frame_deadline: Option<Instant>,
+    /// The program it is to run.
+    program: Option<Frame>,
 }
 
 impl Connection {
@@ -103,6 +107,7 @@ impl Connection {
             memory: None,
             errands: JoinSet::new(),
             frame_deadline: None,
+            program: None,
         }
     }
 
@@ -213,6 +218,10 @@ impl Connection {
             }
             match self.take_frames() {
                 Ok(Turn::Done) => {}
+                Ok(Turn::Program) => {
+                    let frame = self.program.take().expect("it was just put there");
+                    return self.run_program(frame).await;
+                }
                 Ok(Turn::Over) => {
                     tokio::task::yield_now().await;
                     continue;
@@ -277,6 +286,10 @@ impl Connection {
             };
             allowance = allowance.saturating_sub(price);
             self.frame_deadline = None;
+            if frame.header.kind == Kind::RunProgram {
+                self.program = Some(frame);
+                return Ok(Turn::Program);
+            }
             self.take(now, frame).map_err(End::Refused)?;
         }
         self.watch_partial_frame(now);

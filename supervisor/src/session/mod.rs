@@ -12,6 +12,7 @@
 //! - `requests`: what a client's frames ask for; `operate`, what an operator's do.
 //! - `readers`: those of its requests that take a while.
 //! - `requests`: what a client's frames ask for.
+//! - `program`: a connection whose client runs a program.
 //! - `pace`: when a connection stops reading, and for how long.
 
 pub mod peer;
@@ -27,5 +28,7 @@ mod requests;
 mod operate;
 
 mod pace;
+
+mod program;
 
 pub use peer::Peer;

@@ -36,8 +36,7 @@ impl Recipe {
         payload_bytes_max: u32,
         open_files: u64,
     ) -> Recipe {
-        // Every key by its name: a new one has to be put here if it shapes workers, which a reload
-        // then replaces when it changes; the others hold for the workers that are there.
+        // Each key by name, so that no new one is forgotten: a reload replaces what those shape.
         let config::Pool {
             name,
             python: _,   // it is the executable
@@ -67,12 +66,12 @@ impl Recipe {
             memory: _,
             liveness: _,
             compute: _, // it is the share
+            run: _,
         } = pool;
         let share = Share::of(pool, &environment, &Processors::of_this_process());
-        let program = executable.as_os_str();
         let spawn = Spawn {
-            program: bytes(program),
-            argv: command_line(program, flags, boot),
+            program: bytes(executable.as_os_str()),
+            argv: command_line(executable.as_os_str(), flags, boot),
             environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
@@ -81,14 +80,12 @@ impl Recipe {
             cgroup: Vec::new(),
         };
         let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
+        let argv = std::iter::once(argv0).chain(args.iter().cloned());
         let setup = Setup {
             version: version::MAX,
             pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
-            argv: std::iter::once(argv0)
-                .chain(args.iter().cloned())
-                .map(String::into_bytes)
-                .collect(),
+            argv: argv.map(String::into_bytes).collect(),
             main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
@@ -99,9 +96,7 @@ impl Recipe {
             initargs: warm_up.initargs.clone().into_bytes(),
             warm: warm_up.warm.clone(),
         };
-        let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
-        let package = package.to_string_lossy().into_owned();
-        Recipe { spawn, setup, package, share, facts: None }
+        Recipe { spawn, setup, package: folder_name(boot), share, facts: None }
     }
 
     /// The same, with what its interpreter says of itself.
@@ -127,6 +122,11 @@ impl Recipe {
         let start_stack_ms = self.setup.start_stack_ms;
         let setup = Setup { start_stack_ms, ..other.setup.clone() };
         self.spawn == spawn && self.setup == setup && self.share.gives_the_same(&other.share)
+    }
+
+    /// What workers have in common with other programs of the pool, which have no slot.
+    pub fn spawn_without_slot(&self) -> Spawn {
+        self.spawn.clone()
     }
 
     /// What the guardian of a worker is told. Processors and devices belong to its slot, whichever
@@ -170,6 +170,11 @@ fn command_line(program: &OsStr, flags: &[String], boot: &Path) -> Vec<Vec<u8>> 
     argv.push(bytes(boot.as_os_str()));
     argv.extend(["{call}", "{control}", "{page}", "{stack}"].map(|name| name.into()));
     argv
+}
+
+fn folder_name(file: &Path) -> String {
+    let name = file.parent().and_then(Path::file_name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`spawner`]: the one thread that starts and reaps guardians.
+//! - `handover`: what a guardian is told first.
 //! - `orphans`: children that it has not started.
 //! - [`link`]: a running worker's sockets, pipes and tasks.
 //! - [`output`]: what a worker prints, cut into lines and bounded.
@@ -22,6 +23,7 @@
 
 pub mod spawner;
 
+pub(crate) mod handover;
 mod orphans;
 
 pub mod link;

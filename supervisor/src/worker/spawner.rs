@@ -6,29 +6,27 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::io::{self, IoSlice, PipeReader, PipeWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 
-use clutch_protocol::message::{Spawn, WorkerId};
-use clutch_protocol::{Header, Kind, wire};
+use clutch_protocol::message::{Spawn, SpawnProgram, WorkerId};
+use clutch_protocol::{Kind, wire};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use thiserror::Error;
+use tokio::sync::oneshot;
 
+use super::handover::hand_over;
 use super::orphans::{self, Lost};
 use super::page::Page;
 use crate::cgroup::{Group, Groups};
 use crate::limits::{GROUPS_EMPTYING_MAX, SPAWNER_ORDERS_MAX};
+use crate::run;
 use crate::watch::process;
-
-/// How long a guardian may take to read what it is to start. It reads first thing.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The program that becomes a guardian: the daemon's own binary with a hidden verb.
 #[derive(Clone, Debug)]
@@ -76,7 +74,16 @@ pub enum Order {
         memory_max: Option<u64>,
     },
     /// The daemon ends: remove every group, and say so.
-    Close(tokio::sync::oneshot::Sender<()>),
+    Close(oneshot::Sender<()>),
+    /// Start a guardian and tell it what to run for a client.
+    Program {
+        /// What to run.
+        program: Box<SpawnProgram>,
+        /// Its standard streams.
+        streams: Vec<OwnedFd>,
+        /// Told what became of it. If nobody listens any more, it is ended.
+        started: oneshot::Sender<Result<ProgramStarted, LaunchError>>,
+    },
     /// A guardian has ended: reap it.
     Reap {
         /// Its process id.
@@ -120,6 +127,15 @@ pub struct Channels {
     pub pidfd: OwnedFd,
     /// The group that its python is to join.
     pub group: Option<Group>,
+}
+
+/// The outcome of [`Order::Program`].
+#[derive(Debug)]
+pub struct ProgramStarted {
+    /// To and from the guardian.
+    pub report: UnixStream,
+    /// The guardian's process id, until it is reaped.
+    pub guardian: u32,
 }
 
 /// The outcome of [`Order::Launch`].
@@ -229,6 +245,10 @@ impl Nursery {
                 }
                 Some(Launched { pool, worker, channels })
             }
+            Order::Program { program, streams, started } => {
+                self.start_program(&program, &streams, started);
+                None
+            }
             Order::Reap { guardian, orphans } => {
                 let mut started = None;
                 if let Some((mut child, at)) = self.children.remove(&guardian) {
@@ -282,6 +302,27 @@ impl Nursery {
         self.emptying.truncate(GROUPS_EMPTYING_MAX);
     }
 
+    fn start_program(
+        &mut self,
+        program: &SpawnProgram,
+        streams: &[OwnedFd],
+        started: oneshot::Sender<Result<ProgramStarted, LaunchError>>,
+    ) {
+        let outcome = run::guardian::start(&self.guardian, program, streams);
+        let outcome = outcome.map(|(child, report)| {
+            let guardian = child.id();
+            self.children.insert(guardian, (child, process::started(guardian)));
+            ProgramStarted { report, guardian }
+        });
+        if let Err(Ok(ProgramStarted { report, guardian })) = started.send(outcome) {
+            // Its client is gone: without this socket, the guardian ends itself and its tree.
+            drop(report);
+            if let Some((mut child, _)) = self.children.remove(&guardian) {
+                let _ = child.wait();
+            }
+        }
+    }
+
     fn launch(&mut self, spawn: &Spawn, group: Option<Group>) -> Result<Channels, LaunchError> {
         let pair = || UnixStream::pair().map_err(LaunchError::Channels);
         let (call, its_call) = pair()?;
@@ -307,7 +348,8 @@ impl Nursery {
         let handed = opened.map_err(io::Error::from).and_then(|pidfd| {
             let page = page.descriptor();
             let handed = [its_call.as_fd(), its_control.as_fd(), page.as_fd(), its_stack.as_fd()];
-            hand_over(&report, spawn, handed)?;
+            let meta = wire::encode(spawn).map_err(io::Error::other)?;
+            hand_over(&report, Kind::Spawn, &meta, &handed)?;
             Ok(pidfd)
         });
         let pidfd = match handed {
@@ -330,24 +372,4 @@ fn never_blocks(pipe: &PipeWriter) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL)?);
     fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
-}
-
-/// Sends the guardian its first frame, with the worker's descriptors.
-pub(crate) fn hand_over(
-    report: &UnixStream,
-    spawn: &Spawn,
-    handed: [BorrowedFd<'_>; 4],
-) -> io::Result<()> {
-    let meta = wire::encode(spawn).map_err(io::Error::other)?;
-    let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
-    let header = Header { descriptors: 4, meta_bytes, ..Header::new(Kind::Spawn, 0) };
-    let frame = [&header.encode()[..], &meta].concat();
-    let descriptors = handed.map(|descriptor| descriptor.as_raw_fd());
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    report.set_write_timeout(Some(HANDOVER_TIMEOUT))?;
-    let parts = [IoSlice::new(&frame)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    let sent = sendmsg::<()>(report.as_raw_fd(), &parts, &rights, flags, None)?;
-    let mut rest: &UnixStream = report;
-    rest.write_all(&frame[sent..])
 }
