@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clutch_client::{ConnectError, Denial, Failure, OperateError};
 use clutch_supervisor::config::ConfigError;
-use clutch_supervisor::{ServeError, ServeExit};
+use clutch_supervisor::{Finding, ServeError, ServeExit};
 use thiserror::Error;
 
 use crate::exit::Exit;
@@ -46,6 +46,8 @@ pub(crate) enum Error {
         commands::config::FILE
     )]
     NoConfig,
+    #[error("{} cannot work here:\n{}", file.display(), lines(findings))]
+    Unworkable { file: PathBuf, findings: Vec<Finding> },
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error("cancelled by Ctrl-C before anything was called")]
@@ -61,6 +63,10 @@ pub(crate) enum Error {
     #[error("the daemon (pid {pid}) at {} is still stopping after {wait:?}; \
              wait longer with --wait, or end what runs with: clutch stop --now", socket.display())]
     StillStopping { pid: u32, socket: PathBuf, wait: Duration },
+}
+
+fn lines(findings: &[Finding]) -> String {
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl From<Failure> for Error {
@@ -111,7 +117,7 @@ impl Error {
             Error::Refused { denial, .. } => Exit::of_denial(*denial),
             Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
-            Error::Config(_) | Error::NoConfig => Exit::Configuration,
+            Error::Config(_) | Error::NoConfig | Error::Unworkable { .. } => Exit::Configuration,
             Error::Serve(error) => match error.exit() {
                 ServeExit::Refused => Exit::Refused,
                 ServeExit::Interrupted => Exit::Cancelled,

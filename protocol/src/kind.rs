@@ -96,6 +96,9 @@ byte_enum! {
         /// Daemon → worker, on the control socket: write the stacks of all threads into the pipe
         /// for them. No meta.
         Stack = 40,
+        /// Worker → daemon, on the control socket: how long a start's imports take. Meta
+        /// [`crate::message::Imports`].
+        Imports = 41,
 
         /// Daemon → guardian, first: what to run. Meta [`crate::message::Spawn`], four descriptors.
         Spawn = 48,

@@ -57,6 +57,9 @@ pub const LOG_TEXT_BYTES_MAX: usize = 16 << 10;
 /// The longest name of a logger or a log level, in bytes. Loggers are named like modules.
 pub const LOG_NAME_BYTES_MAX: usize = 512;
 
+/// Modules whose import times a worker tells, the slowest: what a person reads.
+pub const IMPORT_TIMES_MAX: usize = 16;
+
 /// File descriptors that may travel with one frame. Only `Spawn` carries any in this version.
 pub const DESCRIPTORS_MAX: u8 = 4;
 

@@ -267,6 +267,29 @@ pub struct Run {
     pub function: String,
 }
 
+/// How long the imports of a start take, that of a worker which is not quick.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Imports {
+    /// Whether everything is imported; otherwise what was under way counts as far as it had come.
+    pub finished: bool,
+    /// For how long the worker has been importing, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The slowest top-level modules, the slowest first.
+    pub modules: Vec<ImportTime>,
+}
+
+/// How long the import of one top-level module took, its submodules included.
+#[derive(Clone, Debug, PartialEq, Eq, Decode, Encode, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ImportTime {
+    /// Its name.
+    pub module: String,
+    /// With everything it imports, in milliseconds.
+    pub total_ms: u64,
+    /// Without other top-level modules, in milliseconds.
+    pub own_ms: u64,
+}
+
 /// A record of Python's `logging`, on its way from a worker.
 #[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Log {

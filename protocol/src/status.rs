@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Certificate;
-use crate::message::WorkerId;
+use crate::message::{ImportTime, WorkerId};
 
 /// The daemon and everything in it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -125,6 +125,9 @@ pub struct WorkerStatus {
     /// The processor time its python has used, in milliseconds, when it was last looked at.
     #[serde(default)]
     pub cpu_ms: u64,
+    /// Where a start took long: its slowest top-level modules, the slowest first.
+    #[serde(default)]
+    pub imports: Vec<ImportTime>,
 }
 
 /// The JSON schema of a [`Status`] as it is printed.

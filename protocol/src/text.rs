@@ -46,9 +46,10 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop (workers died {failures} times without a \
+                "pool '{pool}' is in a crash loop (workers died {failures} time{} without a \
                  success between; one is tried now and then, and calls are taken again once it is \
-                 ready); the last: {last}"
+                 ready); the last: {last}",
+                if *failures == 1 { "" } else { "s" }
             ),
             Reason::NotAllowed => {
                 write!(
@@ -104,7 +105,10 @@ impl fmt::Display for Exception {
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Certificate { pool, worker, pid, exit_name, calls_served, .. } = self;
-        write!(f, "worker {pool}/{}.{} (pid {pid}) ", worker.slot, worker.generation)?;
+        write!(f, "worker {pool}/{}.{} ", worker.slot, worker.generation)?;
+        if *pid != 0 {
+            write!(f, "(pid {pid}) ")?;
+        }
         match self.cause {
             Cause::Exited => write!(f, "ended with {exit_name}")?,
             Cause::Signalled => write!(f, "was ended by {exit_name}")?,

@@ -154,6 +154,13 @@ class Golden(unittest.TestCase):
             meta = _frames.encode_ready(**fields)
             self.assertEqual(entry["frame"][64:], meta.hex())
 
+    def test_imports_are_written(self):
+        for entry in self.entries("Imports"):
+            fields = plain_value(entry["meta"])
+            modules = [tuple(module.values()) for module in fields.pop("modules")]
+            meta = _frames.encode_imports(modules=modules, **fields)
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
     def test_log_is_written(self):
         for entry in self.entries("Log"):
             fields = plain_value(entry["meta"])
@@ -191,7 +198,7 @@ class Limits(unittest.TestCase):
                 number, _, shift = rust[name].replace("_", "").partition(" << ")
                 self.assertEqual(int(number) << int(shift or 0), getattr(_limits, name), name)
                 compared += 1
-        self.assertEqual(12, compared)
+        self.assertEqual(13, compared)
 
 
 class Receiving(unittest.TestCase):

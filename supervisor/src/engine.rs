@@ -1,24 +1,27 @@
 //! The data plane on its thread: dispatcher, timers, launches, and the doorway for clients. Both
 //! the daemon and the private supervisor of `--local` are this, with different doors.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clutch_protocol::failure::Certificate;
 use clutch_protocol::message::Stop;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::Config;
-use crate::dispatch::{Core, FirstStart, Parts, PoolParts, Quantity};
+use crate::dispatch::{Core, FirstStart, Parts};
 use crate::door::Door;
 use crate::interpreter::InterpreterError;
 use crate::limits::{KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
-use crate::prepare::{ServeError, Unasked};
+use crate::prepare::{Prepared, ServeError, Unasked, list_certificates};
 use crate::reload::{self, Blueprint, Reloader};
 use crate::service::Manager;
 use crate::session::connection::Doorway;
@@ -28,14 +31,20 @@ use crate::worker::spawner::{Guardian, Spawner};
 /// How long a cancelled probe may take to clean up.
 const PROBE_END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the other pools may take to say that their first start fails, too.
-const OTHER_STARTS_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A start that takes this long makes one ask whether the interpreter is one at all.
 const SLOW_START: Duration = Duration::from_secs(1);
 
 /// A pool that is up: its name, how many workers it has, and their version of Python.
 pub type PoolUp = (String, u32, String);
+
+/// How the first starts of all pools went.
+#[derive(Clone, Debug, Default)]
+pub struct Starts {
+    /// Pools that take calls.
+    pub up: Vec<PoolUp>,
+    /// Pools that do not, by name, and why.
+    pub broken: Vec<(String, String)>,
+}
 
 /// The data plane. Lives on one thread, inside a [`LocalSet`].
 #[derive(Debug)]
@@ -46,6 +55,8 @@ pub struct Engine {
     /// Reloads that are wanted, until somebody sees to them.
     reloads: Option<mpsc::Receiver<reload::Order>>,
     unasked: Vec<Unasked>,
+    /// Interpreters that cannot be used, as far as that is known.
+    faults: RefCell<Vec<(String, InterpreterError)>>,
     asking_is_over: CancelOnDrop,
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
@@ -61,6 +72,12 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+fn text(certificate: &Certificate) -> String {
+    list_certificates(std::slice::from_ref(certificate), "its first")
+        .trim_start_matches(&format!("pool '{}': ", certificate.pool))
+        .to_owned()
 }
 
 /// Runs `work` on a data plane of its own, on this thread, until it is done.
@@ -88,7 +105,7 @@ impl Engine {
     /// When the system has no thread left.
     pub fn start(
         config: &Config,
-        (pools, unasked): (Vec<PoolParts>, Vec<Unasked>),
+        Prepared { pools, unasked, faults }: Prepared,
         guardian: Guardian,
         socket: String,
     ) -> Result<Engine, ServeError> {
@@ -134,6 +151,7 @@ impl Engine {
             stop_orders,
             reloads: Some(reloads),
             unasked,
+            faults: RefCell::new(faults),
             asking_is_over: CancelOnDrop::default(),
             close,
             tasks,
@@ -141,62 +159,66 @@ impl Engine {
         })
     }
 
-    /// Waits until every pool has a worker that is ready.
+    /// Waits until it is known of every pool whether it has a worker that is ready; a start takes
+    /// `limits.start_timeout` at most.
     ///
     /// # Errors
     ///
-    /// When a pool's first worker dies instead: all such pools, and what is wrong with their
-    /// interpreters, if that is it.
-    pub async fn first_starts(&self) -> Result<Vec<PoolUp>, ServeError> {
+    /// When no pool has one: what the first workers of all of them died of, or what is wrong with
+    /// their interpreters, if that is it.
+    pub async fn first_starts(&self) -> Result<Starts, ServeError> {
         let is_known = |start: &FirstStart| !matches!(start, FirstStart::Pending);
-        let is_failed = |start: &FirstStart| matches!(start, FirstStart::Failed(_));
         tokio::select! {
-            () = self.core.wait_for_starts(is_known, Quantity::All) => {}
-            () = self.core.wait_for_starts(is_failed, Quantity::Any) => {
-                // Others may be failing, too, and are better named in the same breath.
-                let others = self.core.wait_for_starts(is_known, Quantity::All);
-                let _ = tokio::time::timeout(OTHER_STARTS_TIMEOUT, others).await;
-            }
-            error = self.find_fault_with_slow_starts() => return Err(error),
+            () = self.core.wait_for_starts(is_known) => {}
+            never = self.find_fault_with_slow_starts() => match never {},
         }
-        let mut up = Vec::new();
-        let mut failed = Vec::new();
+        let failed = |start: &FirstStart| matches!(start, FirstStart::Failed(_));
+        self.distrust_faulty(self.pools_whose_start(failed)).await;
+        let faults = self.faults.borrow_mut().drain(..).collect::<Vec<_>>();
+        let mut starts = Starts::default();
+        let mut certificates = Vec::new();
         for (name, workers, start) in self.core.first_starts() {
             match start {
-                FirstStart::Ready(python) => up.push((name, workers, python)),
-                FirstStart::Failed(certificate) => failed.push(*certificate),
+                FirstStart::Ready(python) => starts.up.push((name, workers, python)),
+                FirstStart::Failed(certificate) => {
+                    let fault = faults.iter().find(|(pool, _)| *pool == name);
+                    let reason = fault.map_or_else(|| text(&certificate), |(_, it)| it.to_string());
+                    if fault.is_none() {
+                        certificates.push(*certificate);
+                    }
+                    starts.broken.push((name, reason));
+                }
                 FirstStart::Pending => {}
             }
         }
-        if failed.is_empty() {
-            return Ok(up);
+        match (starts.up.is_empty(), starts.broken.is_empty(), certificates.is_empty()) {
+            (false, ..) | (_, true, _) => Ok(starts),
+            (.., true) => Err(ServeError::Interpreters(faults)),
+            (.., false) => Err(ServeError::FirstStart(faults, certificates)),
         }
-        let pools: Vec<_> = failed.iter().map(|certificate| certificate.pool.clone()).collect();
-        let faults = self.ask_interpreters(&pools).await;
-        Err(if faults.len() == failed.len() {
-            ServeError::Interpreters(faults)
-        } else {
-            failed.retain(|certificate| faults.iter().all(|(pool, _)| *pool != certificate.pool));
-            ServeError::FirstStart(faults, failed)
-        })
     }
 
-    /// Resolves with what is wrong with the interpreter of a pool that takes its time, and never
-    /// if nothing is.
-    async fn find_fault_with_slow_starts(&self) -> ServeError {
+    fn pools_whose_start(&self, is: impl Fn(&FirstStart) -> bool) -> Vec<String> {
+        let starts = self.core.first_starts().into_iter();
+        starts.filter(|(.., start)| is(start)).map(|(name, ..)| name).collect()
+    }
+
+    /// Asks the interpreters of pools that take their time; one that is none does not get more.
+    async fn find_fault_with_slow_starts(&self) -> Infallible {
         tokio::time::sleep_until(tokio::time::Instant::now() + SLOW_START).await;
-        let pending: Vec<_> = self
-            .core
-            .first_starts()
-            .into_iter()
-            .filter(|(_, _, start)| matches!(start, FirstStart::Pending))
-            .map(|(name, _, _)| name)
-            .collect();
-        let faults = self.ask_interpreters(&pending).await;
-        if faults.is_empty() {
-            return std::future::pending().await;
+        let pending = self.pools_whose_start(|start| matches!(start, FirstStart::Pending));
+        self.distrust_faulty(pending).await;
+        std::future::pending().await
+    }
+
+    /// Asks the interpreters of these pools who they are, and gives up on those that are none.
+    async fn distrust_faulty(&self, mut pools: Vec<String>) {
+        pools.retain(|pool| self.faults.borrow().iter().all(|(faulty, _)| faulty != pool));
+        let faults = self.ask_interpreters(&pools).await;
+        for (pool, fault) in &faults {
+            self.core.distrust(pool, &fault.to_string());
         }
-        ServeError::Interpreters(faults)
+        self.faults.borrow_mut().extend(faults);
     }
 
     /// What is wrong with the interpreters of these pools, if anything.

@@ -55,6 +55,10 @@ pub mod package;
 
 pub mod prepare;
 
+pub mod trial;
+
+pub mod ingredients;
+
 pub mod engine;
 
 pub mod door;
@@ -75,4 +79,5 @@ pub use local::{Abort, Local, Starting};
 pub use prepare::{ServeError, ServeExit};
 pub use serve::{ServeOptions, ServeReady, serve};
 pub use service::{Activated, ActivationError};
+pub use trial::{Finding, findings};
 pub use worker::spawner::{Guardian, Orphans};

@@ -147,6 +147,11 @@ pub const FILE_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// that a pool of hundreds that has fallen does not bring the machine down with it.
 pub const STARTS_AT_ONCE: u32 = 16;
 
+/// A start that takes longer than this is slow, and its slowest imports are logged; so is one that
+/// needs half of what it may. Large libraries take a second or two, and nobody waits for them
+/// knowingly for longer.
+pub const SLOW_START: Duration = Duration::from_secs(2);
+
 /// How long a caller whose deadline has passed waits for the stacks of its worker. Writing them
 /// takes a millisecond or two, unless another thread keeps the interpreter to itself.
 pub const DUMP_TIMEOUT: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clutch_protocol::failure::Certificate;
+use clutch_protocol::failure::{Cause, Certificate};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
@@ -21,7 +21,8 @@ use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
-use crate::worker::launch::Recipe;
+
+pub use crate::ingredients::{Ingredients, Prepared};
 
 /// How long an interpreter may take to say what it is.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,6 +128,10 @@ pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> St
             text += "\nits last words on standard error:\n";
             text += &certificate.stderr_tail;
         }
+        if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
+            text += "\nits stack shortly before:\n";
+            text += &certificate.stack;
+        }
         text
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -226,26 +231,27 @@ impl Unasked {
 ///
 /// # Errors
 ///
-/// Names every pool whose interpreter cannot be used.
-pub fn pools(
-    config: &Config,
-    boot: &Path,
-    open_files: u64,
-) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
-    pools_until(config, boot, open_files, &AtomicBool::new(false))
+/// When no pool has an interpreter that can be used: names all of them.
+pub fn pools(config: &Config, boot: &Path, open_files: u64) -> Result<Prepared, ServeError> {
+    let prepared = pools_until(config, boot, open_files, &AtomicBool::new(false))?;
+    if !prepared.faults.is_empty() && prepared.faults.len() == prepared.pools.len() {
+        return Err(ServeError::Interpreters(prepared.faults));
+    }
+    Ok(prepared)
 }
 
-/// As [`pools`]; gives up soon after `cancelled` becomes true.
+/// As [`pools`], whatever becomes of the interpreters; gives up soon after `cancelled` becomes
+/// true.
 ///
 /// # Errors
 ///
-/// As [`pools`].
+/// When the worker's files cannot be unpacked for other users.
 pub fn pools_until(
     config: &Config,
     boot: &Path,
     open_files: u64,
     cancelled: &AtomicBool,
-) -> Result<(Vec<PoolParts>, Vec<Unasked>), ServeError> {
+) -> Result<Prepared, ServeError> {
     let probes = std::thread::scope(|scope| {
         let start = |pool| (pool, scope.spawn(move || probe(pool, cancelled)));
         let threads: Vec<_> = config.pools.values().map(start).collect();
@@ -255,29 +261,45 @@ pub fn pools_until(
         joined.collect::<Vec<_>>()
     });
     let shared = shared_boot(config)?;
-    let mut parts = Vec::new();
-    let mut failures = Vec::new();
-    let mut unasked = Vec::new();
+    let mut prepared = Prepared { pools: Vec::new(), unasked: Vec::new(), faults: Vec::new() };
     for (pool, probed) in probes {
-        match probed {
+        let boot = match (&pool.process.account, &shared) {
+            (Some(_), Some(shared)) => shared,
+            _ => boot,
+        };
+        let payload_max = config.daemon.payload;
+        let ingredients = Ingredients { boot: boot.to_owned(), payload_max, open_files };
+        let make = match probed {
             Ok((executable, environment, doubt)) => {
-                unasked.extend(doubt);
-                let payload_max = config.daemon.payload;
-                let boot = match (&pool.process.account, &shared) {
-                    (Some(_), Some(shared)) => shared,
-                    _ => boot,
-                };
-                let recipe =
-                    Recipe::new(pool, &executable, boot, environment, payload_max, open_files);
-                parts.push(PoolParts { recipe, policy: policy(pool), config: pool.clone() });
+                prepared.unasked.extend(doubt);
+                Ok(ingredients.mix(pool, &executable, environment))
             }
-            Err(error) => failures.push((pool.name.clone(), error)),
-        }
+            Err(error) => {
+                let fault = error.to_string();
+                prepared.faults.push((pool.name.clone(), error));
+                Err(fault)
+            }
+        };
+        let (policy, config) = (policy(pool), pool.clone());
+        prepared.pools.push(PoolParts { config, make, ingredients, policy });
     }
-    if failures.is_empty() { Ok((parts, unasked)) } else { Err(ServeError::Interpreters(failures)) }
+    Ok(prepared)
 }
 
-type Environment = Vec<(OsString, OsString)>;
+/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
+/// becomes true.
+pub(crate) fn try_interpreter(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(PathBuf, Environment), InterpreterError> {
+    let (executable, environment, doubt) = probe(pool, cancelled)?;
+    if let Some(unasked) = doubt {
+        unasked.ask(cancelled)?;
+    }
+    Ok((executable, environment))
+}
+
+pub(crate) type Environment = Vec<(OsString, OsString)>;
 
 /// The script of workers that are another user than this process, which cannot read its own one;
 /// none when no pool has such workers.

@@ -9,13 +9,14 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::door::Door;
-use crate::engine::{Engine, PoolUp, run_on_this_thread};
+use crate::engine::{Engine, PoolUp, Starts, run_on_this_thread};
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
 use crate::service::{Activated, Manager};
 use crate::socket::Claim;
 use crate::sys;
+use crate::worker::output::escape;
 use crate::worker::spawner::Guardian;
 
 /// What a daemon needs.
@@ -38,8 +39,10 @@ pub struct ServeReady {
     pub socket: PathBuf,
     /// Its process id.
     pub pid: u32,
-    /// Its pools.
+    /// Its pools that take calls.
     pub pools: Vec<PoolUp>,
+    /// Its pools that do not, by name, and why.
+    pub broken: Vec<(String, String)>,
 }
 
 /// The way clients come in.
@@ -103,8 +106,8 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
         let engine = Engine::start(&blueprint.config, pools, guardian, name_of(&socket))?;
-        run(engine, entrance, signals, blueprint, |pools| {
-            let up = ServeReady { socket, pid: std::process::id(), pools };
+        run(engine, entrance, signals, blueprint, |Starts { up, broken }| {
+            let up = ServeReady { socket, pid: std::process::id(), pools: up, broken };
             ready(&up);
             status_of(&up)
         })
@@ -119,7 +122,13 @@ fn name_of(socket: &std::path::Path) -> String {
 /// A daemon in one line, for the service manager.
 fn status_of(up: &ServeReady) -> String {
     let workers: u32 = up.pools.iter().map(|(_, workers, _)| workers).sum();
-    format!("serving {} pools with {workers} workers at {}", up.pools.len(), up.socket.display())
+    let (pools, socket) = (up.pools.len(), up.socket.display());
+    let mut text = format!("serving {pools} pools with {workers} workers at {socket}");
+    if !up.broken.is_empty() {
+        let names = up.broken.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
+        text += &format!("; broken: {}", names.join(", "));
+    }
+    text
 }
 
 /// The daemon's life from its first launches on.
@@ -128,15 +137,15 @@ async fn run(
     mut entrance: Entrance,
     mut signals: Signals,
     blueprint: Blueprint,
-    ready: impl FnOnce(Vec<PoolUp>) -> String,
+    ready: impl FnOnce(Starts) -> String,
 ) -> Result<(), ServeError> {
     let manager = Rc::new(Manager::from_environment());
     let started = tokio::select! {
         started = engine.first_starts() => started,
         () = signals.stop() => Err(ServeError::Interrupted),
     };
-    let opened = started.and_then(|pools| Ok((pools, entrance.open()?)));
-    let (pools, mut door) = match opened {
+    let opened = started.and_then(|starts| Ok((starts, entrance.open()?)));
+    let (starts, mut door) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let (_, nobody) = mpsc::channel(1);
@@ -145,7 +154,11 @@ async fn run(
         }
     };
     let reload = engine.see_to_reloads(blueprint, manager.clone()).await;
-    let status = ready(pools);
+    for (pool, reason) in &starts.broken {
+        let reason = escape(reason.as_bytes());
+        tracing::error!(pool, reason, "the pool is broken; the others are served without it");
+    }
+    let status = ready(starts);
     manager.ready(&status).await;
     let how = engine
         .serve(&mut door, async {

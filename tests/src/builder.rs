@@ -128,6 +128,24 @@ impl Builder {
     /// When the daemon ends before it answers.
     #[track_caller]
     pub fn try_start(self) -> Result<Daemon, Output> {
+        let begun = Instant::now();
+        let mut daemon = self.try_answering()?;
+        daemon.wait_ready();
+        daemon.started_in = begun.elapsed();
+        Ok(daemon)
+    }
+
+    /// Starts it and waits until it answers, though some of its pools may be broken.
+    #[track_caller]
+    pub fn start_partly(self) -> Daemon {
+        match self.try_answering() {
+            Ok(daemon) => daemon,
+            Err(output) => panic!("the daemon exited with {}:\n{}", output.code, output.stderr),
+        }
+    }
+
+    #[track_caller]
+    fn try_answering(self) -> Result<Daemon, Output> {
         // It may have to be built first, which is no part of the start.
         Clutch::binary();
         let begun = Instant::now();
@@ -144,11 +162,7 @@ impl Builder {
             }
         });
         match answers {
-            Ok(Ok(_)) => {
-                daemon.wait_ready();
-                daemon.started_in = begun.elapsed();
-                Ok(daemon)
-            }
+            Ok(Ok(_)) => Ok(daemon),
             Ok(Err(status)) => {
                 daemon.log.wait_for_end(5 * SECOND);
                 let output = Output {

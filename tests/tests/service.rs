@@ -87,6 +87,23 @@ fn f135_the_manager_is_told_ready_reloading_and_stopping() {
     assert_eq!(0, daemon.wait_exit(10 * SECOND));
 }
 
+#[test]
+fn the_manager_is_told_which_pools_are_broken() {
+    let manager = Manager::new();
+    let mut daemon = Daemon::builder()
+        .env("NOTIFY_SOCKET", &manager.path)
+        .pool("bad", |pool| pool.preload(&["no_such_module_anywhere"]))
+        .pool("good", |pool| pool)
+        .start_partly();
+    let word = manager.hear_news();
+    assert!(word.starts_with("READY=1\nSTATUS=serving 1 pools with 1 workers at "), "{word}");
+    assert!(word.contains("; broken: bad"), "{word}");
+    daemon.cli(["reload"]).expect_code(0);
+    assert!(manager.hear_news().starts_with("RELOADING=1\n"));
+    assert!(manager.hear_news().starts_with("READY=1\nSTATUS=running; broken: bad"));
+    assert_eq!(0, daemon.stop(10 * SECOND));
+}
+
 /// Stops one thread of a process, and no other, for `span`; says so when that is not permitted.
 const STOP_THREAD: &str = r#"
 import ctypes, os, sys, time

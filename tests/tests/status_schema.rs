@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use clutch_tests::{Clutch, Daemon, SECOND, kill, wait_for};
+use clutch_tests::{Clutch, Daemon, Pool, SECOND, kill, wait_for};
 use serde_json::Value;
 
 /// Fields by their path, with their types as the page writes them.
@@ -133,7 +133,11 @@ fn printed(value: &Value, path: &str, known: &Fields, fields: &mut BTreeSet<Stri
 
 #[test]
 fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
-    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    // Slow enough that its imports are told.
+    let tmp = clutch_tests::Tmp::new();
+    tmp.write("code/slow.py", "import time\ntime.sleep(0.6)\n");
+    let slow = |pool: Pool| pool.workers(2).path(tmp.join("code")).preload(&["slow"]);
+    let daemon = Daemon::builder().pool("default", slow).start();
     let victim = daemon.worker_pids("default")[0];
     kill(victim);
     wait_for("the death is known", 10 * SECOND, || daemon.status().pools[0].last_death.is_some());

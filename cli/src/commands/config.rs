@@ -27,7 +27,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Say whether a configuration file is right; if not, where and what to write instead
+    /// Say whether a configuration file is right and can work here: interpreters are asked who they
+    /// are, users, processors and limits are looked up
     Check {
         /// The file
         #[arg(default_value = FILE)]
@@ -54,6 +55,10 @@ pub(crate) fn run(args: &Args) -> Result<Exit, Error> {
 
 fn check(file: &Path) -> Result<(), Error> {
     let config = config::load(file)?;
+    let findings = clutch_supervisor::findings(&config);
+    if !findings.is_empty() {
+        return Err(Error::Unworkable { file: file.to_owned(), findings });
+    }
     output::page(&summary(&config)).map_err(Error::Output)
 }
 

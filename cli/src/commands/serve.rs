@@ -13,6 +13,7 @@ use crate::connect::{self, Socket};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::logging::{self, LogFormat};
+use crate::output;
 
 /// Run the daemon: keep the configured pools, answer calls
 #[derive(Debug, clap::Args)]
@@ -89,12 +90,16 @@ fn ready_text(ready: &ServeReady) -> String {
         })
         .collect();
     let plural = if pools.len() == 1 { "" } else { "s" };
-    format!(
+    let mut text = format!(
         "clutch is ready at {} (pid {}), pool{plural} {}",
         ready.socket.display(),
         ready.pid,
         pools.join(", ")
-    )
+    );
+    for (pool, reason) in &ready.broken {
+        text += &format!("\npool {pool} is broken: {}", output::escape_block(reason));
+    }
+    text
 }
 
 fn ready_json(ready: &ServeReady) -> serde_json::Value {
@@ -103,12 +108,15 @@ fn ready_json(ready: &ServeReady) -> serde_json::Value {
         .iter()
         .map(|(pool, workers, python)| json!({"name": pool, "workers": workers, "python": python}))
         .collect();
+    let broken: Vec<_> =
+        ready.broken.iter().map(|(pool, reason)| json!({"name": pool, "reason": reason})).collect();
     json!({
         "level": "INFO",
         "message": "ready",
         "socket": ready.socket.to_string_lossy(),
         "pid": ready.pid,
         "pools": pools,
+        "broken": broken,
     })
 }
 
@@ -118,10 +126,11 @@ mod tests {
 
     #[test]
     fn the_ready_line_says_where_who_and_what() {
-        let ready = ServeReady {
+        let mut ready = ServeReady {
             socket: "/run/c.sock".into(),
             pid: 7,
             pools: vec![("cpu".into(), 1, "3.12.1".into()), ("io".into(), 4, "3.8.18".into())],
+            broken: Vec::new(),
         };
         assert_eq!(
             "clutch is ready at /run/c.sock (pid 7), pools cpu (1 worker, Python 3.12.1), \
@@ -129,5 +138,10 @@ mod tests {
             ready_text(&ready)
         );
         assert_eq!(4, ready_json(&ready)["pools"][1]["workers"]);
+        ready.broken.push(("gpu".into(), "there is no python9 on PATH".into()));
+        let text = ready_text(&ready);
+        let broken = "\npool gpu is broken: there is no python9 on PATH";
+        assert!(text.ends_with(broken), "{text}");
+        assert_eq!("gpu", ready_json(&ready)["broken"][0]["name"]);
     }
 }

@@ -210,6 +210,7 @@ mod tests {
             activity: if state == "busy" { "holding_gil" } else { "" }.into(),
             rss_bytes: 0,
             cpu_ms: 0,
+            imports: Vec::new(),
         }
     }
 

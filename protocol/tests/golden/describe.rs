@@ -6,10 +6,10 @@ use clutch_protocol::failure::{
     TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
+    OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource,
+    ResourceLimit, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -157,7 +157,7 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> TraceFrame Link PoolSize ResourceLimit u32 }
+lists! { String Vec<u8> ImportTime TraceFrame Link PoolSize ResourceLimit u32 }
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -191,6 +191,8 @@ structs! {
         version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
         log_level
     }
+    Imports { finished, elapsed_ms, modules }
+    ImportTime { module, total_ms, own_ms }
     Log { level, level_name, logger, created_ms, call, dropped, text }
     Logs { pool, call, slot, lines, follow }
     LogLines { dropped, last }

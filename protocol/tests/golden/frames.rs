@@ -10,10 +10,10 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Hello, Identity, Log, LogLines, Logs, OomScore, Output, Phases,
-    PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource, ResourceLimit, Retry,
-    RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage, Spawned, Stop, Stream,
-    Swept, Welcome, WorkerId,
+    Answer, Call, Exit, Exited, Hello, Identity, ImportTime, Imports, Log, LogLines, Logs,
+    OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused, Reload, Resource,
+    ResourceLimit, Retry, RetryOn, Role, Run, Setup, Signal, Spawn, SpawnFailed, SpawnStage,
+    Spawned, Stop, Stream, Swept, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -503,6 +503,13 @@ fn workers(samples: &mut Samples) {
         text: "two\nlines".into(),
     };
     samples.meta("log", Kind::Log, 0, &log, NONE);
+    let time =
+        |module: &str, total_ms, own_ms| ImportTime { module: module.into(), total_ms, own_ms };
+    let modules = vec![time("pandas", 1900, 700), time("numpy", 1200, 1200)];
+    let imports = Imports { finished: true, elapsed_ms: 2100, modules };
+    samples.meta("imports", Kind::Imports, 0, &imports, NONE);
+    let imports = Imports { finished: false, elapsed_ms: 500, modules: vec![] };
+    samples.meta("imports-none", Kind::Imports, 0, &imports, NONE);
 }
 
 /// Every limit there is.

@@ -21,6 +21,7 @@ __all__ = [
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
     "HEADER",
+    "IMPORTS",
     "INTERRUPT",
     "LOG",
     "MAGIC",
@@ -39,6 +40,7 @@ __all__ = [
     "check_header",
     "decode_setup",
     "encode_exception",
+    "encode_imports",
     "encode_log",
     "encode_missing",
     "encode_ready",
@@ -67,6 +69,7 @@ EXIT = 37
 WARN = 38
 LOG = 39
 STACK = 40
+IMPORTS = 41
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
@@ -229,6 +232,15 @@ def _text(text: str) -> bytes:
 def encode_ready(pid: int, python: str, executable: str) -> bytes:
     """The `Ready` meta."""
     return _U16.pack(VERSION) + _pack_u32(pid) + _text(python) + _text(executable)
+
+
+def encode_imports(finished: bool, elapsed_ms: int, modules: "list[tuple[str, int, int]]") -> bytes:
+    """The `Imports` meta: of each module its name, and its time with and without others."""
+    parts = [b"\1" if finished else b"\0", _U64_PAIR.pack(elapsed_ms, len(modules))]
+    for name, total_ms, own_ms in modules:
+        parts.append(_text(name))
+        parts.append(_U64_PAIR.pack(total_ms, own_ms))
+    return b"".join(parts)
 
 
 def encode_log(

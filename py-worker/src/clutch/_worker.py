@@ -10,6 +10,7 @@
      ┊
      │ ── Ping, Interrupt ───────────────►  the control thread, on its own socket   (_control)
      │ ◄─ Pong ───────────────────────────
+     │ ◄─ Imports ────────────────────────  while a start is slow                       (_imports)
      │ ◄─ Log ────────────────────────────  any thread, if the pool asks for it         (_logging)
 ```
 """
@@ -109,7 +110,9 @@ def _live(
     if setup.log_level:
         forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)
     package = f"{here}/{__package__}/"
-    meta = _load_user_code(setup, (package, here + "/"), stack_fd)
+    meta = None
+    if setup.preload or setup.main:
+        meta = _load_user_code(setup, (package, here + "/"), stack_fd, control)
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
@@ -140,17 +143,21 @@ def _receive_setup(receive_into: "ReceiveInto") -> "Setup | None":
     return decode_setup(meta)
 
 
-def _load_user_code(setup: Setup, skip: "tuple[str, ...]", stack_fd: int) -> "bytes | None":
+def _load_user_code(
+    setup: Setup, skip: "tuple[str, ...]", stack_fd: int, control: socket
+) -> "bytes | None":
     """Loads what the pool wants loaded. A failure's meta when that raises."""
     if setup.start_stack_ms:
         faulthandler.dump_traceback_later(setup.start_stack_ms / 1000, file=stack_fd)
     module = None
+    imports = _pristine.load("clutch._imports")
     try:
-        for module in setup.preload:
-            _import(module)
-        module = None
-        if setup.main:
-            load_main(setup)
+        with imports.ImportTimes(control.sendall):
+            for module in setup.preload:
+                _import(module)
+            module = None
+            if setup.main:
+                load_main(setup)
     except BaseException as error:  # noqa: BLE001 - SystemExit included: no worker came of it.
         with _pristine.pristine_imports:
             if module is not None:

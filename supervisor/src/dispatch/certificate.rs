@@ -5,6 +5,7 @@ use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
 use super::dispatcher::{PoolState, Worker};
+use crate::config;
 use crate::pool::{StopCause, WorkerState};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
@@ -24,7 +25,7 @@ pub(super) struct Story<'a> {
 
 /// Writes a worker's certificate.
 pub(super) fn write(
-    pool: &str,
+    (pool, limits): (&str, &config::Limits),
     worker: WorkerId,
     entry: &mut Worker,
     story: Story<'_>,
@@ -42,6 +43,9 @@ pub(super) fn write(
         Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
         before => begun && before.and_then(WorkerState::call).is_some(),
     };
+    if cause == Cause::StartTimedOut {
+        entry.detail = super::imports::of_late_start(limits, entry);
+    }
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
     Certificate {
         pool: pool.to_owned(),
@@ -114,6 +118,7 @@ fn last_stack(entry: &mut Worker) -> String {
 
 fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cause {
     match before {
+        _ if entry.has_no_interpreter => Cause::StartFailed,
         // A worker that ends by itself closes its sockets first, and is noticed by that now and
         // then; what its guardian reports is the better story.
         Some(WorkerState::Stopping(StopCause::ChannelLost, _)) => match exit {
@@ -167,6 +172,7 @@ mod tests {
     use crate::dispatch::{Core, Parts, PoolParts};
     use crate::net::{Outbox, SharedBudget};
     use crate::pool::{CallKey, Pool, Verdict};
+    use crate::prepare::Ingredients;
     use crate::session::Peer;
     use crate::worker::launch::Recipe;
     use crate::worker::spawner::{Guardian, Launched, Orphans, PoolIndex, Spawner};
@@ -176,7 +182,7 @@ mod tests {
     /// A pool of two workers that are being started, and what the spawner says, which nobody hears.
     fn core() -> (Core, Receiver<Launched>) {
         let config = "[pools.a]\nworkers = 2\n";
-        let mut config = crate::config::parse(config, None, Path::new("/")).unwrap();
+        let mut config = config::parse(config, None, Path::new("/")).unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
         let (daemon, config) = (config.daemon, config.pools.remove("a").unwrap());
         let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
@@ -186,7 +192,9 @@ mod tests {
         let (launched, outcomes) = tokio::sync::mpsc::channel(2);
         let (spawner, _) = Spawner::start(guardian, launched).unwrap();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
-        let pools = vec![PoolParts { config, recipe, policy }];
+        let ingredients =
+            Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
+        let pools = vec![PoolParts { config, make: Ok(recipe), ingredients, policy }];
         let core = Core::new(Parts { daemon, pools, spawner, watcher, socket: String::new() });
         core.start();
         (core, outcomes)

@@ -20,15 +20,6 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How long is listened, after that, before timers run.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
-/// How many pools something has to be true of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quantity {
-    /// Every one.
-    All,
-    /// At least one.
-    Any,
-}
-
 /// What is shared beside the dispatcher itself.
 #[derive(Debug)]
 struct Shared {
@@ -145,6 +136,7 @@ impl Core {
         for pool in self.pools() {
             self.tell(pool, Event::Start);
         }
+        self.forget_known_faults();
     }
 
     /// Lets running calls finish until `until`, and stops everything then.
@@ -168,17 +160,11 @@ impl Core {
         self.with(|dispatcher| dispatcher.first_starts())
     }
 
-    /// Resolves when `enough` is true of the first starts.
-    pub async fn wait_for_starts(&self, enough: impl Fn(&FirstStart) -> bool, all: Quantity) {
+    /// Resolves when `is` is true of every pool's first start.
+    pub async fn wait_for_starts(&self, is: impl Fn(&FirstStart) -> bool) {
         loop {
             let progress = self.0.progress.notified();
-            let starts = self.first_starts();
-            let mut known = starts.iter().map(|(_, _, start)| enough(start));
-            let reached = match all {
-                Quantity::All => known.all(|is| is),
-                Quantity::Any => known.any(|is| is),
-            };
-            if reached {
+            if self.first_starts().iter().all(|(.., start)| is(start)) {
                 return;
             }
             progress.await;

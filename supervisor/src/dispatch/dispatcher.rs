@@ -7,9 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use clutch_protocol::Kind;
 use clutch_protocol::failure::Certificate;
-use clutch_protocol::message::{Signal, WorkerId};
+use clutch_protocol::message::{ImportTime, Signal, WorkerId};
 use tokio::task::JoinSet;
 
 use super::call::Call;
@@ -18,17 +17,19 @@ use super::counters::Counters;
 use super::history::History;
 use super::logs::Store;
 use super::reaps::Reaps;
+use super::search::Search;
 use super::stack::StackReply;
 use super::watch::Watched;
 use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::{CallKey, Effect, Event, Pool};
+use crate::prepare::Ingredients;
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
-use crate::worker::link::{Link, frame_head};
+use crate::worker::link::Link;
 use crate::worker::oom::OomWatch;
 use crate::worker::output::{Allowance, READ_BYTES, Tail};
-use crate::worker::spawner::{LaunchError, Order, PoolIndex, Spawner};
+use crate::worker::spawner::{PoolIndex, Spawner};
 
 /// What a dispatcher is made of.
 #[derive(Debug)]
@@ -50,8 +51,10 @@ pub struct Parts {
 pub struct PoolParts {
     /// Its configuration.
     pub config: config::Pool,
-    /// How its workers are started.
-    pub recipe: Recipe,
+    /// How its workers are started, or why its interpreter cannot be used.
+    pub make: Result<Recipe, String>,
+    /// What a recipe is made of, should there be none yet.
+    pub ingredients: Ingredients,
     /// Who decides.
     pub policy: Pool,
 }
@@ -70,8 +73,9 @@ pub enum FirstStart {
 /// A worker process, beside what the policy knows of it.
 #[derive(Debug)]
 pub(super) struct Worker {
-    /// How it was made: the pool's recipe may be another one by now.
-    pub(super) recipe: Rc<Recipe>,
+    /// How it was made: the pool's recipe may be another one by now. None while its interpreter is
+    /// being looked for.
+    pub(super) recipe: Option<Rc<Recipe>>,
     /// Which edition of the pool's workers it is of.
     pub(super) edition: u64,
     pub(super) link: Option<Rc<Link>>,
@@ -97,10 +101,14 @@ pub(super) struct Worker {
     pub(super) function: Option<Rc<str>>,
     /// It broke the protocol: nothing it says is heard any more.
     pub(super) outlaw: bool,
+    /// What was to be its interpreter is none; `detail` says why.
+    pub(super) has_no_interpreter: bool,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
     /// Whether its stacks were asked for and are not all there.
     pub(super) dumping: bool,
+    /// Where its start took long: its slowest imports.
+    pub(super) imports: Vec<ImportTime>,
     /// How often it was asked.
     pub(super) dumps: u64,
     /// Who wants to see them besides.
@@ -121,7 +129,13 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub(super) struct PoolState {
     pub(super) config: config::Pool,
-    pub(super) recipe: Rc<Recipe>,
+    /// None when its interpreter cannot be used: every start looks for it anew.
+    pub(super) recipe: Option<Rc<Recipe>>,
+    pub(super) ingredients: Ingredients,
+    /// What is wrong with its interpreter, when that is known before its first start.
+    pub(super) known_fault: Option<String>,
+    /// Its interpreter is being looked for.
+    pub(super) search: Option<Search>,
     /// Workers of another edition than this have to be replaced.
     pub(super) edition: u64,
     pub(super) last_edition: u64,
@@ -177,9 +191,16 @@ pub struct Dispatcher {
 
 impl PoolState {
     pub(super) fn new(parts: PoolParts) -> PoolState {
+        let (recipe, known_fault) = match parts.make {
+            Ok(recipe) => (Some(Rc::new(recipe)), None),
+            Err(fault) => (None, Some(fault)),
+        };
         PoolState {
             config: parts.config,
-            recipe: Rc::new(parts.recipe),
+            recipe,
+            ingredients: parts.ingredients,
+            known_fault,
+            search: None,
             edition: 0,
             last_edition: 0,
             policy: parts.policy,
@@ -273,7 +294,7 @@ impl Dispatcher {
                 }
             }
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
-            Effect::Launch { worker } => self.launch(now, pool, worker),
+            Effect::Launch { worker } => self.launch(core, now, pool, worker),
             Effect::Interrupt { worker, .. } => {
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.interrupt(run));
@@ -287,7 +308,10 @@ impl Dispatcher {
             Effect::Terminate { worker } => {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
             }
-            Effect::Kill { worker } => self.order(pool, worker, |link| link.signal(Signal::Kill)),
+            Effect::Kill { worker } => {
+                self.order(pool, worker, |link| link.signal(Signal::Kill));
+                self.give_search_up(pool, worker);
+            }
             Effect::Abandon { worker } => {
                 tracing::error!(pool = self.pools[pool.0].config.name, %worker,
                     "its guardian does not report; killing the guardian");
@@ -319,69 +343,8 @@ impl Dispatcher {
         }
     }
 
-    fn launch(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId) {
-        let state = &mut self.pools[pool.0];
-        state.counters.one("launches");
-        if worker.generation > 1 {
-            state.counters.one("restarts");
-        }
-        let spawn = Box::new(state.recipe.spawn());
-        state.workers.insert(
-            worker,
-            Worker {
-                recipe: state.recipe.clone(),
-                edition: state.edition,
-                link: None,
-                tasks: JoinSet::new(),
-                born: now,
-                pid: 0,
-                python: String::new(),
-                served: 0,
-                calls_had: None,
-                last_call: None,
-                last_run: 0,
-                last_call_at: None,
-                printing: None,
-                function: None,
-                outlaw: false,
-                tail: Tail::default(),
-                allowance: Allowance::new(now),
-                detail: String::new(),
-                dumping: false,
-                dumps: 0,
-                stack_readers: Vec::new(),
-                last_stack: String::new(),
-                oom_kills_before: 0,
-                watched: Watched::default(),
-                dead: false,
-                certificate: None,
-                swept: false,
-            },
-        );
-        if let Err(error) = self.spawner.order(Order::Launch { pool, worker, spawn }) {
-            self.launch_failed(pool, worker, &error);
-        }
-    }
-
-    /// A worker that never had a process: it is dead and gone at once.
-    pub(super) fn launch_failed(&mut self, pool: PoolIndex, worker: WorkerId, error: &LaunchError) {
-        if let Some(entry) = self.worker(pool, worker) {
-            entry.detail = error.to_string();
-        }
-        self.bury(pool, worker, None, false);
-        self.pending.push_back((pool, Event::Died { worker, begun: false }));
-        self.pending.push_back((pool, Event::Gone { worker }));
-        self.pool(pool).workers.remove(&worker);
-    }
-
     /// A follow-up of what is being done now, told to its pool right after it.
     pub(super) fn follow_up(&mut self, pool: PoolIndex, event: Event) {
         self.pending.push_back((pool, event));
-    }
-
-    /// What a worker is told first, as a frame. None when nobody remembers it any more.
-    pub(super) fn setup_frame(&self, pool: PoolIndex, worker: WorkerId) -> Option<Vec<u8>> {
-        let entry = self.pools[pool.0].workers.get(&worker)?;
-        Some(frame_head(Kind::Setup, 0, &entry.recipe.setup(worker)))
     }
 }

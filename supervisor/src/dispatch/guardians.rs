@@ -11,7 +11,9 @@ use super::certificate::{self, Story};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
+use crate::config;
 use crate::pool::{Event, StopCause, WorkerState};
+use crate::trial;
 use crate::worker::link::Link;
 use crate::worker::output::escape;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
@@ -28,7 +30,7 @@ impl Core {
         });
         match link {
             Err(error) => {
-                self.with(|dispatcher| dispatcher.launch_failed(pool, worker, &error));
+                self.with(|dispatcher| dispatcher.launch_failed(pool, worker, error.to_string()));
                 // Told as an event of its own, so that what the failure queued is done now.
                 self.tell(pool, Event::Tick);
                 self.note_progress();
@@ -50,8 +52,11 @@ impl Core {
                 self.rearm_watch();
             }),
             Kind::SpawnFailed => wire::decode(&frame.meta).map(|fault: SpawnFailed| {
-                let detail = describe_spawn_failure(fault);
-                self.with(|dispatcher| dispatcher.note_detail(link, &detail));
+                self.with(|dispatcher| {
+                    let config = &dispatcher.pools[link.pool.0].config;
+                    let detail = describe_spawn_failure(fault, config);
+                    dispatcher.note_detail(link, &detail);
+                });
                 self.worker_died(link, None);
             }),
             Kind::Exited => {
@@ -170,7 +175,8 @@ impl Dispatcher {
         let is_newest = entry.edition == state.edition;
         let never_ready = entry.python.is_empty();
         let story = Story { before, exited, begun, oom: &mut self.oom };
-        let certificate = certificate::write(&state.config.name, worker, entry, story);
+        let certificate =
+            certificate::write((&state.config.name, &state.config.limits), worker, entry, story);
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);
         state.counters.one(cause);
@@ -221,15 +227,25 @@ impl Dispatcher {
     }
 }
 
-fn describe_spawn_failure(fault: SpawnFailed) -> String {
+fn describe_spawn_failure(fault: SpawnFailed, pool: &config::Pool) -> String {
     let error = std::io::Error::from_raw_os_error(fault.errno);
     match fault.stage {
         SpawnStage::Prepare => format!("failed to prepare its process: {error}"),
-        SpawnStage::Directory => format!("failed to enter its working directory: {error}"),
-        SpawnStage::Limits => format!(
-            "failed to apply the pool's `process` limits to it: {error} (another user, less nice, \
-             a higher limit: only root may)"
+        SpawnStage::Directory => format!(
+            "failed to enter its working directory {} (cwd of pool '{}'): {error}",
+            pool.cwd.display(),
+            pool.name
         ),
+        SpawnStage::Limits => {
+            let found = trial::of_process(&pool.process).into_iter();
+            let found = found.map(|(key, sentence)| format!("{key}: {sentence}"));
+            let mut found = found.collect::<Vec<_>>().join("; ");
+            if found.is_empty() {
+                found = "another user, less nice, a higher limit: only root may".to_owned();
+            }
+            let name = &pool.name;
+            format!("failed to apply pools.{name}.process to it: {error} ({found})")
+        }
         SpawnStage::Execute => format!("failed to execute its interpreter: {error}"),
     }
 }

@@ -15,6 +15,9 @@
 //! - `watch`: what workers are doing and how much they hold.
 //! - `refusal`: calls that no pool is asked about.
 //! - `reload`: pools that change, come and go.
+//! - `launches`: workers on their way into the world.
+//! - `search`: pools whose interpreter has to be looked for before each start.
+//! - `imports`: what the imports of slow starts took.
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
@@ -42,6 +45,10 @@ mod reaps;
 
 mod reload;
 
+mod imports;
+mod launches;
+mod search;
+
 mod output;
 
 mod logs;
@@ -65,7 +72,7 @@ pub mod report;
 
 pub mod counters;
 
-pub use core::{Core, Quantity};
+pub use core::Core;
 
 pub(crate) use reload::{Make, Turnover, Workers};
 

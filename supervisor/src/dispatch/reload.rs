@@ -15,6 +15,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolParts, PoolState};
 use crate::config;
 use crate::pool::{Event, Order, PoolState as Phase, ReplaceCause, Settings, WorkerState};
+use crate::prepare::Ingredients;
 use crate::worker::launch::Recipe;
 use crate::worker::spawner::PoolIndex;
 
@@ -31,7 +32,9 @@ pub(crate) enum Workers {
 #[derive(Clone, Debug)]
 pub(crate) struct Make {
     pub(crate) config: config::Pool,
-    pub(crate) recipe: Rc<Recipe>,
+    /// None when its interpreter cannot be used.
+    pub(crate) recipe: Option<Rc<Recipe>>,
+    pub(crate) ingredients: Ingredients,
     pub(crate) settings: Settings,
     edition: u64,
 }
@@ -65,7 +68,7 @@ impl Core {
     pub(crate) fn remake(
         &self,
         pool: PoolIndex,
-        (config, recipe): (config::Pool, Recipe),
+        (config, recipe, ingredients): (config::Pool, Option<Rc<Recipe>>, Ingredients),
         settings: Settings,
         workers: Workers,
     ) -> u32 {
@@ -76,11 +79,14 @@ impl Core {
                 state.last_edition += 1;
                 edition = state.last_edition;
             }
-            state.become_made(Make { config, recipe: Rc::new(recipe), settings, edition });
+            state.become_made(Make { config, recipe, ingredients, settings, edition });
             dispatcher.watch_anew();
             dispatcher.old_workers(pool)
         });
         self.rearm_watch();
+        if workers == Workers::Replaced {
+            self.forget_search(pool);
+        }
         let replace = workers == Workers::Replaced;
         self.tell(pool, Event::Reconfigured { settings: Box::new(settings), replace });
         if !replace {
@@ -98,6 +104,7 @@ impl Core {
             dispatcher.old_workers(pool)
         });
         self.rearm_watch();
+        self.forget_search(pool);
         self.tell(pool, Event::Reconfigured { settings, replace: false });
         self.wear_out(pool, &meanwhile);
     }
@@ -139,6 +146,16 @@ impl Core {
     /// How a new pool's first start went, as far as it is known.
     pub(crate) fn first_start(&self, pool: PoolIndex) -> FirstStart {
         self.with(|dispatcher| dispatcher.pools[pool.0].first_start.clone())
+    }
+
+    /// The pools whose workers do not live.
+    pub(crate) fn broken_pools(&self) -> Vec<String> {
+        self.with(|dispatcher| {
+            let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
+            let is_broken =
+                |pool: &&PoolState| matches!(pool.policy.state(), Phase::CrashLoop { .. });
+            pools.filter(is_broken).map(|pool| pool.config.name.clone()).collect()
+        })
     }
 
     /// The daemon's own settings.
@@ -208,6 +225,7 @@ impl PoolState {
         Make {
             config: self.config.clone(),
             recipe: self.recipe.clone(),
+            ingredients: self.ingredients.clone(),
             settings: *self.policy.settings(),
             edition: self.edition,
         }
@@ -216,6 +234,7 @@ impl PoolState {
     fn become_made(&mut self, make: Make) {
         self.config = make.config;
         self.recipe = make.recipe;
+        self.ingredients = make.ingredients;
         self.edition = make.edition;
         self.failed_start = None;
     }

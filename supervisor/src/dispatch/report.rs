@@ -6,7 +6,7 @@ use std::time::Instant;
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
-use super::dispatcher::{Dispatcher, PoolState, Worker};
+use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
 use crate::pool;
 use crate::pool::{EmptySlot, WorkerView};
 use crate::watch::activity::Activity;
@@ -134,6 +134,7 @@ impl Dispatcher {
             activity: self.activity(view, entry).to_owned(),
             rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
             cpu_ms: entry.map_or(0, |worker| worker.watched.cpu_ms),
+            imports: entry.map_or_else(Vec::new, |worker| worker.imports.clone()),
         }
     }
 
@@ -185,6 +186,13 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
         let death = last.trim_end_matches(" Traceback (most recent call last):");
         last = format!("{death} {}", exception.trim());
     }
+    if let FirstStart::Failed(_) = pool.first_start {
+        return format!(
+            "no worker of it has ever started; one start is tried now and then, and at once after: \
+             clutch pool reset {}; the last: {last}",
+            pool.config.name
+        );
+    }
     format!(
         "{failures} workers died and no call succeeded between; it goes on trying, and at once \
          after: clutch pool reset {}; the last: {last}",
@@ -209,6 +217,7 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         activity: String::new(),
         rss_bytes: 0,
         cpu_ms: 0,
+        imports: Vec::new(),
     }
 }
 

@@ -115,7 +115,8 @@ impl Dispatcher {
         if !self.has_begun(pool, worker) {
             return String::new();
         }
-        let package = self.pools[pool.0].recipe.package().to_owned();
+        let recipe = self.pools[pool.0].recipe.as_ref();
+        let package = recipe.map_or("", |recipe| recipe.package()).to_owned();
         let Some(link) = self.link(pool, worker) else {
             return String::new();
         };

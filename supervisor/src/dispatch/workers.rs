@@ -53,6 +53,7 @@ impl Core {
         let Header { kind, id, meta_bytes, .. } = frame.header;
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
+            Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
@@ -205,7 +206,7 @@ impl Dispatcher {
     fn greet(&mut self, link: &Link, ready: &Ready) {
         let python: String = ready.python.chars().filter(|c| !c.is_control()).take(32).collect();
         let pool = self.pool(link.pool);
-        if matches!(pool.first_start, FirstStart::Pending) {
+        if !matches!(pool.first_start, FirstStart::Ready(_)) {
             pool.first_start = FirstStart::Ready(python.clone());
         }
         if let Some(worker) = pool.workers.get_mut(&link.worker) {

@@ -34,6 +34,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_execute.py",
     "clutch/_failures.py",
     "clutch/_frames.py",
+    "clutch/_imports.py",
     "clutch/_items.py",
     "clutch/_json_codec.py",
     "clutch/_limits.py",

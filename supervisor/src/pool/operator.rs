@@ -57,6 +57,11 @@ impl Pool {
             self.outwear_all(now, ReplaceCause::Reload, effects);
             // What did not start may do so now.
             self.reset(now, effects);
+            if self.size == 0 {
+                // A make that cannot work is found out now, as at the start, not at the next call.
+                self.size = 1;
+                self.fit(now, effects);
+            }
         }
     }
 

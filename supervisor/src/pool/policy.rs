@@ -80,6 +80,8 @@ pub struct Pool {
     pub(super) calls: Calls,
     pub(super) timers: Timers,
     pub(super) deaths: Deaths,
+    /// Whether a worker has ever become ready.
+    pub(super) has_worked: bool,
     /// Workers that are to be replaced, in the order of their turns.
     pub(super) turns: VecDeque<WorkerId>,
     /// Workers that are being replaced.
@@ -110,6 +112,7 @@ impl Pool {
             calls: Calls::default(),
             timers: Timers::default(),
             deaths: Deaths::default(),
+            has_worked: false,
             turns: VecDeque::new(),
             swaps: BTreeSet::new(),
             replacement_failures: 0,
@@ -245,6 +248,7 @@ impl Pool {
             return;
         }
         self.timers.clear(Timer::Start(worker));
+        self.has_worked = true;
         let entry = self.workers.get_mut(&worker).expect("it just took a step");
         entry.ready_at = Some(now);
         let takes_over = std::mem::take(&mut entry.is_successor);

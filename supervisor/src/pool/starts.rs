@@ -247,7 +247,10 @@ impl Pool {
         let bar = (2 * restart.deaths).max(self.workers_wanted() + 1);
         let goes_on = self.deaths.count() >= bar || self.deaths.is_by_calls;
         let by_calls = loss == Loss::WithCall && goes_on;
-        if by_starts || by_calls {
+        // Where nothing has ever worked, it is what workers are made of that is wrong, and trying
+        // often would only show the same.
+        let is_stillborn = loss == Loss::Unready && !self.has_worked;
+        if by_starts || by_calls || is_stillborn {
             self.close(now, by_calls, effects);
         }
         self.bound_deaths(bar);

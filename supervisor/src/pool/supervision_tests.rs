@@ -144,7 +144,7 @@ fn a_pool_that_fell_as_a_whole_once_is_no_crash_loop() {
 
 #[test]
 fn a_blow_to_all_workers_that_start_is_no_crash_loop() {
-    let mut world = World::new(6, 10);
+    let mut world = World::new(6, 10).that_has_worked();
     for slot in 0..6 {
         world.die(id(slot, 1));
     }
@@ -154,7 +154,7 @@ fn a_blow_to_all_workers_that_start_is_no_crash_loop() {
 
 #[test]
 fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
-    let mut world = World::new(4, 10);
+    let mut world = World::new(4, 10).that_has_worked();
     for slot in 0..4 {
         world.die(id(slot, 1));
     }
@@ -179,6 +179,40 @@ fn a_pool_in_a_crash_loop_tries_one_start_at_a_time_f020() {
     let [Effect::Launch { worker }] = launched[..] else { panic!("{launched:?}") };
     assert_eq!(3, world.is_ready(worker).len(), "the others follow at once");
     assert_eq!(PoolState::Running, world.pool.state());
+}
+
+#[test]
+fn a_pool_that_never_worked_is_closed_by_its_first_failed_start_f149() {
+    let mut world = World::new(2, 10);
+    world.call(1);
+    assert_eq!(vec![settle(1, Verdict::CrashLoop)], world.die(id(0, 1)));
+    assert_eq!(vec![settle(2, Verdict::CrashLoop)], world.call(2));
+    world.die(id(1, 1));
+    // One start at a time, with the longest wait between.
+    for _ in 0..3 {
+        let launched = world.live(BACKOFF_MAX);
+        let [Effect::Launch { worker }] = launched[..] else { panic!("{launched:?}") };
+        world.die(worker);
+    }
+    // An operator has it tried at once, and it is closed again as fast.
+    let launched = world.order(Order::Reset);
+    let [Effect::Launch { worker }, Effect::Launch { .. }] = launched[..] else {
+        panic!("{launched:?}")
+    };
+    world.call(3);
+    assert_eq!(vec![settle(3, Verdict::CrashLoop)], world.die(worker));
+    let PoolState::CrashLoop { .. } = world.pool.state() else { panic!("it is closed") };
+}
+
+#[test]
+fn a_pool_without_workers_that_is_remade_starts_one_to_see_whether_it_can() {
+    let settings = elastic(0, 2);
+    let mut world = World::ready_of(settings);
+    world.live(100 * SECOND);
+    assert_eq!(0, world.up());
+    let again = |replace| Event::Reconfigured { settings: Box::new(settings), replace };
+    assert_eq!(NOTHING, world.tell(again(false)));
+    assert_eq!(vec![launch(0, 2)], world.tell(again(true)));
 }
 
 /// Kills a pool's worker with each of `calls`; gives the last call's effects.

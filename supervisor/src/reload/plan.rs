@@ -10,7 +10,7 @@ use clutch_protocol::reload::{ReloadResult, Reloaded};
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
 use crate::pool::settings::Size;
-use crate::prepare::{self, OpenFiles, ServeError};
+use crate::prepare::{self, OpenFiles, Prepared, ServeError};
 use crate::worker::launch::Recipe;
 
 /// What a daemon was made of, so that it can be made anew.
@@ -28,8 +28,8 @@ pub struct Blueprint {
 #[derive(Clone, Debug)]
 pub(super) struct RunningPool {
     pub(super) config: config::Pool,
-    /// How its workers are made.
-    pub(super) recipe: Recipe,
+    /// How its workers are made; none when its interpreter cannot be used.
+    pub(super) recipe: Option<Recipe>,
     /// How many it has; an operator may have changed that since the file was read.
     pub(super) size: Size,
 }
@@ -83,13 +83,15 @@ pub(super) fn plan(
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
     let open_files = blueprint.open_files.inherited;
     let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cancelled);
-    let (pools, unasked) = prepared.map_err(|error| wrong(error.to_string()))?;
+    let Prepared { pools, unasked, mut faults } =
+        prepared.map_err(|error| wrong(error.to_string()))?;
     let mut steps: BTreeMap<String, Step> =
         pools.into_iter().map(|parts| step(parts, running)).collect();
+    // What was broken before, and is not touched, hinders nobody.
+    faults.retain(|(pool, _)| !matches!(steps.get(pool), Some(Step::Keep)));
     let gone = running.keys().filter(|name| !config.pools.contains_key(*name));
     steps.extend(gone.map(|name| (name.clone(), Step::Remove)).collect::<Vec<_>>());
     // An interpreter that starts a worker is asked who it is now, and not when it fails.
-    let mut faults = Vec::new();
     for unasked in unasked {
         let starts = matches!(steps.get(&unasked.pool), Some(Step::Replace(_) | Step::Add(_)));
         if starts && let Err(fault) = unasked.ask(cancelled) {
@@ -111,12 +113,22 @@ fn step(parts: PoolParts, running: &Running) -> (String, Step) {
     let parts = Box::new(parts);
     let step = match running.get(&name) {
         None => Step::Add(parts),
-        Some(pool) if !pool.recipe.makes_the_same(&parts.recipe) => Step::Replace(parts),
+        Some(pool) if is_made_differently(pool, &parts) => Step::Replace(parts),
         Some(pool) if pool.config != parts.config => Step::Limits(parts),
         Some(pool) if pool.size != prepare::settings(&parts.config).size => Step::Limits(parts),
         Some(_) => Step::Keep,
     };
     (name, step)
+}
+
+/// Whether workers of `parts` are others than the pool's. Two pools without an interpreter are made
+/// alike if nothing of them differs.
+fn is_made_differently(pool: &RunningPool, parts: &PoolParts) -> bool {
+    match (&pool.recipe, &parts.make) {
+        (Some(old), Ok(new)) => !old.makes_the_same(new),
+        (None, Err(_)) => pool.config != parts.config,
+        _ => true,
+    }
 }
 
 /// The keys that differ, or why a reload cannot change one of them.
@@ -154,20 +166,24 @@ mod tests {
     use super::*;
     use crate::config::Log;
     use crate::pool::Pool;
+    use crate::prepare::Ingredients;
 
     fn parts(keys: &str) -> PoolParts {
         let config = config::parse(&format!("[pools.a]\n{keys}\n"), None, Path::new("/"));
         let config = config.unwrap().pools.remove("a").unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
         let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
-        PoolParts { policy: Pool::new(prepare::settings(&config)), recipe, config }
+        let ingredients =
+            Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
+        let policy = Pool::new(prepare::settings(&config));
+        PoolParts { policy, make: Ok(recipe), ingredients, config }
     }
 
     fn step_to(keys: &str, resize: impl Fn(&mut Size)) -> Step {
-        let PoolParts { config, recipe, policy } = parts("");
+        let PoolParts { config, make, policy, .. } = parts("");
         let mut size = policy.settings().size;
         resize(&mut size);
-        let pool = RunningPool { config, recipe, size };
+        let pool = RunningPool { config, recipe: make.ok(), size };
         step(parts(keys), &BTreeMap::from([("a".to_owned(), pool)])).1
     }
 

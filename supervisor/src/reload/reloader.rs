@@ -15,11 +15,12 @@ use super::plan::{Blueprint, Plan, Running, RunningPool, Step, plan};
 use super::turnover::Kind as Wait;
 use super::turnover::{End, Under, bound, wait};
 use crate::config;
-use crate::dispatch::{Core, Make, Workers};
-use crate::prepare::{self, list_certificates};
+use crate::dispatch::{Core, Make, PoolParts, Workers};
+use crate::prepare::{self, Ingredients, list_certificates};
 use crate::service::Manager;
 use crate::session::Peer;
 use crate::source_watch::{Changes, Watching};
+use crate::worker::launch::Recipe;
 use crate::worker::spawner::PoolIndex;
 
 /// Reloads that may wait for the one that is carried out. More would only read the same file again.
@@ -143,7 +144,9 @@ impl Reloader {
             _ => "running; the last reload failed and has changed nothing",
         };
         if !self.core.is_stopping() {
-            self.manager.ready(status).await;
+            let broken = self.core.broken_pools().join(", ");
+            let broken = if broken.is_empty() { broken } else { format!("; broken: {broken}") };
+            self.manager.ready(&format!("{status}{broken}")).await;
         }
         order.answer(&reloaded);
     }
@@ -202,7 +205,8 @@ impl Reloader {
             .makes()
             .into_iter()
             .map(|(name, (_, Make { config, recipe, settings, .. }))| {
-                (name, RunningPool { config, recipe: (*recipe).clone(), size: settings.size })
+                let recipe = recipe.map(|recipe| (*recipe).clone());
+                (name, RunningPool { config, recipe, size: settings.size })
             })
             .collect();
         let (blueprint, changes) = (self.blueprint.clone(), self.changes.clone());
@@ -252,7 +256,7 @@ impl Reloader {
                 let (pool, before) = makes.get(name).cloned().expect("it runs, or it were added");
                 let start_timeout = parts.config.limits.start_timeout;
                 let settings = prepare::settings(&parts.config);
-                let made = (parts.config, parts.recipe);
+                let made = made_of(*parts);
                 let workers = self.core.remake(pool, made, settings, Workers::Replaced);
                 undo.made.push((pool, before));
                 let bound = bound(workers, start_timeout);
@@ -268,7 +272,7 @@ impl Reloader {
             match (step, self.core.makes().get(&name)) {
                 (Step::Limits(parts), Some((pool, _))) => {
                     let settings = prepare::settings(&parts.config);
-                    let made = (parts.config, parts.recipe);
+                    let made = made_of(*parts);
                     self.core.remake(*pool, made, settings, Workers::Stay);
                 }
                 (Step::Remove, Some(_)) => self.core.remove_pool(&name),
@@ -324,13 +328,17 @@ impl Reloader {
         for (name, (pool, make)) in known {
             tracing::info!(pool = name, "watched files have changed; replacing the workers");
             let start_timeout = make.config.limits.start_timeout;
-            let made = (make.config, (*make.recipe).clone());
+            let made = (make.config, make.recipe, make.ingredients);
             let workers = self.core.remake(pool, made, make.settings, Workers::Replaced);
             let bound = bound(workers, start_timeout);
             under.push(Under { name, pool, kind: Wait::Replaced, bound });
         }
         under
     }
+}
+
+fn made_of(parts: PoolParts) -> (config::Pool, Option<Rc<Recipe>>, Ingredients) {
+    (parts.config, parts.make.ok().map(Rc::new), parts.ingredients)
 }
 
 fn late(left: &[(String, u32)]) -> String {

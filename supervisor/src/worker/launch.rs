@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::time::Duration;
 
 use clutch_protocol::message::{
     Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Setup, Spawn, WorkerId, version,
@@ -85,8 +86,7 @@ impl Recipe {
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
             payload_bytes_max,
-            // Early enough that the stacks are written before the start is given up.
-            start_stack_ms: millis(timings.start_timeout) * 9 / 10,
+            start_stack_ms: millis(stack_after(timings.start_timeout)),
             log_level: *logging,
         };
         let package = boot.parent().and_then(Path::file_name).unwrap_or_default();
@@ -116,6 +116,14 @@ impl Recipe {
     pub fn setup(&self, worker: WorkerId) -> Setup {
         Setup { worker, ..self.setup.clone() }
     }
+}
+
+/// When a start that hangs writes its stacks, counted from the moment when the interpreter is up:
+/// early enough that they are there when the start is given up, though a busy machine may take a
+/// second until the interpreter is.
+fn stack_after(start_timeout: Duration) -> Duration {
+    let margin = (start_timeout / 10).max(Duration::from_secs(1).min(start_timeout / 2));
+    start_timeout - margin
 }
 
 /// How much likelier than the daemon a worker is picked when memory runs out.
@@ -165,6 +173,17 @@ fn bytes(text: &OsStr) -> Vec<u8> {
     text.as_bytes().to_vec()
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_of_a_start_are_written_well_before_it_is_given_up_f021() {
+        let after = |millis| stack_after(Duration::from_millis(millis)).as_millis();
+        assert_eq!([50, 1_000, 2_000, 54_000], [100, 2_000, 3_000, 60_000].map(after));
+    }
 }
