@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
+    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve, stack,
     status, stop, workers,
 };
 use crate::exit;
@@ -77,6 +77,7 @@ pub(crate) enum Verb {
     Reload(reload::Args),
     Stop(stop::Args),
     Config(config::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -164,6 +165,7 @@ Examples:
   clutch workers                               which call each worker runs
   clutch explain 17                            what became of a call
   clutch logs -f                               what they print
+  clutch doctor numpy                          can pools work here, and import this?
 
 {}",
         exit::help()

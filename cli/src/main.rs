@@ -45,7 +45,7 @@ mod progress;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, explain, logs, map, ping, pool, reload, serve, stack,
+    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve, stack,
     status, stop, workers,
 };
 use connect::Socket;
@@ -90,6 +90,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Reload(args) => block_on(reload::run(args, &socket)),
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),
+        Verb::Doctor(args) => block_on(doctor::run(args, &global)),
         Verb::Completions(args) => completions::run(args),
     }
 }

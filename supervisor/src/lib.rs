@@ -21,6 +21,7 @@
 //! - [`session`]: a client's connection.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
+//! - [`doctor`]: what can be found out about pools and the machine, told as findings.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
@@ -56,6 +57,8 @@ pub mod package;
 pub mod prepare;
 
 pub mod trial;
+
+pub mod doctor;
 
 pub mod ingredients;
 
