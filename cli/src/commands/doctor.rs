@@ -71,27 +71,23 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// Modules to import in every pool
-    #[arg(value_name = "MODULE", value_parser = module_name)]
+    #[arg(value_name = "MODULE", num_args = 0..=MODULES_MAX, value_parser = module_name)]
     modules: Vec<String>,
 }
 
 pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let config = chosen(&args)?;
-    let modules: Vec<_> = args.modules.iter().take(MODULES_MAX).cloned().collect();
     let mut findings = machine::findings(&config, socket(global, &config));
     let pools: Vec<Pool> = config.pools.values().cloned().collect();
     for some in pools.chunks(POOLS_AT_ONCE) {
         let round = ward::Round {
             config: &config,
             pools: some,
-            modules: &modules,
+            modules: &args.modules,
             import_timeout: args.import_timeout,
         };
-        findings.extend(tokio::select! {
-            found = round.findings() => found?,
-            () = interrupt.wait() => return Err(Error::Interrupted),
-        });
+        findings.extend(round.findings(&mut interrupt).await?);
     }
     show(&args, &findings)?;
     Ok(verdict(worst(&findings), args.strict))

@@ -72,12 +72,16 @@ def interpreter() -> "dict[str, Any]":
     ]
     if free_threaded:
         words.append("free-threaded")
-    if sys.version_info.releaselevel != "final":
-        return _warn(
-            ", ".join(words) + f": a pre-release ({sys.version_info.releaselevel})",
+    text = ", ".join(words)
+    if sys.version_info.releaselevel == "final":
+        finding = _ok(text)
+    else:
+        finding = _warn(
+            f"{text}: a pre-release ({sys.version_info.releaselevel})",
             "use a released version of Python, since binary packages may not fit this one",
         )
-    return _ok(", ".join(words))
+    finding["executable"] = sys.executable or ""
+    return finding
 
 
 def environment() -> "dict[str, Any]":
@@ -292,24 +296,26 @@ def limits() -> "dict[str, Any]":
     import resource
 
     kinds = (
-        ("open files", resource.RLIMIT_NOFILE, _OPEN_FILES_LEAST, "process.open_files", 1),
-        ("processes", resource.RLIMIT_NPROC, _PROCESSES_LEAST, "process.processes", 1),
-        ("MiB address space", resource.RLIMIT_AS, _ADDRESS_SPACE_LEAST, "process.address_space",
-         _MIB),
-    )  # fmt: skip
+        ("open files", resource.RLIMIT_NOFILE, _OPEN_FILES_LEAST, "process.open_files"),
+        ("processes", resource.RLIMIT_NPROC, _PROCESSES_LEAST, "process.processes"),
+        ("address space", resource.RLIMIT_AS, _ADDRESS_SPACE_LEAST, "process.address_space"),
+    )
     words: "list[str]" = []
     low: "list[str]" = []
     keys: "list[str]" = []
-    for what, kind, least, key, unit in kinds:
+    for what, kind, least, key in kinds:
         soft = resource.getrlimit(kind)[0]
-        is_bounded = soft != resource.RLIM_INFINITY
-        words.append(f"{soft // unit if is_bounded else 'unlimited'} {what}")
-        if is_bounded and soft < least:
-            low.append(f"{soft // unit} {what}")
+        if soft == resource.RLIM_INFINITY:
+            words.append(f"{what} unlimited")
+            continue
+        count = _mebibytes(soft) if kind == resource.RLIMIT_AS else str(soft)
+        words.append(f"{what} {count}")
+        if soft < least:
+            low.append(f"{what} {count}")
             keys.append(f"`{key}`")
     if low:
         return _warn(
-            f"few for one worker: {', '.join(low)}",
+            f"low for one worker: {', '.join(low)}",
             f"raise {', '.join(keys)}, or the limit (`ulimit -a`) the daemon starts with",
         )
     return _ok(", ".join(words))

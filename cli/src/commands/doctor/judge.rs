@@ -14,6 +14,12 @@ const WRONG_LIBRARY: [&str; 3] = ["wrong ELF class", "invalid ELF header", "inco
 /// What Python says of a module that nobody has.
 const NO_MODULE: &str = "No module named ";
 
+/// Frames of Python's own import.
+const IMPORTERS: &str = "<frozen importlib";
+
+/// The frame below which a stack is the worker's own.
+const OURS: &str = "/clutch/_doctor.py\"";
+
 /// What a check answered.
 pub(super) fn answered(id: &'static str, value: &Value) -> Finding {
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
@@ -39,11 +45,19 @@ pub(super) fn no_start(why: &str, stderr: &str) -> Finding {
     Finding::new("start", Status::Fail, text, advice).with_detail(detail.trim_end())
 }
 
-/// A check whose call failed. `subject` is what it looked at.
-pub(super) fn failed(id: &'static str, subject: Option<&str>, failure: &Failure) -> Finding {
+/// A check whose call failed. `subject` is what it looked at, with the interpreter `python`.
+pub(super) fn failed(
+    id: &'static str,
+    subject: Option<&str>,
+    python: &str,
+    failure: &Failure,
+) -> Finding {
     let what = subject.map_or_else(|| format!("the check {id}"), |it| format!("`{it}`"));
     match &failure.reason {
-        Reason::Raised(exception) => raised(id, subject, &what, exception),
+        Reason::Raised(exception) => {
+            let advice = advice_for(subject.unwrap_or_default(), python, &exception.message);
+            raised(id, &what, advice, exception)
+        }
         Reason::WorkerDied(certificate) => died(id, &what, certificate),
         Reason::TimedOut { timeout_ms, stack } => {
             let text = format!(
@@ -54,7 +68,7 @@ pub(super) fn failed(id: &'static str, subject: Option<&str>, failure: &Failure)
             let advice = "look at its stack for what it waits for (a network, a lock, a child?), \
                           and do that in a function, not at import; give a slow one more time \
                           with --import-timeout";
-            Finding::new(id, Status::Fail, text, advice).with_detail(stack.trim_end())
+            Finding::new(id, Status::Fail, text, advice).with_detail(of_user(stack))
         }
         _ => {
             let advice = "run it again with --verbose, and see `clutch config check`";
@@ -63,14 +77,13 @@ pub(super) fn failed(id: &'static str, subject: Option<&str>, failure: &Failure)
     }
 }
 
-fn raised(id: &'static str, subject: Option<&str>, what: &str, error: &Exception) -> Finding {
+fn raised(id: &'static str, what: &str, advice: String, error: &Exception) -> Finding {
     let Exception { type_name, message, .. } = error;
     let text = format!("{what} fails: {type_name}: {message}");
-    let advice = advice_for(subject.unwrap_or_default(), message);
     Finding::new(id, Status::Fail, text, advice).with_detail(error.traceback.trim_end())
 }
 
-fn advice_for(subject: &str, message: &str) -> String {
+fn advice_for(subject: &str, python: &str, message: &str) -> String {
     let named = message.split_once(NO_MODULE).map(|(_, name)| name.trim_matches('\''));
     if let Some((library, _)) = message.split_once(NO_LIBRARY) {
         return format!(
@@ -88,10 +101,12 @@ fn advice_for(subject: &str, message: &str) -> String {
     }
     match named {
         Some(name) if name == subject || subject.starts_with(&format!("{name}.")) => format!(
-            "install {name} in this pool's environment (its python -m pip install ...), or name \
-             its folder with the key `path`"
+            "install {name} in this pool's environment ({python} -m pip install ..., by the name \
+             of its package), or name its folder with the key `path`"
         ),
-        Some(name) => format!("it needs {name}, which is not installed in this environment"),
+        Some(name) => format!(
+            "it needs {name}, which is not there: install that ({python} -m pip install ...)"
+        ),
         None => "mend what the traceback's last line names".to_owned(),
     }
 }
@@ -104,8 +119,10 @@ fn died(id: &'static str, what: &str, certificate: &Certificate) -> Finding {
         at(&certificate.stack)
     );
     let advice = match certificate.exit_name.as_str() {
-        "SIGKILL" => "it was killed: most often memory had run out; see `memory` of the pool, and \
-                      the system's log",
+        "SIGKILL" => {
+            "it was killed: most often memory had run out; see `memory` of the pool, and \
+                      the system's log"
+        }
         "SIGILL" => "it uses instructions that this processor lacks: install a build for it",
         name if name.starts_with("SIG") => {
             "its binary part is broken, or built for another Python or library: install it again, \
@@ -113,9 +130,16 @@ fn died(id: &'static str, what: &str, certificate: &Certificate) -> Finding {
         }
         _ => "it ends the process (os._exit?) when it is imported: do that in a function",
     };
-    let words = [&*certificate.stack, &*certificate.stderr_tail, &*certificate.detail];
-    let words: Vec<_> = words.iter().map(|text| text.trim_end()).filter(|t| !t.is_empty()).collect();
+    let stack = of_user(&certificate.stack);
+    let words = [&*stack, &*certificate.stderr_tail, &*certificate.detail];
+    let words: Vec<_> = words.iter().map(|it| it.trim_end()).filter(|it| !it.is_empty()).collect();
     Finding::new(id, Status::Fail, text, advice).with_detail(words.join("\n"))
+}
+
+/// What of a stack is the user's: neither Python's import, nor what has called the check.
+fn of_user(stack: &str) -> String {
+    let lines = stack.lines().filter(|line| !line.contains(IMPORTERS));
+    lines.take_while(|line| !line.contains(OURS)).collect::<Vec<_>>().join("\n")
 }
 
 /// Where a stack says that its code was: its innermost frame.
@@ -141,10 +165,10 @@ mod tests {
 
     #[test]
     fn what_to_do_depends_on_what_is_missing() {
-        let advice = |message| advice_for("pkg.sub", message);
+        let advice = |message| advice_for("pkg.sub", "/v/bin/python", message);
         let library = "libnope.so.1: cannot open shared object file: No such file or directory";
         assert!(advice(library).contains("package that has libnope.so.1,"));
-        assert!(advice("No module named 'pkg'").starts_with("install pkg in"));
+        assert!(advice("No module named 'pkg'").contains("(/v/bin/python -m pip install"));
         assert!(advice("No module named 'other'").starts_with("it needs other,"));
         assert!(advice("/x.so: wrong ELF class: ELFCLASS32").contains("another machine"));
         assert!(advice("boom").contains("traceback"));
@@ -155,5 +179,13 @@ mod tests {
         let stack = "Thread 0x1:\n  File \"a.py\", line 3 in f\n  File \"b.py\", line 1 in g\n";
         assert_eq!(", at File \"a.py\", line 3 in f", at(stack));
         assert_eq!("", at(""));
+    }
+
+    #[test]
+    fn a_stack_ends_where_the_check_begins() {
+        let stack = "Thread 0x1:\n  File \"m.py\", line 1 in <module>\n  \
+                     File \"<frozen importlib._bootstrap>\", line 9 in _load\n  \
+                     File \"/t/clutch/_doctor.py\", line 2 in module\n  File \"boot.py\", line 3";
+        assert_eq!("Thread 0x1:\n  File \"m.py\", line 1 in <module>", of_user(stack));
     }
 }

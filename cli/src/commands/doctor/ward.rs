@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::judge;
 use crate::connect;
 use crate::error::Error;
+use crate::interrupt::Interrupt;
 
 /// How long a check may take that imports nothing of the user's; children it waits for included.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(40);
@@ -41,7 +42,7 @@ struct Check {
 
 impl Round<'_> {
     /// What is found of each pool, in the order of their names.
-    pub(super) async fn findings(&self) -> Result<Vec<Finding>, Error> {
+    pub(super) async fn findings(&self, interrupt: &mut Interrupt) -> Result<Vec<Finding>, Error> {
         let mut of_pools = self.outside().await;
         let is_usable = |pool: &&Pool| {
             let found = &of_pools[&pool.name];
@@ -51,9 +52,10 @@ impl Round<'_> {
         let mut broken = BTreeMap::new();
         let mut inside = BTreeMap::new();
         if !usable.is_empty() {
-            match self.start(&usable).await {
-                Ok(local) => inside = self.inside(local, &usable).await?,
-                Err(error) => broken = reasons(&error, &usable),
+            match connect::start(self.private(&usable), interrupt).await {
+                Ok(local) => inside = self.inside(local, &usable, interrupt).await?,
+                Err(Error::Serve(error)) => broken = reasons(&error, &usable),
+                Err(error) => return Err(error),
             }
         }
         let mut all = Vec::new();
@@ -88,7 +90,8 @@ impl Round<'_> {
         found
     }
 
-    async fn start(&self, usable: &[&Pool]) -> Result<Local, ServeError> {
+    /// The configuration of a private supervisor for these pools.
+    fn private(&self, usable: &[&Pool]) -> Config {
         let mut config = self.config.clone();
         config.pools = usable
             .iter()
@@ -99,8 +102,7 @@ impl Round<'_> {
                 (pool.name.clone(), outside::patient(pool, timeout, deaths))
             })
             .collect();
-        let starting = Local::begin(config, connect::guardian())?;
-        tokio::task::spawn_blocking(move || starting.wait()).await.expect("it does not panic")
+        config
     }
 
     /// Asks workers of all pools, a check at a time in each pool, and stops them.
@@ -108,20 +110,24 @@ impl Round<'_> {
         &self,
         local: Local,
         usable: &[&Pool],
+        interrupt: &mut Interrupt,
     ) -> Result<BTreeMap<String, Vec<Finding>>, Error> {
         let stream = local.connect().map_err(Error::Prepare)?;
         let client = Client::from_stream(stream).await?;
-        let asked = usable.iter().map(|pool| async {
-            (pool.name.clone(), self.ask(&client, pool).await)
-        });
-        let found = futures_util::future::join_all(asked).await;
+        let asked =
+            usable.iter().map(|pool| async { (pool.name.clone(), self.ask(&client, pool).await) });
+        let found = tokio::select! {
+            found = futures_util::future::join_all(asked) => Ok(found.into_iter().collect()),
+            () = interrupt.wait() => Err(Error::Interrupted),
+        };
         drop(client);
-        tokio::task::spawn_blocking(move || local.stop(true)).await.expect("it does not panic");
-        Ok(found.into_iter().collect())
+        connect::stop(local, true).await;
+        found
     }
 
     async fn ask(&self, client: &Client, pool: &Pool) -> Vec<Finding> {
         let mut found = Vec::new();
+        let mut python = "python3".to_owned();
         for check in self.checks(pool) {
             let answer = call(client, &pool.name, &check).await;
             if let Err(failure) = &answer
@@ -131,9 +137,14 @@ impl Round<'_> {
                 found.push(finding.of(&pool.name));
                 return found;
             }
+            if let Some(path) = answer.as_ref().ok().and_then(|it| it["executable"].as_str()) {
+                path.clone_into(&mut python);
+            }
             let finding = match answer {
                 Ok(value) => judge::answered(check.id, &value),
-                Err(failure) => judge::failed(check.id, check.subject.as_deref(), &failure),
+                Err(failure) => {
+                    judge::failed(check.id, check.subject.as_deref(), &python, &failure)
+                }
             };
             found.push(Finding { subject: check.subject, ..finding.of(&pool.name) });
         }
@@ -141,9 +152,10 @@ impl Round<'_> {
     }
 
     fn checks(&self, pool: &Pool) -> Vec<Check> {
-        let script = pool.main.as_ref().map_or(String::new(), |main| {
-            main.file.to_string_lossy().into_owned()
-        });
+        let script = pool
+            .main
+            .as_ref()
+            .map_or(String::new(), |main| main.file.to_string_lossy().into_owned());
         let plain = |id, function, arguments| Check {
             id,
             subject: None,
