@@ -86,9 +86,6 @@ pub fn interpreter(error: &InterpreterError, python: &Python) -> Finding {
         E::NoVenv(venv) | E::VenvWithoutPython(venv) => {
             format!("make it: python3 -m venv --clear {}", venv.display())
         }
-        E::NotPython { .. } | E::Launcher { .. } if bends().next().is_some() => {
-            format!("take {BENDING:?} out of `env`, or name a Python that works with `{key}`")
-        }
         _ => format!("name a Python that is there and works with the key `{key}`"),
     };
     Finding::new(INTERPRETER, Status::Fail, error.to_string(), advice)

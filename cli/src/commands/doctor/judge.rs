@@ -40,9 +40,20 @@ pub(super) fn no_start(why: &str, stderr: &str) -> Finding {
     let (first, rest) = why.split_once('\n').unwrap_or((why, ""));
     let detail = if rest.is_empty() { stderr } else { rest };
     let text = format!("no worker starts: {first}");
-    let advice = "see below what Python says; run the interpreter by hand, with the variables of \
-                  `env.set`, and mend what it complains about";
-    Finding::new("start", Status::Fail, text, advice).with_detail(detail.trim_end())
+    Finding::new("start", Status::Fail, text, advice_for_start(first))
+        .with_detail(detail.trim_end())
+}
+
+fn advice_for_start(why: &str) -> &'static str {
+    if why.contains("Permission denied") {
+        "let the workers' user (`process.user`) reach the interpreter and the folders above it, or \
+         name an interpreter that everybody may run"
+    } else if why.contains("clutch-local-") {
+        "set TMPDIR of this terminal to a folder that can be written, with room in it"
+    } else {
+        "run the interpreter by hand, with the variables of `env.set`, and mend what it complains \
+         about"
+    }
 }
 
 /// A check whose call failed. `subject` is what it looked at, with the interpreter `python`.
@@ -172,6 +183,16 @@ mod tests {
         assert!(advice("No module named 'other'").starts_with("it needs other,"));
         assert!(advice("/x.so: wrong ELF class: ELFCLASS32").contains("another machine"));
         assert!(advice("boom").contains("traceback"));
+    }
+
+    #[test]
+    fn a_start_that_fails_says_what_stands_in_its_way() {
+        let advice = |why| no_start(why, "").advice;
+        assert!(advice("failed to execute: Permission denied").contains("process.user"));
+        assert!(advice("cannot make a directory at \"/x/clutch-local-1\"").contains("TMPDIR"));
+        let finding = no_start("worker a/0.1 ended\nTraceback\nBoom", "noise");
+        assert_eq!(("Traceback\nBoom", Status::Fail), (&*finding.detail, finding.status));
+        assert!(finding.advice.contains("env.set"), "{}", finding.advice);
     }
 
     #[test]
