@@ -13,8 +13,8 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve, stack,
-    status, stop, workers,
+    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve,
+    stack, status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
