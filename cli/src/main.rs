@@ -45,8 +45,8 @@ mod progress;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve, stack,
-    status, stop, workers,
+    call, cancel, completions, config, doctor, explain, logs, map, ping, pool, reload, serve,
+    stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;
