@@ -13,8 +13,8 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
-    run as program, serve, stack, status, stop, workers,
+    call, cancel, completions, config, doctor, env, explain, logs, map, ping, plan, pool, pythons,
+    reload, run as program, serve, stack, status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
@@ -81,6 +81,7 @@ pub(crate) enum Verb {
     Stop(stop::Args),
     Config(config::Args),
     Env(env::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
 }
 
@@ -213,6 +214,7 @@ Examples:
   clutch pythons                               the Pythons of this machine
   clutch plan                                  what each worker will get
   clutch logs -f                               what they print
+  clutch doctor numpy                          can pools work here, and import this?
 
 {}",
         exit::help()

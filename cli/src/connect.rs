@@ -121,7 +121,7 @@ pub(crate) async fn open(
 }
 
 /// Starts a private supervisor. Ctrl-C does not leave a half started one behind.
-async fn start(config: Config, interrupt: &mut Interrupt) -> Result<Local, Error> {
+pub(crate) async fn start(config: Config, interrupt: &mut Interrupt) -> Result<Local, Error> {
     let starting = Local::begin(config, guardian())?;
     let abort = starting.abort();
     let mut started = tokio::task::spawn_blocking(move || starting.wait());
@@ -175,7 +175,8 @@ async fn settle(client: &Client) {
     let _ = tokio::time::timeout_at(end.into(), idle).await;
 }
 
-async fn stop(local: Local, now: bool) {
+/// Stops a private supervisor, and waits until nothing of it is left.
+pub(crate) async fn stop(local: Local, now: bool) {
     tokio::task::spawn_blocking(move || local.stop(now)).await.expect("stopping does not panic");
 }
 

@@ -47,8 +47,8 @@ mod program;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, env, explain, logs, map, ping, plan, pool, pythons, reload,
-    run as program_verb, serve, stack, status, stop, workers,
+    call, cancel, completions, config, doctor, env, explain, logs, map, ping, plan, pool, pythons,
+    reload, run as program_verb, serve, stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;
@@ -100,6 +100,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Stop(args) => block_on(stop::run(args, &socket)),
         Verb::Config(args) => config::run(&args),
         Verb::Env(args) => block_on(env::run(args, &global)),
+        Verb::Doctor(args) => block_on(doctor::run(args, &global)),
         Verb::Completions(args) => completions::run(args),
     }
 }

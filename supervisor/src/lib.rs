@@ -25,6 +25,7 @@
 //! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
 //! - [`plan`](mod@plan): what each worker will get, before anything starts.
 //! - [`envs`]: environments that are built for pools.
+//! - [`doctor`]: what can be found out about pools and the machine, told as findings.
 //! - [`engine`]: the data plane on its thread.
 //! - [`door`]: where clients come in.
 //! - [`reload`]: a configuration that is read anew.
@@ -62,9 +63,11 @@ pub mod package;
 
 pub mod prepare;
 
+pub mod doctor;
 pub mod envs;
 pub mod ingredients;
 pub mod plan;
+pub mod trial;
 pub mod trial;
 
 pub mod engine;

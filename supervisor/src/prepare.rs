@@ -182,6 +182,19 @@ impl OpenFiles {
         Ok(OpenFiles { limit: if raised { hard } else { before.limit }, ..before })
     }
 
+    /// The limits as a daemon would have them, which raises its own.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not tell.
+    pub fn as_they_could_be() -> Result<OpenFiles, ServeError> {
+        let before = Self::as_they_are()?;
+        let doing = "read the limit of open files";
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)
+            .map_err(|errno| ServeError::System { doing, source: errno.into() })?;
+        Ok(OpenFiles { limit: hard, ..before })
+    }
+
     /// Refuses a number of workers that can never be started: each try would fail, for ever.
     ///
     /// # Errors

@@ -97,9 +97,7 @@ impl Claim {
     ///
     /// When another daemon has it, or when the place is not safe.
     pub fn take(path: &Path) -> Result<Claim, SocketError> {
-        check_path(path)?;
-        let directory = parent_of(path);
-        check_directory(&directory)?;
+        check_place(path)?;
         let lock_path = lock_path_of(path);
         let lock = lock(path, &lock_path)?;
         let claim = Claim { path: path.to_owned(), lock_path, lock, bound: false };
@@ -176,6 +174,16 @@ pub fn check_path(path: &Path) -> Result<(), SocketError> {
         return Err(SocketError::TooLong { path: path.to_owned(), length: bytes.len() });
     }
     Ok(())
+}
+
+/// Refuses paths where a socket would not be safe, or has no directory.
+///
+/// # Errors
+///
+/// As [`check_path`]; and when others could put another file in the socket's place.
+pub fn check_place(path: &Path) -> Result<(), SocketError> {
+    check_path(path)?;
+    check_directory(&parent_of(path))
 }
 
 /// Makes the directory of a default socket, with mode 0700, if it is not there.

@@ -30,6 +30,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_control.py",
     "clutch/_convert.py",
     "clutch/_coroutine.py",
+    "clutch/_doctor.py",
     "clutch/_errors.py",
     "clutch/_execute.py",
     "clutch/_failures.py",
