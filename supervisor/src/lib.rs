@@ -68,7 +68,6 @@ pub mod envs;
 pub mod ingredients;
 pub mod plan;
 pub mod trial;
-pub mod trial;
 
 pub mod engine;
 

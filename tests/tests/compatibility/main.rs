@@ -112,7 +112,9 @@ fn plain<S: AsRef<std::ffi::OsStr>>(daemon: &Daemon, pool: &str, words: &[S]) ->
     let pid = daemon.worker_pids(pool)[0];
     let words = words.iter().map(|word| word.as_ref().to_owned());
     let all = environment(pid).into_iter().map(OsString::from).chain(words);
-    let program = Program::new("env").args(["-i"]).args(all).dir(daemon.tmp().path());
+    // Signals that this test's own runner ignores would be ignored by python, too.
+    let plain = Program::new("env").args(["-i", "--default-signal"]);
+    let program = plain.args(all).dir(daemon.tmp().path());
     program.timeout(BOUND).run()
 }
 

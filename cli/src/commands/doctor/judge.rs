@@ -70,7 +70,7 @@ pub(super) fn failed(
             raised(id, &what, advice, exception)
         }
         Reason::WorkerDied(certificate) => died(id, &what, certificate),
-        Reason::TimedOut { timeout_ms, stack } => {
+        Reason::TimedOut { timeout_ms, stack, .. } => {
             let text = format!(
                 "{what} hangs: it had not ended after {} s{}",
                 timeout_ms / 1000,
