@@ -69,6 +69,13 @@ pub const MOVES_MAX: u32 = 3;
 /// asks for the status.
 pub const WATCH_QUESTIONS_MAX: usize = 64;
 
+/// How often it is noted, for a busy worker, what the kernel has killed in its group: that is a read
+/// of a file on the way of a call, and what a death is compared with.
+pub const OOMS_NOTED_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the log says of one worker that a signal has stopped it. Code may do so in a loop.
+pub const HALT_SAID_EVERY: Duration = Duration::from_secs(10);
+
 /// How far two looks at a busy worker are apart: several times the kernel's smallest unit.
 pub const LOOK_APART: Duration = Duration::from_millis(40);
 

@@ -40,6 +40,8 @@ pub struct Call {
     pub(super) arrived: Instant,
     pub(super) waited: Waited,
     pub(super) attempts: Attempts,
+    /// Whether it is written down why nobody wants it.
+    pub(super) is_unwanted: bool,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -186,6 +188,7 @@ impl Dispatcher {
                 arrived: now,
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
+                is_unwanted: false,
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -246,6 +249,7 @@ impl Dispatcher {
         let had = entry.calls_had.take().unwrap_or(key..=key);
         entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
         entry.begin_stack();
+        entry.note_ooms(now);
         entry.last_call = Some(key);
         entry.last_run = run;
         entry.last_call_at = Some(now);

@@ -47,7 +47,7 @@ impl Dispatcher {
                 pid: std::process::id(),
                 uptime_ms: millis_since(now, self.started),
                 state: if self.stopping { "stopping" } else { "running" }.to_owned(),
-                socket: self.socket.clone(),
+                socket: self.address.shown(),
                 clients: self.clients,
                 descriptors: open_descriptors(),
                 counters,
