@@ -384,10 +384,10 @@ mod tests {
 
     #[test]
     fn extra_workers_are_reserved_for_once_and_others_with_their_successors() {
-        let open_files = OpenFiles { inherited: 1024, limit: 100_000 };
+        let open_files = OpenFiles { inherited: 1024, limit: 2000 };
         let connections = |workers: u32, extra: u32| {
             let text = format!(
-                "[daemon]\nlimits = {{ connections = 1_000_000 }}\n[pools.a]\nworkers = {workers}\n\
+                "[pools.a]\nworkers = {workers}\n\
                  replace = {{ at_once = 1 }}\nnested = {{ extra = {extra} }}\n"
             );
             let config = config::parse(&text, None, Path::new("/")).unwrap();

@@ -133,8 +133,6 @@ fn f055_what_a_dead_worker_waited_for_is_cancelled() {
     assert!(matches!(failure.reason, Reason::WorkerDied(_)), "{failure}");
     wait_until_quiet(&daemon, "default", 1);
     assert_eq!(1, daemon.counter("default", "answered.Cancelled"));
-    let life = daemon.cli(["explain", "3"]).expect_code(0).stdout;
-    assert_eq!(1, life.matches("the attempt that waited for it has ended").count(), "{life}");
     drop(client);
     oracle.judge(daemon);
 }
