@@ -69,8 +69,8 @@ pub const MOVES_MAX: u32 = 3;
 /// asks for the status.
 pub const WATCH_QUESTIONS_MAX: usize = 64;
 
-/// How often it is noted, for a busy worker, what the kernel has killed in its group: that is a read
-/// of a file on the way of a call, and what a death is compared with.
+/// How often it is noted, for a busy worker, what the kernel has killed in its group: that is a
+/// read of a file on the way of a call, and what a death is compared with.
 pub const OOMS_NOTED_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the log says of one worker that a signal has stopped it. Code may do so in a loop.

@@ -24,8 +24,8 @@ const OUTPUT_PIECES_MAX: usize = 64;
 /// How long the daemon may take to say which call Ctrl-C has cancelled.
 const CANCEL_MAX: Duration = Duration::from_millis(600);
 
-/// How long the daemon may take to say which Python has answered: a status, which takes it a quarter
-/// of a second when workers do not answer.
+/// How long the daemon may take to say which Python has answered: a status, which takes it a
+/// quarter of a second when workers do not answer.
 const STATUS_MAX: Duration = Duration::from_secs(2);
 
 /// Call one function and print its result as JSON
