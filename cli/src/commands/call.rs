@@ -82,7 +82,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
             // The result is there; only a word beside it is not.
             tokio::select! {
                 python = python_of(&link.client, &args.target.pool, reply) => python,
-                () = tokio::time::sleep(STATUS_MAX) => None,
+                () = tokio::time::sleep_until(Instant::now() + STATUS_MAX) => None,
                 () = interrupt.wait() => None,
             }
         }
