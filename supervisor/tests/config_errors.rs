@@ -278,6 +278,11 @@ fn output_and_log_are_checked_f155() {
         ("[daemon.log]\nformat = 'xml'\n[pools.a]\n", "2:10", &["\"text\", \"json\" or"]),
         ("[daemon.log]\nlevel = 'inf[o'\n[pools.a]\n", "2:9", &["it is not a log filter"]),
         (
+            "[daemon.log]\nlevel = 'loud'\n[pools.a]\n",
+            "2:9",
+            &["\"loud\" is no level", "error, warn, info, debug, trace"],
+        ),
+        (
             "[daemon.output]\nfile = '/x'\n[pools.a]\n[pools.b]\noutput = { files = 2 }\n",
             "5:1",
             &["pool `a` writes the same file", "give each pool a file of its own"],
