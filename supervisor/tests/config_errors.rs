@@ -266,6 +266,14 @@ fn patterns_to_watch_are_checked_with_the_directory_they_start_at() {
 }
 
 #[test]
+fn what_to_write_instead_would_be_taken() {
+    check_all(&[
+        ("[pools.a]\npreload = 'm'\n", "2:11", &["preload = [\"m\"]"]),
+        ("[pools.a]\nmemory = { kill_above = 100 }\n", "2:25", &["kill_above = \"4GiB\""]),
+    ]);
+}
+
+#[test]
 fn output_and_log_are_checked_f155() {
     check_all(&[
         (

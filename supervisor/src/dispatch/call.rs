@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason, Shutdown};
 use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
@@ -37,6 +37,8 @@ pub struct Call {
     pub(super) timeout: Duration,
     /// Whether that is all that the call has left that waits for it.
     pub(super) is_cut_short: bool,
+    /// What its caller wished, where its pool allows no more than `timeout`.
+    pub(super) wished: Option<Duration>,
     pub(super) arrived: Instant,
     pub(super) waited: Waited,
     pub(super) attempts: Attempts,
@@ -164,6 +166,9 @@ impl Dispatcher {
             }
         };
         let (timeout, is_cut_short) = self.time_for(now, pool, timeout_ms, parent);
+        let wished = Duration::from_millis(timeout_ms);
+        let is_capped = wished > self.pools[pool.0].config.limits.call_timeout_max;
+        let wished = (is_capped && !is_cut_short).then_some(wished);
         let attempts = Attempts::new(retry);
         let policy = attempts.policy();
         self.last_call += 1;
@@ -183,6 +188,7 @@ impl Dispatcher {
                 payload: frame.payload,
                 timeout,
                 is_cut_short,
+                wished,
                 arrived: now,
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
@@ -350,7 +356,7 @@ impl Dispatcher {
             Verdict::QueueFull => {
                 Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
             }
-            Verdict::ShuttingDown => Reason::ShuttingDown,
+            Verdict::ShuttingDown => Reason::ShuttingDown { why: self.shutdown(pool, key) },
             Verdict::WorkerDied { worker, .. } => {
                 Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker)))
             }
@@ -370,6 +376,17 @@ impl Dispatcher {
         if self.fail(now, key, reason, quarantined) {
             let record = Record::new(What::Answered, pool).call(key).word(word);
             self.history.note(now, record);
+        }
+    }
+
+    /// Why a pool does not finish a call.
+    fn shutdown(&self, pool: PoolIndex, key: CallKey) -> Shutdown {
+        match self.pools[pool.0].policy.state() {
+            PoolState::Closed => Shutdown::Drain,
+            _ if self.calls.get(&key).is_some_and(|call| call.worker().is_some()) => {
+                Shutdown::Ended
+            }
+            _ => Shutdown::Daemon,
         }
     }
 

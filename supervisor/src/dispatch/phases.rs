@@ -69,7 +69,9 @@ impl Call {
             _ if waits && pool.stands_still() => Hindrance::NoWorker,
             _ if self.is_attempt_late(now) => Hindrance::Attempt,
             _ if self.is_cut_short => Hindrance::Caller,
-            _ => Hindrance::Work,
+            _ => self.wished.map_or(Hindrance::Work, |wished| Hindrance::Capped {
+                wished_ms: micros(wished) / 1000,
+            }),
         }
     }
 }
@@ -80,7 +82,12 @@ impl Dispatcher {
         let call = self.calls.get(&key);
         let policy = &self.pools[pool.0].policy;
         let timeout = call.map_or(Duration::ZERO, |call| call.passed(now));
-        let hindrance = match self.stopped(pool, call.and_then(Call::worker)) {
+        let worker = call.and_then(Call::worker);
+        let hindrance = match self.stopped(pool, worker) {
+            // A worker that is late with its call is replaced: nobody has to let it go on.
+            Some(pids) if worker.is_some() => {
+                Hindrance::Frozen { pid: pids.first().copied().unwrap_or(0) }
+            }
             Some(pids) => Hindrance::Stopped { pids },
             None => call.map_or(Hindrance::Work, |call| call.hindrance(now, policy)),
         };
