@@ -31,11 +31,12 @@ impl Failure {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms, hindrance, .. } => {
                 let span = Span(timeout_ms.saturating_mul(1000));
-                match hindrance {
-                    // Nobody has told what the time was spent on.
-                    Hindrance::Unanswered => write!(f, "{function} timed out after {span}; ")?,
-                    _ => write!(f, "{function} timed out after {span} ({phases}); ")?,
+                write!(f, "{function} timed out after {span}")?;
+                // Where nobody answered, nobody has told what the time was spent on.
+                if *hindrance != Hindrance::Unanswered {
+                    write!(f, " ({phases})")?;
                 }
+                f.write_str("; ")?;
                 what_to_do(f, hindrance, pool)
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
@@ -51,9 +52,8 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop: {}; one is tried now and then, and at once after \
-                 `clutch pool reset {pool}`; calls are taken again once it is ready; the last: \
-                 {last}",
+                "pool '{pool}' is in a crash loop: {}; a start is tried now and then, and at once \
+                 after `clutch pool reset {pool}`; the last: {last}",
                 Deaths(*failures)
             ),
             Reason::NotAllowed => write!(
@@ -79,21 +79,7 @@ impl Failure {
                 if *what == Payload::Arguments { "have" } else { "has" },
             ),
             Reason::ShuttingDown { why } => {
-                match why {
-                    Shutdown::Daemon => {
-                        write!(f, "pool '{pool}' takes no more calls: the daemon is shutting down")
-                    }
-                    Shutdown::Ended => write!(
-                        f,
-                        "{function} was running while the daemon was shutting down, and was ended \
-                         when daemon.stop_grace was over, or by a second signal"
-                    ),
-                    Shutdown::Drain => write!(
-                        f,
-                        "pool '{pool}' takes no more calls: an operator drains it; `clutch pool \
-                         resume {pool}` opens it again"
-                    ),
-                }?;
+                what_ended(f, *why, pool, function)?;
                 f.write_str(if self.started { "; it may have run in part" } else { "" })
             }
             Reason::Disconnected { detail } => {
@@ -107,6 +93,30 @@ impl Failure {
                 write!(f, "; the chain is {}{function}", Chain(chain))
             }
         }
+    }
+}
+
+/// Why a pool takes no more calls, or did not finish one.
+fn what_ended(
+    f: &mut fmt::Formatter<'_>,
+    why: Shutdown,
+    pool: &str,
+    function: &str,
+) -> fmt::Result {
+    match why {
+        Shutdown::Daemon => {
+            write!(f, "pool '{pool}' takes no more calls: the daemon is shutting down")
+        }
+        Shutdown::Ended => write!(
+            f,
+            "{function} was running while the daemon was shutting down, and was ended when \
+             daemon.stop_grace was over, or by a second signal"
+        ),
+        Shutdown::Drain => write!(
+            f,
+            "pool '{pool}' takes no more calls: an operator drains it; `clutch pool resume \
+             {pool}` opens it again"
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason, Shutdown};
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
 use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
@@ -166,9 +166,6 @@ impl Dispatcher {
             }
         };
         let (timeout, is_cut_short) = self.time_for(now, pool, timeout_ms, parent);
-        let wished = Duration::from_millis(timeout_ms);
-        let is_capped = wished > self.pools[pool.0].config.limits.call_timeout_max;
-        let wished = (is_capped && !is_cut_short).then_some(wished);
         let attempts = Attempts::new(retry);
         let policy = attempts.policy();
         self.last_call += 1;
@@ -188,7 +185,7 @@ impl Dispatcher {
                 payload: frame.payload,
                 timeout,
                 is_cut_short,
-                wished,
+                wished: self.wished(pool, timeout_ms),
                 arrived: now,
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
@@ -376,17 +373,6 @@ impl Dispatcher {
         if self.fail(now, key, reason, quarantined) {
             let record = Record::new(What::Answered, pool).call(key).word(word);
             self.history.note(now, record);
-        }
-    }
-
-    /// Why a pool does not finish a call.
-    fn shutdown(&self, pool: PoolIndex, key: CallKey) -> Shutdown {
-        match self.pools[pool.0].policy.state() {
-            PoolState::Closed => Shutdown::Drain,
-            _ if self.calls.get(&key).is_some_and(|call| call.worker().is_some()) => {
-                Shutdown::Ended
-            }
-            _ => Shutdown::Daemon,
         }
     }
 

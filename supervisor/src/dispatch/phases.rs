@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clutch_protocol::Reason;
-use clutch_protocol::failure::Hindrance;
+use clutch_protocol::failure::{Hindrance, Shutdown};
 use clutch_protocol::message::Phases;
 
 use super::call::Call;
@@ -77,6 +77,23 @@ impl Call {
 }
 
 impl Dispatcher {
+    /// Why a pool does not finish a call.
+    pub(super) fn shutdown(&self, pool: PoolIndex, key: CallKey) -> Shutdown {
+        match self.pools[pool.0].policy.state() {
+            PoolState::Closed => Shutdown::Drain,
+            _ if self.calls.get(&key).is_some_and(|call| call.worker().is_some()) => {
+                Shutdown::Ended
+            }
+            _ => Shutdown::Daemon,
+        }
+    }
+
+    /// What a caller wishes, if that is more than its pool allows.
+    pub(super) fn wished(&self, pool: PoolIndex, timeout_ms: u64) -> Option<Duration> {
+        let wished = Duration::from_millis(timeout_ms);
+        (wished > self.pools[pool.0].config.limits.call_timeout_max).then_some(wished)
+    }
+
     /// What a caller is told whose call is late.
     pub(super) fn timed_out(&mut self, now: Instant, pool: PoolIndex, key: CallKey) -> Reason {
         let call = self.calls.get(&key);
