@@ -251,7 +251,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
                 Reason::TimedOut {
                     timeout_ms: 50,
                     stack: String::new(),
-                    hindrance: Hindrance::Work
+                    hindrance: Hindrance::Unanswered
                 },
                 true
             ),

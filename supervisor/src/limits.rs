@@ -61,10 +61,6 @@ pub const STACK_BYTES_MAX: usize = 64 << 10;
 /// Bytes of stacks that travel in an error: dozens of frames, and far below a meta's limit.
 pub const STACK_TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// How often a call that provably had not begun is given to another worker when its own dies. More
-/// deaths than that in a row are no accident; and a worker that lies about it is bounded by this.
-pub const MOVES_MAX: u32 = 3;
-
 /// Questions to the watch thread that may wait: there is one timer, and one for each client that
 /// asks for the status.
 pub const WATCH_QUESTIONS_MAX: usize = 64;

@@ -54,7 +54,7 @@ pub use cgroup::Cgroup;
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
-pub use log::{Log, LogFormat};
+pub use log::{Log, LogFormat, log_filter};
 pub use memory::Memory;
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
 pub use output::Output;

@@ -114,7 +114,8 @@ fn words(kind: &str) -> &str {
 /// What one would write, as TOML: a number in quotes where it lacks nothing else, else the default
 /// or the first example. JSON's scalars and lists are TOML as well.
 fn example(value: &DeValue<'_>, schema: &Value) -> Option<String> {
-    let known = schema.get("default").or_else(|| schema["examples"].get(0));
+    let default = schema.get("default").filter(|default| !default.is_null());
+    let known = default.or_else(|| schema["examples"].get(0));
     // A default that starts with a digit is a duration or a size, which also lacks a unit.
     let has_unit = known
         .and_then(Value::as_str)
@@ -126,6 +127,10 @@ fn example(value: &DeValue<'_>, schema: &Value) -> Option<String> {
     };
     match number {
         Some(number) if schema["type"] == "string" && !has_unit => Some(format!("\"{number}\"")),
+        None if schema["type"] == "array" && schema["items"]["type"] == "string" => match value {
+            DeValue::String(text) => Some(format!("[{}]", Value::from(text.as_ref()))),
+            _ => known.map(Value::to_string),
+        },
         _ => known.map(Value::to_string),
     }
 }

@@ -37,6 +37,8 @@ pub struct Call {
     pub(super) timeout: Duration,
     /// Whether that is all that the call has left that waits for it.
     pub(super) is_cut_short: bool,
+    /// What its caller wished, where its pool allows no more than `timeout`.
+    pub(super) wished: Option<Duration>,
     pub(super) arrived: Instant,
     pub(super) waited: Waited,
     pub(super) attempts: Attempts,
@@ -185,6 +187,7 @@ impl Dispatcher {
                 payload: frame.payload,
                 timeout,
                 is_cut_short,
+                wished: self.wished(pool, timeout_ms),
                 arrived: now,
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
@@ -354,7 +357,7 @@ impl Dispatcher {
             Verdict::QueueFull => {
                 Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
             }
-            Verdict::ShuttingDown => Reason::ShuttingDown,
+            Verdict::ShuttingDown => Reason::ShuttingDown { why: self.shutdown(pool, key) },
             Verdict::WorkerDied { worker, .. } => {
                 Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker)))
             }

@@ -37,6 +37,8 @@ pub(crate) struct Make {
     pub(crate) ingredients: Ingredients,
     pub(crate) settings: Settings,
     edition: u64,
+    /// The newest death of what was made so.
+    last_death: Option<Certificate>,
 }
 
 /// How far a pool is with becoming what it was told to be.
@@ -79,7 +81,8 @@ impl Core {
                 state.last_edition += 1;
                 edition = state.last_edition;
             }
-            let make = Make { config, recipe, ingredients, settings, edition };
+            let last_death = state.last_death.clone();
+            let make = Make { config, recipe, ingredients, settings, edition, last_death };
             dispatcher.become_made(pool, make);
             dispatcher.old_workers(pool)
         });
@@ -232,6 +235,7 @@ impl PoolState {
             ingredients: self.ingredients.clone(),
             settings: *self.policy.settings(),
             edition: self.edition,
+            last_death: self.last_death.clone(),
         }
     }
 
@@ -241,6 +245,7 @@ impl PoolState {
         self.ingredients = make.ingredients;
         self.edition = make.edition;
         self.failed_start = None;
+        self.last_death = make.last_death;
     }
 
     /// Whether nothing is left of it but its place.

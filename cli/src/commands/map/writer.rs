@@ -262,5 +262,8 @@ impl<'a> Writer<'a> {
 
 /// Whether every later item would fail in the same way.
 fn fails_the_rest(reason: &Reason) -> bool {
-    matches!(reason, Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown)
+    matches!(
+        reason,
+        Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown { .. }
+    )
 }
