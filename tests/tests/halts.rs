@@ -115,7 +115,8 @@ fn a_call_whose_worker_is_stopped_is_told_so_f010() {
     signal(pid, Signal::SIGSTOP);
     let failure: Failure = call.join().expect("a call does not panic");
     let text = failure.to_string();
-    assert!(text.contains(&format!("kill -CONT {pid}")), "{text}");
+    let story = format!("(pid {pid}) was stopped by a signal (SIGSTOP) while it ran the call");
+    assert!(text.contains(&story), "{text}");
     wait_for("the worker is gone", 5 * SECOND, || !alive(pid));
     drop(client);
     daemon.wait_ready();
