@@ -146,6 +146,8 @@ impl Error {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
+            // The journal is what the configuration or an option of the daemon asks for.
+            Error::Log(LogError::Journal(_)) => Exit::Configuration,
             Error::Value(_)
             | Error::Input(_)
             | Error::Log(_)

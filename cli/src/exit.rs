@@ -61,7 +61,7 @@ impl Exit {
             | Reason::CrashLoop { .. }
             | Reason::NotAllowed
             | Reason::Nested { .. }
-            | Reason::ShuttingDown => Exit::Refused,
+            | Reason::ShuttingDown { .. } => Exit::Refused,
         }
     }
 
@@ -125,7 +125,7 @@ pub(crate) fn help() -> String {
 mod tests {
     use clutch_protocol::failure::{
         Cause, Certificate, Exception, Hindrance, Missing, MissingWhat, NestedBound, Payload,
-        Reason,
+        Reason, Shutdown,
     };
     use clutch_protocol::message::WorkerId;
 
@@ -182,7 +182,7 @@ mod tests {
             (Reason::QueueFull { limit: 1 }, 7),
             (Reason::Nested { chain: Vec::new(), bound: NestedBound::Depth, limit: 1 }, 7),
             (Reason::NotAllowed, 7),
-            (Reason::ShuttingDown, 7),
+            (Reason::ShuttingDown { why: Shutdown::Daemon }, 7),
             (Reason::CrashLoop { failures: 3, last: certificate() }, 7),
         ];
         for (reason, code) in expected {

@@ -18,8 +18,6 @@ use clutch_supervisor::config;
 use clutch_supervisor::logs::own::note_dropped;
 use thiserror::Error;
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -66,7 +64,7 @@ impl From<config::LogFormat> for LogFormat {
 #[derive(Debug, Error)]
 pub(crate) enum LogError {
     #[error("CLUTCH_LOG is not a log filter: {0}; write a level (error, warn, info, debug, trace)")]
-    Filter(#[from] ParseError),
+    Filter(String),
     #[error("CLUTCH_LOG is not UTF-8")]
     FilterText,
     #[error(
@@ -93,10 +91,11 @@ pub(crate) struct Log {
 /// Starts to log what `CLUTCH_LOG` names, else everything from `level` on.
 pub(crate) fn start(format: LogFormat, level: &str) -> Result<Log, LogError> {
     let filter = match std::env::var(VARIABLE) {
-        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(text)?,
-        Ok(_) | Err(std::env::VarError::NotPresent) => EnvFilter::try_new(level)?,
+        Ok(text) if !text.trim().is_empty() => config::log_filter(&text),
+        Ok(_) | Err(std::env::VarError::NotPresent) => config::log_filter(level),
         Err(std::env::VarError::NotUnicode(_)) => return Err(LogError::FilterText),
     };
+    let filter = filter.map_err(LogError::Filter)?;
     let place = match format {
         LogFormat::Text | LogFormat::Json => Place::Stderr(format),
         LogFormat::Journald => Place::Journal(Journal::open().map_err(LogError::Journal)?),

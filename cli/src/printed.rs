@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use clutch_client::{OutputChunk, OutputStream};
+use tokio::time::Instant;
 
 use crate::output;
 
@@ -91,6 +92,8 @@ pub(crate) struct Prints {
     /// Those with an unfinished line, by their number on the connection: no more than begin in
     /// [`MIXED_HELD_MAX`], after which all are shown.
     calls: BTreeMap<u64, Printed>,
+    /// Since when there are any.
+    held_since: Option<Instant>,
 }
 
 impl Prints {
@@ -101,15 +104,21 @@ impl Prints {
         if !printed.holds() {
             self.calls.remove(&piece.id);
         }
+        if self.calls.is_empty() {
+            self.held_since = None;
+        } else if self.held_since.is_none() {
+            self.held_since = Some(Instant::now());
+        }
     }
 
-    /// Whether the beginning of a line is held back.
-    pub(crate) fn holds(&self) -> bool {
-        !self.calls.is_empty()
+    /// When what is held back is to be shown, whatever else happens; none while nothing is.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        Some(self.held_since? + MIXED_HELD_MAX)
     }
 
     /// Shows what is held back, in lines of its own.
     pub(crate) fn flush(&mut self) {
+        self.held_since = None;
         for (_, printed) in std::mem::take(&mut self.calls) {
             for mut held in printed.held {
                 if !held.is_empty() {
@@ -135,6 +144,28 @@ mod tests {
         assert_eq!(Some(b"two\n".to_vec()), printed.take_lines(OutputStream::Stderr, b"\n"));
         assert_eq!(Some(b"th 10%\r".to_vec()), printed.take_lines(OutputStream::Stdout, b" 10%\r"));
         assert!(!printed.holds());
+    }
+
+    #[test]
+    fn pieces_that_keep_coming_do_not_put_off_what_is_held() {
+        let piece = |id, bytes: &'static [u8]| OutputChunk {
+            id,
+            stream: OutputStream::Stdout,
+            bytes: bytes.into(),
+            dropped_bytes: 0,
+        };
+        let mut prints = Prints::default();
+        assert_eq!(None, prints.due());
+        prints.print(&piece(1, b"one"));
+        let due = prints.due();
+        assert!(due.is_some_and(|due| due <= Instant::now() + MIXED_HELD_MAX));
+        prints.print(&piece(2, b"two"));
+        prints.print(&piece(1, b" more"));
+        assert_eq!(due, prints.due(), "it was to be shown then");
+        prints.print(&piece(2, b"\n"));
+        assert_eq!(due, prints.due(), "the first one is still held");
+        prints.flush();
+        assert_eq!(None, prints.due());
     }
 
     #[test]

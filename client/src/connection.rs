@@ -102,7 +102,8 @@ impl Connection {
     }
 
     /// The same, but the request is cancelled when `give_up` resolves, and the daemon's word on
-    /// that is waited for a moment.
+    /// that is waited for a moment. Until the request is handed over, while the connection has no
+    /// slot or room for it, `give_up` is not heard; only `deadline` and a drop end that wait.
     pub(crate) async fn exchange_until(
         self: &Arc<Self>,
         letter: &Letter,
@@ -136,6 +137,8 @@ impl Connection {
             Some(outcome) => outcome,
             None => {
                 if !self.cancel(id) {
+                    // It never left, so there is nothing to cancel once more.
+                    ticket.left = Left::Unsent;
                     return Err(Trouble::unsent(Reason::Cancelled));
                 }
                 let soon = tokio::time::Instant::now() + CANCEL_WAIT;
@@ -218,8 +221,7 @@ impl Connection {
     }
 
     /// Tells the daemon that nobody waits for call `id`. Never waits: a frame that has not left is
-    /// taken back instead.
-    /// False when the daemon will not hear of the call at all.
+    /// taken back instead. False then, since the daemon will not hear of the call at all.
     fn cancel(&self, id: u64) -> bool {
         let has_left = !lock(&self.outbound).withdraw(id);
         if has_left {

@@ -154,7 +154,7 @@ impl Deadline {
     pub(crate) fn passed(&self) -> Reason {
         let timeout_ms = self.timeout.unwrap_or_default().as_millis();
         let timeout_ms = u64::try_from(timeout_ms).unwrap_or(u64::MAX);
-        Reason::TimedOut { timeout_ms, stack: String::new(), hindrance: Hindrance::Work }
+        Reason::TimedOut { timeout_ms, stack: String::new(), hindrance: Hindrance::Unanswered }
     }
 }
 

@@ -81,7 +81,7 @@ mod logs;
 pub mod blocking;
 
 pub use client::Client;
-pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound};
+pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound, Shutdown};
 pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,

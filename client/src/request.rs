@@ -213,7 +213,8 @@ impl<A: Serialize, K: Serialize> Request<Client, A, K> {
 
     /// As [`send_reply`](Request::send_reply), but the call is cancelled when `give_up` resolves.
     /// Unlike one whose future is dropped, it still says how it ended: usually with
-    /// [`Reason::Cancelled`] and its number in the daemon.
+    /// [`Reason::Cancelled`] and its number in the daemon. While the connection has no room for the
+    /// call, `give_up` is not heard; the call's timeout and dropping the future are.
     ///
     /// # Errors
     ///

@@ -158,7 +158,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
                     Reason::TimedOut {
                         timeout_ms: 50,
                         stack: String::new(),
-                        hindrance: Hindrance::Work
+                        hindrance: Hindrance::Unanswered
                     },
                     failure.reason
                 );
@@ -237,7 +237,11 @@ fn a_deadline_is_kept_behind_another_threads_long_write() {
         go_on.send(()).unwrap();
         let failure = short.unwrap_err();
         assert_eq!(
-            Reason::TimedOut { timeout_ms: 50, stack: String::new(), hindrance: Hindrance::Work },
+            Reason::TimedOut {
+                timeout_ms: 50,
+                stack: String::new(),
+                hindrance: Hindrance::Unanswered
+            },
             failure.reason
         );
         assert!(!failure.started, "nothing of it was sent");

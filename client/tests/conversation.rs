@@ -148,6 +148,42 @@ fn a_cancel_is_sent_even_when_nothing_else_may_be() {
 }
 
 #[test]
+fn a_call_that_never_left_is_not_cancelled_at_the_daemon() {
+    on_both(|| async {
+        let (sender, receiver) = channel();
+        let (go_on, may_go_on) = channel::<()>();
+        let may_go_on = Arc::new(Mutex::new(may_go_on));
+        let daemon = Daemon::new(move |mut peer| {
+            may_go_on.lock().unwrap().recv_timeout(Duration::from_secs(30)).unwrap();
+            while let Some(received) = peer.receive() {
+                sender.send(received.kind()).unwrap();
+                if received.kind() == Kind::Call {
+                    peer.say(received.id(), Say::Payload(plain(&())));
+                }
+            }
+        });
+        let client = connect(&daemon).await;
+        // More than a socket takes that nobody reads.
+        let large = "x".repeat(900_000);
+        let calls = (0..3).map(|_| Box::pin(client.call::<()>("m:f", (&large,))));
+        let mut calls: Vec<_> = calls.collect();
+        for call in &mut calls {
+            assert!(is_pending(call).await);
+        }
+        let behind = client.request("m:f").args(()).send_reply_until(std::future::ready(()));
+        let failure = behind.await.unwrap_err();
+        assert_eq!((Reason::Cancelled, false), (failure.reason, failure.started));
+        go_on.send(()).unwrap();
+        for answer in futures_util::future::join_all(calls).await {
+            answer.unwrap();
+        }
+        client.call::<()>("m:f", ()).await.unwrap();
+        let said: Vec<_> = (0..4).map(|_| next(&receiver)).collect();
+        assert_eq!(vec![Kind::Call; 4], said, "the daemon has never heard of it");
+    });
+}
+
+#[test]
 fn every_reason_arrives_as_it_was_sent() {
     on_both(|| async {
         let daemon = Daemon::answering(|_| Say::Fail(false, Reason::QueueFull { limit: 7 }));
@@ -215,7 +251,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
                 Reason::TimedOut {
                     timeout_ms: 50,
                     stack: String::new(),
-                    hindrance: Hindrance::Work
+                    hindrance: Hindrance::Unanswered
                 },
                 true
             ),

@@ -11,7 +11,7 @@ use crate::wire::{Decode, Encode};
 
 mod waiting;
 
-pub use waiting::{Ancestor, Hindrance, NestedBound};
+pub use waiting::{Ancestor, Hindrance, NestedBound, Shutdown};
 
 /// A call that failed, and how.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
@@ -95,8 +95,11 @@ pub enum Reason {
         /// How long it may be, in bytes.
         limit: u64,
     },
-    /// The daemon is stopping.
-    ShuttingDown,
+    /// The daemon is stopping, or the pool is drained.
+    ShuttingDown {
+        /// Which of the two, and whether it ended a running call.
+        why: Shutdown,
+    },
     /// The connection to the daemon was lost.
     Disconnected {
         /// Why, as far as it is known.
@@ -354,7 +357,7 @@ impl Reason {
             Reason::BadArguments { .. } => "BadArguments",
             Reason::Unserializable { .. } => "Unserializable",
             Reason::TooLarge { .. } => "TooLarge",
-            Reason::ShuttingDown => "ShuttingDown",
+            Reason::ShuttingDown { .. } => "ShuttingDown",
             Reason::Disconnected { .. } => "Disconnected",
             Reason::Protocol { .. } => "Protocol",
             Reason::Nested { .. } => "Nested",

@@ -106,8 +106,8 @@ pub struct Spawned {
     pub cgroup_errno: i32,
 }
 
-/// A signal has stopped python, or it goes on. Said when it changes; not said of a python that a
-/// debugger holds.
+/// A signal has stopped python, or it goes on. Said when it changes, and of a stop anew where the
+/// going on before it was not seen; not said of a python that a debugger holds.
 #[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
 pub struct Halted {
     /// Whether it stands still.

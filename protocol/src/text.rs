@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, Hindrance, NestedBound, Payload, Reason,
+    Shutdown,
 };
 use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
@@ -30,7 +31,12 @@ impl Failure {
             Reason::Raised(exception) => write!(f, "{function} raised {exception}"),
             Reason::TimedOut { timeout_ms, hindrance, .. } => {
                 let span = Span(timeout_ms.saturating_mul(1000));
-                write!(f, "{function} timed out after {span} ({phases}); ")?;
+                write!(f, "{function} timed out after {span}")?;
+                // Where nobody answered, nobody has told what the time was spent on.
+                if *hindrance != Hindrance::Unanswered {
+                    write!(f, " ({phases})")?;
+                }
+                f.write_str("; ")?;
                 what_to_do(f, hindrance, pool)
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
@@ -46,8 +52,8 @@ impl Failure {
             ),
             Reason::CrashLoop { failures, last } => write!(
                 f,
-                "pool '{pool}' is in a crash loop: {}; one is tried now and then, and calls are \
-                 taken again once it is ready; the last: {last}",
+                "pool '{pool}' is in a crash loop: {}; a start is tried now and then, and at once \
+                 after `clutch pool reset {pool}`; the last: {last}",
                 Deaths(*failures)
             ),
             Reason::NotAllowed => write!(
@@ -67,23 +73,18 @@ impl Failure {
             }
             Reason::TooLarge { what, bytes, limit } => write!(
                 f,
-                "the {} of {function} have {bytes} bytes, at most {limit} are allowed \
+                "the {} of {function} {} {bytes} bytes, at most {limit} are allowed \
                  (daemon.payload)",
-                match what {
-                    Payload::Arguments => "arguments",
-                    Payload::Result => "result's bytes",
-                }
+                if *what == Payload::Arguments { "arguments" } else { "result" },
+                if *what == Payload::Arguments { "have" } else { "has" },
             ),
-            Reason::ShuttingDown => {
-                write!(
-                    f,
-                    "pool '{pool}' takes no more calls: the daemon is shutting down, or an \
-                     operator drains the pool (`clutch status` says which)"
-                )?;
+            Reason::ShuttingDown { why } => {
+                what_ended(f, *why, pool, function)?;
                 f.write_str(if self.started { "; it may have run in part" } else { "" })
             }
             Reason::Disconnected { detail } => {
-                write!(f, "the connection to the daemon was lost: {detail}")
+                write!(f, "the connection to the daemon was lost: {detail}")?;
+                f.write_str(if self.started { "; the call may have run" } else { "" })
             }
             Reason::Protocol { detail } => write!(f, "protocol error: {detail}"),
             Reason::Nested { chain, bound, limit } => {
@@ -92,6 +93,30 @@ impl Failure {
                 write!(f, "; the chain is {}{function}", Chain(chain))
             }
         }
+    }
+}
+
+/// Why a pool takes no more calls, or did not finish one.
+fn what_ended(
+    f: &mut fmt::Formatter<'_>,
+    why: Shutdown,
+    pool: &str,
+    function: &str,
+) -> fmt::Result {
+    match why {
+        Shutdown::Daemon => {
+            write!(f, "pool '{pool}' takes no more calls: the daemon is shutting down")
+        }
+        Shutdown::Ended => write!(
+            f,
+            "{function} was running while the daemon was shutting down, and was ended when \
+             daemon.stop_grace was over, or by a second signal"
+        ),
+        Shutdown::Drain => write!(
+            f,
+            "pool '{pool}' takes no more calls: an operator drains it; `clutch pool resume \
+             {pool}` opens it again"
+        ),
     }
 }
 
@@ -117,12 +142,13 @@ fn what_was_too_much(
     match bound {
         NestedBound::Depth => write!(
             f,
-            "pool '{pool}' lets no more than {limit} calls wait for one another (nested.depth)"
+            "pool '{pool}' lets no more than {limit} calls wait for one another; raise \
+             nested.depth, or nest less deeply"
         ),
         NestedBound::Extra => write!(
             f,
             "would wait for ever: all workers of pool '{pool}', the {limit} that it may start for \
-             nested calls (nested.extra) included, wait for such calls"
+             nested calls included, wait for such calls; raise nested.extra, or call another pool"
         ),
     }
 }
@@ -149,6 +175,20 @@ fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> 
         ),
         Hindrance::Caller => f.write_str(
             "the call that waits for it has no more time; give that one a longer timeout",
+        ),
+        Hindrance::Capped { wished_ms } => write!(
+            f,
+            "a timeout of {} was wished for, and limits.call_timeout_max of pool '{pool}' allows \
+             no more than that; raise that key",
+            Span(wished_ms.saturating_mul(1000))
+        ),
+        Hindrance::Unanswered => f.write_str(
+            "the daemon did not answer: it may be stopped or overloaded, `clutch ping` asks it",
+        ),
+        Hindrance::Frozen { pid } => write!(
+            f,
+            "its worker (pid {pid}) was stopped by a signal (SIGSTOP) while it ran the call, and \
+             is being replaced"
         ),
         Hindrance::Stopped { pids } => {
             let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
@@ -185,6 +225,11 @@ impl fmt::Display for Certificate {
             Cause::StartFailed if self.exit.is_some() => {
                 write!(f, "could not be started, it ended with {exit_name}")?;
             }
+            // It never ran, so there is no time and there are no calls to tell of.
+            Cause::StartFailed if self.uptime_ms == 0 => {
+                f.write_str("could not be started")?;
+                return self.say_detail(f);
+            }
             Cause::StartFailed => f.write_str("could not be started")?,
             Cause::StartTimedOut => {
                 f.write_str("took longer to start than limits.start_timeout and was killed")?;
@@ -203,11 +248,21 @@ impl fmt::Display for Certificate {
             }
             Cause::Stalled => f.write_str("had been stopped by a signal and was killed")?,
         }
-        write!(f, " after {} and {calls_served} calls", Span(self.uptime_ms * 1000))?;
-        if !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
+        let plural = if *calls_served == 1 { "" } else { "s" };
+        write!(f, " after {} and {calls_served} call{plural}", Span(self.uptime_ms * 1000))?;
+        if exit_name == "SIGXCPU" {
+            f.write_str(" (the processor time of process.cpu_time is used up)")?;
         }
-        Ok(())
+        self.say_detail(f)
+    }
+}
+
+impl Certificate {
+    fn say_detail(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.detail.as_str() {
+            "" => Ok(()),
+            detail => write!(f, ": {detail}"),
+        }
     }
 }
 
@@ -225,6 +280,7 @@ pub struct Deaths(pub u32);
 impl fmt::Display for Deaths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            0 => f.write_str("its workers died and no call succeeded since"),
             1 => f.write_str("1 worker died and no call succeeded after it"),
             count => write!(f, "{count} workers died and no call succeeded between"),
         }

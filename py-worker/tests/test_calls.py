@@ -67,8 +67,8 @@ def sleep(seconds):
 def spin():
     with open(os.devnull) as resource:
         log.append("spinning")
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             while True:
                 pass
         finally:

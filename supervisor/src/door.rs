@@ -249,7 +249,7 @@ mod tests {
         let (spawner, _) = Spawner::start(guardian, None, launched).unwrap();
         let daemon = Daemon::default();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
-        let (pools, socket) = (vec![], String::new());
+        let (pools, socket) = (vec![], std::path::PathBuf::new());
         let sampling_because = None;
         let daemon_too = daemon.clone();
         let parts = Parts { daemon: daemon_too, pools, spawner, watcher, socket, sampling_because };

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +112,7 @@ impl Engine {
         Prepared { pools, unasked, faults }: Prepared,
         guardian: Guardian,
         groups: Result<Arc<Groups>, Unavailable>,
-        socket: String,
+        socket: PathBuf,
     ) -> Result<Engine, ServeError> {
         let system = |doing| move |source: io::Error| ServeError::System { doing, source };
         // A guardian that is killed leaves its tree to this process, which then ends it.

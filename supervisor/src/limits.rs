@@ -61,13 +61,16 @@ pub const STACK_BYTES_MAX: usize = 64 << 10;
 /// Bytes of stacks that travel in an error: dozens of frames, and far below a meta's limit.
 pub const STACK_TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// How often a call that provably had not begun is given to another worker when its own dies. More
-/// deaths than that in a row are no accident; and a worker that lies about it is bounded by this.
-pub const MOVES_MAX: u32 = 3;
-
 /// Questions to the watch thread that may wait: there is one timer, and one for each client that
 /// asks for the status.
 pub const WATCH_QUESTIONS_MAX: usize = 64;
+
+/// How often it is noted, for a busy worker, what the kernel has killed in its group: that is a
+/// read of a file on the way of a call, and what a death is compared with.
+pub const OOMS_NOTED_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the log says of one worker that a signal has stopped it. Code may do so in a loop.
+pub const HALT_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// How far two looks at a busy worker are apart: several times the kernel's smallest unit.
 pub const LOOK_APART: Duration = Duration::from_millis(40);

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc as sync_mpsc};
 use std::thread::JoinHandle;
@@ -160,7 +161,7 @@ fn run(
     let pools = prepare::pools(&config, &package.boot, open_files.inherited, None)?;
     run_on_this_thread(async move {
         let mut engine =
-            Engine::start(&config, pools, guardian, Err(Unavailable::Off), String::new())?;
+            Engine::start(&config, pools, guardian, Err(Unavailable::Off), PathBuf::new())?;
         engine.refuse_reloads();
         let mut door = Door::handed(handed);
         let started = tokio::select! {

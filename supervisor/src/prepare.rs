@@ -211,15 +211,15 @@ impl OpenFiles {
 
     /// How many connections leave enough for `config`'s workers, their successors included.
     pub fn connections(&self, config: &Config) -> u32 {
-        // Every slot may have a second worker on its way out; replacements come on top.
+        // Every slot may have a second worker on its way out; replacements come on top. Extra ones
+        // for nested calls are few at a time, and not replaced while others are.
         let of_pool = |pool: &config::Pool| {
             let slots = u64::from(pool.workers) + u64::from(pool.spares);
-            slots
-                + u64::from(pool.nested.extra)
-                + u64::from(pool.replace.at_once.min(pool.workers)).div_ceil(2)
+            let replacements = u64::from(pool.replace.at_once.min(pool.workers));
+            2 * slots + replacements.next_multiple_of(2) + u64::from(pool.nested.extra)
         };
         let workers: u64 = config.pools.values().map(of_pool).sum();
-        let reserve = DESCRIPTORS_RESERVED + workers * 2 * DESCRIPTORS_PER_WORKER;
+        let reserve = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER;
         let free = u32::try_from(self.limit.saturating_sub(reserve)).unwrap_or(u32::MAX);
         config.daemon.connections.min(free.max(1))
     }
@@ -390,5 +390,26 @@ pub fn settings(pool: &config::Pool) -> Settings {
         },
         // The dice only spread restarts; any seed that differs between daemons will do.
         seed: u64::from(std::process::id()) << 32 | u64::from(pool.workers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extra_workers_are_reserved_for_once_and_others_with_their_successors() {
+        let open_files = OpenFiles { inherited: 1024, limit: 2000 };
+        let connections = |workers: u32, extra: u32| {
+            let text = format!(
+                "[pools.a]\nworkers = {workers}\n\
+                 replace = {{ at_once = 1 }}\nnested = {{ extra = {extra} }}\n"
+            );
+            let config = config::parse(&text, None, Path::new("/")).unwrap();
+            u64::from(open_files.connections(&config))
+        };
+        let none = connections(10, 1);
+        assert_eq!(5 * DESCRIPTORS_PER_WORKER, none - connections(10, 6));
+        assert_eq!(2 * 5 * DESCRIPTORS_PER_WORKER, none - connections(15, 1));
     }
 }

@@ -20,7 +20,6 @@ use crate::reload::{Asker, Blueprint, Order};
 use crate::service::{self, Activated, Manager};
 use crate::socket::Claim;
 use crate::sys;
-use crate::worker::output::escape;
 use crate::worker::spawner::Guardian;
 
 /// What a daemon needs.
@@ -87,6 +86,9 @@ fn cannot_watch(source: std::io::Error) -> ServeError {
 pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(), ServeError> {
     let ServeOptions { mut config, socket, activated, guardian } = options;
     sys::give_large_memory_back();
+    // Workers are told of it, who may be in another directory.
+    let address = std::path::absolute(&socket)
+        .map_err(|source| ServeError::System { doing: "find this directory", source })?;
     let entrance = match activated {
         Some(activated) => Entrance::Given(activated),
         None => Entrance::Own(Claim::take(&socket)?),
@@ -116,7 +118,7 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files, keeper };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
-        let engine = Engine::start(&blueprint.config, pools, guardian, groups, name_of(&socket))?;
+        let engine = Engine::start(&blueprint.config, pools, guardian, groups, address)?;
         run(engine, entrance, signals, blueprint, |Starts { up, broken }| {
             let up = ServeReady { socket, pid: std::process::id(), pools: up, broken };
             ready(&up);
@@ -124,10 +126,6 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
         })
         .await
     })?
-}
-
-fn name_of(socket: &std::path::Path) -> String {
-    socket.display().to_string()
 }
 
 /// A daemon in one line, for the service manager.
@@ -166,7 +164,6 @@ async fn run(
     };
     let reload = engine.see_to_reloads(blueprint, manager.clone()).await;
     for (pool, reason) in &starts.broken {
-        let reason = escape(reason.as_bytes());
         tracing::error!(pool, reason, "the pool is broken; the others are served without it");
     }
     let status = ready(starts);

@@ -290,6 +290,14 @@ fn patterns_to_watch_are_checked_with_the_directory_they_start_at() {
 }
 
 #[test]
+fn what_to_write_instead_would_be_taken() {
+    check_all(&[
+        ("[pools.a]\npreload = 'm'\n", "2:11", &["preload = [\"m\"]"]),
+        ("[pools.a]\nmemory = { kill_above = 100 }\n", "2:25", &["kill_above = \"4GiB\""]),
+    ]);
+}
+
+#[test]
 fn output_and_log_are_checked_f155() {
     check_all(&[
         (
@@ -301,6 +309,11 @@ fn output_and_log_are_checked_f155() {
         ("[daemon.output]\nfile = ''\n[pools.a]\n", "2:8", &["it is empty"]),
         ("[daemon.log]\nformat = 'xml'\n[pools.a]\n", "2:10", &["\"text\", \"json\" or"]),
         ("[daemon.log]\nlevel = 'inf[o'\n[pools.a]\n", "2:9", &["it is not a log filter"]),
+        (
+            "[daemon.log]\nlevel = 'loud'\n[pools.a]\n",
+            "2:9",
+            &["\"loud\" is no level", "error, warn, info, debug, trace"],
+        ),
         (
             "[daemon.output]\nfile = '/x'\n[pools.a]\n[pools.b]\noutput = { files = 2 }\n",
             "5:1",

@@ -257,7 +257,7 @@ fn f064_ctrl_c_at_the_daemons_terminal_lets_its_calls_finish_and_the_second_one_
     press(&daemon);
     let failure = call.join().expect("no panic").expect_err("it is given up");
     assert!(
-        matches!(failure.reason, Reason::ShuttingDown | Reason::Disconnected { .. }),
+        matches!(failure.reason, Reason::ShuttingDown { .. } | Reason::Disconnected { .. }),
         "{failure}"
     );
     daemon.wait_exit(10 * SECOND);

@@ -98,7 +98,8 @@ fn f064_ctrl_c_at_the_daemons_terminal_reaches_the_daemon_and_no_worker() {
             daemon.wait_for_log("stopping", 10 * SECOND);
             killpg(pid_of(daemon.pid()), Signal::SIGINT).expect("it is a group");
             let failure = client.finish(id).failure();
-            let fits = matches!(failure.reason, Reason::ShuttingDown | Reason::WorkerDied(_));
+            let fits =
+                matches!(failure.reason, Reason::ShuttingDown { .. } | Reason::WorkerDied(_));
             assert!(fits, "{failure}");
         } else {
             assert_eq!("done", client.finish(id).value());
@@ -180,7 +181,7 @@ fn f128_a_stop_under_load_finishes_what_runs_and_refuses_what_waits() {
                     done += 1;
                 }
                 Reply::Failed(failure) => {
-                    assert!(matches!(failure.reason, Reason::ShuttingDown), "{failure}");
+                    assert!(matches!(failure.reason, Reason::ShuttingDown { .. }), "{failure}");
                     assert!(!failure.started, "{failure}");
                     refused += 1;
                 }
@@ -213,7 +214,7 @@ fn f128_a_second_signal_does_not_wait_for_anything_and_a_third_changes_nothing()
     for _ in stuck {
         let failure = reply(&client.read(PATIENCE).expect("every call is answered")).failure();
         assert!(failure.started, "{failure}");
-        let fits = matches!(failure.reason, Reason::ShuttingDown | Reason::WorkerDied(_));
+        let fits = matches!(failure.reason, Reason::ShuttingDown { .. } | Reason::WorkerDied(_));
         assert!(fits, "{failure}");
     }
     drop(client);

@@ -89,6 +89,8 @@ fn where_all_are_stopped_calls_wait_and_are_told_why_f031() {
     let [first, second] = [before[0], before[1]];
     assert!(text.contains(&format!("kill -CONT {first} {second}")), "{text}");
     assert!(!text.contains("longer timeout"), "{text}");
+    let life = daemon.cli(["explain", &failure.call.to_string()]).expect_code(0).stdout;
+    assert!(life.contains("every worker is stopped by a signal"), "{life}");
 
     // One that waits is served as soon as one goes on.
     let waiting = client.request("math:sqrt").args((9,)).timeout(30 * SECOND);
@@ -113,7 +115,8 @@ fn a_call_whose_worker_is_stopped_is_told_so_f010() {
     signal(pid, Signal::SIGSTOP);
     let failure: Failure = call.join().expect("a call does not panic");
     let text = failure.to_string();
-    assert!(text.contains(&format!("kill -CONT {pid}")), "{text}");
+    let story = format!("(pid {pid}) was stopped by a signal (SIGSTOP) while it ran the call");
+    assert!(text.contains(&story), "{text}");
     wait_for("the worker is gone", 5 * SECOND, || !alive(pid));
     drop(client);
     daemon.wait_ready();
@@ -141,6 +144,50 @@ fn what_is_wanted_of_stopped_workers_is_done_to_idle_ones_at_once_f031() {
         daemon.wait_ready();
         oracle.judge(daemon);
     }
+}
+
+#[test]
+fn a_reload_deals_with_workers_that_were_stopped_before_f031() {
+    for policy in ["continue", "replace"] {
+        let daemon =
+            Daemon::builder().pool("default", |pool| pool.liveness("stopped", "report")).start();
+        let oracle = daemon.oracle();
+        let pid = served_by(&daemon);
+        stop(&daemon, &[pid]);
+        let waiting = daemon.blocking();
+        let request = waiting.request("os:getpid").timeout(30 * SECOND);
+        let call = std::thread::spawn(move || request.send::<u32>().expect("it is served"));
+        wait_for("the call waits", 10 * SECOND, || daemon.status().pools[0].queued == 1);
+        let file = daemon.tmp().join("clutch.toml");
+        let text = std::fs::read_to_string(&file).expect("it is there");
+        let other = text.replace("\"report\"", &format!("{policy:?}"));
+        assert_ne!(text, other);
+        std::fs::write(&file, other).expect("it can be written");
+        daemon.cli(["reload"]).expect_code(0);
+        let served = call.join().expect("a call does not panic");
+        assert_eq!(policy == "continue", served == pid, "{policy}");
+        wait_for("nobody is stopped", 10 * SECOND, || {
+            let workers = daemon.status().pools.remove(0).workers;
+            workers.len() == 1 && workers[0].reason.is_empty()
+        });
+        drop(waiting);
+        daemon.wait_ready();
+        oracle.judge(daemon);
+    }
+}
+
+#[test]
+fn a_worker_that_stops_itself_in_a_loop_fills_no_log_f031() {
+    let daemon =
+        Daemon::builder().pool("default", |pool| pool.liveness("stopped", "continue")).start();
+    let client = daemon.blocking();
+    let request = client.request("job_stuck:stop_itself").args((20,)).timeout(15 * SECOND);
+    request.send::<()>().expect("it is continued each time");
+    wait_for("all are known", 10 * SECOND, || daemon.counter("default", "stops") >= 5);
+    let log = daemon.log();
+    let said = ["a signal has stopped a worker", "a stopped worker goes on"];
+    let said = said.map(|what| log.matches(what).count());
+    assert!(said[0] >= 1 && said.iter().all(|count| *count <= 3), "{said:?}");
 }
 
 #[test]

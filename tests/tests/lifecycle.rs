@@ -34,7 +34,7 @@ fn wait_counts(daemon: &Daemon, running: u64, queued: u64) {
 #[track_caller]
 fn is_shutting_down(call: Waiting<String>) -> Box<Failure> {
     let failure = call.join().expect("it does not panic").expect_err("it was refused");
-    assert!(matches!(failure.reason, Reason::ShuttingDown), "{failure}");
+    assert!(matches!(failure.reason, Reason::ShuttingDown { .. }), "{failure}");
     failure
 }
 

@@ -47,6 +47,7 @@ fn f055_a_pool_of_one_worker_calls_itself() {
     assert_eq!((2, "default"), (chain["call"].as_u64().unwrap(), chain["pool"].as_str().unwrap()));
     let text = daemon.cli(["explain", "3"]).expect_code(0).stdout;
     assert!(text.contains("call 2 waits for it"), "{text}");
+    assert!(text.contains("every worker waits for a nested call"), "{text}");
     drop(client);
     oracle.judge(daemon);
 }
@@ -146,8 +147,26 @@ fn a_nested_call_ends_with_the_call_that_waits_for_it_though_its_connection_stay
     client.call("default", "job_nested:leave_behind", &arguments).value();
     wait_until_quiet(&daemon, "default", 1);
     assert_eq!(1, daemon.counter("default", "answered.Cancelled"));
+    let life = daemon.cli(["explain", "3"]).expect_code(0).stdout;
+    assert_eq!(1, life.matches("the call that waited for it has ended").count(), "{life}");
     drop(client);
     oracle.judge(daemon);
+}
+
+#[test]
+fn a_socket_named_from_here_is_found_from_a_pools_directory() {
+    let builder = Daemon::builder();
+    let here = std::env::current_dir().expect("it is there");
+    let up = here.components().skip(1).map(|_| "..").collect::<std::path::PathBuf>();
+    let socket = builder.tmp().dir("run").join("clutch.sock");
+    let socket = up.join(socket.strip_prefix("/").expect("test paths are absolute"));
+    // Deeper than here, so that the same way up does not lead to the root.
+    let deep = builder.tmp().dir(vec!["deep"; 30].join("/"));
+    let pool = |pool: Pool| brisk(pool).key("cwd", deep.as_path());
+    let daemon = builder.socket(socket).pool("default", pool).start();
+    let mut client = daemon.raw();
+    assert_eq!(1, client.call("default", "job_nested:sum_to", "[1]").value());
+    assert!(daemon.status().daemon.socket.starts_with('/'));
 }
 
 #[test]

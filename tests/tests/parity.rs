@@ -74,6 +74,7 @@ fn facts(program: Program) -> Facts {
 /// - Descriptors above 2, and signals to be ignored, that the test's own runner hands down would
 ///   reach a program started by hand. They are no part of what a person has at a terminal, and a
 ///   guardian lets none of them through.
+/// - Three variables say where a worker's own programs find the daemon (docs/NESTED.md).
 #[track_caller]
 fn normalize(typed: &mut Facts, called: &mut Facts) {
     let path = called["path"].as_array_mut().expect("a path is a list");
@@ -81,6 +82,11 @@ fn normalize(typed: &mut Facts, called: &mut Facts) {
     let package = Path::new(last.as_str().expect("an entry is text"));
     assert!(package.join("clutch/__init__.py").is_file(), "{last} is not the package");
 
+    let environ = called["environ"].as_object_mut().expect("variables have names");
+    for name in ["CLUTCH_BIN", "CLUTCH_SOCKET", "CLUTCH_WORKER"] {
+        let value = environ.remove(name);
+        assert!(value.is_some_and(|value| value != json!("")), "{name} is set");
+    }
     typed.remove("inheritable");
     assert_eq!(Some(json!([0, 1, 2])), called.remove("inheritable"));
     let ignored = |facts: &Facts| bits(facts["signals.ignored"].as_str().unwrap_or_default());

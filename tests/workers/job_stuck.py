@@ -16,6 +16,12 @@ def spin():
         pass
 
 
+def stop_itself(times):
+    """Stop until somebody says to go on, again and again."""
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
 def sleep():
     """One long system call."""
     time.sleep(1000)

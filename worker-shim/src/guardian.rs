@@ -59,6 +59,7 @@ pub(crate) fn run(report: Report, watch: Watch) -> ExitCode {
         faulty: false,
         halted: false,
         told_halted: false,
+        halted_anew: false,
     };
     while !guardian.is_done() {
         guardian.wait();
@@ -89,6 +90,9 @@ struct Guardian {
     halted: bool,
     /// Whether the daemon believes so.
     told_halted: bool,
+    /// Whether it was stopped once more since that was sent: it may have gone on in between, which
+    /// the system does not tell then.
+    halted_anew: bool,
 }
 
 /// A sweep that is going on.
@@ -252,9 +256,12 @@ impl Guardian {
         };
         while let Some(stopped) = sys::halt_of(python.pid) {
             self.halted = stopped;
+            self.halted_anew = stopped;
         }
-        if self.halted != self.told_halted && self.report.deadline().is_none() {
+        let is_news = self.halted != self.told_halted || self.halted_anew;
+        if is_news && self.report.deadline().is_none() {
             self.told_halted = self.halted;
+            self.halted_anew = false;
             self.report.send(Kind::Halted, &Halted { stopped: self.halted });
         }
     }

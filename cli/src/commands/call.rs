@@ -24,6 +24,10 @@ const OUTPUT_PIECES_MAX: usize = 64;
 /// How long the daemon may take to say which call Ctrl-C has cancelled.
 const CANCEL_MAX: Duration = Duration::from_millis(600);
 
+/// How long the daemon may take to say which Python has answered: a status, which takes it a
+/// quarter of a second when workers do not answer.
+const STATUS_MAX: Duration = Duration::from_secs(2);
+
 /// Call one function and print its result as JSON
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -38,7 +42,7 @@ error. Ctrl-C cancels the call; a second one does not wait for that.
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
 \"worker\": {\"slot\": 0, \"generation\": 1}, \"pid\": ..., \"python\": \"3.12.1\", \"attempt\": 1,
 \"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}. `python` is null
-when that worker was replaced meanwhile.
+when that worker was replaced meanwhile, or the daemon does not say.
 
 Examples:
   clutch call --local math:sqrt 2
@@ -75,7 +79,12 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     let ended = call(&link.client, &args, arguments, &mut interrupt).await;
     let python = match &ended {
         Ended::Answered(reply) if args.report => {
-            python_of(&link.client, &args.target.pool, reply).await
+            // The result is there; only a word beside it is not.
+            tokio::select! {
+                python = python_of(&link.client, &args.target.pool, reply) => python,
+                () = tokio::time::sleep_until(Instant::now() + STATUS_MAX) => None,
+                () = interrupt.wait() => None,
+            }
         }
         _ => None,
     };

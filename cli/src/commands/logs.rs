@@ -134,8 +134,16 @@ async fn say_why(client: &Client, args: &Args) -> Result<(), Error> {
         "running" => "has not printed anything yet, or its lines are not kept any more",
         _ => "has printed nothing, or its lines are not kept any more ([daemon.output])",
     };
-    output::note(&format!("call {call} ({}) {what}", life.function));
+    output::note(&format!("{} {what}", call_with_name(call, &life.function)));
     Ok(())
+}
+
+/// A call, and its function unless that is forgotten.
+fn call_with_name(call: NonZeroU64, function: &str) -> String {
+    match function {
+        "" => format!("call {call}"),
+        name => format!("call {call} ({name})"),
+    }
 }
 
 /// What is known of a call; an error when there never was one, or it is forgotten.
@@ -217,6 +225,13 @@ mod tests {
             logger: is_log.then(|| "mytasks\x1b[2J".into()),
             text: text.into(),
         }
+    }
+
+    #[test]
+    fn a_forgotten_function_leaves_no_gap() {
+        let call = NonZeroU64::new(17).unwrap();
+        assert_eq!("call 17", call_with_name(call, ""));
+        assert_eq!("call 17 (m:f)", call_with_name(call, "m:f"));
     }
 
     #[test]

@@ -127,6 +127,15 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
     };
     client.order_pool(&name, order).await?;
     output::note(&format!("pool {name}: {}", said(&name, order)));
+    if matches!(order, PoolOrder::Pause | PoolOrder::Resume | PoolOrder::Drain) {
+        let pools = client.status().await.map_err(Error::from)?.pools;
+        if pools.iter().any(|pool| pool.name == name && pool.state == "crash_loop") {
+            output::note(&format!(
+                "pool {name}: its workers do not start, and until they do every call is refused; \
+                 they are tried at once after: clutch pool reset {name}"
+            ));
+        }
+    }
     if let Some(waiting) = waiting {
         waiting.end(wait).await?;
         output::note(&format!("pool {name}: done"));
@@ -145,7 +154,9 @@ fn said(name: &str, order: PoolOrder) -> String {
                  resume {name}"
             )
         }
-        PoolOrder::Resize { min, max } if min == max => format!("is to have {min} workers"),
+        PoolOrder::Resize { min, max } if min == max => {
+            format!("is to have {min} worker{}", if min == 1 { "" } else { "s" })
+        }
         PoolOrder::Resize { min, max } => format!("is to have {min} to {max} workers"),
         PoolOrder::Recycle => "its workers are being replaced".to_owned(),
         PoolOrder::Reset => "its failures are forgotten; what is missing is started now".to_owned(),
@@ -173,7 +184,7 @@ fn page(status: &Status) -> String {
             dash(&pool.name),
             dash(&pool.state),
             ready(pool).to_string(),
-            pool.workers_wanted.to_string(),
+            wanted(pool),
             pool.running.to_string(),
             format!("{}/{}", pool.queued, pool.queue_limit),
             dash(&oldest),
@@ -181,6 +192,18 @@ fn page(status: &Status) -> String {
         ]
     });
     table(&head, &[2, 3, 4, 5, 6], rows.collect())
+}
+
+/// How many workers a pool wants, those apart that it has beyond its size.
+pub(crate) fn wanted(pool: &PoolStatus) -> String {
+    let (spares, extra) = (pool.spares, pool.extra);
+    let mut text = pool.workers_wanted.saturating_sub(spares + extra).to_string();
+    for (count, what) in [(spares, "spare"), (extra, "extra")] {
+        if count > 0 {
+            text += &format!("+{count} {what}");
+        }
+    }
+    text
 }
 
 /// How many workers can take a call, or have one.
@@ -211,6 +234,7 @@ mod tests {
     fn each_order_is_said_with_the_way_back() {
         assert!(said("a", PoolOrder::Pause).contains("clutch pool resume a"));
         assert!(said("a", PoolOrder::Drain).contains("clutch pool resume a"));
+        assert_eq!("is to have 1 worker", said("a", PoolOrder::Resize { min: 1, max: 1 }));
         assert_eq!("is to have 2 workers", said("a", PoolOrder::Resize { min: 2, max: 2 }));
         assert_eq!("is to have 1 to 8 workers", said("a", PoolOrder::Resize { min: 1, max: 8 }));
     }

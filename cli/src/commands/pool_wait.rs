@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clutch_client::{Client, PoolOrder, WorkerId};
+use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::status::PoolStatus;
 use tokio::time::Instant;
 
@@ -39,6 +40,8 @@ pub(crate) struct Waiting<'a> {
     order: PoolOrder,
     /// The workers that were there before it.
     before: BTreeSet<WorkerId>,
+    /// The worker that had died last before it.
+    died: Option<WorkerId>,
 }
 
 impl<'a> Waiting<'a> {
@@ -50,7 +53,8 @@ impl<'a> Waiting<'a> {
     ) -> Result<Waiting<'a>, Error> {
         let pool = look(client, name).await?;
         let before = pool.workers.iter().map(|worker| worker.id).collect();
-        Ok(Waiting { client, name, order, before })
+        let died = pool.last_death.map(|death| death.worker);
+        Ok(Waiting { client, name, order, before, died })
     }
 
     /// Waits until the order is carried out.
@@ -62,12 +66,12 @@ impl<'a> Waiting<'a> {
             let pool = look(self.client, self.name).await?;
             let rest = match rest(self.order, &self.before, &pool) {
                 Rest::Nothing => return Ok(()),
-                Rest::Hopeless => {
-                    let (name, reason) = (self.name.to_owned(), pool.reason);
-                    return Err(Error::OrderFails { name, reason });
-                }
+                Rest::Hopeless => return Err(self.fails(pool.reason)),
                 Rest::Some(rest) => rest,
             };
+            if let Some(death) = self.failed_start(&pool) {
+                return Err(self.fails(death.to_string()));
+            }
             let now = Instant::now();
             if now >= end {
                 let name = self.name.to_owned();
@@ -76,6 +80,21 @@ impl<'a> Waiting<'a> {
             tokio::time::sleep_until(end.min(now + pause)).await;
             pause = (pause * 2).min(PAUSES[1]);
         }
+    }
+}
+
+impl Waiting<'_> {
+    fn fails(&self, reason: String) -> Error {
+        Error::OrderFails { name: self.name.to_owned(), reason }
+    }
+
+    /// The death of a worker that was started for the order and did not become ready. Those that
+    /// were there go on, and the next one is made of the same.
+    fn failed_start<'p>(&self, pool: &'p PoolStatus) -> Option<&'p Certificate> {
+        let death = pool.last_death.as_ref()?;
+        let starts = matches!(self.order, PoolOrder::Recycle | PoolOrder::Resize { .. });
+        let failed = matches!(death.cause, Cause::StartFailed | Cause::StartTimedOut);
+        (starts && failed && self.died != Some(death.worker)).then_some(death)
     }
 }
 

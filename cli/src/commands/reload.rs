@@ -44,7 +44,7 @@ pub(crate) async fn run(args: Args, socket: &Socket) -> Result<Exit, Error> {
         }
         ReloadResult::Wrong => {
             output::rendered(&output::escape_block(&reloaded.message));
-            output::error("the configuration is wrong, as shown above; nothing was changed");
+            output::error("the daemon cannot reload, as shown above; nothing was changed");
         }
         ReloadResult::Failed | ReloadResult::Refused => {
             output::error_with_details(&reloaded.message);

@@ -85,7 +85,11 @@ fn pool_section(pool: &PoolStatus) -> String {
     if pool.queued > 0 {
         let _ = write!(text, ", the oldest for {}", span(pool.queued_oldest_ms));
     }
-    let _ = writeln!(text, "; {} wanted", count(pool.workers_wanted.into(), "worker"));
+    let wanted = match (pool.spares, pool.extra) {
+        (0, 0) => count(pool.workers_wanted.into(), "worker"),
+        _ => format!("{} workers", super::pool::wanted(pool)),
+    };
+    let _ = writeln!(text, "; {wanted} wanted");
     if let Some(facts) = &pool.interpreter {
         let at = &facts.executable;
         let _ = writeln!(text, "  {}", one_line(&format!("{}, at {at}", described(facts))));

@@ -70,10 +70,12 @@ fn a_log_in_json_is_one_object_in_each_line_f170() {
 fn a_log_filter_that_is_none_is_refused() {
     let place = Place::new();
     place.tmp.write("clutch.toml", "[pools.default]\n");
-    place
-        .command(["serve"])
-        .env("CLUTCH_LOG", "=loud=")
-        .run()
-        .expect_code(2)
-        .expect_stderr("error: CLUTCH_LOG is not a log filter");
+    for filter in ["=loud=", "loud"] {
+        place
+            .command(["serve"])
+            .env("CLUTCH_LOG", filter)
+            .run()
+            .expect_code(2)
+            .expect_stderr("error: CLUTCH_LOG is not a log filter");
+    }
 }

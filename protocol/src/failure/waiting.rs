@@ -45,4 +45,28 @@ pub enum Hindrance {
         /// Their processes, or the first few of them.
         pids: Vec<u32>,
     },
+    /// The pool lets no call have as much time as its caller wished.
+    Capped {
+        /// What the caller wished, in milliseconds.
+        wished_ms: u64,
+    },
+    /// The daemon did not answer; the client noticed that by itself.
+    Unanswered,
+    /// Its worker was stopped by a signal while it ran it, and is being replaced.
+    Frozen {
+        /// The worker's process.
+        pid: u32,
+    },
+}
+
+/// What became of a pool that takes no more calls.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shutdown {
+    /// The daemon stops.
+    Daemon,
+    /// The daemon stops, and the call, which was running, has had its time.
+    Ended,
+    /// An operator drains the pool.
+    Drain,
 }

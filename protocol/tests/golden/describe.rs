@@ -3,7 +3,7 @@
 
 use clutch_protocol::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
-    NestedBound, Payload, Reason, Relation, TraceFrame, WorkerFailure,
+    NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
@@ -286,13 +286,24 @@ enums! {
         8 BadArguments { message },
         9 Unserializable { path, type_name, message },
         10 TooLarge { what, bytes, limit },
-        11 ShuttingDown,
+        11 ShuttingDown { why },
         12 Disconnected { detail },
         13 Protocol { detail },
         14 Nested { chain, bound, limit },
     }
     NestedBound { 0 Depth, 1 Extra }
-    Hindrance { 0 Work, 1 Attempt, 2 Paused, 3 NoWorker, 4 Caller, 5 Stopped { pids } }
+    Hindrance {
+        0 Work,
+        1 Attempt,
+        2 Paused,
+        3 NoWorker,
+        4 Caller,
+        5 Stopped { pids },
+        6 Capped { wished_ms },
+        7 Unanswered,
+        8 Frozen { pid },
+    }
+    Shutdown { 0 Daemon, 1 Ended, 2 Drain }
     Payload { 0 Arguments, 1 Result }
     WorkerFailure {
         0 Raised(exception),

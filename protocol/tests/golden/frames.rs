@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use bytes::BytesMut;
 use clutch_protocol::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
-    NestedBound, Payload, Reason, Relation, TraceFrame, WorkerFailure,
+    NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
@@ -335,8 +335,13 @@ const CAUSES: [Cause; 12] = [
     Cause::Stalled,
 ];
 
-const HINDRANCES: [Hindrance; 4] =
-    [Hindrance::Attempt, Hindrance::Paused, Hindrance::NoWorker, Hindrance::Caller];
+const HINDRANCES: [Hindrance; 5] = [
+    Hindrance::Attempt,
+    Hindrance::Paused,
+    Hindrance::NoWorker,
+    Hindrance::Caller,
+    Hindrance::Unanswered,
+];
 
 const MISSING: [MissingWhat; 5] = [
     MissingWhat::Pool,
@@ -368,7 +373,7 @@ fn reasons() -> Vec<(String, Reason)> {
             type_name: "_thread.lock".into(),
             message: text(),
         },
-        Reason::ShuttingDown,
+        Reason::ShuttingDown { why: Shutdown::Daemon },
         Reason::Disconnected { detail: text() },
         Reason::Protocol { detail: text() },
     ]
@@ -391,6 +396,16 @@ fn reasons() -> Vec<(String, Reason)> {
         hindrance: Hindrance::Stopped { pids: vec![4711, 4712] },
     };
     reasons.push(("TimedOut-Stopped".into(), stopped));
+    for (name, hindrance) in [
+        ("TimedOut-Capped", Hindrance::Capped { wished_ms: 60_000 }),
+        ("TimedOut-Frozen", Hindrance::Frozen { pid: 4711 }),
+    ] {
+        let reason = Reason::TimedOut { timeout_ms: 200, stack: String::new(), hindrance };
+        reasons.push((name.into(), reason));
+    }
+    for why in [Shutdown::Ended, Shutdown::Drain] {
+        reasons.push((format!("ShuttingDown-{why:?}"), Reason::ShuttingDown { why }));
+    }
     for bound in [NestedBound::Depth, NestedBound::Extra] {
         let ancestor = |call| Ancestor { call, pool: "default".into(), function: "m:f".into() };
         let reason =

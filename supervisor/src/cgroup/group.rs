@@ -21,6 +21,17 @@ pub struct Ooms {
     pub own: u64,
 }
 
+impl Ooms {
+    /// What came on top of an older count.
+    #[must_use]
+    pub const fn since(self, before: Ooms) -> Ooms {
+        Ooms {
+            kills: self.kills.saturating_sub(before.kills),
+            own: self.own.saturating_sub(before.own),
+        }
+    }
+}
+
 impl Group {
     /// Its directory.
     pub fn path(&self) -> &Path {

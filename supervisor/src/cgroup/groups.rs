@@ -225,7 +225,12 @@ impl Groups {
         }
         let write = |name: &str, text: &str| self.tree.write(&file(group, name), text);
         let Some(bytes) = memory_max else {
-            return write("memory.max", "max");
+            write("memory.max", "max")?;
+            // As in a group that never had a bound. An older kernel, or one without swap, lacks
+            // these.
+            let _ = write("memory.swap.max", "max");
+            let _ = write("memory.oom.group", "0");
+            return Ok(());
         };
         // What could be swapped out would not count; a kernel without swap has no such file.
         let _ = write("memory.swap.max", "0");

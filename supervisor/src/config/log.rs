@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::checker::Checker;
 use super::error::Key;
@@ -62,14 +63,53 @@ pub(super) fn check_log(checker: &mut Checker<'_>, raw: &RawLog, at: &Key) -> Lo
         }
     }
     if let Some(level) = &raw.level {
-        match EnvFilter::try_new(level) {
+        match log_filter(level) {
             Ok(_) if level.trim().is_empty() => checker.report(&at.child("level"), Reason::Empty),
             Ok(_) => log.level.clone_from(level),
-            Err(error) => {
-                let message = error.to_string();
-                checker.report(&at.child("level"), Reason::LogFilter { message });
-            }
+            Err(message) => checker.report(&at.child("level"), Reason::LogFilter { message }),
         }
     }
     log
+}
+
+/// Reads a filter of the log, or says what is wrong with it. A word alone is a level, also by the
+/// name Python gives it: as the name of a target, which the filter's own parser takes it for, it
+/// would silence everything else. Our own targets may stand alone.
+pub fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    let mut parts = Vec::new();
+    for part in text.split(',') {
+        let (target, level) = match part.rsplit_once('=') {
+            Some((target, level)) => (Some(target), level),
+            None => (None, part),
+        };
+        let word = level.trim();
+        if word.eq_ignore_ascii_case("warning") {
+            parts.push(target.map_or_else(|| "warn".to_owned(), |target| format!("{target}=warn")));
+            continue;
+        }
+        let is_target = word.starts_with("clutch") || word.contains("::") || word.contains('[');
+        let is_level = word.is_empty() || word.parse::<LevelFilter>().is_ok();
+        if target.is_none() && !is_target && !is_level {
+            return Err(format!("\"{word}\" is no level"));
+        }
+        parts.push(part.to_owned());
+    }
+    EnvFilter::try_new(parts.join(",")).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_alone_is_a_level_and_never_a_target_that_silences_all() {
+        for text in ["warn", "WARNING", "info,clutch::output=off", "clutch=warning", "off", "2"] {
+            let filter = log_filter(text).unwrap().to_string();
+            assert!(!filter.to_lowercase().contains("warning"), "{filter}");
+        }
+        assert_eq!("warn", log_filter("warning").unwrap().to_string());
+        for text in ["loud", "info,loud", "warn ing", "clutch=loud", "inf[o"] {
+            assert!(log_filter(text).is_err(), "{text}");
+        }
+    }
 }

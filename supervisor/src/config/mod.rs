@@ -61,7 +61,7 @@ pub use declared::{Build, Declared, DeclaredError, Tool};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};
 pub use load::{default_text, load, parse};
-pub use log::{Log, LogFormat};
+pub use log::{Log, LogFormat, log_filter};
 pub use memory::Memory;
 pub use model::{Config, Daemon, Env, Inherit, Limits, LocalOptions, Main, Pool, Python};
 pub use output::Output;

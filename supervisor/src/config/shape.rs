@@ -132,6 +132,10 @@ fn example(value: &DeValue<'_>, schema: &Value) -> Option<String> {
     };
     match number {
         Some(number) if schema["type"] == "string" && !has_unit => Some(format!("\"{number}\"")),
+        None if schema["type"] == "array" && schema["items"]["type"] == "string" => match value {
+            DeValue::String(text) => Some(format!("[{}]", Value::from(text.as_ref()))),
+            _ => known.map(Value::to_string),
+        },
         _ => known.map(Value::to_string),
     }
 }

@@ -12,6 +12,9 @@ use crate::pool::{CallKey, Event, Retry};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;
 
+/// Why nobody wants what an attempt had waited for.
+const ATTEMPT_OVER: &str = "the attempt that waited for it has ended";
+
 /// The attempts of one call.
 #[derive(Debug)]
 pub(super) struct Attempts {
@@ -134,7 +137,7 @@ impl Dispatcher {
             return false;
         }
         call.attempts.end(now);
-        self.cancel_nested(key);
+        self.cancel_nested(key, ATTEMPT_OVER);
         true
     }
 
@@ -169,6 +172,6 @@ impl Dispatcher {
                 call.attempts.never_began();
             }
         }
-        self.cancel_nested(key);
+        self.cancel_nested(key, ATTEMPT_OVER);
     }
 }

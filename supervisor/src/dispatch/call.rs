@@ -37,9 +37,13 @@ pub struct Call {
     pub(super) timeout: Duration,
     /// Whether that is all that the call has left that waits for it.
     pub(super) is_cut_short: bool,
+    /// What its caller wished, where its pool allows no more than `timeout`.
+    pub(super) wished: Option<Duration>,
     pub(super) arrived: Instant,
     pub(super) waited: Waited,
     pub(super) attempts: Attempts,
+    /// Whether it is written down why nobody wants it.
+    pub(super) is_unwanted: bool,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -183,9 +187,11 @@ impl Dispatcher {
                 payload: frame.payload,
                 timeout,
                 is_cut_short,
+                wished: self.wished(pool, timeout_ms),
                 arrived: now,
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
+                is_unwanted: false,
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -246,6 +252,7 @@ impl Dispatcher {
         let had = entry.calls_had.take().unwrap_or(key..=key);
         entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
         entry.begin_stack();
+        entry.note_ooms(now);
         entry.last_call = Some(key);
         entry.last_run = run;
         entry.last_call_at = Some(now);
@@ -350,7 +357,7 @@ impl Dispatcher {
             Verdict::QueueFull => {
                 Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
             }
-            Verdict::ShuttingDown => Reason::ShuttingDown,
+            Verdict::ShuttingDown => Reason::ShuttingDown { why: self.shutdown(pool, key) },
             Verdict::WorkerDied { worker, .. } => {
                 Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker)))
             }

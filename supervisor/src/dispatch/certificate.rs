@@ -43,8 +43,8 @@ pub(super) fn write(
     let unordered = matches!(cause, Cause::Signalled | Cause::StartFailed | Cause::ChannelLost);
     if unordered && exit == killed {
         match entry.group.as_ref().and_then(Group::ooms) {
-            // Its group's own count is beyond doubt.
-            Some(ooms) => cause = groups::blame(entry, memory, ooms).unwrap_or(cause),
+            // Nobody else is in its group, so that its count is the better one.
+            Some(ooms) => cause = groups::blame(entry, memory, before, ooms).unwrap_or(cause),
             None if oom.claim(entry.oom_kills_before) => cause = Cause::OutOfMemory,
             None => {}
         }
@@ -183,6 +183,7 @@ mod tests {
     use tokio::sync::mpsc::Receiver;
 
     use super::*;
+    use crate::cgroup::Ooms;
     use crate::dispatch::{Core, Parts, PoolParts};
     use crate::net::{Outbox, SharedBudget};
     use crate::pool::{CallKey, Pool, Verdict};
@@ -214,7 +215,7 @@ mod tests {
             pools,
             spawner,
             watcher,
-            socket: String::new(),
+            socket: std::path::PathBuf::new(),
             sampling_because: None,
         });
         core.start();
@@ -269,6 +270,30 @@ mod tests {
         assert_eq!(dead, told(&core, 3, second));
         let gone = WorkerId { slot: 1, generation: 9 };
         assert_eq!(Certificate::unknown("a", gone, Cause::ChannelLost), told(&core, 4, gone));
+    }
+
+    #[test]
+    fn an_old_kill_in_its_group_explains_no_later_death_f028() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (core, _outcomes) = core();
+        let busy = Some(WorkerState::Busy(CallKey(1)));
+        let killed = |kills, own| Ooms { kills, own };
+        core.with(|dispatcher| {
+            let mut memory = dispatcher.pools[0].config.memory.clone();
+            let entry = dispatcher.worker(POOL, WorkerId { slot: 0, generation: 1 }).unwrap();
+            let mut blame = |before, ooms, memory: &Memory| {
+                entry.counted.before = before;
+                [busy, Some(WorkerState::Idle)].map(|it| groups::blame(entry, memory, it, ooms))
+            };
+            let old = killed(1, 1);
+            assert_eq!([None; 2], blame(old, old, &memory), "a child was, before this call");
+            assert_eq!([Some(Cause::OutOfMemory), None], blame(old, killed(2, 1), &memory));
+            memory.kill_above = Some(1 << 20);
+            assert_eq!([None; 2], blame(old, old, &memory));
+            assert_eq!([Some(Cause::OutOfMemory); 2], blame(old, killed(2, 1), &memory));
+            assert_eq!([Some(Cause::MemoryLimit); 2], blame(old, killed(2, 2), &memory));
+        });
     }
 
     #[test]

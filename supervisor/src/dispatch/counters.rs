@@ -47,7 +47,7 @@ pub const fn answered(reason: &Reason) -> &'static str {
         Reason::BadArguments { .. } => "answered.BadArguments",
         Reason::Unserializable { .. } => "answered.Unserializable",
         Reason::TooLarge { .. } => "answered.TooLarge",
-        Reason::ShuttingDown => "answered.ShuttingDown",
+        Reason::ShuttingDown { .. } => "answered.ShuttingDown",
         Reason::Disconnected { .. } => "answered.Disconnected",
         Reason::Protocol { .. } => "answered.Protocol",
         Reason::Nested { .. } => "answered.Nested",

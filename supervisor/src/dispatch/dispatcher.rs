@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +15,10 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::groups::Counted;
 use super::history::History;
 use super::logs::Store;
-use super::nested::Token;
+use super::nested::{Address, Token};
 use super::reaps::Reaps;
 use super::runs::Runs;
 use super::search::Search;
@@ -46,8 +48,8 @@ pub struct Parts {
     pub spawner: Spawner,
     /// Who looks at processes.
     pub watcher: Watcher,
-    /// The socket's path, for `status`; empty for a private supervisor.
-    pub socket: String,
+    /// The socket's path, absolute; empty for a private supervisor.
+    pub socket: PathBuf,
     /// Why the kernel keeps no bounds of memory for its workers, if it does not.
     pub sampling_because: Option<String>,
 }
@@ -125,6 +127,8 @@ pub(super) struct Worker {
     pub(super) token: Token,
     /// How often the kernel had killed for want of memory when it was started.
     pub(super) oom_kills_before: u64,
+    /// What was killed in its group before its last call.
+    pub(super) counted: Counted,
     /// Its group, where it is in one.
     pub(super) group: Option<Group>,
     /// Why it is in none, if it was to be in one.
@@ -174,7 +178,8 @@ pub(super) struct PoolState {
 #[derive(Debug)]
 pub struct Dispatcher {
     pub(super) daemon: config::Daemon,
-    pub(super) socket: String,
+    /// Where workers' own calls go.
+    pub(super) address: Address,
     pub(super) started: Instant,
     pub(super) stopping: bool,
     pub(super) pools: Vec<PoolState>,
@@ -249,7 +254,7 @@ impl Dispatcher {
         let started = Instant::now();
         Dispatcher {
             daemon: parts.daemon,
-            socket: parts.socket,
+            address: Address::at(parts.socket),
             started,
             stopping: false,
             pools,
@@ -327,7 +332,7 @@ impl Dispatcher {
                 self.order(pool, worker, |link| link.interrupt(run));
             }
             Effect::Warn { worker, call } => {
-                self.cancel_nested(call);
+                self.cancel_nested(call, "the call that waits for it is being ended");
                 let run = self.run_of(pool, worker);
                 self.order(pool, worker, |link| link.warn(run));
             }

@@ -1,18 +1,40 @@
 //! Workers' groups, where the kernel keeps their bounds of memory; and what is said where it does
 //! not.
 
+use std::time::Instant;
+
 use clutch_protocol::failure::Cause;
 
 use super::dispatcher::{Dispatcher, PoolState, Worker};
 use crate::cgroup::{Group, Ooms};
 use crate::config::Memory;
+use crate::limits::OOMS_NOTED_EVERY;
+use crate::pool::WorkerState;
 use crate::worker::link::Link;
-use crate::worker::spawner::Order;
+use crate::worker::spawner::{Order, PoolIndex};
 
-/// What a death was that happened while the kernel killed in its group; none if it did not. Which
-/// bound it was is left in the worker's detail.
-pub(super) fn blame(entry: &mut Worker, memory: &Memory, ooms: Ooms) -> Option<Cause> {
-    if ooms.kills == 0 {
+/// What a worker's group has counted that matters to its end, from a moment on.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    /// What had been counted then.
+    pub(super) before: Ooms,
+    since: Option<Instant>,
+}
+
+/// What a death was, by what the kernel has killed in its group since about when its last call
+/// began; none if that does not tell. Which bound it was is left in the worker's detail.
+///
+/// Where the bound takes the whole group, a kill there is this death. Elsewhere it may have been a
+/// child's, which the worker has survived: in the middle of a call that is taken for the same
+/// misery, while it was idle for another one.
+pub(super) fn blame(
+    entry: &mut Worker,
+    memory: &Memory,
+    before: Option<WorkerState>,
+    ooms: Ooms,
+) -> Option<Cause> {
+    let ooms = ooms.since(entry.counted.before);
+    if ooms.kills == 0 || memory.kill_above.is_none() && before == Some(WorkerState::Idle) {
         return None;
     }
     let peak = entry.group.as_ref().and_then(Group::peak_bytes);
@@ -29,6 +51,22 @@ pub(super) fn blame(entry: &mut Worker, memory: &Memory, ooms: Ooms) -> Option<C
 }
 
 impl Worker {
+    /// It is given a call: kills that are older are forgotten. At most one small file is read, and
+    /// that seldom, since this is the call path.
+    pub(super) fn note_ooms(&mut self, now: Instant) {
+        let is_old = |at| now.saturating_duration_since(at) >= OOMS_NOTED_EVERY;
+        if self.is_bounded() && self.counted.since.is_none_or(is_old) {
+            self.counted.since = Some(now);
+            self.forget_ooms();
+        }
+    }
+
+    fn forget_ooms(&mut self) {
+        if let Some(ooms) = self.group.as_ref().and_then(Group::ooms) {
+            self.counted.before = ooms;
+        }
+    }
+
     /// Whether the kernel keeps its bound of memory.
     fn is_bounded(&self) -> bool {
         self.group.as_ref().is_some_and(Group::counts_memory)
@@ -100,19 +138,20 @@ impl Dispatcher {
         }
     }
 
-    /// The bounds of memory may have changed: those that are there get the new ones.
-    pub(super) fn bound_anew(&mut self) {
-        for pool in &self.pools {
-            let memory_max = pool.config.memory.kill_above;
-            for entry in pool.workers.values().filter(|entry| entry.is_bounded()) {
-                let Some(link) = &entry.link else { continue };
-                let order = Order::Bound { guardian: link.guardian, memory_max };
-                if let Err(error) = self.spawner.order(order) {
-                    tracing::warn!(pool = pool.config.name, %error,
-                        "a worker's bound of memory could not be changed; recycle its pool");
-                }
+    /// A pool's bound of memory has changed: the workers that are there get the new one.
+    pub(super) fn bound_anew(&mut self, pool: PoolIndex) {
+        let Dispatcher { pools, spawner, .. } = self;
+        let pool = &mut pools[pool.0];
+        let memory_max = pool.config.memory.kill_above;
+        for entry in pool.workers.values_mut().filter(|entry| entry.is_bounded()) {
+            // What was killed under the old bound says nothing about a death under the new one.
+            entry.forget_ooms();
+            let Some(link) = &entry.link else { continue };
+            let order = Order::Bound { guardian: link.guardian, memory_max };
+            if let Err(error) = spawner.order(order) {
+                tracing::warn!(pool = pool.config.name, %error,
+                    "a worker's bound of memory could not be changed; recycle its pool");
             }
         }
-        self.say_sampling();
     }
 }

@@ -176,6 +176,7 @@ impl Dispatcher {
         };
         entry.dead = true;
         let is_newest = entry.edition == state.edition;
+        let is_given_up = entry.edition > state.edition;
         let never_ready = entry.python.is_empty();
         let (config, name) = (&state.config, &state.config.name);
         let story = Story { before, exited, begun, oom: &mut self.oom, memory: &config.memory };
@@ -226,7 +227,10 @@ impl Dispatcher {
         if matches!(state.first_start, FirstStart::Pending) {
             state.first_start = FirstStart::Failed(Box::new(certificate.clone()));
         }
-        state.last_death = Some(certificate);
+        // That of a make that was given up is no reason for anything any more.
+        if !is_given_up {
+            state.last_death = Some(certificate);
+        }
     }
 }
 

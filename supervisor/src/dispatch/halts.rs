@@ -1,11 +1,14 @@
 //! Workers that a signal has stopped, as their guardians report it: nobody looks for it, and
 //! nothing wakes up for it. What a debugger holds is not reported so, and is found by looking.
 
+use std::time::Instant;
+
 use clutch_protocol::message::{Signal, WorkerId};
 
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use crate::config::Stopped;
+use crate::limits::HALT_SAID_EVERY;
 use crate::pool::{Event, StopCause, WorkerState};
 use crate::watch::activity::Activity;
 use crate::worker::spawner::PoolIndex;
@@ -23,6 +26,23 @@ impl Core {
             self.tell(pool, event);
         }
     }
+
+    /// A pool is made differently by now: what is wanted of stopped workers is done to those that
+    /// were stopped before, too.
+    pub(super) fn deal_with_all_stopped(&self, pool: PoolIndex) {
+        let follows = self.with(|dispatcher| {
+            let views = dispatcher.pools[pool.0].policy.workers();
+            let stays =
+                |does_what: WorkerState| does_what.is_up() || does_what == WorkerState::Starting;
+            let halted = views.filter(|view| view.halted && stays(view.state));
+            let halted: Vec<_> = halted.map(|view| view.id).collect();
+            let deal = |worker| dispatcher.deal_with_stopped(pool, worker);
+            halted.into_iter().filter_map(deal).collect::<Vec<_>>()
+        });
+        for event in follows {
+            self.tell(pool, event);
+        }
+    }
 }
 
 impl Dispatcher {
@@ -36,13 +56,21 @@ impl Dispatcher {
         if !(does_what.is_up() || does_what == WorkerState::Starting) {
             return None;
         }
+        let watched = &mut entry.watched;
         if !stopped {
-            tracing::info!(pool = name, %worker, pid, "a stopped worker goes on");
+            if std::mem::take(&mut watched.halt_was_said) {
+                tracing::info!(pool = name, %worker, pid, "a stopped worker goes on");
+            }
             return None;
         }
         let policy = state.config.liveness.stopped;
-        tracing::warn!(pool = name, %worker, pid, state = does_what.name(),
-            "a signal has stopped a worker; it gets no calls until it goes on");
+        let now = Instant::now();
+        // Code that stops itself again and again fills no log.
+        if watched.said_halted.is_none_or(|at| now.duration_since(at) >= HALT_SAID_EVERY) {
+            (watched.said_halted, watched.halt_was_said) = (Some(now), true);
+            tracing::warn!(pool = name, %worker, pid, state = does_what.name(),
+                "a signal has stopped a worker; it gets no calls until it goes on");
+        }
         state.counters.one("stops");
         match policy {
             Stopped::Report => None,

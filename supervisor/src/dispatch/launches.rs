@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, Worker};
+use super::groups::Counted;
 use super::nested::{Token, equip};
 use super::watch::Watched;
 use crate::pool::Event;
@@ -52,6 +53,7 @@ impl Dispatcher {
                 last_stack: String::new(),
                 token: Token::none(),
                 oom_kills_before: 0,
+                counted: Counted::default(),
                 group: None,
                 group_fault: None,
                 watched: Watched::default(),
@@ -69,7 +71,7 @@ impl Dispatcher {
     pub(super) fn order_launch(&mut self, pool: PoolIndex, worker: WorkerId, recipe: &Recipe) {
         let mut spawn = Box::new(recipe.spawn(worker));
         let config = &self.pools[pool.0].config;
-        let token = equip(&self.socket, config, &mut spawn.environment);
+        let token = equip(&self.address, config, &mut spawn.environment);
         let memory_max = config.memory.kill_above;
         let group = GroupWish { pool: config.name.clone(), memory_max };
         if let Some(entry) = self.worker(pool, worker) {

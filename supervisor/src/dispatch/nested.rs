@@ -5,9 +5,9 @@
 //! The token says whose connection it is and gives no rights. Whoever may connect may send the same
 //! calls without it.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,26 @@ use crate::worker::spawner::PoolIndex;
 const SOCKET: &str = "CLUTCH_SOCKET";
 const TOKEN: &str = "CLUTCH_WORKER";
 const PROGRAM: &str = "CLUTCH_BIN";
+
+/// Where workers' calls go, and what sends them.
+#[derive(Debug)]
+pub(super) struct Address {
+    /// The daemon's socket; empty for a private supervisor.
+    socket: PathBuf,
+    /// This program. Asked for once: the system has another answer after an upgrade.
+    program: PathBuf,
+}
+
+impl Address {
+    pub(super) fn at(socket: PathBuf) -> Address {
+        Address { socket, program: std::env::current_exe().unwrap_or_default() }
+    }
+
+    /// The socket, as people read it.
+    pub(super) fn shown(&self) -> String {
+        self.socket.display().to_string()
+    }
+}
 
 /// What tells one worker from all others, for its life. Empty where there is no socket to show it
 /// at.
@@ -127,12 +147,16 @@ impl Core {
 
 /// A new worker's token, put into its environment with the socket to show it at. What the pool's
 /// configuration sets stays.
-pub(super) fn equip(socket: &str, config: &config::Pool, environment: &mut Vec<Vec<u8>>) -> Token {
+pub(super) fn equip(
+    address: &Address,
+    config: &config::Pool,
+    environment: &mut Vec<Vec<u8>>,
+) -> Token {
+    let [socket, program] = [&address.socket, &address.program].map(|path| path.as_os_str());
     if socket.is_empty() {
         return Token::none();
     }
     let token = Token::random();
-    let program = std::env::current_exe().map_or_else(|_| OsString::new(), Into::into);
     let variables =
         [(SOCKET, socket.as_bytes()), (TOKEN, token.0.as_bytes()), (PROGRAM, program.as_bytes())];
     for (name, value) in variables {
@@ -233,7 +257,7 @@ impl Dispatcher {
         if self.nesting.is_empty() {
             return;
         }
-        self.cancel_nested(key);
+        self.cancel_nested(key, "the call that waited for it has ended");
         if let Some(Runner { pool, worker, call }) = self.nesting.leave(key) {
             let event = Event::Waits { worker, call, waits: false };
             self.nested_events.push_back((PoolIndex(pool), event));
@@ -241,11 +265,13 @@ impl Dispatcher {
     }
 
     /// What a call waits for is not wanted any more.
-    pub(super) fn cancel_nested(&mut self, key: CallKey) {
+    pub(super) fn cancel_nested(&mut self, key: CallKey, why: &'static str) {
         if self.nesting.is_empty() {
             return;
         }
-        for (call, pool) in self.nesting.children(key) {
+        let children: Vec<_> = self.nesting.children(key).collect();
+        for (call, pool) in children {
+            self.note_unwanted(call, why);
             self.nested_events.push_back((PoolIndex(pool), Event::CallCancelled { call }));
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clutch_protocol::Reason;
-use clutch_protocol::failure::Hindrance;
+use clutch_protocol::failure::{Hindrance, Shutdown};
 use clutch_protocol::message::Phases;
 
 use super::call::Call;
@@ -69,18 +69,42 @@ impl Call {
             _ if waits && pool.stands_still() => Hindrance::NoWorker,
             _ if self.is_attempt_late(now) => Hindrance::Attempt,
             _ if self.is_cut_short => Hindrance::Caller,
-            _ => Hindrance::Work,
+            _ => self.wished.map_or(Hindrance::Work, |wished| Hindrance::Capped {
+                wished_ms: micros(wished) / 1000,
+            }),
         }
     }
 }
 
 impl Dispatcher {
+    /// Why a pool does not finish a call.
+    pub(super) fn shutdown(&self, pool: PoolIndex, key: CallKey) -> Shutdown {
+        match self.pools[pool.0].policy.state() {
+            PoolState::Closed => Shutdown::Drain,
+            _ if self.calls.get(&key).is_some_and(|call| call.worker().is_some()) => {
+                Shutdown::Ended
+            }
+            _ => Shutdown::Daemon,
+        }
+    }
+
+    /// What a caller wishes, if that is more than its pool allows.
+    pub(super) fn wished(&self, pool: PoolIndex, timeout_ms: u64) -> Option<Duration> {
+        let wished = Duration::from_millis(timeout_ms);
+        (wished > self.pools[pool.0].config.limits.call_timeout_max).then_some(wished)
+    }
+
     /// What a caller is told whose call is late.
     pub(super) fn timed_out(&mut self, now: Instant, pool: PoolIndex, key: CallKey) -> Reason {
         let call = self.calls.get(&key);
         let policy = &self.pools[pool.0].policy;
         let timeout = call.map_or(Duration::ZERO, |call| call.passed(now));
-        let hindrance = match self.stopped(pool, call.and_then(Call::worker)) {
+        let worker = call.and_then(Call::worker);
+        let hindrance = match self.stopped(pool, worker) {
+            // A worker that is late with its call is replaced: nobody has to let it go on.
+            Some(pids) if worker.is_some() => {
+                Hindrance::Frozen { pid: pids.first().copied().unwrap_or(0) }
+            }
             Some(pids) => Hindrance::Stopped { pids },
             None => call.map_or(Hindrance::Work, |call| call.hindrance(now, policy)),
         };

@@ -37,6 +37,8 @@ pub(crate) struct Make {
     pub(crate) ingredients: Ingredients,
     pub(crate) settings: Settings,
     edition: u64,
+    /// The newest death of what was made so.
+    last_death: Option<Certificate>,
 }
 
 /// How far a pool is with becoming what it was told to be.
@@ -79,8 +81,9 @@ impl Core {
                 state.last_edition += 1;
                 edition = state.last_edition;
             }
-            state.become_made(Make { config, recipe, ingredients, settings, edition });
-            dispatcher.watch_anew();
+            let last_death = state.last_death.clone();
+            let make = Make { config, recipe, ingredients, settings, edition, last_death };
+            dispatcher.become_made(pool, make);
             dispatcher.old_workers(pool)
         });
         self.rearm_watch();
@@ -93,6 +96,7 @@ impl Core {
         if !replace {
             self.wear_out(pool, &old);
         }
+        self.deal_with_all_stopped(pool);
         u32::try_from(old.len()).expect("workers are few")
     }
 
@@ -100,8 +104,7 @@ impl Core {
     pub(crate) fn unmake(&self, pool: PoolIndex, make: Make) {
         let settings = Box::new(make.settings);
         let meanwhile = self.with(|dispatcher| {
-            dispatcher.pool(pool).become_made(make);
-            dispatcher.watch_anew();
+            dispatcher.become_made(pool, make);
             dispatcher.old_workers(pool)
         });
         self.rearm_watch();
@@ -109,6 +112,7 @@ impl Core {
         self.tell(pool, Event::Reconfigured { settings, replace: false });
         self.unstick_all();
         self.wear_out(pool, &meanwhile);
+        self.deal_with_all_stopped(pool);
     }
 
     /// A replacement does not succeed: the workers that there are stay.
@@ -181,8 +185,9 @@ impl Core {
     /// Starts a pool that was not there.
     pub(crate) fn add_pool(&self, parts: PoolParts) -> PoolIndex {
         let pool = self.with(|dispatcher| {
+            let pool = dispatcher.place(parts);
             dispatcher.watch_anew();
-            dispatcher.place(parts)
+            pool
         });
         self.tell(pool, Event::Start);
         self.rearm_watch();
@@ -230,6 +235,7 @@ impl PoolState {
             ingredients: self.ingredients.clone(),
             settings: *self.policy.settings(),
             edition: self.edition,
+            last_death: self.last_death.clone(),
         }
     }
 
@@ -239,6 +245,7 @@ impl PoolState {
         self.ingredients = make.ingredients;
         self.edition = make.edition;
         self.failed_start = None;
+        self.last_death = make.last_death;
     }
 
     /// Whether nothing is left of it but its place.
@@ -248,6 +255,18 @@ impl PoolState {
 }
 
 impl Dispatcher {
+    /// A pool is made differently; when to look at workers, and what they may hold, follows from
+    /// that.
+    fn become_made(&mut self, pool: PoolIndex, make: Make) {
+        let bound = |dispatcher: &Dispatcher| dispatcher.pools[pool.0].config.memory.kill_above;
+        let before = bound(self);
+        self.pool(pool).become_made(make);
+        if bound(self) != before {
+            self.bound_anew(pool);
+        }
+        self.watch_anew();
+    }
+
     /// The workers that may still take calls, and are of another edition than the newest.
     fn old_workers(&self, pool: PoolIndex) -> Vec<WorkerId> {
         let state = &self.pools[pool.0];

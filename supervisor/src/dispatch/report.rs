@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clutch_protocol::Deaths;
-use clutch_protocol::failure::Ancestor;
+use clutch_protocol::failure::{Ancestor, Cause, Certificate};
 use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
 use crate::pool;
-use crate::pool::{EmptySlot, WorkerView};
+use crate::pool::{EmptySlot, Opening, WorkerView};
 use crate::watch::activity::Activity;
 
 /// Why a pool is paused.
@@ -47,7 +47,7 @@ impl Dispatcher {
                 pid: std::process::id(),
                 uptime_ms: millis_since(now, self.started),
                 state: if self.stopping { "stopping" } else { "running" }.to_owned(),
-                socket: self.socket.clone(),
+                socket: self.address.shown(),
                 clients: self.clients,
                 descriptors: open_descriptors(),
                 counters,
@@ -104,7 +104,9 @@ impl Dispatcher {
             pool::PoolState::Running if pool.policy.is_halted_whole() => {
                 ("running", HALTED_WHOLE.to_owned())
             }
-            pool::PoolState::Running if self.has_ready_worker(pool) => ("running", String::new()),
+            pool::PoolState::Running if self.has_ready_worker(pool) => {
+                ("running", failed_start_reason(pool))
+            }
             pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
                 ("running", "no worker is needed; the next call starts one".to_owned())
             }
@@ -225,25 +227,49 @@ fn open_descriptors() -> u64 {
     }
 }
 
+/// Why a pool that works has workers that do not start; empty when all do.
+fn failed_start_reason(pool: &PoolState) -> String {
+    match &pool.last_death {
+        Some(death)
+            if pool.policy.tries_again()
+                && matches!(death.cause, Cause::StartFailed | Cause::StartTimedOut) =>
+        {
+            format!("a new worker does not start and is tried again: {}", in_a_line(death))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Of a traceback, the line that names the exception; the rest is in the certificate.
+fn in_a_line(death: &Certificate) -> String {
+    let text = death.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    match text.lines().skip(1).filter(|line| !line.trim().is_empty()).last() {
+        Some(exception) => {
+            let death = first.trim_end_matches(" Traceback (most recent call last):");
+            format!("{death} {}", exception.trim())
+        }
+        None => first.to_owned(),
+    }
+}
+
 /// How often what happened, how it happened last, and what can be done.
 fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
-    let death = pool.newest_death();
-    let text = death.to_string();
-    // Of a traceback, the line that names the exception; the rest is in the certificate beside it.
-    let mut last = text.lines().next().unwrap_or_default().to_owned();
-    if let Some(exception) = text.lines().skip(1).filter(|line| !line.trim().is_empty()).last() {
-        let death = last.trim_end_matches(" Traceback (most recent call last):");
-        last = format!("{death} {}", exception.trim());
-    }
+    let last = in_a_line(&pool.newest_death());
+    let wish = match pool.policy.opening() {
+        Opening::Paused => "an operator paused it, and ",
+        Opening::Closed => "an operator drains it, and ",
+        Opening::Open | Opening::Ending => "",
+    };
     if let FirstStart::Failed(_) = pool.first_start {
         return format!(
-            "no worker of it has ever started; one start is tried now and then, and at once after: \
-             clutch pool reset {}; the last: {last}",
+            "{wish}no worker of it has ever started; one start is tried now and then, and at once \
+             after: clutch pool reset {}; the last: {last}",
             pool.config.name
         );
     }
     format!(
-        "{}; it goes on trying, and at once after: clutch pool reset {}; the last: {last}",
+        "{wish}{}; it goes on trying, and at once after: clutch pool reset {}; the last: {last}",
         Deaths(failures),
         pool.config.name
     )

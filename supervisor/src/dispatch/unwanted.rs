@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use super::call::Call;
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use super::history::{Record, What};
@@ -38,9 +37,13 @@ impl Core {
 }
 
 impl Dispatcher {
-    /// Writes down that somebody does not want a call any more; gives the call's pool.
+    /// Writes down, once, that somebody does not want a call any more; gives the call's pool.
     pub(super) fn note_unwanted(&mut self, call: CallKey, by: &'static str) -> Option<PoolIndex> {
-        let pool = self.calls.get(&call).map(Call::pool)?;
+        let entry = self.calls.get_mut(&call)?;
+        let pool = entry.pool();
+        if std::mem::replace(&mut entry.is_unwanted, true) {
+            return Some(pool);
+        }
         let record = Record::new(What::Unwanted, pool).call(call);
         let word = self.history.word(by);
         self.history.note(Instant::now(), record.word(word));

@@ -26,6 +26,9 @@ pub(super) struct Watched {
     pub(super) rss_bytes: u64,
     pub(super) cpu_ms: u64,
     scale: Scale,
+    /// When the log has said last that it was stopped, and whether it has of the last time.
+    pub(super) said_halted: Option<Instant>,
+    pub(super) halt_was_said: bool,
     /// It holds so much that it is being killed.
     condemned: bool,
 }
@@ -211,7 +214,7 @@ impl Dispatcher {
     pub(super) fn watch_anew(&mut self) {
         let now = Instant::now();
         self.weighing_due = Some(now);
-        self.bound_anew();
+        self.say_sampling();
         for pool in 0..self.pools.len() {
             self.plan_liveness(now, PoolIndex(pool));
         }
@@ -387,10 +390,9 @@ impl Dispatcher {
                 function = function.as_deref().unwrap_or(""), activity = activity.name(),
                 "a worker is busy for long");
         }
+        // Also what its guardian has reported, since it still stands still: it was stopped anew
+        // meanwhile, or a debugger holds it.
         let is_stopped = occasion == Occasion::Due && activity == Activity::Stopped;
-        // What its guardian has reported was dealt with then; this one a debugger holds.
-        let is_news = !self.pools[subject.pool.0].policy.is_halted(subject.worker);
-        let deal = is_stopped && is_news;
-        if deal { self.deal_with_stopped(subject.pool, subject.worker) } else { None }
+        if is_stopped { self.deal_with_stopped(subject.pool, subject.worker) } else { None }
     }
 }

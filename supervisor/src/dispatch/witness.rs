@@ -37,10 +37,15 @@ impl Prospect {
 impl PoolState {
     /// What a call that has to wait now waits for.
     fn waits_for(&self) -> &'static str {
+        let is_any_up = self.policy.workers().any(|worker| worker.state.is_up());
         match self.policy.state() {
             Standing::Paused => "the pool is paused",
-            _ if self.policy.workers().any(|worker| worker.state.is_up()) => "every worker is busy",
-            _ => "no worker is ready yet",
+            _ if self.policy.is_halted_whole() => "every worker is stopped by a signal (SIGSTOP)",
+            _ if !is_any_up => "no worker is ready yet",
+            _ if self.policy.stands_still() => {
+                "every worker waits for a nested call, and one more is being started"
+            }
+            _ => "every worker is busy",
         }
     }
 }

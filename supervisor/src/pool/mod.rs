@@ -68,5 +68,5 @@ pub mod backoff;
 pub use event::{CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict};
 pub use policy::Pool;
 pub use settings::Settings;
-pub use standing::PoolState;
+pub use standing::{Opening, PoolState};
 pub use state::{EmptySlot, WorkerState, WorkerView};

@@ -256,6 +256,10 @@ impl Pool {
             self.close(now, by_calls, effects);
         }
         self.bound_deaths(bar);
+        let count = self.deaths.count();
+        if let Some(failures) = &mut self.standing.failures {
+            *failures = count.max(*failures);
+        }
         failures
     }
 

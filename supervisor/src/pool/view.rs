@@ -7,7 +7,7 @@ use clutch_protocol::message::WorkerId;
 use super::policy::{Pool, Slot};
 use super::queue::Calls;
 use super::settings::Settings;
-use super::standing::PoolState;
+use super::standing::{Opening, PoolState};
 use super::state::{EmptySlot, WorkerState, WorkerView};
 use super::timers::Timer;
 
@@ -43,6 +43,19 @@ impl Pool {
     /// How many workers it has now for nested calls alone, beyond its size.
     pub const fn extra(&self) -> u32 {
         self.extra
+    }
+
+    /// What is wanted of it, whether or not its workers live.
+    pub const fn opening(&self) -> Opening {
+        self.standing.opening
+    }
+
+    /// Whether a worker, or one that was to follow another, is tried again because it failed.
+    pub fn tries_again(&self) -> bool {
+        self.slots.iter().any(|slot| {
+            let is_missing = slot.current.is_none() && slot.failures > 0;
+            slot.is_active && (slot.successor_failures > 0 || is_missing)
+        })
     }
 
     /// How many of its workers have calls that wait for nested calls.

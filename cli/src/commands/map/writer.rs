@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::items::{Bad, BadReason, Input};
 use crate::output::{self, Results};
-use crate::printed::{MIXED_HELD_MAX, Prints};
+use crate::printed::Prints;
 use crate::progress::Progress;
 use crate::report::{self, FailureFormat};
 
@@ -72,12 +72,17 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) async fn next(&mut self, answers: &mut Answers, interrupt: &mut Interrupt) -> Next {
+        let due = self.prints.due();
+        // Looked at first, since there may always be something else that is ready.
+        if due.is_some_and(|due| due <= Instant::now()) {
+            return Next::Unfinished;
+        }
         tokio::select! {
             biased;
             () = interrupt.wait() => Next::Interrupted,
             Some(bad) = self.input.bads.recv(), if self.bads.len() < BADS_MAX => Next::Bad(bad),
             Some(piece) = self.pieces.recv() => Next::Printed(piece),
-            () = sleep_until(Instant::now() + MIXED_HELD_MAX), if self.prints.holds() => {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 Next::Unfinished
             }
             answer = answers.next() => match answer {
@@ -257,5 +262,8 @@ impl<'a> Writer<'a> {
 
 /// Whether every later item would fail in the same way.
 fn fails_the_rest(reason: &Reason) -> bool {
-    matches!(reason, Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown)
+    matches!(
+        reason,
+        Reason::Disconnected { .. } | Reason::Protocol { .. } | Reason::ShuttingDown { .. }
+    )
 }
