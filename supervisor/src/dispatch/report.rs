@@ -260,8 +260,8 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
     };
     if let FirstStart::Failed(_) = pool.first_start {
         return format!(
-            "{wish}no worker of it has ever started; one start is tried now and then, and at once after: \
-             clutch pool reset {}; the last: {last}",
+            "{wish}no worker of it has ever started; one start is tried now and then, and at once \
+             after: clutch pool reset {}; the last: {last}",
             pool.config.name
         );
     }
