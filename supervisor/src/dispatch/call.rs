@@ -223,7 +223,7 @@ impl Dispatcher {
     pub(super) fn assign(&mut self, now: Instant, pool: PoolIndex, worker: WorkerId, key: CallKey) {
         if let Some(link) = self.worker(pool, worker).and_then(|entry| entry.link.clone()) {
             // What was printed before it must not be taken for its own.
-            self.catch_up_with_output(now, &link, key);
+            self.catch_up_with_output(now, &link);
         }
         let call = self.calls.get_mut(&key).expect("the pool assigns calls that are owed");
         call.waited.end(now, &self.pools[pool.0].policy);

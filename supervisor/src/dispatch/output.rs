@@ -32,20 +32,21 @@ impl Core {
 }
 
 impl Dispatcher {
-    /// What was printed until now is not the output of `call`, or is to be passed on before its
-    /// answer, if its caller wants any.
-    pub(super) fn catch_up_with_output(&mut self, now: Instant, link: &Link, call: CallKey) {
-        let is_wanted = self.calls.get(&call).is_some_and(super::call::Call::wants_output);
-        // Whoever waits for output gets it even if the runtime should not know of it.
-        let asker = if is_wanted { Asker::Dispatcher } else { Asker::Task };
+    /// What was printed until now is not the output of the next call, or is to be passed on before
+    /// an answer.
+    ///
+    /// The runtime may not know of it yet: while the kernel tells what has happened, an answer that
+    /// comes then is told at once, if its socket was about to be, and a pipe with the next turn.
+    /// One line in many thousands was taken for the next call's when the runtime was believed.
+    pub(super) fn catch_up_with_output(&mut self, now: Instant, link: &Link) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            self.read_output(now, link, stream, asker, PIPE_TURNS);
+            self.read_output(now, link, stream, Asker::Dispatcher, PIPE_TURNS);
         }
     }
 
     /// A call has been answered: what was printed until now is its output, what comes is not.
-    pub(super) fn end_output(&mut self, now: Instant, link: &Link, call: CallKey) {
-        self.catch_up_with_output(now, link, call);
+    pub(super) fn end_output(&mut self, now: Instant, link: &Link) {
+        self.catch_up_with_output(now, link);
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.end_line(now, link, stream);
         }

@@ -150,7 +150,7 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.end_output(now, link, call);
+            dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, None) {
                 return Ok(dispatcher.attempt_failed(link, call));
@@ -185,7 +185,7 @@ impl Core {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
             };
-            dispatcher.end_output(now, link, call);
+            dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
                 return Ok(dispatcher.attempt_failed(link, call));
