@@ -172,9 +172,12 @@ fn one_clients_flood_delays_anothers_call_by_one_round() {
         assert!(took < 2 * SECOND, "one call behind half a minute of others took {took:?}");
     }
     // A full queue is the fault of who fills it.
-    let ids: Vec<_> = (0..600).map(|_| flood.start("default", "bulk:nap", "[0.02]")).collect();
+    daemon.cli(["pool", "pause", "default"]).expect_code(0);
+    let ids: Vec<_> = (0..1_000).map(|_| flood.start("default", "bulk:nap", "[0.02]")).collect();
     wait_for("the queue is full", PATIENCE, || pool(&daemon, "default").queued == 2_000);
-    assert_eq!(3.0, single.call("default", "math:sqrt", "[9]").value());
+    let waiting = single.start("default", "math:sqrt", "[9]");
+    daemon.cli(["pool", "resume", "default"]).expect_code(0);
+    assert_eq!(3.0, single.finish(waiting).value());
     let full = wait_until("the flood is refused", PATIENCE, || {
         let frame = flood.read(PATIENCE).expect("it is answered");
         if ids.contains(&frame.header.id) { Ok(reply(&frame).failure()) } else { Err("not yet") }

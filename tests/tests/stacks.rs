@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clutch_client::{Failure, Reason, Retry};
 use clutch_protocol::failure::{Cause, Certificate};
-use clutch_tests::{Daemon, MILLISECOND, Python, SECOND, signal, wait_for, wait_until};
+use clutch_tests::{Daemon, MILLISECOND, Python, SECOND, wait_for, wait_until};
 use nix::sys::signal::Signal;
 
 /// A call that has 300 ms, and the stack in its error.
@@ -153,12 +153,11 @@ fn a_worker_that_cannot_say_is_not_waited_for() {
     assert!(overdue < SECOND, "{failure}");
     daemon.wait_ready();
 
-    // One that is stopped before it reads its call has nothing to say either.
-    let victim = daemon.worker_pids("default")[0];
-    signal(victim, Signal::SIGSTOP);
+    // One that does not read its call has nothing to say about it.
+    let victim = daemon.deafen();
     let (stack, _) = late(&daemon, "default", "bulk:nap");
     assert_eq!("", stack);
-    wait_for("the stopped one is replaced", 20 * SECOND, || {
+    wait_for("the deaf one is replaced", 20 * SECOND, || {
         !daemon.worker_pids("default").contains(&victim)
     });
     daemon.wait_ready();
