@@ -252,7 +252,8 @@ fn f100_the_callers_deadline_ends_the_work_too() {
         let request = client.request("job_stuck:hold").args((marks.to_str().expect("text"),));
         let failure = request.timeout(timeout).send::<()>().expect_err("it does not end");
         let took = begun.elapsed();
-        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: 700, .. }), "{failure}");
+        // What the connecting took is taken off.
+        assert!(matches!(failure.reason, Reason::TimedOut { timeout_ms: ..=700, .. }), "{failure}");
         assert!(took >= timeout, "it was given up after {took:?}");
         answered = answered.min(took);
         ended = ended.min(told(&marks, "released") - begun);

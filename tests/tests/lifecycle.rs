@@ -207,15 +207,19 @@ fn age(path: &Path) {
 fn f140_the_truth_is_told_at_once_while_every_worker_is_stuck() {
     let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
     let client = daemon.blocking();
-    let calls: Vec<_> = (0..2)
-        .map(|_| {
-            let client = client.clone();
+    let marks = ["one", "two"].map(|name| daemon.tmp().join(name));
+    let calls: Vec<_> = marks
+        .iter()
+        .map(|mark| {
+            let (client, mark) = (client.clone(), mark.display().to_string());
             std::thread::spawn(move || {
-                let stuck = client.request("job_stuck:hold_gil_in_a_loop").timeout(60 * SECOND);
-                stuck.send::<()>().map_err(Box::new)
+                let stuck = client.request("job_stuck:hold_gil_in_a_loop").args((mark,));
+                stuck.timeout(60 * SECOND).send::<()>().map_err(Box::new)
             })
         })
         .collect();
+    // A call that has not begun when its worker dies would go to another worker.
+    wait_for("both calls to begin", 20 * SECOND, || marks.iter().all(|mark| mark.exists()));
     wait_counts(&daemon, 2, 0);
     let mut best = Duration::MAX;
     for _ in 0..20 {

@@ -27,8 +27,10 @@ def sleep():
     time.sleep(1000)
 
 
-def hold_gil_in_a_loop():
+def hold_gil_in_a_loop(mark=None):
     """An endless loop in C that lets no other thread of Python run, and looks at no signal."""
+    if mark is not None:
+        open(mark, "w").close()
     return all(itertools.repeat(True))
 
 
