@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Stdio;
 
 use clutch_tests::{Clutch, Daemon, Pool, SECOND, kill, wait_for};
 use serde_json::Value;
@@ -141,7 +142,13 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let victim = daemon.worker_pids("default")[0];
     kill(victim);
     wait_for("the death is known", 10 * SECOND, || daemon.status().pools[0].last_death.is_some());
+    let program = daemon.command(["run", "-c", "input()"]);
+    let mut program = program.spawn(Stdio::piped(), Stdio::null(), Stdio::null());
+    let runs = || daemon.status().pools[0].runs.iter().any(|run| run.pid > 0);
+    wait_for("a program runs", 20 * SECOND, runs);
     let text = daemon.cli(["status", "--json"]).expect_code(0).stdout;
+    drop(program.stdin.take());
+    program.wait().expect("it is ours");
     let status: Value = serde_json::from_str(&text).expect("a status is JSON");
     let documented = documented();
     let mut fields = BTreeSet::new();

@@ -78,16 +78,19 @@ fn call_through(daemon: &Daemon, is_over: &AtomicBool, answered: &AtomicU64) -> 
     died
 }
 
-/// Kills a worker every tenth of a second; gives the processes that were killed.
+/// Kills a worker every tenth of a second, of those that serve: where others keep the machine busy,
+/// all may be starting, and starts that end again and again are a crash loop. Gives the processes
+/// that were killed.
 fn hail(daemon: &Daemon) -> Vec<u32> {
     let mut killed = Vec::new();
     let end = Instant::now() + span();
     while Instant::now() < end {
         let next = Instant::now() + 100 * MILLISECOND;
-        let workers = daemon.worker_pids("default");
+        let mut workers = daemon.status().pools.remove(0).workers;
+        workers.retain(|worker| matches!(worker.state.as_str(), "ready" | "busy"));
         if let Some(victim) = workers.get(killed.len() % workers.len().max(1)) {
-            kill(*victim);
-            killed.push(*victim);
+            kill(victim.pid);
+            killed.push(victim.pid);
         }
         park(next.saturating_duration_since(Instant::now()));
     }
@@ -194,8 +197,10 @@ fn with_nothing_to_do_nobody_wakes_up_and_nobody_is_large() {
     }
     for process in daemon.descendants() {
         if process.parent == daemon.pid() {
+            // Most of it is relocated tables; an unoptimized program has four times as many.
+            let most_kib = if cfg!(debug_assertions) { 2048 } else { 1024 };
             let kib = private_kib(process.pid);
-            assert!(kib < 1024, "{process} has {kib} KiB to itself");
+            assert!(kib < most_kib, "{process} has {kib} KiB to itself");
         }
     }
     oracle.judge(daemon);

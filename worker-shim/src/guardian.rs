@@ -28,20 +28,13 @@ use crate::launch::{Launch, Python, launch, launch_program};
 use crate::mercy::Mercy;
 use crate::report::{Lost, Order, Report, SPAWN_DESCRIPTORS};
 use crate::setup::{Watch, release_output};
+use crate::sweep::Sweep;
 use crate::sys::{self, Reaped};
 use crate::tree;
-
-/// How long a sweep goes on without a single process having ended. Killed processes that sleep in
-/// the kernel (a dead disk or file server) cannot be waited for: they end when the kernel lets go.
-const SWEEP_STALL_MAX: Duration = Duration::from_secs(2);
 
 /// How often a sweep looks for children it has not seen yet. Each death makes it look, and that
 /// should be enough; the kernel's list of children may however miss some while others end.
 const SWEEP_LOOK: Duration = Duration::from_millis(50);
-
-/// How long resource trackers may take to remove what the dead have left. They need a few
-/// milliseconds; one that was only just started needs as long as any python's start.
-const MERCY: Duration = Duration::from_millis(500);
 
 /// Watches over one python until nothing is left of it.
 pub(crate) fn run(report: Report, watch: Watch) -> ExitCode {
@@ -93,16 +86,6 @@ struct Guardian {
     /// Whether it was stopped once more since that was sent: it may have gone on in between, which
     /// the system does not tell then.
     halted_anew: bool,
-}
-
-/// A sweep that is going on.
-struct Sweep {
-    /// How many descendants were reaped that SIGKILL had ended.
-    killed: u32,
-    /// When to stop, unless another process ends before.
-    give_up: Instant,
-    /// Until when trackers are spared.
-    mercy_end: Instant,
 }
 
 impl Guardian {
@@ -327,9 +310,7 @@ impl Guardian {
                 unreachable!("{ended} had ended, and only we reap");
             };
             if let Some(sweep) = &mut self.sweep {
-                sweep.give_up = Instant::now() + SWEEP_STALL_MAX;
-                let was_killed = reaped.exit == Exit::Signal(nix::libc::SIGKILL);
-                sweep.killed += u32::from(was_killed && !is_python);
+                sweep.note_death(reaped.exit == Exit::Signal(nix::libc::SIGKILL) && !is_python);
             }
             if is_python {
                 self.lose_python(reaped);
@@ -358,9 +339,7 @@ impl Guardian {
 
     fn begin_sweep(&mut self) {
         if self.sweep.is_none() {
-            let now = Instant::now();
-            let give_up = now + SWEEP_STALL_MAX;
-            self.sweep = Some(Sweep { killed: 0, give_up, mercy_end: now + MERCY });
+            self.sweep = Some(Sweep::begin());
         }
     }
 

@@ -45,6 +45,7 @@ mod mercy;
 mod own_sys;
 mod report;
 mod setup;
+mod sweep;
 mod sys;
 mod tree;
 
