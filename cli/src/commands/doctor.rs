@@ -7,16 +7,16 @@
 //! - [`judge`]: from how a call ended to a finding.
 //! - [`table`]: findings for people.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clutch_supervisor::config::{self, Config, LocalOptions, Pool, Python};
+use clutch_supervisor::config::{Config, LocalOptions, Pool, Python};
 use clutch_supervisor::doctor::finding::worst;
 use clutch_supervisor::doctor::{Finding, Status, machine};
 use clutch_supervisor::socket::make_directory;
 
 use crate::args::{Global, pool_name, timeout};
-use crate::commands::config::FILE;
+use crate::commands::config::{keep_only, named_or_here};
 use crate::connect::Socket;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -114,18 +114,9 @@ fn show(args: &Args, findings: &[Finding]) -> Result<(), Error> {
 /// The configuration that is meant, with the pools that are to be looked at.
 fn chosen(args: &Args) -> Result<Config, Error> {
     let is_explicit = args.venv.is_some() || args.python.is_some();
-    let mut config = match &args.config {
-        Some(file) => config::load(file)?,
-        None if !is_explicit && Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-        None => implicit(args)?,
-    };
-    if let Some(name) = &args.pool {
-        let known = config.pools.keys().cloned().collect::<Vec<_>>().join(", ");
-        config.pools.retain(|pool, _| pool == name);
-        if config.pools.is_empty() {
-            return Err(Error::NoSuchPool { name: name.clone(), known });
-        }
-    }
+    let written = if is_explicit { None } else { named_or_here(args.config.as_deref())? };
+    let mut config = written.map_or_else(|| implicit(args), Ok)?;
+    keep_only(&mut config, args.pool.as_deref())?;
     Ok(config)
 }
 

@@ -1,18 +1,18 @@
 //! `clutch env`: the environments that are built for pools: list, build, find, clean up.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use clutch_supervisor::ServeError;
-use clutch_supervisor::config::{self, Config, Pool, Python};
+use clutch_supervisor::config::{Config, Pool, Python};
 use clutch_supervisor::envs::{self, Found, Keeper, Kept, Removal};
 use clutch_supervisor::prepare::OpenFiles;
 
 use crate::args::{self, Global};
-use crate::commands::config::FILE;
+use crate::commands::config::{keep_only, named_or_here};
 use crate::commands::status::{dash, span, table};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -87,19 +87,8 @@ struct Source {
 impl Source {
     /// The configuration, with the pools that are meant alone.
     fn load(&self) -> Result<Config, Error> {
-        let mut config = match &self.config {
-            Some(file) => config::load(file)?,
-            None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-            None => return Err(Error::NoConfig),
-        };
-        if let Some(name) = &self.pool {
-            let known: Vec<_> = config.pools.keys().cloned().collect();
-            config.pools.retain(|pool, _| pool == name);
-            if config.pools.is_empty() {
-                let (name, known) = (name.clone(), known.join(", "));
-                return Err(Error::NoSuchPool { name, known });
-            }
-        }
+        let mut config = named_or_here(self.config.as_deref())?.ok_or(Error::NoConfig)?;
+        keep_only(&mut config, self.pool.as_deref())?;
         Ok(config)
     }
 }
