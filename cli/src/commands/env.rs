@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use clutch_supervisor::ServeError;
 use clutch_supervisor::config::{Config, Pool, Python};
-use clutch_supervisor::envs::{self, Found, Keeper, Kept, Removal};
+use clutch_supervisor::envs::{self, EnvError, Found, Keeper, Kept, Provided, Removal};
 use clutch_supervisor::prepare::OpenFiles;
 
 use crate::args::{self, Global};
@@ -110,23 +110,39 @@ fn keeper() -> Result<Keeper, Error> {
     Ok(Keeper::new(connect::guardian(), open_files.inherited))
 }
 
-async fn build(mut config: Config, global: &Global) -> Result<Exit, Error> {
-    let level = if global.verbose { "debug" } else { "info" };
-    let _log = logging::start(LogFormat::Text, level)?;
+/// What came of declarations.
+pub(crate) struct Built {
+    /// The configuration, whose pools now have what they declare, where that could be had.
+    pub(crate) config: Config,
+    pub(crate) provided: Vec<Provided>,
+    pub(crate) failures: Vec<(String, EnvError)>,
+}
+
+/// Builds what the pools of a configuration declare. Ctrl-C leaves nothing half-made behind.
+pub(crate) async fn provide(mut config: Config, interrupt: &mut Interrupt) -> Result<Built, Error> {
     let keeper = keeper()?;
-    let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&cancelled);
-    let mut building = tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told));
-    let (provided, failures) = tokio::select! {
-        built = &mut building => built.expect("building does not panic"),
+    let mut building = tokio::task::spawn_blocking(move || {
+        let (provided, failures) = keeper.provide(&mut config, &told);
+        Built { config, provided, failures }
+    });
+    tokio::select! {
+        built = &mut building => Ok(built.expect("building does not panic")),
         () = interrupt.wait() => {
             cancelled.store(true, Ordering::Relaxed);
             // What was begun is killed first.
             let _ = building.await;
-            return Err(Error::Interrupted);
+            Err(Error::Interrupted)
         }
-    };
+    }
+}
+
+async fn build(config: Config, global: &Global) -> Result<Exit, Error> {
+    let level = if global.verbose { "debug" } else { "info" };
+    let _log = logging::start(LogFormat::Text, level)?;
+    let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
+    let Built { provided, failures, .. } = provide(config, &mut interrupt).await?;
     let text = provided.iter().fold(String::new(), |text, one| {
         let how = if one.reused { "was there" } else { "built" };
         text + &format!("pool {}: {how}: {}\n", one.pool, one.env.display())
