@@ -64,7 +64,8 @@ pub fn patient(pool: &Pool, call_timeout: Duration, deaths: u32) -> Pool {
     // What libraries are told of threads follows from the number of workers there will be.
     patient.compute.threads = share(pool).threads().map_or(Threads::Off, Threads::Number);
     (patient.workers, patient.workers_min, patient.spares) = (1, 1, 0);
-    (patient.main, patient.allow) = (None, None);
+    // What it declares has been built, and is its interpreter.
+    (patient.main, patient.allow, patient.declared) = (None, None, None);
     (patient.preload, patient.watch, patient.args) = (Vec::new(), Vec::new(), Vec::new());
     patient.warm_up = WarmUp::default();
     patient.replace = Replace { max_calls: Some(1), ..Replace::default() };
@@ -116,6 +117,7 @@ pub fn not_provided(error: &EnvError, pool: &str) -> Finding {
     );
     let text = error.to_string();
     let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let first = first.trim_end_matches("; its last words:");
     Finding::new(ENVIRONMENT, Status::Fail, first, advice).with_detail(rest.trim_end()).of(pool)
 }
 

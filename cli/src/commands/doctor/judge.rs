@@ -1,7 +1,7 @@
 //! From how a check's call ended to a finding that says what to do.
 
 use clutch_client::Failure;
-use clutch_protocol::failure::{Certificate, Exception, Reason};
+use clutch_protocol::failure::{Cause, Certificate, Exception, Reason};
 use clutch_supervisor::doctor::{Finding, Status};
 use serde_json::Value;
 
@@ -142,6 +142,12 @@ fn advice_for(subject: &str, python: &str, message: &str) -> String {
 }
 
 fn died(id: &'static str, what: &str, certificate: &Certificate) -> Finding {
+    if certificate.cause == Cause::MemoryLimit {
+        let text = format!("{what} takes more memory than the pool allows: {}", certificate.detail);
+        let advice = "raise memory.kill_above of the pool, or load less at its start";
+        return Finding::new(id, Status::Fail, text, advice)
+            .with_detail(of_user(&certificate.stack));
+    }
     let how = if certificate.exit_name.starts_with("SIG") { "was ended by" } else { "ended with" };
     let text = format!(
         "{what} takes the whole interpreter down: it {how} {}{}",

@@ -59,20 +59,19 @@ pub(super) fn table(findings: &[Finding], width: Option<usize>) -> String {
     let _ = writeln!(text, "{first}{}", if is_narrow { "" } else { HEAD[3] });
     for row in &rows {
         let finding = row.finding;
-        let mut lines = wrapped(&one_line(&finding.text), room);
+        let first = head(finding.status.name(), &row.pools(), &finding.title());
         if finding.status < Status::Warn {
             // Nobody has to read it to its end.
-            shorten(&mut lines, room);
-        } else {
-            lines.extend(wrapped(&format!("-> {}", finding.advice), room));
-            lines.extend(detail(finding));
+            let colon = if is_narrow { ": " } else { "" };
+            let line = format!("{first}{colon}{}", one_line(&finding.text));
+            let _ = writeln!(text, "{}", shortened(line, width));
+            continue;
         }
-        let first = head(finding.status.name(), &row.pools(), &finding.title());
-        if is_narrow {
-            let _ = writeln!(text, "{first}");
-        } else {
-            let _ = writeln!(text, "{first}{}", lines.remove(0));
-        }
+        let mut lines = wrapped(&one_line(&finding.text), room);
+        lines.extend(wrapped(&format!("-> {}", finding.advice), room));
+        lines.extend(detail(finding));
+        let beside = if is_narrow { String::new() } else { lines.remove(0) };
+        let _ = writeln!(text, "{first}{beside}");
         for line in lines {
             let _ = writeln!(text, "{:indent$}{line}", "");
         }
@@ -154,19 +153,13 @@ fn wrapped(text: &str, room: Option<usize>) -> Vec<String> {
     lines
 }
 
-/// Leaves the first line alone, with a sign that it was longer.
-fn shorten(lines: &mut Vec<String>, room: Option<usize>) {
-    let Some(room) = room else { return };
-    let is_longer = lines.len() > 1;
-    lines.truncate(1);
-    let first = &mut lines[0];
-    let ends_at = if is_longer { room.saturating_sub(3) } else { room };
-    if let Some((cut, _)) = first.char_indices().nth(ends_at) {
-        first.truncate(cut);
-        first.push_str("...");
-    } else if is_longer {
-        first.push_str("...");
+/// A line that is no longer than that, with a sign that it was.
+fn shortened(line: String, width: Option<usize>) -> String {
+    let width = width.unwrap_or(usize::MAX);
+    if line.chars().count() <= width {
+        return line;
     }
+    line.chars().take(width.saturating_sub(3)).chain("...".chars()).collect()
 }
 
 fn one_line(text: &str) -> String {
@@ -224,8 +217,7 @@ fail     default  import m
     -> do this
       Trace
       Last
-ok       a  temp
-    /tmp is...
+ok       a  temp...
 ";
         let text = table(&findings, Some(18));
         assert!(text.starts_with(expected), "{text}");
