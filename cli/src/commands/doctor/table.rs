@@ -76,11 +76,11 @@ pub(super) fn table(findings: &[Finding], width: Option<usize>) -> String {
             let _ = writeln!(text, "{:indent$}{line}", "");
         }
     }
-    text + &summary(findings)
+    text + &summary(findings, width)
 }
 
 /// How many of each, and the names of what fails: the last thing that is left on a screen.
-fn summary(findings: &[Finding]) -> String {
+fn summary(findings: &[Finding], width: Option<usize>) -> String {
     let count = |status| findings.iter().filter(|finding| finding.status == status).count();
     let mut failed: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for finding in findings.iter().filter(|finding| finding.status == Status::Fail) {
@@ -91,7 +91,7 @@ fn summary(findings: &[Finding]) -> String {
         failed.iter().map(|(pool, titles)| format!("{pool}: {}", titles.join(", "))).collect();
     let failed = match failed.is_empty() {
         true => String::new(),
-        false => format!("failed: {}\n", failed.join("; ")),
+        false => wrapped(&format!("failed: {}", failed.join("; ")), width).join("\n") + "\n",
     };
     format!(
         "{failed}{} checks: {} fail, {} warn, {} skipped, {} ok\n",
@@ -217,7 +217,7 @@ fail     default  import m
     -> do this
       Trace
       Last
-ok       a  temp...
+ok       a  tem...
 ";
         let text = table(&findings, Some(18));
         assert!(text.starts_with(expected), "{text}");
