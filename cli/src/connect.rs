@@ -98,14 +98,7 @@ pub(crate) async fn open(
         return Ok(Link { client, local: None, _log: None });
     }
     let config = local_config(args, workers)?;
-    let log = if global.verbose || std::env::var_os("CLUTCH_LOG").is_some() {
-        Some(logging::start(LogFormat::Text, "info")?)
-    } else if config.pools.values().any(|pool| pool.declared.is_some()) {
-        // A build may take minutes, which nobody should have to wait through in silence.
-        Some(logging::start(LogFormat::Text, BUILDS_ONLY)?)
-    } else {
-        None
-    };
+    let log = private_log(global, &config)?;
     let local = start(config, interrupt).await?;
     let connected = match local.connect() {
         Ok(stream) => Client::from_stream(stream).await.map_err(Error::Connect),
@@ -118,6 +111,19 @@ pub(crate) async fn open(
             Err(error)
         }
     }
+}
+
+/// The log of a private supervisor, where there is one: a build may take minutes, which nobody
+/// should have to wait through in silence.
+pub(crate) fn private_log(global: &Global, config: &Config) -> Result<Option<Log>, Error> {
+    let level = if global.verbose || std::env::var_os("CLUTCH_LOG").is_some() {
+        "info"
+    } else if config.pools.values().any(|pool| pool.declared.is_some()) {
+        BUILDS_ONLY
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(logging::start(LogFormat::Text, level)?))
 }
 
 /// Starts a private supervisor. Ctrl-C does not leave a half started one behind.

@@ -146,11 +146,8 @@ impl Error {
 
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            // The journal is what the configuration or an option of the daemon asks for.
-            Error::Log(LogError::Journal(_)) => Exit::Configuration,
             Error::Value(_)
             | Error::Input(_)
-            | Error::Log(_)
             | Error::Wish(_)
             | Error::CommandTooLong
             | Error::Variable(_)
@@ -162,9 +159,12 @@ impl Error {
             Error::Refused { denial, .. } => Exit::of_denial(*denial),
             Error::Connect(error) => Exit::of_connect(error),
             Error::Failure(failure) => Exit::of(&failure.reason),
-            Error::Config(_) | Error::NoConfig | Error::Unworkable { .. } | Error::Env(_) => {
-                Exit::Configuration
-            }
+            // What is logged, and where to, is configuration, if only a variable's.
+            Error::Config(_)
+            | Error::NoConfig
+            | Error::Unworkable { .. }
+            | Error::Env(_)
+            | Error::Log(_) => Exit::Configuration,
             Error::Serve(error) => match error.exit() {
                 ServeExit::Refused => Exit::Refused,
                 ServeExit::Interrupted => Exit::Cancelled,

@@ -29,6 +29,11 @@ use crate::output;
 /// The variable that says what is logged.
 const VARIABLE: &str = "CLUTCH_LOG";
 
+/// What a filter looks like.
+const GOOD_FILTERS: &str = "set it to a level (error, warn, info, debug, trace), as in \
+                            CLUTCH_LOG=debug, or to levels by target, as in \
+                            CLUTCH_LOG=info,clutch::output=off";
+
 /// Lines that may wait for the writing thread; about 200 KiB of usual lines.
 const LINES_MAX: usize = 1024;
 
@@ -63,9 +68,9 @@ impl From<config::LogFormat> for LogFormat {
 /// Why there is no log.
 #[derive(Debug, Error)]
 pub(crate) enum LogError {
-    #[error("CLUTCH_LOG is not a log filter: {0}; write a level (error, warn, info, debug, trace)")]
+    #[error("CLUTCH_LOG is not a log filter: {0}; {good}", good = GOOD_FILTERS)]
     Filter(String),
-    #[error("CLUTCH_LOG is not UTF-8")]
+    #[error("CLUTCH_LOG is not UTF-8; {good}", good = GOOD_FILTERS)]
     FilterText,
     #[error(
         "there is no journal to log to ({0}); write format = \"text\" in [daemon.log], or give \

@@ -46,6 +46,12 @@ pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
+/// How many columns a line has, where a person reads standard output on a terminal.
+pub(crate) fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// Where results are written to: standard output, buffered until [`Results::flush`].
 pub(crate) struct Results {
     stdout: io::BufWriter<io::StdoutLock<'static>>,

@@ -18,6 +18,11 @@ fn plain<T: serde::Serialize>(value: &T) -> Vec<u8> {
     plain::to_vec(value).unwrap()
 }
 
+/// The reason of a call that nobody has answered in its time.
+fn unanswered(timeout_ms: u64) -> Reason {
+    Reason::TimedOut { timeout_ms, stack: String::new(), hindrance: Hindrance::Unanswered }
+}
+
 #[test]
 fn a_call_a_ping_a_status_and_a_stop() {
     let daemon = Daemon::echo();
@@ -154,14 +159,7 @@ fn a_daemon_that_overstays_the_deadline_is_not_waited_for() {
         for _ in 0..20 {
             scope.spawn(|| {
                 let failure = client.request("m:f").timeout(timeout).send::<()>().unwrap_err();
-                assert_eq!(
-                    Reason::TimedOut {
-                        timeout_ms: 50,
-                        stack: String::new(),
-                        hindrance: Hindrance::Unanswered
-                    },
-                    failure.reason
-                );
+                assert_eq!(unanswered(50), failure.reason);
             });
         }
     });
@@ -236,14 +234,7 @@ fn a_deadline_is_kept_behind_another_threads_long_write() {
         let patient = scope.spawn(|| client.call::<(u8,)>("m:f", (7,)).unwrap());
         go_on.send(()).unwrap();
         let failure = short.unwrap_err();
-        assert_eq!(
-            Reason::TimedOut {
-                timeout_ms: 50,
-                stack: String::new(),
-                hindrance: Hindrance::Unanswered
-            },
-            failure.reason
-        );
+        assert_eq!(unanswered(50), failure.reason);
         assert!(!failure.started, "nothing of it was sent");
         assert_eq!((7,), patient.join().unwrap());
         assert!(long.join().unwrap().0 == large);

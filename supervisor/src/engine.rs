@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clutch_protocol::failure::Certificate;
 use clutch_protocol::message::Stop;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -23,7 +22,7 @@ use crate::door::Door;
 use crate::interpreter::InterpreterError;
 use crate::limits::{GROUPS_CLOSE_TIMEOUT, KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
-use crate::prepare::{Prepared, ServeError, Unasked, list_certificates};
+use crate::prepare::{Prepared, ServeError, Unasked, story};
 use crate::reload::{self, Blueprint, Reloader};
 use crate::service::Manager;
 use crate::session::connection::Doorway;
@@ -76,12 +75,6 @@ impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-fn text(certificate: &Certificate) -> String {
-    list_certificates(std::slice::from_ref(certificate), "its first")
-        .trim_start_matches(&format!("pool '{}': ", certificate.pool))
-        .to_owned()
 }
 
 /// Runs `work` on a data plane of its own, on this thread, until it is done.
@@ -194,7 +187,8 @@ impl Engine {
                 FirstStart::Ready(python) => starts.up.push((name, workers, python)),
                 FirstStart::Failed(certificate) => {
                     let fault = faults.iter().find(|(pool, _)| *pool == name);
-                    let reason = fault.map_or_else(|| text(&certificate), |(_, it)| it.to_string());
+                    let reason = fault
+                        .map_or_else(|| story(&certificate, "its first"), |(_, it)| it.to_string());
                     if fault.is_none() {
                         certificates.push(*certificate);
                     }

@@ -127,22 +127,25 @@ fn list_both(failures: &[(String, InterpreterError)], certificates: &[Certificat
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
-/// Certificates of workers that did not become ready, each with all that is known.
+/// Certificates of workers that did not become ready, each with its pool and its story.
 pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> String {
-    let lines = certificates.iter().map(|certificate| {
-        let mut text = format!("pool '{}': {which} {certificate}", certificate.pool);
-        // The traceback says it better than what python printed; without one, that is all there is.
-        if certificate.detail.is_empty() && !certificate.stderr_tail.is_empty() {
-            text += "\nits last words on standard error:\n";
-            text += &certificate.stderr_tail;
-        }
-        if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
-            text += "\nits stack shortly before:\n";
-            text += &certificate.stack;
-        }
-        text
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let line = |it: &Certificate| format!("pool '{}': {}", it.pool, story(it, which));
+    certificates.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// How `which` worker did not become ready, with all that is known.
+pub(crate) fn story(certificate: &Certificate, which: &str) -> String {
+    let mut text = format!("{which} {certificate}");
+    // The traceback says it better than what python printed; without one, that is all there is.
+    if certificate.detail.is_empty() && !certificate.stderr_tail.is_empty() {
+        text += "\nits last words on standard error:\n";
+        text += &certificate.stderr_tail;
+    }
+    if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
+        text += "\nits stack shortly before:\n";
+        text += &certificate.stack;
+    }
+    text
 }
 
 /// Limits of this process on open files.

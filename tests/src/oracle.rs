@@ -43,7 +43,14 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SHARED_MEMORY_SETTLE: Duration = Duration::from_secs(20);
 
 /// How long a stop may take: the default grace, and the ladder behind it.
-const STOP_BOUND: Duration = Duration::from_secs(15);
+const STOP_BOUND: Duration = Duration::from_secs(20);
+
+/// Programs that stay below a python for as long as it lives, once it has used them.
+const HELPERS: [&str; 3] = [
+    "from multiprocessing.resource_tracker import main",
+    "from multiprocessing.forkserver import main",
+    "joblib.externals.loky",
+];
 
 /// A daemon as it was before the fault.
 #[derive(Clone, Debug)]
@@ -90,8 +97,24 @@ impl Oracle {
     /// The end of a test: the daemon must have healed, must stop with code 0, and must leave
     /// nothing. Panics with every violation.
     #[track_caller]
-    pub fn judge(self, mut daemon: Daemon) {
+    pub fn judge(self, daemon: Daemon) {
+        self.judge_but_for(daemon, |_| false);
+    }
+
+    /// As [`Oracle::judge`], where workers may live on with helpers of `multiprocessing` and of
+    /// joblib below them, which stay for as long as their python does. At the daemon's end they too
+    /// must be gone.
+    #[track_caller]
+    pub fn judge_with_helpers(self, daemon: Daemon) {
+        self.judge_but_for(daemon, |stray| HELPERS.iter().any(|helper| stray.contains(helper)));
+    }
+
+    #[track_caller]
+    fn judge_but_for(self, mut daemon: Daemon, may_stay: impl Fn(&str) -> bool) {
         let mut violations = self.violations(&daemon);
+        // The first line is a heading.
+        let has_stranger = |found: &str| found.lines().skip(1).any(|line| !may_stay(line));
+        violations.retain(|it| it.rule != "V2" || has_stranger(&it.found));
         let code = daemon.stop(STOP_BOUND);
         if code != 0 {
             let found = format!("asked to stop, it ended with {code}");

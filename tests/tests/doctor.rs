@@ -22,8 +22,12 @@ impl Patient {
     }
 
     fn of(python: &Path, keys: &str) -> Patient {
+        Patient::with_workers(1, python, keys)
+    }
+
+    fn with_workers(count: u32, python: &Path, keys: &str) -> Patient {
         let tmp = Tmp::new();
-        let text = format!("[pools.sick]\nworkers = 1\npython = {python:?}\n{keys}\n");
+        let text = format!("[pools.sick]\nworkers = {count}\npython = {python:?}\n{keys}\n");
         tmp.write("clutch.toml", text);
         Patient { tmp }
     }
@@ -118,8 +122,15 @@ fn compile(tmp: &Tmp, name: &str, source: &str, more: &[&str]) -> bool {
 #[test]
 fn a_whole_pool_passes_on_every_python() {
     for python in Python::supported() {
-        let patient = Patient::of(&python.path, "preload = [\"json\"]\nmain = \"tasks.py\"");
-        patient.tmp.write("tasks.py", "import decimal\ndef double(x): return 2 * x\n");
+        let start = "preload = [\"json\"]\nmain = \"tasks.py\"\n\
+                     initializer = \"__main__:begin\"\ninitargs = [1, { two = \"x\" }]\n\
+                     warm = [\"__main__:load\", \"random:random\"]";
+        let patient = Patient::of(&python.path, start);
+        let tasks = "import decimal, json, sys\n\
+                     def begin(*arguments):\n    global begun\n    begun = json.dumps(arguments)\n\
+                     async def load():\n    assert begun == '[1, {\"two\": \"x\"}]', begun\n\
+                     \x20   assert sys.argv == ['tasks.py'], sys.argv\n";
+        patient.tmp.write("tasks.py", tasks);
         let report = patient.examine(&["sqlite3"]);
         assert_eq!(0, report.code, "{python}: {:#}", report.json);
         let all = report.json["findings"].as_array().expect("it is a list");
@@ -132,8 +143,16 @@ fn a_whole_pool_passes_on_every_python() {
         for method in ["fork", "spawn", "forkserver"] {
             assert_eq!("ok", report.finding("multiprocessing", Some(method))["status"]);
         }
-        for (check, subject) in [("import", "json"), ("import", "sqlite3"), ("main", "tasks.py")] {
+        for (check, subject) in [
+            ("import", "json"),
+            ("import", "sqlite3"),
+            ("main", "tasks.py"),
+            ("initializer", "__main__:begin"),
+            ("warm", "__main__:load"),
+            ("warm", "random:random"),
+        ] {
             let finding = report.finding(check, Some(subject));
+            assert_eq!("ok", word(finding, "status"), "{python}: {finding:#}");
             assert!(finding["time_ms"].is_u64() && finding["memory_bytes"].is_u64(), "{finding:#}");
         }
         let version = format!("{}.{}.{}", python.version.0, python.version.1, python.version.2);
@@ -149,12 +168,16 @@ fn people_get_a_table_and_every_fault_with_what_to_do() {
     let patient = Patient::new("");
     let output = patient.run(&[], &["nowhere_to_be_found"]).expect_code(8);
     let text = output.stdout;
-    assert!(text.starts_with("POOL "), "{text}");
-    let line = text.lines().find(|line| line.contains("import nowhere_to_be_found"));
-    let line = line.unwrap_or_else(|| panic!("no such line in {text}"));
-    assert!(line.starts_with("sick ") && line.contains(" fail "), "{line}");
+    assert!(text.starts_with("STATUS "), "{text}");
+    // The worst comes first, and again last, which is what a screen still shows.
+    let mut lines = text.lines().skip(1);
+    let line = lines.next().expect("there is one");
+    assert!(line.starts_with("fail "), "{text}");
+    assert!(line.contains(" sick ") && line.contains("import nowhere_to_be_found"), "{line}");
+    assert!(lines.next().is_some_and(|line| line.trim().starts_with("-> install")), "{text}");
+    assert!(text.contains("\nfailed: sick: import nowhere_to_be_found\n"), "{text}");
     assert!(text.contains("-> install nowhere_to_be_found"), "{text}");
-    assert!(text.contains("ModuleNotFoundError: No module named"), "{text}");
+    assert_eq!(1, text.matches("ModuleNotFoundError: No module named").count(), "{text}");
     assert!(text.trim_end().lines().last().is_some_and(|it| it.contains("1 fail")), "{text}");
 }
 
@@ -300,4 +323,106 @@ fn an_import_that_hangs_is_given_up_and_named_with_where_it_was() {
     assert!(word(report.finding("import", Some("sleeper")), "detail").contains("sleeper.py"));
     assert_eq!("ok", report.finding("import", Some("json"))["status"]);
     assert!(report.took < 60 * SECOND, "{:?}", report.took);
+}
+
+#[test]
+fn what_a_pool_calls_at_its_start_is_called_and_each_failure_is_its_own() {
+    let start = "initializer = \"start:begin\"\n\
+                 warm = [\"start:stuck\", \"start:gone\", \"start:leave\", \"start:fine\"]";
+    let patient = Patient::new(start);
+    let text = "import os, sys, threading\ndef begin():\n    global begun\n    begun = True\n\
+                def stuck():\n    threading.Event().wait()\n\
+                def leave():\n    sys.exit(3)\ndef fine():\n    assert begun\n";
+    patient.tmp.write("start.py", text);
+    let report = patient.examine(&["--import-timeout", "3s"]);
+    let advice = ["--import-timeout"];
+    report.fails("warm", Some("start:stuck"), &["hangs", "3 s", "threading.py"], &advice);
+    let advice = ["write that function", "`warm`"];
+    report.fails("warm", Some("start:gone"), &["no attribute 'gone'"], &advice);
+    report.fails("warm", Some("start:leave"), &["SystemExit: 3"], &["sys.exit"]);
+    for (check, subject) in [("initializer", "start:begin"), ("warm", "start:fine")] {
+        assert_eq!("ok", report.finding(check, Some(subject))["status"], "{:#}", report.json);
+    }
+    report.only_fails("warm");
+}
+
+#[test]
+fn behind_an_initializer_that_fails_nothing_is_tried() {
+    let patient = Patient::new("initializer = \"start:begin\"\nwarm = [\"start:load\"]");
+    let text = "def begin():\n    raise RuntimeError(\"on purpose\")\ndef load():\n    pass\n";
+    patient.tmp.write("start.py", text);
+    let report = patient.examine(&[]);
+    let text = ["`start:begin` fails", "RuntimeError: on purpose"];
+    report.fails("initializer", Some("start:begin"), &text, &["traceback"]);
+    let detail = word(report.finding("initializer", Some("start:begin")), "detail");
+    assert!(detail.contains("start.py"), "{detail}");
+    let skipped = report.finding("warm", Some("start:load"));
+    assert_eq!("skipped", word(skipped, "status"));
+    assert!(word(skipped, "text").contains("initializer start:begin fails"), "{skipped:#}");
+}
+
+#[test]
+fn threads_are_those_that_workers_will_be_told_and_that_libraries_then_use() {
+    if !has("gcc") {
+        skip!("needs gcc to build a library");
+    }
+    // Many workers share the processors, so each is told to start few threads.
+    let patient = Patient::with_workers(64, &Python::any().path, "");
+    let report = patient.examine(&["json"]);
+    let finding = report.finding("threads", None);
+    assert_eq!("ok", word(finding, "status"), "{finding:#}");
+    for part in ["64 workers", "OMP_NUM_THREADS=1", "only the environment was read"] {
+        assert!(word(finding, "text").contains(part), "{part:?} in {finding:#}");
+    }
+
+    // A library that heeds nobody is asked itself.
+    let library = "int openblas_get_num_threads(void) { return 100; }";
+    assert!(compile(&patient.tmp, "libopenblas.so", library, &[]), "gcc can build a library");
+    patient.tmp.write("numeric.py", "import ctypes\nctypes.CDLL('./libopenblas.so')\n");
+    let finding = &patient.examine(&["numeric"]).finding("threads", None).clone();
+    assert_eq!("warn", word(finding, "status"), "{finding:#}");
+    assert!(word(finding, "text").contains("6400 threads"), "{finding:#}");
+    assert!(word(finding, "text").contains("libopenblas.so uses 100"), "{finding:#}");
+}
+
+#[test]
+fn an_environment_that_cannot_be_built_is_its_own_pools_fault() {
+    let other = "[pools.other]\nrequirements = [\"nothing @ file:///nowhere/nothing.whl\"]";
+    let patient = Patient::new(other);
+    let report = patient.examine(&["json"]);
+    report.only_fails("environment");
+    let all = report.json["findings"].as_array().expect("it is a list");
+    let of = |pool: &str, check: &str| {
+        let found = all.iter().find(|it| it["pool"] == pool && it["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check} of {pool} in {all:#?}"))
+    };
+    let broken = of("other", "environment");
+    assert_eq!(("fail", 8), (word(broken, "status"), report.code), "{broken:#}");
+    assert!(word(broken, "advice").contains("clutch env build --pool other"), "{broken:#}");
+    assert_eq!("ok", word(of("sick", "import"), "status"));
+}
+
+#[test]
+fn a_terminal_that_is_narrow_gets_lines_that_fit() {
+    if !has("script") {
+        skip!("needs script (util-linux) for a terminal");
+    }
+    let patient = Patient::new("");
+    let binary = Clutch::binary().display().to_string();
+    let line = format!("stty cols 60; exec {binary} doctor nowhere_to_be_found");
+    let output = Clutch::private(Program::new("script"))
+        .args(["-qec", &line, "/dev/null"])
+        .envs(private_environment(&patient.tmp))
+        .dir(patient.tmp.path())
+        .timeout(180 * SECOND)
+        .run()
+        .expect_code(8);
+    let mut lines = output.stdout.lines();
+    assert_eq!(Some("STATUS   POOL  CHECK"), lines.next().map(str::trim_end), "{}", output.stdout);
+    let path = patient.tmp.path().display().to_string();
+    let is_word = |line: &str| line.split_whitespace().any(|word| word.len() > 55 || word == path);
+    for line in output.stdout.lines().map(str::trim_end) {
+        let fits = line.chars().count() <= 60 || is_word(line);
+        assert!(fits, "{line:?} in {}", output.stdout);
+    }
 }

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use clutch_client::{Reason, blocking};
 use clutch_protocol::failure::{Cause, Payload};
-use clutch_tests::baseline::Violation;
 use clutch_tests::process::{Process, alive};
 use clutch_tests::raw::{PATIENCE, Reply, call_within};
-use clutch_tests::{Bystander, Daemon, Oracle, Python, SECOND, Tmp, kill, wait_for, wait_until};
+use clutch_tests::{Bystander, Daemon, Python, SECOND, Tmp, kill, wait_for, wait_until};
 
 fn json_path(path: &Path) -> String {
     serde_json::to_string(path.to_str().expect("test paths are text")).expect("a text is JSON")
@@ -166,31 +165,7 @@ fn f056_managers_and_pools_below_pools_work_on_every_interpreter() {
         }
     }
     drop(client);
-    judge_with_helpers(&oracle, daemon);
-}
-
-/// The verdict on a daemon whose workers live on with helpers of `multiprocessing` below them: the
-/// resource tracker and the fork server stay for as long as their python does.
-#[track_caller]
-fn judge_with_helpers(oracle: &Oracle, mut daemon: Daemon) {
-    let is_helper = |line: &str| {
-        let helpers = ["resource_tracker", "forkserver"];
-        helpers
-            .iter()
-            .any(|helper| line.contains(&format!("from multiprocessing.{helper} import main")))
-    };
-    let is_wrong = |violation: &Violation| {
-        // The first line is a heading.
-        let strangers = violation.found.lines().skip(1).any(|line| !is_helper(line));
-        violation.rule != "V2" || strangers
-    };
-    let mut wrong = oracle.violations(&daemon);
-    wrong.retain(is_wrong);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(0, daemon.stop(20 * SECOND), "{}", daemon.log());
-    daemon.assert_swept(SECOND);
-    let left = oracle.violations_after_stop(&daemon);
-    assert!(left.is_empty(), "{left:#?}");
+    oracle.judge_with_helpers(daemon);
 }
 
 #[test]

@@ -233,6 +233,25 @@ fn a_crash_loop_and_a_cause_are_in_the_same_words_everywhere() {
     assert_eq!(count(&reason), count(&refused.to_string()), "{reason} {refused}");
     let line = daemon.wait_for_log("worker died", PATIENCE);
     assert_eq!(json!("exited"), parse(&line)["cause"], "{line}");
+    // Who asks later what became of the call reads why, too.
+    let life = explain(&daemon, refused.call);
+    let answer = &life.steps.last().expect("it was answered").detail;
+    assert!(answer.starts_with("CrashLoop; the last: worker default/"), "{answer}");
+    assert!(answer.contains("exit code 3"), "{answer}");
+    assert_eq!(Some("CrashLoop"), life.outcome.as_deref());
+}
+
+#[test]
+fn a_call_refused_by_a_pool_that_never_started_is_told_with_the_exception() {
+    let daemon = Daemon::builder()
+        .pool("default", |pool| pool)
+        .pool("broken", |pool| pool.preload(&["nowhere_at_all"]))
+        .start_partly();
+    let refused = daemon.blocking().request("math:sqrt").pool("broken").args((4,));
+    let call = refused.send::<f64>().expect_err("it is refused").call;
+    let text = daemon.cli(["explain", &call.to_string()]).expect_code(0).stdout;
+    assert!(text.contains("answered: CrashLoop; the last: worker broken/0."), "{text}");
+    assert!(text.contains("No module named 'nowhere_at_all'"), "{text}");
 }
 
 #[test]

@@ -5,9 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clutch_client::{Client, Failure, blocking};
-use clutch_tests::baseline::Violation;
 use clutch_tests::builder::private_environment;
-use clutch_tests::{Builder, Clutch, Daemon, Oracle, Program, Python, SECOND, Tmp, wait_for};
+use clutch_tests::{Builder, Clutch, Daemon, Program, Python, SECOND, Tmp, wait_for};
 use serde_json::{Value as Json, json};
 
 const START_METHODS: [&str; 3] = ["spawn", "fork", "forkserver"];
@@ -95,31 +94,7 @@ fn f056_pools_of_processes_work_inside_a_worker_with_every_start_method() {
         let square = call(&daemon, &main, "__main__:worker", json!([5])).expect("it has one");
         assert_eq!(json!(25), square, "{python}");
     }
-    judge_with_helpers(&oracle, daemon);
-}
-
-/// The verdict on a daemon whose workers live on with helpers of `multiprocessing` below them: the
-/// resource tracker and the fork server stay for as long as their python does. At the daemon's end
-/// they too must be gone.
-#[track_caller]
-fn judge_with_helpers(oracle: &Oracle, mut daemon: Daemon) {
-    let is_helper = |line: &str| {
-        ["resource_tracker", "forkserver"]
-            .iter()
-            .any(|helper| line.contains(&format!("from multiprocessing.{helper} import main")))
-    };
-    let is_wrong = |violation: &Violation| {
-        let mut found = violation.found.lines().filter(|line| !is_helper(line));
-        // The first line is a heading.
-        violation.rule != "V2" || found.nth(1).is_some()
-    };
-    let mut wrong = oracle.violations(&daemon);
-    wrong.retain(is_wrong);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(0, daemon.stop(20 * SECOND), "{}", daemon.log());
-    daemon.assert_swept(SECOND);
-    let left = oracle.violations_after_stop(&daemon);
-    assert!(left.is_empty(), "{left:#?}");
+    oracle.judge_with_helpers(daemon);
 }
 
 #[test]
@@ -172,7 +147,7 @@ fn programs_libraries_and_data_are_as_in_any_python() {
     let text = failed.expect_err("the shell failed").to_string();
     assert!(text.contains("CalledProcessError"), "{text}");
     assert!(text.contains("non-zero exit status 3"), "{text}");
-    judge_with_helpers(&oracle, daemon);
+    oracle.judge_with_helpers(daemon);
 }
 
 /// One command of the README, and what it prints.
@@ -331,5 +306,5 @@ fn the_examples_run_on_the_async_client_as_well() {
         let request = client.request("__main__:squares").pool("script").args(("spawn",));
         assert_eq!(vec![1, 4, 9, 16], request.send::<Vec<i64>>().await.expect("as well"));
     });
-    judge_with_helpers(&oracle, daemon);
+    oracle.judge_with_helpers(daemon);
 }

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpid};
 
 use crate::sys;
+use crate::tree::listed_children;
 
 /// What the arguments of a tracker have in them: `multiprocessing`'s, joblib's, loky's.
 const MARK: &[u8] = b"resource_tracker import main";
@@ -98,25 +99,13 @@ fn is_tracker(process: Pid) -> bool {
 /// Everything below a process, as far as the system says.
 fn descendants(root: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
-    let mut next = children_of(root);
+    let mut next = listed_children(root).unwrap_or_default();
     while let Some(process) = next.pop() {
         if found.len() >= LOOKED_AT_MAX {
             break;
         }
         found.push(process);
-        next.extend(children_of(process));
+        next.extend(listed_children(process).unwrap_or_default());
     }
     found
-}
-
-/// The children of every thread of a process.
-fn children_of(process: Pid) -> Vec<Pid> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
-        return Vec::new();
-    };
-    let lists = threads.flatten().filter_map(|thread| {
-        let list = std::fs::read_to_string(thread.path().join("children")).ok()?;
-        Some(crate::tree::parse_list(&list))
-    });
-    lists.flatten().collect()
 }

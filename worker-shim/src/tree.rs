@@ -97,11 +97,17 @@ pub(crate) fn children() -> Vec<Pid> {
     if !fs::read_to_string("/proc/self/status").is_ok_and(|status| is_own_namespace(&status, me)) {
         return Vec::new();
     }
-    // The one thread of this process has its number.
-    match fs::read_to_string(format!("/proc/self/task/{me}/children")) {
-        Ok(list) => parse_list(&list),
-        Err(_) => scan(me),
-    }
+    listed_children(me).unwrap_or_else(|| scan(me))
+}
+
+/// The children of every thread of a process; none if the kernel was built without the lists.
+pub(crate) fn listed_children(process: Pid) -> Option<Vec<Pid>> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let lists: Vec<_> = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .collect();
+    (!lists.is_empty()).then(|| lists.iter().flat_map(|list| parse_list(list)).collect())
 }
 
 /// Whether `/proc` is that of our pid namespace: that of an outer one would name us, and then our
@@ -113,7 +119,7 @@ fn is_own_namespace(status: &str, me: Pid) -> bool {
 }
 
 /// Process ids as the system lists them.
-pub(crate) fn parse_list(list: &str) -> Vec<Pid> {
+fn parse_list(list: &str) -> Vec<Pid> {
     list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 

@@ -12,6 +12,23 @@ use crate::output;
 /// The file that is read when none is named.
 pub(crate) const FILE: &str = "clutch.toml";
 
+/// The configuration that an option names, or else the one of this directory, if it has one.
+pub(crate) fn named_or_here(named: Option<&Path>) -> Result<Option<Config>, Error> {
+    let here = || Some(Path::new(FILE)).filter(|file| file.exists());
+    Ok(named.or_else(here).map(config::load).transpose()?)
+}
+
+/// Leaves the pool of this name alone, where one is named.
+pub(crate) fn keep_only(config: &mut Config, pool: Option<&str>) -> Result<(), Error> {
+    let Some(name) = pool else { return Ok(()) };
+    let known = config.pools.keys().cloned().collect::<Vec<_>>().join(", ");
+    config.pools.retain(|pool, _| pool == name);
+    if config.pools.is_empty() {
+        return Err(Error::NoSuchPool { name: name.to_owned(), known });
+    }
+    Ok(())
+}
+
 /// Check a configuration file, or print the default one
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

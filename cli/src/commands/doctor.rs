@@ -4,25 +4,28 @@
 //! under the pool's rules, and one that crashes or hangs is told with all that is known about it.
 //!
 //! - [`ward`]: pools as patients: a private supervisor for some of them, and their calls.
+//! - [`checks`]: what is asked of a worker, in which order.
 //! - [`judge`]: from how a call ended to a finding.
 //! - [`table`]: findings for people.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clutch_supervisor::config::{self, Config, LocalOptions, Pool, Python};
+use clutch_supervisor::config::{Config, LocalOptions, Pool, Python};
 use clutch_supervisor::doctor::finding::worst;
-use clutch_supervisor::doctor::{Finding, Status, machine};
+use clutch_supervisor::doctor::{Finding, Status, machine, pool};
 use clutch_supervisor::socket::make_directory;
 
 use crate::args::{Global, pool_name, timeout};
-use crate::commands::config::FILE;
-use crate::connect::Socket;
+use crate::commands::config::{keep_only, named_or_here};
+use crate::commands::env::{self, Built};
+use crate::connect::{self, Socket};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::output;
 
+mod checks;
 mod judge;
 mod table;
 mod ward;
@@ -37,8 +40,9 @@ const MODULES_MAX: usize = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Looks at every pool of ./clutch.toml (or of --config); without one, at the pool that --local would
-make. Each MODULE, and each module a pool preloads, is imported in a fresh worker of its own, so one
-that crashes or hangs is named and harms nothing else. No daemon is needed, and none is disturbed.
+make. Each MODULE, and what a pool loads and calls before its first call (`preload`, `main`,
+`initializer`, `warm`), has a fresh worker of its own, so one that crashes or hangs is named and
+harms nothing else. No daemon is needed, and none is disturbed. What a pool calls has its effects.
 
 Exit codes: 0 when nothing failed, 8 when something did; with --strict, warnings count as failures.
 
@@ -61,7 +65,7 @@ pub(crate) struct Args {
     /// Look at an interpreter instead of a configuration: 3.12, python3.12 or a path
     #[arg(long, value_name = "PYTHON")]
     python: Option<String>,
-    /// How long one import may take
+    /// How long one import, or one function of a pool's start, may take
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timeout)]
     import_timeout: Duration,
     /// Exit with 8 for warnings, too
@@ -78,7 +82,14 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let config = chosen(&args)?;
+    let _log = connect::private_log(global, &config)?;
     let mut findings = machine::findings(&config, socket(global, &config));
+    // One that cannot be built is its pool's fault alone.
+    let Built { mut config, failures, .. } = env::provide(config, &mut interrupt).await?;
+    for (name, error) in failures {
+        config.pools.remove(&name);
+        findings.push(pool::not_provided(&error, &name));
+    }
     let pools: Vec<Pool> = config.pools.values().cloned().collect();
     for some in pools.chunks(POOLS_AT_ONCE) {
         let round = ward::Round {
@@ -108,24 +119,16 @@ fn show(args: &Args, findings: &[Finding]) -> Result<(), Error> {
         });
         return output::result(report.to_string().as_bytes()).map_err(Error::Output);
     }
-    output::page(&output::escape_block(&table::table(findings))).map_err(Error::Output)
+    let text = table::table(findings, output::width());
+    output::page(&output::escape_block(&text)).map_err(Error::Output)
 }
 
 /// The configuration that is meant, with the pools that are to be looked at.
 fn chosen(args: &Args) -> Result<Config, Error> {
     let is_explicit = args.venv.is_some() || args.python.is_some();
-    let mut config = match &args.config {
-        Some(file) => config::load(file)?,
-        None if !is_explicit && Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-        None => implicit(args)?,
-    };
-    if let Some(name) = &args.pool {
-        let known = config.pools.keys().cloned().collect::<Vec<_>>().join(", ");
-        config.pools.retain(|pool, _| pool == name);
-        if config.pools.is_empty() {
-            return Err(Error::NoSuchPool { name: name.clone(), known });
-        }
-    }
+    let written = if is_explicit { None } else { named_or_here(args.config.as_deref())? };
+    let mut config = written.map_or_else(|| implicit(args), Ok)?;
+    keep_only(&mut config, args.pool.as_deref())?;
     Ok(config)
 }
 

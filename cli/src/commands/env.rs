@@ -1,18 +1,18 @@
 //! `clutch env`: the environments that are built for pools: list, build, find, clean up.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use clutch_supervisor::ServeError;
-use clutch_supervisor::config::{self, Config, Pool, Python};
-use clutch_supervisor::envs::{self, Found, Keeper, Kept, Removal};
+use clutch_supervisor::config::{Config, Pool, Python};
+use clutch_supervisor::envs::{self, EnvError, Found, Keeper, Kept, Provided, Removal};
 use clutch_supervisor::prepare::OpenFiles;
 
 use crate::args::{self, Global};
-use crate::commands::config::FILE;
+use crate::commands::config::{keep_only, named_or_here};
 use crate::commands::status::{dash, span, table};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -87,19 +87,8 @@ struct Source {
 impl Source {
     /// The configuration, with the pools that are meant alone.
     fn load(&self) -> Result<Config, Error> {
-        let mut config = match &self.config {
-            Some(file) => config::load(file)?,
-            None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-            None => return Err(Error::NoConfig),
-        };
-        if let Some(name) = &self.pool {
-            let known: Vec<_> = config.pools.keys().cloned().collect();
-            config.pools.retain(|pool, _| pool == name);
-            if config.pools.is_empty() {
-                let (name, known) = (name.clone(), known.join(", "));
-                return Err(Error::NoSuchPool { name, known });
-            }
-        }
+        let mut config = named_or_here(self.config.as_deref())?.ok_or(Error::NoConfig)?;
+        keep_only(&mut config, self.pool.as_deref())?;
         Ok(config)
     }
 }
@@ -121,23 +110,39 @@ fn keeper() -> Result<Keeper, Error> {
     Ok(Keeper::new(connect::guardian(), open_files.inherited))
 }
 
-async fn build(mut config: Config, global: &Global) -> Result<Exit, Error> {
-    let level = if global.verbose { "debug" } else { "info" };
-    let _log = logging::start(LogFormat::Text, level)?;
+/// What came of declarations.
+pub(crate) struct Built {
+    /// The configuration, whose pools now have what they declare, where that could be had.
+    pub(crate) config: Config,
+    pub(crate) provided: Vec<Provided>,
+    pub(crate) failures: Vec<(String, EnvError)>,
+}
+
+/// Builds what the pools of a configuration declare. Ctrl-C leaves nothing half-made behind.
+pub(crate) async fn provide(mut config: Config, interrupt: &mut Interrupt) -> Result<Built, Error> {
     let keeper = keeper()?;
-    let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&cancelled);
-    let mut building = tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told));
-    let (provided, failures) = tokio::select! {
-        built = &mut building => built.expect("building does not panic"),
+    let mut building = tokio::task::spawn_blocking(move || {
+        let (provided, failures) = keeper.provide(&mut config, &told);
+        Built { config, provided, failures }
+    });
+    tokio::select! {
+        built = &mut building => Ok(built.expect("building does not panic")),
         () = interrupt.wait() => {
             cancelled.store(true, Ordering::Relaxed);
             // What was begun is killed first.
             let _ = building.await;
-            return Err(Error::Interrupted);
+            Err(Error::Interrupted)
         }
-    };
+    }
+}
+
+async fn build(config: Config, global: &Global) -> Result<Exit, Error> {
+    let level = if global.verbose { "debug" } else { "info" };
+    let _log = logging::start(LogFormat::Text, level)?;
+    let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
+    let Built { provided, failures, .. } = provide(config, &mut interrupt).await?;
     let text = provided.iter().fold(String::new(), |text, one| {
         let how = if one.reused { "was there" } else { "built" };
         text + &format!("pool {}: {how}: {}\n", one.pool, one.env.display())

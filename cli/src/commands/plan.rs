@@ -1,12 +1,11 @@
 //! `clutch plan`: what each worker of each pool will get, before anything starts.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clutch_supervisor::config;
 use clutch_supervisor::plan::{Plan, PoolPlan, SlotPlan, plan};
 
-use crate::commands::config::FILE;
+use crate::commands::config::named_or_here;
 use crate::commands::pythons::{cache, described};
 use crate::commands::status::{dash, table};
 use crate::error::Error;
@@ -33,11 +32,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Error> {
-    let config = match &args.config {
-        Some(file) => config::load(file)?,
-        None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-        None => return Err(Error::NoConfig),
-    };
+    let config = named_or_here(args.config.as_deref())?.ok_or(Error::NoConfig)?;
     let plan = plan(&config, Some(&cache()));
     let text = if args.json {
         let text = serde_json::to_string(&plan).expect("a plan is plain data");

@@ -81,9 +81,7 @@ impl<'a> Waiting<'a> {
             pause = (pause * 2).min(PAUSES[1]);
         }
     }
-}
 
-impl Waiting<'_> {
     fn fails(&self, reason: String) -> Error {
         Error::OrderFails { name: self.name.to_owned(), reason }
     }

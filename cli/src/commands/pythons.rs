@@ -1,13 +1,13 @@
 //! `clutch pythons`: the interpreters of this machine, and which pools run which.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clutch_supervisor::config::{self, Config};
+use clutch_supervisor::config::Config;
 use clutch_supervisor::interpreter::{Cache, Facts, Known, Survey, survey};
 use clutch_supervisor::package::state_dir;
 use serde_json::{Value, json};
 
-use crate::commands::config::FILE;
+use crate::commands::config::named_or_here;
 use crate::commands::status::{dash, table};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -35,11 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Exit, Error> {
-    let config = match &args.config {
-        Some(file) => Some(config::load(file)?),
-        None if Path::new(FILE).exists() => Some(config::load(Path::new(FILE))?),
-        None => None,
-    };
+    let config = named_or_here(args.config.as_deref())?;
     let survey = look(config.as_ref())?;
     let text = if args.json {
         json::pretty(&as_json(&survey).to_string()) + "\n"

@@ -1,15 +1,15 @@
 //! `clutch serve`: the daemon in the foreground.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clutch_supervisor::config::{self, Config};
+use clutch_supervisor::config::Config;
 use clutch_supervisor::socket::make_directory;
 use clutch_supervisor::{Activated, ServeError, ServeOptions, ServeReady};
 use serde_json::json;
 
 use crate::args::Global;
-use crate::commands::config::FILE;
+use crate::commands::config::named_or_here;
 use crate::connect::{self, Socket};
 use crate::error::Error;
 use crate::exit::Exit;
@@ -43,11 +43,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
     // First thing: what was handed over is known by the number of its descriptor.
     let activated = Activated::take().map_err(ServeError::from)?;
-    let config = match &args.config {
-        Some(file) => config::load(file)?,
-        None if Path::new(FILE).exists() => config::load(Path::new(FILE))?,
-        None => return Err(Error::NoConfig),
-    };
+    let config = named_or_here(args.config.as_deref())?.ok_or(Error::NoConfig)?;
     let named = Socket::of(global);
     let socket = match &activated {
         Some(activated) => {

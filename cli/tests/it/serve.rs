@@ -75,7 +75,8 @@ fn a_log_filter_that_is_none_is_refused() {
             .command(["serve"])
             .env("CLUTCH_LOG", filter)
             .run()
-            .expect_code(2)
-            .expect_stderr("error: CLUTCH_LOG is not a log filter");
+            .expect_code(8)
+            .expect_stderr("error: CLUTCH_LOG is not a log filter")
+            .expect_stderr("as in CLUTCH_LOG=debug");
     }
 }

@@ -1,8 +1,9 @@
 """What `clutch doctor` asks of a worker: one function for each check, called like any other.
 
-Each runs in a fresh worker of the pool it is about, and answers `{"status", "text", "advice"}`:
-what was found, for a person, and what to do about it. What raises, dies or hangs is judged by the
-one who called. Nothing here is imported by a worker that is not asked.
+Each runs in a fresh worker of the pool it is about, and answers with a finding. What raises, dies
+or hangs is judged by the one who called. Nothing here is imported by a worker that is not asked.
+
+Checks that load code of the user's are in `_doctor_loads`.
 """
 # ruff: noqa: PLC0415, S602, S603 - what is checked is imported and started by its own check.
 
@@ -10,6 +11,15 @@ import _imp
 import os
 import sys
 from time import monotonic
+
+from clutch._doctor_findings import (
+    fail,
+    mebibytes,
+    ok,
+    skipped,
+    stand_for,
+    warn,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,27 +29,13 @@ __all__ = [
     "environment",
     "interpreter",
     "limits",
-    "main",
-    "module",
     "shadowed",
     "shared_memory",
     "start_method",
     "subprocesses",
     "temporary",
-    "threads",
 ]
 
-_MIB = 1 << 20
-# What numeric libraries ask how many threads they may start, in each worker.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
 # Modules of the standard library that nothing in it imports: a namesake does no harm.
 _UNUSED = frozenset(("antigravity", "idlelib", "lib2to3", "test", "this", "turtledemo"))
 # A folder with more entries is looked at no further.
@@ -50,8 +46,8 @@ _NAMED_MAX = 5
 _CHILD_S = 15.0
 # What no program exits with by accident.
 _ODD_CODE = 77
-_TEMPORARY_FREE_LEAST = 64 * _MIB
-_SHARED_LEAST = 64 * _MIB
+_TEMPORARY_FREE_LEAST = 64 << 20
+_SHARED_LEAST = 64 << 20
 _OPEN_FILES_LEAST = 1024
 _ADDRESS_SPACE_LEAST = 1 << 30
 _PROCESSES_LEAST = 64
@@ -74,9 +70,9 @@ def interpreter() -> "dict[str, Any]":
         words.append("free-threaded")
     text = ", ".join(words)
     if sys.version_info.releaselevel == "final":
-        finding = _ok(text)
+        finding = ok(text)
     else:
-        finding = _warn(
+        finding = warn(
             f"{text}: a pre-release ({sys.version_info.releaselevel})",
             "use a released version of Python, since binary packages may not fit this one",
         )
@@ -87,7 +83,7 @@ def interpreter() -> "dict[str, Any]":
 def environment() -> "dict[str, Any]":
     """Whether the virtual environment and the Python it was made of are whole."""
     if not os.path.isdir(os.path.dirname(os.__file__)):
-        return _fail(
+        return fail(
             f"the standard library of {sys.base_prefix} is gone",
             "install that Python again, or name another one with `python`",
         )
@@ -98,19 +94,19 @@ def environment() -> "dict[str, Any]":
         version = "%d.%d" % sys.version_info[:2]
         folders = [path for path in sys.path if path.startswith(sys.prefix + os.sep)]
         if not any(os.path.isdir(path) for path in folders):
-            return _fail(
+            return fail(
                 f"the virtual environment {where} has no packages for Python {version}: was it "
                 "made by another version?",
                 f"make it anew: {getattr(sys, '_base_executable', '') or 'python3'} -m venv "
                 f"--clear {where}",
             )
         text = f"virtual environment {where} of {sys.base_prefix}"
-    return _ok(text)
+    return ok(text)
 
 
 def shadowed(script: str = "") -> "dict[str, Any]":
     """Files that are imported in place of modules of the standard library."""
-    _stand_for(script)
+    stand_for(script)
     library = os.path.dirname(os.__file__)
     names = _library_names(library)
     found: "list[tuple[str, str]]" = []
@@ -123,59 +119,14 @@ def shadowed(script: str = "") -> "dict[str, Any]":
             if name in names and name not in _UNUSED and not built_in:
                 found.append((name, file))
     if not found:
-        return _ok("no file stands in for a module of the standard library")
+        return ok("no file stands in for a module of the standard library")
     listed = [f"{file} is imported in place of `{name}`" for name, file in found[:_NAMED_MAX]]
     if len(found) > _NAMED_MAX:
         listed.append(f"and {len(found) - _NAMED_MAX} more")
-    return _fail(
+    return fail(
         ", ".join(listed) + ", a module of the standard library",
         f"rename {found[0][1]}, or take its folder out of `path` (or of `cwd`)",
     )
-
-
-def module(name: str, script: str = "") -> "dict[str, Any]":
-    """Imports a module: how long that takes, and what it costs."""
-    _stand_for(script)
-    before, begun = _resident_bytes(), monotonic()
-    __import__(name)
-    took, grown = monotonic() - begun, max(0, _resident_bytes() - before)
-    imported = sys.modules.get(name)
-    version = getattr(imported, "__version__", None)
-    shown = f"{name} {version}" if isinstance(version, str) else name
-    file = getattr(imported, "__file__", None) or "built in"
-    return _measured(f"{shown} from {file}", took, grown)
-
-
-def main(file: str, arguments: "list[str]", preload: "list[str]") -> "dict[str, Any]":
-    """Runs the pool's script as its workers do: after what is preloaded, not as `__main__`."""
-    import runpy
-
-    _stand_for(file)
-    sys.argv = arguments
-    for name in preload:
-        __import__(name)
-    before, begun = _resident_bytes(), monotonic()
-    runpy.run_path(file, run_name="__mp_main__")
-    took, grown = monotonic() - begun, max(0, _resident_bytes() - before)
-    return _measured(file, took, grown)
-
-
-def threads(workers: int) -> "dict[str, Any]":
-    """Whether the workers' numeric libraries together start more threads than there are cpus."""
-    cpus = len(os.sched_getaffinity(0))
-    said = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
-    listed = ", ".join(f"{name}={value}" for name, value in said.items())
-    counts = [int(value) for value in said.values() if value.isdigit()]
-    each = max(counts) if counts else cpus
-    text = f"{workers} worker{'s' * (workers != 1)} on {cpus} cpu{'s' * (cpus != 1)}"
-    share = max(1, cpus // max(1, workers))
-    if workers > 1 and each * workers > max(cpus, workers):
-        why = listed or "no thread variable is set, so each starts one thread for each cpu"
-        return _warn(
-            f"{text}: numeric libraries may start {each * workers} threads ({why})",
-            f'set OMP_NUM_THREADS = "{share}" in `env.set` (and OPENBLAS_, MKL_NUM_THREADS)',
-        )
-    return _ok(f"{text}{', ' + listed if listed else ''}")
 
 
 def start_method(method: str) -> "dict[str, Any]":
@@ -183,7 +134,7 @@ def start_method(method: str) -> "dict[str, Any]":
     import multiprocessing
 
     if method not in multiprocessing.get_all_start_methods():
-        return _skipped(f"this Python has no start method {method}")
+        return skipped(f"this Python has no start method {method}")
     context: "Any" = multiprocessing.get_context(method)
     ours, theirs = context.Pipe(duplex=False)
     begun = monotonic()
@@ -201,13 +152,15 @@ def start_method(method: str) -> "dict[str, Any]":
         child.kill()
     child.join(_CHILD_S)
     if answer != child.pid or child.exitcode != 0:
-        return _fail(
+        return fail(
             f"a child started by {method} did not answer (exit code {child.exitcode})",
             "call the function `multiprocessing.Process` by itself in this environment, and look "
             "at what it prints; a module that stands in for one of the standard library, or too "
             "low a limit of processes, does this",
         )
-    return _ok(f"a child answered after {_milliseconds(monotonic() - begun)}")
+    finding = ok("a child answered")
+    finding["time_ms"] = round((monotonic() - begun) * 1000)
+    return finding
 
 
 def subprocesses() -> "dict[str, Any]":
@@ -220,7 +173,7 @@ def subprocesses() -> "dict[str, Any]":
     ended = subprocess.run(command, capture_output=True, timeout=_CHILD_S, check=False)
     if ended.returncode != 0 or ended.stdout.split() != [b"42"]:
         words = ended.stderr.decode("utf-8", "replace").strip()[-500:]
-        return _fail(
+        return fail(
             f"{python}, started by a worker, exited with {ended.returncode}: {words}",
             "see what `env.set` does to the interpreter (PYTHONHOME, LD_LIBRARY_PATH)",
         )
@@ -228,18 +181,18 @@ def subprocesses() -> "dict[str, Any]":
         f"exit {_ODD_CODE}", shell=True, capture_output=True, timeout=_CHILD_S, check=False
     )
     if shell.returncode != _ODD_CODE:
-        return _fail(
+        return fail(
             f"the shell /bin/sh does not work: it exited with {shell.returncode}",
             "install a shell at /bin/sh: `subprocess` with shell=True needs it",
         )
     on_path = shutil.which("python3")
     bin_folder = os.path.dirname(python)
     if sys.prefix != sys.base_prefix and on_path and os.path.dirname(on_path) != bin_folder:
-        return _warn(
+        return warn(
             f"programs find {on_path} as python3, not the pool's own {python}",
             f"put {bin_folder} first in PATH, or leave PATH out of `env.set`",
         )
-    return _ok(f"programs start; python3 on PATH is {on_path or 'not there'}")
+    return ok(f"programs start; python3 on PATH is {on_path or 'not there'}")
 
 
 def temporary() -> "dict[str, Any]":
@@ -252,18 +205,18 @@ def temporary() -> "dict[str, Any]":
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError as error:
-        return _fail(f"no folder for temporary files can be written: {error}", advice)
+        return fail(f"no folder for temporary files can be written: {error}", advice)
     if named and os.path.abspath(named) != folder:
-        return _fail(
+        return fail(
             f"TMPDIR={named} cannot be written; temporary files would go to {folder}", advice
         )
     free = shutil.disk_usage(folder).free
     if free < _TEMPORARY_FREE_LEAST:
-        return _warn(
-            f"{folder} has only {_mebibytes(free)} left",
+        return warn(
+            f"{folder} has only {mebibytes(free)} left",
             "free space there, or set TMPDIR in `env.set` to a folder with more room",
         )
-    return _ok(f"{folder} is writable, {_mebibytes(free)} free")
+    return ok(f"{folder} is writable, {mebibytes(free)} free")
 
 
 def shared_memory() -> "dict[str, Any]":
@@ -274,21 +227,21 @@ def shared_memory() -> "dict[str, Any]":
         "--shm-size); `multiprocessing` locks, queues and shared memory need it"
     )
     if not os.path.isdir(folder):
-        return _fail(f"there is no {folder}", advice)
+        return fail(f"there is no {folder}", advice)
     try:
         import multiprocessing
 
         multiprocessing.get_context("spawn").Lock()
     except (OSError, ImportError) as error:
-        return _fail(f"no lock can be made in {folder}: {error}", advice)
+        return fail(f"no lock can be made in {folder}: {error}", advice)
     room = os.statvfs(folder)
     size, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
     if size and free < _SHARED_LEAST:
-        return _warn(
-            f"{folder} has only {_mebibytes(free)} of {_mebibytes(size)} left",
+        return warn(
+            f"{folder} has only {mebibytes(free)} of {mebibytes(size)} left",
             "give it more: mount -o remount,size=1g /dev/shm (a container: --shm-size=1g)",
         )
-    return _ok(f"{folder} is writable, {_mebibytes(free)} of {_mebibytes(size)} free")
+    return ok(f"{folder} is writable, {mebibytes(free)} of {mebibytes(size)} free")
 
 
 def limits() -> "dict[str, Any]":
@@ -308,29 +261,23 @@ def limits() -> "dict[str, Any]":
         if soft == resource.RLIM_INFINITY:
             words.append(f"{what} unlimited")
             continue
-        count = _mebibytes(soft) if kind == resource.RLIMIT_AS else str(soft)
+        count = mebibytes(soft) if kind == resource.RLIMIT_AS else str(soft)
         words.append(f"{what} {count}")
         if soft < least:
             low.append(f"{what} {count}")
             keys.append(f"`{key}`")
     if low:
-        return _warn(
+        return warn(
             f"low for one worker: {', '.join(low)}",
             f"raise {', '.join(keys)}, or the limit (`ulimit -a`) the daemon starts with",
         )
-    return _ok(", ".join(words))
+    return ok(", ".join(words))
 
 
 def _answer(connection: "Any") -> None:
     """What the child of `start_method` does."""
     connection.send(os.getpid())
     connection.close()
-
-
-def _stand_for(script: str) -> None:
-    """Puts the script's folder where python would have put it."""
-    if script and sys.path and sys.path[0] == "":
-        sys.path[0] = os.path.dirname(os.path.realpath(script))
 
 
 def _library_names(library: str) -> "frozenset[str]":
@@ -360,41 +307,3 @@ def _importable(folder: str) -> "list[tuple[str, str]]":
         # An entry of `sys.path` that is no folder holds no file that shadows one.
         return []
     return sorted(found)
-
-
-def _resident_bytes() -> int:
-    import resource
-
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / _MIB:.0f} MiB"
-
-
-def _measured(text: str, seconds: float, grown: int) -> "dict[str, Any]":
-    finding = _ok(f"{text}: {_milliseconds(seconds)}, {grown / _MIB:.1f} MiB")
-    finding["time_ms"] = round(seconds * 1000)
-    finding["memory_bytes"] = grown
-    return finding
-
-
-def _ok(text: str) -> "dict[str, Any]":
-    return {"status": "ok", "text": text, "advice": ""}
-
-
-def _skipped(text: str) -> "dict[str, Any]":
-    return {"status": "skipped", "text": text, "advice": ""}
-
-
-def _warn(text: str, advice: str) -> "dict[str, Any]":
-    return {"status": "warn", "text": text, "advice": advice}
-
-
-def _fail(text: str, advice: str) -> "dict[str, Any]":
-    return {"status": "fail", "text": text, "advice": advice}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from clutch._frames import Setup
 
-__all__ = ["warm_up"]
+__all__ = ["run", "warm_up"]
 
 _import = __import__
 
@@ -36,6 +36,14 @@ def warm_up(setup: "Setup", pid: int, skip: "tuple[str, ...]") -> "bytes | None"
         if failed is not None:
             return failed
     return None
+
+
+def run(name: str, args: "list[Any]") -> None:
+    """Calls a function as for a pool's start. Whatever comes of it is the caller's."""
+    module_name, _, qualname = name.partition(":")
+    value = _found(module_name, qualname)(*args)
+    if type(value) is CoroutineType:
+        load("clutch._coroutine").run(value)
 
 
 def _call(

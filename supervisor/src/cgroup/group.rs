@@ -1,7 +1,7 @@
 //! One worker's group.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A worker's group, for as long as somebody wants to read it. It is removed by [`super::Groups`].
@@ -60,11 +60,6 @@ impl Group {
         let stat = fs::read_to_string(self.path.join("memory.stat")).ok()?;
         Some(held(current.trim().parse().ok()?, &stat))
     }
-}
-
-/// The file in which a group is told something.
-pub(super) fn file(group: &Path, name: &str) -> PathBuf {
-    group.join(name)
 }
 
 fn parse_ooms(events: &str) -> Option<Ooms> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use thiserror::Error;
 
 use super::find;
-use super::group::{Group, file};
+use super::group::Group;
 use super::kernel::{Kernel, Tree};
 use crate::config::Cgroup;
 use crate::watch::process::started;
@@ -120,22 +120,22 @@ impl Groups {
             move |source| Unavailable::Refused { doing, path, source }
         };
         // The kernel's root has no such file.
-        if tree.read(&file(&own, "cgroup.events")).is_err() {
+        if tree.read(&own.join("cgroup.events")).is_err() {
             return Err(Unavailable::Root);
         }
-        let members = file(&own, "cgroup.procs");
+        let members = own.join("cgroup.procs");
         let inside = tree.read(&members).map_err(refused("read", &members))?;
         let others = inside.split_ascii_whitespace().filter(|other| **other != pid.to_string());
         let count = others.count();
         if count > 0 {
             return Err(Unavailable::Shared { count });
         }
-        if !has_memory(&*tree, &file(&own, "cgroup.controllers")) {
+        if !has_memory(&*tree, &own.join("cgroup.controllers")) {
             return Err(Unavailable::NoMemory { path: own });
         }
         let leaf = own.join(OWN_LEAF);
         make_or_keep(&*tree, &leaf).map_err(refused("make", &leaf))?;
-        let entry = file(&leaf, "cgroup.procs");
+        let entry = leaf.join("cgroup.procs");
         if let Err(source) = tree.write(&entry, &pid.to_string()) {
             let _ = tree.remove(&leaf);
             return Err(refused("move into", &leaf)(source));
@@ -165,11 +165,11 @@ impl Groups {
             let path = path.to_owned();
             move |source| Unavailable::Refused { doing, path, source }
         };
-        let controllers = file(&base, "cgroup.controllers");
+        let controllers = base.join("cgroup.controllers");
         tree.read(&controllers).map_err(refused("read", &controllers))?;
         sweep(&*tree, &base, |pid, start| started(pid) == Some(start));
         let memory = if has_memory(&*tree, &controllers) {
-            let control = file(&base, "cgroup.subtree_control");
+            let control = base.join("cgroup.subtree_control");
             tree.write(&control, "+memory").map_err(refused("enable memory in", &control))
         } else {
             Err(Unavailable::NoMemory { path: base.clone() })
@@ -177,7 +177,7 @@ impl Groups {
         let dir = base.join(name);
         tree.make(&dir).map_err(refused("make", &dir))?;
         let memory = memory.and_then(|()| {
-            let control = file(&dir, "cgroup.subtree_control");
+            let control = dir.join("cgroup.subtree_control");
             tree.write(&control, "+memory").map_err(refused("enable memory in", &control))
         });
         let (made, complained) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -223,7 +223,7 @@ impl Groups {
         if self.memory.is_err() {
             return Ok(());
         }
-        let write = |name: &str, text: &str| self.tree.write(&file(group, name), text);
+        let write = |name: &str, text: &str| self.tree.write(&group.join(name), text);
         let Some(bytes) = memory_max else {
             write("memory.max", "max")?;
             // As in a group that never had a bound. An older kernel, or one without swap, lacks
@@ -242,7 +242,7 @@ impl Groups {
     /// Kills whatever is in a group.
     pub fn kill(&self, group: &Path) {
         // Since Linux 5.14; before that, somebody else kills them one by one.
-        let _ = self.tree.write(&file(group, "cgroup.kill"), "1");
+        let _ = self.tree.write(&group.join("cgroup.kill"), "1");
     }
 
     /// Removes a group whose processes are gone. False when it is still needed.
@@ -286,8 +286,8 @@ fn make_or_keep(tree: &dyn Tree, group: &Path) -> io::Result<()> {
 /// Moves this process out of its leaf, into the group that it had left.
 fn go_back(tree: &dyn Tree, own: &Path, pid: u32) {
     // A group that passes memory on can hold no process.
-    let _ = tree.write(&file(own, "cgroup.subtree_control"), "-memory");
-    if tree.write(&file(own, "cgroup.procs"), &pid.to_string()).is_ok() {
+    let _ = tree.write(&own.join("cgroup.subtree_control"), "-memory");
+    if tree.write(&own.join("cgroup.procs"), &pid.to_string()).is_ok() {
         let _ = tree.remove(&own.join(OWN_LEAF));
     }
 }
@@ -326,7 +326,7 @@ fn remove_whole(tree: &dyn Tree, dir: &Path) {
     for group in &groups {
         // An empty one goes at once; in another one there is somebody to be killed.
         if tree.remove(group).is_err() {
-            let _ = tree.write(&file(group, "cgroup.kill"), "1");
+            let _ = tree.write(&group.join("cgroup.kill"), "1");
         }
     }
     for group in groups.iter().filter(|group| group.exists()) {

@@ -14,6 +14,7 @@ use clutch_protocol::operate::{Ahead, Denial, Explanation, Step};
 use super::call::Call;
 use super::core::Core;
 use super::dispatcher::{Dispatcher, PoolState};
+use super::explain_steps::word;
 use super::history::{Record, What};
 use super::operate::Denied;
 use crate::limits::EXPLAIN_ITEMS_MAX;
@@ -143,7 +144,7 @@ impl Dispatcher {
     }
 
     /// The function of an arrival.
-    fn name_of(&self, arrival: &Record) -> String {
+    pub(super) fn name_of(&self, arrival: &Record) -> String {
         let name = self.history.function_name(arrival.extra);
         name.map(|name| name.to_string()).unwrap_or_default()
     }
@@ -171,7 +172,7 @@ impl Dispatcher {
                 life.arrived.is_some_and(|arrived| place > arrived) && place < life.assigned;
             let of_its_worker = record.what.is_workers() && with.is_some() && record.with() == with;
             if own || (of_its_worker && place > life.assigned) {
-                let mut step = self.step(life, record);
+                let mut step = self.step(life.since_us(record.at_ns), record);
                 if own && matches!(record.what, What::Assigned | What::MovedBack | What::Retried) {
                     step.attempt = attempt;
                 }
@@ -181,7 +182,7 @@ impl Dispatcher {
                 steps.push(step);
             } else if waits && record.what.is_workers() && of_pool < EXPLAIN_ITEMS_MAX {
                 of_pool += 1;
-                steps.push(self.step(life, record));
+                steps.push(self.step(life.since_us(record.at_ns), record));
             }
             with = match record.what {
                 What::Assigned if own => record.with(),
@@ -223,52 +224,33 @@ impl Dispatcher {
         steps
     }
 
-    fn step(&self, life: &Life, record: &Record) -> Step {
-        let detail = match record.what {
-            What::Arrived => self.name_of(record),
-            What::Queued => {
-                let why = self.history.spell(record.word);
-                match record.extra {
-                    0 | 1 => format!("{why}; no other call waits"),
-                    waiting => format!("{why}; one of {waiting} calls that wait"),
-                }
-            }
-            What::Nested => match record.about().filter(|_| record.extra != 0) {
-                Some(call) => format!("call {}", call.0 - u64::from(record.extra)),
-                None => "another call".to_owned(),
-            },
-            _ => self.history.spell(record.word).to_owned(),
-        };
-        let has_pid = !matches!(record.what, What::Arrived | What::Nested | What::Queued)
-            && record.extra != 0;
-        Step {
-            at_us: u64::try_from(life.since_us(record.at_ns)).unwrap_or(0),
-            what: word(record.what).to_owned(),
-            detail,
-            worker: record.with(),
-            pid: has_pid.then_some(record.extra),
-            attempt: None,
-        }
-    }
-
     /// The calls that wait for it, or waited, as far as they are known.
     fn chain_of(&self, life: &Life) -> Vec<Ancestor> {
         if self.calls.contains_key(&life.call) {
             return self.chain(life.call);
         }
-        let mut chain = Vec::new();
-        let mut call = life.call;
-        loop {
-            let mut own = self.history.records().filter(|record| record.about() == Some(call));
-            let nested = own.find(|record| record.what == What::Nested && record.extra != 0);
-            let Some(nested) = nested else { break };
-            call = CallKey(call.0 - u64::from(nested.extra));
-            let mut arrivals = self.history.records().filter(|it| it.what == What::Arrived);
-            let Some(arrival) = arrivals.find(|it| it.about() == Some(call)) else { break };
+        // Backwards: who waits for a call came in before it.
+        let mut youngest = life.call;
+        let mut found: Vec<(CallKey, Option<&Record>)> = Vec::new();
+        for record in self.history.records().rev() {
+            let Some(about) = record.about() else { continue };
+            if record.what == What::Nested && record.extra != 0 && about == youngest {
+                youngest = CallKey(youngest.0 - u64::from(record.extra));
+                found.push((youngest, None));
+            } else if record.what == What::Arrived
+                && let Some((_, arrival)) = found.iter_mut().find(|(call, _)| *call == about)
+            {
+                *arrival = Some(record);
+            }
+        }
+        // Of one whose arrival is forgotten, neither it nor who waits for it is told.
+        let known = found.into_iter().map_while(|(call, arrival)| {
+            let arrival = arrival?;
             let pool = self.pools.get(arrival.pool().0);
             let pool = pool.map(|state| state.config.name.clone()).unwrap_or_default();
-            chain.push(Ancestor { call: call.0, pool, function: self.name_of(arrival) });
-        }
+            Some(Ancestor { call: call.0, pool, function: self.name_of(arrival) })
+        });
+        let mut chain: Vec<_> = known.collect();
         chain.reverse();
         chain
     }
@@ -347,25 +329,4 @@ fn push_ahead(
         from_us: life.since_us(at_ns),
         until_us: None,
     });
-}
-
-/// The word for what happened, in text and in JSON.
-const fn word(what: What) -> &'static str {
-    match what {
-        What::Arrived => "arrived",
-        What::Nested => "nested",
-        What::Queued => "queued",
-        What::Assigned => "assigned",
-        What::Warned => "warned",
-        What::Interrupted => "interrupted",
-        What::MovedBack => "moved_back",
-        What::Retried => "retried",
-        What::Unwanted => "unwanted",
-        What::Answered => "answered",
-        What::LateAnswer => "late_answer",
-        What::Launched => "worker_launched",
-        What::Ready => "worker_ready",
-        What::Stopping => "worker_stopping",
-        What::Died => "worker_died",
-    }
 }

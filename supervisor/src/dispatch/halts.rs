@@ -63,7 +63,6 @@ impl Dispatcher {
             }
             return None;
         }
-        let policy = state.config.liveness.stopped;
         let now = Instant::now();
         // Code that stops itself again and again fills no log.
         if watched.said_halted.is_none_or(|at| now.duration_since(at) >= HALT_SAID_EVERY) {
@@ -72,10 +71,7 @@ impl Dispatcher {
                 "a signal has stopped a worker; it gets no calls until it goes on");
         }
         state.counters.one("stops");
-        match policy {
-            Stopped::Report => None,
-            Stopped::Continue | Stopped::Replace => self.deal_with_stopped(pool, worker),
-        }
+        self.deal_with_stopped(pool, worker)
     }
 
     /// Does what the configuration wants done about a stopped worker.
@@ -91,9 +87,9 @@ impl Dispatcher {
             }
             // The pool has it killed, once, and waits for its end.
             Stopped::Replace => {
-                self.pool(pool).counters.one("stopped_replaced");
                 let entry = self.worker(pool, worker).filter(|entry| !entry.dead)?;
                 entry.detail = "liveness.stopped says replace".to_owned();
+                self.pool(pool).counters.one("stopped_replaced");
                 Some(Event::Doomed { worker, cause: StopCause::Stalled })
             }
         }

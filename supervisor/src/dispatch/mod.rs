@@ -41,6 +41,7 @@ pub mod workers;
 
 mod attempts;
 mod explain;
+mod explain_steps;
 mod groups;
 mod guardians;
 mod halts;

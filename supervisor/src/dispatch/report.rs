@@ -241,7 +241,7 @@ fn failed_start_reason(pool: &PoolState) -> String {
 }
 
 /// Of a traceback, the line that names the exception; the rest is in the certificate.
-fn in_a_line(death: &Certificate) -> String {
+pub(super) fn in_a_line(death: &Certificate) -> String {
     let text = death.to_string();
     let first = text.lines().next().unwrap_or_default();
     match text.lines().skip(1).filter(|line| !line.trim().is_empty()).last() {

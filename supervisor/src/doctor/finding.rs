@@ -45,9 +45,9 @@ pub struct Finding {
     pub advice: String,
     /// All there is to know: a traceback, a stack. Empty when there is no more.
     pub detail: String,
-    /// How long an import took, in milliseconds.
+    /// How long what was loaded, called or started took, in milliseconds.
     pub time_ms: Option<u64>,
-    /// How much memory an import took, in bytes.
+    /// How much memory what was loaded or called took, in bytes.
     pub memory_bytes: Option<u64>,
 }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::finding::{Finding, Status};
-use crate::config::Config;
+use crate::cgroup::find;
+use crate::config::{Cgroup, Config};
 use crate::package;
 use crate::prepare::OpenFiles;
 use crate::socket;
@@ -15,12 +16,9 @@ use crate::socket;
 /// How far a clock may be behind this program's own file, whose time another machine may have set.
 const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Where version 2 of cgroups is mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
 /// All checks of the machine for a daemon with this configuration and this socket.
 pub fn findings(config: &Config, socket: Result<PathBuf, String>) -> Vec<Finding> {
-    vec![of_socket(socket), of_state(), of_open_files(config), of_cgroup(), of_clock()]
+    vec![of_socket(socket), of_state(), of_open_files(config), of_cgroup(config), of_clock()]
 }
 
 fn of_socket(path: Result<PathBuf, String>) -> Finding {
@@ -91,19 +89,41 @@ fn of_open_files(config: &Config) -> Finding {
     }
 }
 
-fn of_cgroup() -> Finding {
+fn of_cgroup(config: &Config) -> Finding {
     const ID: &str = "cgroup";
-    let list = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let Some(own) = list.lines().find_map(|line| line.strip_prefix("0::/")) else {
-        let text = "no cgroup of version 2; memory limits are kept by watching, not by the kernel";
-        return Finding::new(ID, Status::Skipped, text, "");
+    let directory = match &config.daemon.cgroup {
+        Cgroup::Off => None,
+        Cgroup::At(path) => Some(path.clone()),
+        Cgroup::Auto => find::own(),
     };
-    let directory = Path::new(CGROUPS).join(own);
-    let is_ours = ["cgroup.procs", "cgroup.subtree_control"]
-        .iter()
-        .all(|file| eaccess(&directory.join(file), AccessFlags::W_OK).is_ok());
-    let delegated = if is_ours { "delegated" } else { "not delegated" };
-    Finding::ok(ID, format!("version 2, {}, {delegated}", directory.display()))
+    let is_ours = |directory: &Path| {
+        let may_write = |file: &str| eaccess(&directory.join(file), AccessFlags::W_OK).is_ok();
+        // The kernel's root, which is nobody's to divide, has no such file.
+        let is_root = !directory.join("cgroup.events").exists();
+        !is_root && may_write("cgroup.procs") && may_write("cgroup.subtree_control")
+    };
+    let text = match &directory {
+        Some(path) if is_ours(path) => {
+            return Finding::ok(ID, format!("version 2, {}, delegated", path.display()));
+        }
+        Some(path) => format!("version 2, {}, not delegated", path.display()),
+        None if config.daemon.cgroup == Cgroup::Off => "daemon.cgroup is \"off\"".to_owned(),
+        None => "no cgroup of version 2".to_owned(),
+    };
+    let bounded = config.pools.values().filter(|pool| pool.memory.kill_above.is_some());
+    let bounded: Vec<_> = bounded.map(|pool| pool.name.as_str()).collect();
+    if bounded.is_empty() || config.daemon.cgroup == Cgroup::Off {
+        let text = format!("{text}; bounds of memory are kept by looking, not by the kernel");
+        return Finding::new(ID, Status::Skipped, text, "");
+    }
+    let text = format!(
+        "{text}: memory.kill_above of {} is kept by looking every now and then, and what grows \
+         faster takes the machine's memory",
+        bounded.join(", ")
+    );
+    let advice = "run the daemon as a unit with Delegate=yes, or name a directory that was made \
+                  for it in daemon.cgroup (or say \"off\" there)";
+    Finding::new(ID, Status::Warn, text, advice)
 }
 
 fn of_clock() -> Finding {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::elf;
 use super::finding::{Finding, Status};
-use crate::config::{Pool, Python, WarmUp};
+use crate::config::{Pool, Python, Threads, WarmUp};
 use crate::environment;
+use crate::envs::EnvError;
 use crate::interpreter::InterpreterError;
 use crate::pool::settings::{Replace, Restart};
+use crate::worker::share::{Processors, Share};
 use crate::{prepare, trial};
 
 /// What changes where an interpreter looks for its own files.
@@ -23,6 +25,9 @@ const BACKOFF: Duration = Duration::from_millis(10);
 
 /// The name of the check for the interpreter.
 pub const INTERPRETER: &str = "interpreter";
+
+/// The name of the check for the environment of packages.
+pub const ENVIRONMENT: &str = "environment";
 
 /// The name of the check for variables.
 pub const VARIABLES: &str = "variables";
@@ -43,12 +48,24 @@ pub fn findings(pool: &Pool) -> Vec<Finding> {
     found.into_iter().map(|finding| finding.of(&pool.name)).collect()
 }
 
+/// How many processors the workers of a pool have together.
+pub fn processors(pool: &Pool) -> u32 {
+    share(pool).processors().at_once
+}
+
+fn share(pool: &Pool) -> Share {
+    Share::of(pool, &[], &Processors::of_this_process())
+}
+
 /// The pool as its checks need it: nothing of the user's own is loaded, each call gets a worker of
 /// its own, and workers that die are replaced `deaths` times.
 pub fn patient(pool: &Pool, call_timeout: Duration, deaths: u32) -> Pool {
     let mut patient = pool.clone();
+    // What libraries are told of threads follows from the number of workers there will be.
+    patient.compute.threads = share(pool).threads().map_or(Threads::Off, Threads::Number);
     (patient.workers, patient.workers_min, patient.spares) = (1, 1, 0);
-    (patient.main, patient.allow) = (None, None);
+    // What it declares has been built, and is its interpreter.
+    (patient.main, patient.allow, patient.declared) = (None, None, None);
     (patient.preload, patient.watch, patient.args) = (Vec::new(), Vec::new(), Vec::new());
     patient.warm_up = WarmUp::default();
     patient.replace = Replace { max_calls: Some(1), ..Replace::default() };
@@ -90,6 +107,18 @@ pub fn interpreter(error: &InterpreterError, python: &Python) -> Finding {
         _ => format!("name a Python that is there and works with the key `{key}`"),
     };
     Finding::new(INTERPRETER, Status::Fail, error.to_string(), advice)
+}
+
+/// An environment that a pool declares and does not get.
+pub fn not_provided(error: &EnvError, pool: &str) -> Finding {
+    let advice = format!(
+        "mend what [pools.{pool}] declares (`requirements`, `project`, its script's metadata), and \
+         try it: clutch env build --pool {pool}"
+    );
+    let text = error.to_string();
+    let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+    let first = first.trim_end_matches("; its last words:");
+    Finding::new(ENVIRONMENT, Status::Fail, first, advice).with_detail(rest.trim_end()).of(pool)
 }
 
 fn bends() -> impl Iterator<Item = &'static str> {

@@ -31,6 +31,8 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_convert.py",
     "clutch/_coroutine.py",
     "clutch/_doctor.py",
+    "clutch/_doctor_findings.py",
+    "clutch/_doctor_loads.py",
     "clutch/_errors.py",
     "clutch/_execute.py",
     "clutch/_failures.py",

@@ -1,6 +1,7 @@
 //! What `/proc` says of one process, and of everything below one. Every process may vanish between
 //! two reads.
 
+use std::fmt::Display;
 use std::fs;
 
 /// Linux reports processor time in hundredths of a second on every architecture (`USER_HZ`).
@@ -87,8 +88,9 @@ fn pss_bytes(pid: u32) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn children(pid: u32) -> Vec<u32> {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+/// The children of every thread of a process: of a number, or of `self`.
+pub fn children(process: impl Display) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
         return Vec::new();
     };
     let lists =

@@ -107,17 +107,8 @@ fn reap_within(pid: Pid, timeout: Duration) {
 
 /// Every child of every thread of this process.
 fn children_of_this_process() -> Vec<Pid> {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    tasks
-        .flatten()
-        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|list| {
-            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
-        })
-        .map(Pid::from_raw)
-        .collect()
+    let numbers = process::children("self").into_iter();
+    numbers.filter_map(|number| i32::try_from(number).ok()).map(Pid::from_raw).collect()
 }
 
 #[cfg(test)]

@@ -19,9 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clutch_client::{Failure, Reason, blocking};
-use clutch_tests::baseline::Violation;
 use clutch_tests::process::environment;
-use clutch_tests::{Daemon, Oracle, Output, Program, SECOND};
+use clutch_tests::{Daemon, Output, Program};
 use serde_json::Value as Json;
 
 /// How long one thing may take, on a machine that builds something beside it.
@@ -154,32 +153,6 @@ fn column(checks: &[Check], differs: impl Fn(&Check) -> bool) -> table::Column {
         column.push(((first.group.clone(), what), cell));
     }
     column
-}
-
-/// The verdict on a daemon whose workers live on with helpers of `multiprocessing` and of joblib
-/// below them, which stay for as long as their python does. At the daemon's end they must be gone.
-#[track_caller]
-fn judge_with_helpers(oracle: &Oracle, mut daemon: Daemon) {
-    let is_helper = |line: &str| {
-        let helpers = [
-            "from multiprocessing.resource_tracker import main",
-            "from multiprocessing.forkserver import main",
-            "joblib.externals.loky",
-        ];
-        helpers.iter().any(|helper| line.contains(helper))
-    };
-    let is_wrong = |violation: &Violation| {
-        let mut found = violation.found.lines().filter(|line| !is_helper(line));
-        // The first line is a heading.
-        violation.rule != "V2" || found.nth(1).is_some()
-    };
-    let mut wrong = oracle.violations(&daemon);
-    wrong.retain(is_wrong);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(0, daemon.stop(20 * SECOND), "{}", daemon.log());
-    daemon.assert_swept(SECOND);
-    let left = oracle.violations_after_stop(&daemon);
-    assert!(left.is_empty(), "{left:#?}");
 }
 
 fn dotted((major, minor): (u32, u32)) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clutch_tests::{Daemon, Program, Python, skip, workers_dir};
 
-use super::{Check, alone, column, judge_with_helpers, table, told};
+use super::{Check, alone, column, table, told};
 
 /// What is installed. Those without a version are what pip finds for the interpreter.
 const PACKAGES: [&str; 4] = ["numpy", "pandas", "scikit-learn", "joblib"];
@@ -69,5 +69,5 @@ fn numpy_and_its_friends_come_to_the_same_in_a_worker() {
     };
     let seen = BTreeMap::from([((0, 0), column(&checks, wrong))]);
     table::compare("packages", &seen, |_| "in a worker".to_owned());
-    judge_with_helpers(&oracle, daemon);
+    oracle.judge_with_helpers(daemon);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clutch_tests::{Daemon, Python, skip, workers_dir};
 use serde_json::{Value as Json, json};
 
-use super::{alone, call, dotted, judge_with_helpers, plain, table};
+use super::{alone, call, dotted, plain, table};
 
 /// Quick ones that touch what a worker touches as well: signals, threads, processes, files, the
 /// end of a process.
@@ -127,7 +127,7 @@ fn compare(name: &str, modules: &[&str], pythons: &[&'static Python]) {
         seen.insert((python.version.0, python.version.1), column.collect());
     }
     table::compare(name, &seen, dotted);
-    judge_with_helpers(&oracle, daemon);
+    oracle.judge_with_helpers(daemon);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use clutch_tests::{Daemon, Oracle, Python, SECOND, Tmp, workers_dir};
 use serde_json::json;
 
-use super::{Check, alone, call, column, dotted, judge_with_helpers, plain, table, told};
+use super::{Check, alone, call, column, dotted, plain, table, told};
 
 /// How many interpreters are tried at a time: what they do is waiting for processes, mostly.
 const AT_ONCE: usize = 3;
@@ -76,7 +76,7 @@ fn what_programs_do_comes_to_the_same_in_a_worker() {
     }
     assert!(told.is_empty(), "not as in plain python:\n{told}");
     table::compare("stdlib", &seen, dotted);
-    judge_with_helpers(&oracle, daemon);
+    oracle.judge_with_helpers(daemon);
 }
 
 #[test]

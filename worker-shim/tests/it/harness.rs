@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::limits::HEADER_BYTES;
 use clutch_protocol::message::{
-    Exited, Halted, ProcessLimits, Signal, Spawn, SpawnFailed, Spawned, Swept,
+    Exit, Exited, Halted, ProcessLimits, Signal, Spawn, SpawnFailed, Spawned, Swept,
 };
 use clutch_protocol::wire::{self, Decode, Encode};
 use clutch_protocol::{Header, Kind};
@@ -280,6 +280,16 @@ impl Guardian {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => panic!("{error}"),
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// Has python killed, by an order or by a stranger, and waits for its end.
+    pub(crate) fn end(&mut self, python: Pid, by_order: bool) {
+        if by_order {
+            self.order(Signal::Kill);
+        } else {
+            kill(python, Unix::SIGKILL).unwrap();
+        }
+        assert_eq!(Exit::Signal(9), self.exited().exit);
     }
 
     /// Waits until the guardian has ended without another word, and checks that nothing is left.

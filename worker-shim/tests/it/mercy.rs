@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clutch_protocol::message::{Exit, Signal};
+use clutch_protocol::message::Exit;
 use nix::sys::signal::{Signal as Unix, kill};
 use nix::unistd::Pid;
 
@@ -62,12 +62,7 @@ fn shared_memory_of_a_killed_python_is_removed_f066() {
             let (file, tracker) = told(&guardian);
             assert!(file.exists());
             assert!(children(pid).contains(&tracker));
-            if by_order {
-                guardian.order(Signal::Kill);
-            } else {
-                kill(pid, Unix::SIGKILL).unwrap();
-            }
-            assert_eq!(Exit::Signal(9), guardian.exited().exit);
+            guardian.end(pid, by_order);
             let swept = guardian.swept();
             assert!(!file.exists(), "{} is left", file.display());
             assert_eq!(0, swept.survivors);
@@ -94,12 +89,7 @@ fn a_tracker_that_hangs_is_killed_like_anybody_else_f066() {
         let pid = guardian.spawned();
         told(&guardian);
         let start = Instant::now();
-        if by_order {
-            guardian.order(Signal::Kill);
-        } else {
-            kill(pid, Unix::SIGKILL).unwrap();
-        }
-        assert_eq!(Exit::Signal(9), guardian.exited().exit);
+        guardian.end(pid, by_order);
         assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
         let swept = guardian.swept();
         assert_eq!((1, 0), (swept.killed, swept.survivors));

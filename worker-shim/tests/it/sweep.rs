@@ -78,12 +78,7 @@ fn a_tree_that_forks_happily_is_swept_f017() {
         heard(&mut guardian, all);
         assert_eq!(all, guardian.tree().len());
         let start = Instant::now();
-        if by_order {
-            guardian.order(Signal::Kill);
-        } else {
-            kill(pid, Unix::SIGKILL).unwrap();
-        }
-        assert_eq!(Exit::Signal(9), guardian.exited().exit);
+        guardian.end(pid, by_order);
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
         let swept = guardian.swept();
         assert_eq!((all - 1, 0), (swept.killed as usize, swept.survivors));

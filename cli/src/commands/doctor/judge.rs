@@ -1,7 +1,7 @@
 //! From how a check's call ended to a finding that says what to do.
 
 use clutch_client::Failure;
-use clutch_protocol::failure::{Certificate, Exception, Reason};
+use clutch_protocol::failure::{Cause, Certificate, Exception, Reason};
 use clutch_supervisor::doctor::{Finding, Status};
 use serde_json::Value;
 
@@ -14,11 +14,14 @@ const WRONG_LIBRARY: [&str; 3] = ["wrong ELF class", "invalid ELF header", "inco
 /// What Python says of a module that nobody has.
 const NO_MODULE: &str = "No module named ";
 
+/// The checks of functions that are called by name, which are keys of a pool, too.
+const CALLED: [&str; 2] = ["initializer", "warm"];
+
 /// Frames of Python's own import.
 const IMPORTERS: &str = "<frozen importlib";
 
 /// The frame below which a stack is the worker's own.
-const OURS: &str = "/clutch/_doctor.py\"";
+const OURS: &str = "/clutch/_doctor";
 
 /// What a check answered.
 pub(super) fn answered(id: &'static str, value: &Value) -> Finding {
@@ -66,19 +69,26 @@ pub(super) fn failed(
     let what = subject.map_or_else(|| format!("the check {id}"), |it| format!("`{it}`"));
     match &failure.reason {
         Reason::Raised(exception) => {
-            let advice = advice_for(subject.unwrap_or_default(), python, &exception.message);
+            let subject = subject.unwrap_or_default();
+            let advice = match exception.type_name.as_str() {
+                "SystemExit" => "it calls sys.exit while a worker starts: take that out".to_owned(),
+                "AttributeError" if CALLED.contains(&id) && exception.frames.is_empty() => {
+                    format!("write that function, or name another one with the key `{id}`")
+                }
+                _ => advice_for(subject, python, &exception.message),
+            };
             raised(id, &what, advice, exception)
         }
         Reason::WorkerDied(certificate) => died(id, &what, certificate),
         Reason::TimedOut { timeout_ms, stack, .. } => {
             let text = format!(
-                "{what} hangs: it had not ended after {} s{}",
+                "{what} hangs, or takes long: it had not ended after {} s{}",
                 timeout_ms / 1000,
                 at(stack)
             );
             let advice = "look at its stack for what it waits for (a network, a lock, a child?), \
-                          and do that in a function, not at import; give a slow one more time \
-                          with --import-timeout";
+                          and do that in a call, not at the start of a worker; give a slow one \
+                          more time with --import-timeout";
             Finding::new(id, Status::Fail, text, advice).with_detail(of_user(stack))
         }
         _ => {
@@ -95,6 +105,7 @@ fn raised(id: &'static str, what: &str, advice: String, error: &Exception) -> Fi
 }
 
 fn advice_for(subject: &str, python: &str, message: &str) -> String {
+    let module = subject.split(':').next().unwrap_or_default();
     let named = message.split_once(NO_MODULE).map(|(_, name)| name.trim_matches('\''));
     if let Some((library, _)) = message.split_once(NO_LIBRARY) {
         return format!(
@@ -111,7 +122,15 @@ fn advice_for(subject: &str, python: &str, message: &str) -> String {
             .into();
     }
     match named {
-        Some(name) if name == subject || subject.starts_with(&format!("{name}.")) => format!(
+        // Whatever is in front of the last dot was found.
+        Some(name) if name == module && name.contains('.') => {
+            let (package, part) = name.rsplit_once('.').expect("it has a dot");
+            format!(
+                "{package} is there, without {part}: see how that is spelled, and whether another \
+                 version of the package has it"
+            )
+        }
+        Some(name) if name == module || module.starts_with(&format!("{name}.")) => format!(
             "install {name} in this pool's environment ({python} -m pip install ..., by the name \
              of its package), or name its folder with the key `path`"
         ),
@@ -123,6 +142,12 @@ fn advice_for(subject: &str, python: &str, message: &str) -> String {
 }
 
 fn died(id: &'static str, what: &str, certificate: &Certificate) -> Finding {
+    if certificate.cause == Cause::MemoryLimit {
+        let text = format!("{what} takes more memory than the pool allows: {}", certificate.detail);
+        let advice = "raise memory.kill_above of the pool, or load less at its start";
+        return Finding::new(id, Status::Fail, text, advice)
+            .with_detail(of_user(&certificate.stack));
+    }
     let how = if certificate.exit_name.starts_with("SIG") { "was ended by" } else { "ended with" };
     let text = format!(
         "{what} takes the whole interpreter down: it {how} {}{}",
@@ -139,7 +164,7 @@ fn died(id: &'static str, what: &str, certificate: &Certificate) -> Finding {
             "its binary part is broken, or built for another Python or library: install it again, \
              for this version of Python, and see the stack for which module it is in"
         }
-        _ => "it ends the process (os._exit?) when it is imported: do that in a function",
+        _ => "it ends the process (os._exit?) while a worker starts: take that out",
     };
     let stack = of_user(&certificate.stack);
     let words = [&*stack, &*certificate.stderr_tail, &*certificate.detail];

@@ -9,15 +9,13 @@ use clutch_supervisor::config::{Config, Pool};
 use clutch_supervisor::doctor::pool::{self as outside, INTERPRETER, VARIABLES};
 use clutch_supervisor::doctor::{Finding, Status};
 use clutch_supervisor::{Local, ServeError};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::checks::{CHECK_TIMEOUT, Check, Checks, Next};
 use super::judge;
 use crate::connect;
 use crate::error::Error;
 use crate::interrupt::Interrupt;
-
-/// How long a check may take that imports nothing of the user's; children it waits for included.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Deaths that are forgiven beyond one for each check, so that the last one is still made.
 const DEATHS_MORE: u32 = 8;
@@ -29,15 +27,6 @@ pub(super) struct Round<'a> {
     /// What is imported in each of them.
     pub(super) modules: &'a [String],
     pub(super) import_timeout: Duration,
-}
-
-/// One check: a function of the worker's package, and what it is told.
-struct Check {
-    id: &'static str,
-    subject: Option<String>,
-    function: &'static str,
-    arguments: Value,
-    timeout: Duration,
 }
 
 impl Round<'_> {
@@ -96,8 +85,8 @@ impl Round<'_> {
         config.pools = usable
             .iter()
             .map(|pool| {
-                let timeout = self.import_timeout.max(CHECK_TIMEOUT);
-                let checks = u32::try_from(self.checks(pool).len()).unwrap_or(u32::MAX);
+                let timeout = self.import_timeout.saturating_mul(2).max(CHECK_TIMEOUT);
+                let checks = u32::try_from(self.checks(pool).count()).unwrap_or(u32::MAX);
                 let deaths = checks.saturating_add(DEATHS_MORE);
                 (pool.name.clone(), outside::patient(pool, timeout, deaths))
             })
@@ -126,9 +115,18 @@ impl Round<'_> {
     }
 
     async fn ask(&self, client: &Client, pool: &Pool) -> Vec<Finding> {
-        let mut found = Vec::new();
+        let checks = self.checks(pool);
+        let mut found: Vec<Finding> = Vec::new();
         let mut python = "python3".to_owned();
-        for check in self.checks(pool) {
+        for number in 0.. {
+            let check = match checks.next(number, &found) {
+                Some(Next::Ask(check)) => check,
+                Some(Next::Skip(finding)) => {
+                    found.push(finding.of(&pool.name));
+                    continue;
+                }
+                None => break,
+            };
             let answer = call(client, &pool.name, &check).await;
             if let Err(failure) = &answer
                 && let Reason::CrashLoop { last, .. } = &failure.reason
@@ -151,72 +149,17 @@ impl Round<'_> {
         found
     }
 
-    fn checks(&self, pool: &Pool) -> Vec<Check> {
-        let script = pool
-            .main
-            .as_ref()
-            .map_or(String::new(), |main| main.file.to_string_lossy().into_owned());
-        let plain = |id, function, arguments| Check {
-            id,
-            subject: None,
-            function,
-            arguments,
-            timeout: CHECK_TIMEOUT,
-        };
-        let mut checks = vec![
-            plain(INTERPRETER, "clutch._doctor:interpreter", json!([])),
-            plain("environment", "clutch._doctor:environment", json!([])),
-            plain("shadowed", "clutch._doctor:shadowed", json!([script])),
-            plain("threads", "clutch._doctor:threads", json!([pool.workers])),
-            plain("limits", "clutch._doctor:limits", json!([])),
-            plain("temp", "clutch._doctor:temporary", json!([])),
-            plain("shm", "clutch._doctor:shared_memory", json!([])),
-            plain("subprocess", "clutch._doctor:subprocesses", json!([])),
-        ];
-        for method in ["fork", "spawn", "forkserver"] {
-            let function = "clutch._doctor:start_method";
-            let check = plain("multiprocessing", function, json!([method]));
-            checks.push(Check { subject: Some(method.to_owned()), ..check });
-        }
-        for module in self.modules_of(pool) {
-            checks.push(Check {
-                id: "import",
-                subject: Some(module.clone()),
-                function: "clutch._doctor:module",
-                arguments: json!([module, script]),
-                timeout: self.import_timeout,
-            });
-        }
-        if let Some(main) = &pool.main {
-            let argv = std::iter::once(&main.argv0).chain(&pool.args).collect::<Vec<_>>();
-            checks.push(Check {
-                id: "main",
-                subject: Some(main.argv0.clone()),
-                function: "clutch._doctor:main",
-                arguments: json!([script, argv, pool.preload]),
-                timeout: self.import_timeout,
-            });
-        }
-        checks
-    }
-
-    /// What the pool loads itself, then what is asked for, each once.
-    fn modules_of(&self, pool: &Pool) -> Vec<String> {
-        let mut modules = Vec::new();
-        for module in pool.preload.iter().chain(self.modules) {
-            if !modules.contains(module) {
-                modules.push(module.clone());
-            }
-        }
-        modules
+    fn checks<'a>(&'a self, pool: &'a Pool) -> Checks<'a> {
+        Checks { pool, modules: self.modules, import_timeout: self.import_timeout }
     }
 
     /// What could not be looked at, since no worker starts.
     fn skipped(&self, pool: &Pool) -> Vec<Finding> {
-        let modules = self.modules_of(pool).into_iter();
-        let skipped = modules.map(|module| Finding {
-            subject: Some(module),
-            ..Finding::new("import", Status::Skipped, "no worker starts", "").of(&pool.name)
+        let checks = self.checks(pool);
+        let modules = checks.modules().into_iter().map(|module| ("import", module));
+        let skipped = modules.chain(checks.starts()).map(|(id, subject)| Finding {
+            subject: Some(subject),
+            ..Finding::new(id, Status::Skipped, "no worker starts", "").of(&pool.name)
         });
         skipped.collect()
     }
