@@ -152,7 +152,7 @@ fn a_local_call_starts_one_python_and_a_daemon_asks_each_interpreter_once() {
 }
 
 /// Variables of the daemon that no worker may see, with the values that the test looks for.
-const SECRETS: [(&str, &str); 19] = [
+const SECRETS: [(&str, &str); 20] = [
     ("PYTHONHOME", "/nonexistent/secret"),
     ("PYTHONPATH", "/nonexistent/secret"),
     ("PYTHONSTARTUP", "/nonexistent/secret"),
@@ -172,6 +172,7 @@ const SECRETS: [(&str, &str); 19] = [
     ("MEMORY_PRESSURE_WATCH", "secret"),
     ("PYENV_VIRTUAL_ENV", "secret"),
     ("CLUTCH_LOG", "warn"),
+    ("CLUTCH_TOKEN", "secret"),
 ];
 
 #[test]
@@ -229,6 +230,18 @@ fn what_is_inherited_is_all_or_little_or_what_is_listed() {
     assert_eq!([true, false, false, true, false, true], found("listed"));
     assert_eq!([true, true, true, true, false, true], found("all"));
     oracle.judge(daemon);
+}
+
+#[test]
+fn without_path_no_program_of_the_working_directory_is_taken_for_an_interpreter() {
+    let tmp = Tmp::new();
+    tmp.dir("work");
+    let run = tmp.join("run");
+    tmp.program("work/python3", format!("#!/bin/sh\n: > {}\nexit 1\n", run.display()));
+    let config = "[pools.a]\npython = \"python3\"\ncwd = \"work\"\nenv = { inherit = [] }\n";
+    tmp.write("clutch.toml", config);
+    Clutch::command(["plan"]).envs(private_environment(&tmp)).dir(tmp.path()).run();
+    assert!(!run.exists(), "where there is no PATH, the system looks in /bin and /usr/bin");
 }
 
 #[test]
@@ -496,6 +509,10 @@ fn a_plan_that_cannot_work_ends_with_8_and_says_why() {
     let output = ask("[pools.a]\npython = \"3.99\"\n", &["plan"]).expect_code(8);
     assert!(output.stderr.contains("pool 'a': there is no Python 3.99"), "{}", output.stderr);
     ask("[pools.a]\ncompute = { threads = \"many\" }\n", &["plan"]).expect_code(8);
+    let tmp = Tmp::new();
+    let alien = tmp.program("python3", "\x7fELF of some other machine").display().to_string();
+    let output = ask(&format!("[pools.a]\npython = {alien:?}\n"), &["plan"]).expect_code(8);
+    assert!(output.stderr.contains("cannot be executed: Exec format"), "{}", output.stderr);
 }
 
 #[test]
