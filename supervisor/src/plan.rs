@@ -149,7 +149,11 @@ fn threads(
         Threads::Auto => (Some(share.threads().unwrap_or_else(|| all(share))), "auto"),
     };
     let most = THREAD_VARIABLES.iter().filter_map(|(name, _)| number(set(name)?)).max();
-    if most > threads && threads.is_some() { (most, "environment") } else { (threads, threads_from) }
+    if most > threads && threads.is_some() {
+        (most, "environment")
+    } else {
+        (threads, threads_from)
+    }
 }
 
 fn all(share: &Share) -> u32 {
@@ -231,7 +235,8 @@ fn threads_of_all(plan: &mut Plan, rooms: &[Processors]) {
     let mut told = Vec::new();
     oversubscribed(plan, &everywhere, at_once, "").map(|it| told.push((everywhere, it)));
     for room in rooms {
-        let is_within = |other: &Processors| other.allowed.iter().all(|it| room.allowed.contains(it));
+        let is_within =
+            |other: &Processors| other.allowed.iter().all(|it| room.allowed.contains(it));
         let pools: Vec<_> = (0..rooms.len()).filter(|index| is_within(&rooms[*index])).collect();
         if !told.iter().any(|(known, _)| *known == pools) {
             let named = format!(" of process.cpus {:?}", room.allowed);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clutch_protocol::failure::{Cause, Certificate};
+use clutch_protocol::failure::Certificate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
@@ -137,7 +137,7 @@ pub(crate) fn list_certificates(certificates: &[Certificate], which: &str) -> St
             text += "\nits last words on standard error:\n";
             text += &certificate.stderr_tail;
         }
-        if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
+        if !certificate.stack.is_empty() {
             text += "\nits stack shortly before:\n";
             text += &certificate.stack;
         }

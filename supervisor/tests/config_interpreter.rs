@@ -327,7 +327,10 @@ fn a_launcher_that_finds_nothing_is_passed_over_for_a_version_but_not_for_python
     let search = format!("{}:{}", at("shims").display(), at("bin").display());
     let find = |name: &str| choose_from(name, &search, directory.path(), &Places::default());
     let error = find("3.12").unwrap_err();
-    assert!(matches!(error, InterpreterError::NoneFits { .. }), "it says where one looked: {error}");
+    assert!(
+        matches!(error, InterpreterError::NoneFits { .. }),
+        "it says where one looked: {error}"
+    );
     let error = error.to_string();
     assert!(error.contains("passed over: ") && error.contains("pyenv: not selected"), "{error}");
     let good = stand_in(&at("bin").join("python3.12"), "3.12.1");

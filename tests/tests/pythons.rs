@@ -236,12 +236,12 @@ fn what_is_inherited_is_all_or_little_or_what_is_listed() {
 fn without_path_no_program_of_the_working_directory_is_taken_for_an_interpreter() {
     let tmp = Tmp::new();
     tmp.dir("work");
-    let run = tmp.join("run");
-    tmp.program("work/python3", format!("#!/bin/sh\n: > {}\nexit 1\n", run.display()));
+    let taken = tmp.join("taken");
+    tmp.program("work/python3", format!("#!/bin/sh\n: > {}\nexit 1\n", taken.display()));
     let config = "[pools.a]\npython = \"python3\"\ncwd = \"work\"\nenv = { inherit = [] }\n";
     tmp.write("clutch.toml", config);
     Clutch::command(["plan"]).envs(private_environment(&tmp)).dir(tmp.path()).run();
-    assert!(!run.exists(), "where there is no PATH, the system looks in /bin and /usr/bin");
+    assert!(!taken.exists(), "where there is no PATH, the system looks in /bin and /usr/bin");
 }
 
 #[test]
