@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use clutch_protocol::status::Interpreter as Facts;
 use serde::Serialize;
 
-use crate::config::{self, Config, Threads};
+use crate::config::{self, Config, Declared, Threads};
 use crate::interpreter::Cache;
 use crate::prepare::{self, OpenFiles, PoolPython};
 use crate::worker::share::{Processors, Share, THREAD_VARIABLES};
@@ -39,6 +39,8 @@ pub struct PoolPlan {
     pub executable: String,
     /// What that says of itself, if it could be asked.
     pub interpreter: Option<Facts>,
+    /// What is installed in an environment of its own, which that interpreter is then the base of.
+    pub installs: Option<String>,
     /// At least so many workers.
     pub workers_min: u32,
     /// At most so many.
@@ -112,6 +114,7 @@ fn pool_plan(pool: &config::Pool, prepared: Option<&PoolPython>, share: &Share) 
         name: pool.name.clone(),
         executable: prepared.map_or(String::new(), |it| it.executable.display().to_string()),
         interpreter: prepared.and_then(|it| it.facts.clone()),
+        installs: pool.declared.as_ref().and_then(Declared::in_words),
         workers_min: pool.workers_min,
         workers_max: pool.workers,
         spares: pool.spares,
@@ -230,21 +233,22 @@ fn is_there(cpu: u32) -> bool {
 /// Whether workers together compute with more threads than there are processors: all of them, and
 /// those that have to make do with some processors, with all that may use no others.
 fn threads_of_all(plan: &mut Plan, rooms: &[Processors]) {
-    let everywhere: Vec<usize> = (0..rooms.len()).collect();
-    let at_once = plan.cpus_at_once;
-    let mut told = Vec::new();
-    oversubscribed(plan, &everywhere, at_once, "").map(|it| told.push((everywhere, it)));
-    for room in rooms {
+    let everywhere = ((0..rooms.len()).collect(), plan.cpus_at_once, String::new());
+    let somewhere = rooms.iter().map(|room| {
         let is_within =
-            |other: &Processors| other.allowed.iter().all(|it| room.allowed.contains(it));
+            |other: &Processors| other.allowed.iter().all(|cpu| room.allowed.contains(cpu));
         let pools: Vec<_> = (0..rooms.len()).filter(|index| is_within(&rooms[*index])).collect();
-        if !told.iter().any(|(known, _)| *known == pools) {
-            let named = format!(" of process.cpus {:?}", room.allowed);
-            let warning = oversubscribed(plan, &pools, room.at_once, &named);
-            warning.map(|it| told.push((pools, it)));
+        (pools, room.at_once, format!(" of process.cpus {:?}", room.allowed))
+    });
+    let mut told: Vec<Vec<usize>> = Vec::new();
+    for (pools, at_once, named) in std::iter::once(everywhere).chain(somewhere) {
+        if let Some(warning) = oversubscribed(plan, &pools, at_once, &named)
+            && !told.contains(&pools)
+        {
+            told.push(pools);
+            plan.warnings.push(warning);
         }
     }
-    plan.warnings.extend(told.into_iter().map(|(_, warning)| warning));
 }
 
 /// The warning that some pools together have more threads than processors, if they do.
@@ -262,8 +266,9 @@ fn oversubscribed(plan: &Plan, pools: &[usize], at_once: u32, named: &str) -> Op
     let parts: Vec<_> = pools()
         .map(|pool| format!("{} {} x {}", pool.name, pool.workers_max, threads(pool)))
         .collect();
+    let processors = if at_once == 1 { "processor" } else { "processors" };
     Some(format!(
-        "oversubscribed: {wanted} threads would compute on {at_once} processors{named} when all \
+        "oversubscribed: {wanted} threads would compute on {at_once} {processors}{named} when all \
          workers are busy (workers x threads: {}); lower `workers` or compute.threads",
         parts.join(", ")
     ))
@@ -357,7 +362,10 @@ mod tests {
         let expected = "3 threads would compute on 2 processors of process.cpus [0, 1]";
         assert!(warnings[0].contains(expected), "{warnings:?}");
         let many = plan_of("[pools.a]\nworkers = 4\nprocess = { cpus = [0] }\n", 8).warnings;
-        assert!(many[0].contains("4 threads would compute on 1 processors"), "{many:?}");
+        assert!(
+            many[0].contains("4 threads would compute on 1 processor of process.cpus [0]"),
+            "{many:?}"
+        );
         let off = "[pools.a]\nworkers = 2\nprocess = { cpus = [0, 1] }\n\
             compute = { threads = 'off' }\n";
         assert!(plan_of(off, 8).warnings[0].contains("(workers x threads: a 2 x 2)"));
