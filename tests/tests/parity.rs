@@ -74,8 +74,8 @@ fn facts(program: Program) -> Facts {
 /// - Descriptors above 2, and signals to be ignored, that the test's own runner hands down would
 ///   reach a program started by hand. They are no part of what a person has at a terminal, and a
 ///   guardian lets none of them through.
-/// - Three variables say where a worker's own programs find the daemon (docs/NESTED.md). Others that
-///   are called `CLUTCH_` are the daemon's own, and reach no worker.
+/// - Three variables say where a worker's own programs find the daemon (docs/NESTED.md). Others
+///   whose names begin with `CLUTCH_` are the daemon's own, and reach no worker.
 #[track_caller]
 fn normalize(typed: &mut Facts, called: &mut Facts) {
     let path = called["path"].as_array_mut().expect("a path is a list");
