@@ -20,7 +20,7 @@ use crate::config::{Account, Env, Inherit};
 mod conda;
 
 /// What is not inherited unless it is listed by name.
-const NOT_INHERITED: [&str; 28] = [
+const NOT_INHERITED: [&str; 26] = [
     // They bend an interpreter that they were not written for.
     "PYTHONHOME",
     "PYTHONPATH",
@@ -51,13 +51,11 @@ const NOT_INHERITED: [&str; 28] = [
     "MEMORY_PRESSURE_WATCH",
     "MEMORY_PRESSURE_WRITE",
     "SYSTEMD_EXEC_PID",
-    // How the daemon is reached and what it logs is its own business.
-    "CLUTCH_LOG",
-    "CLUTCH_SOCKET",
 ];
 
-/// What names of variables begin with that are not inherited either: a conda environment's.
-const NOT_INHERITED_PREFIXES: [&str; 3] = ["CONDA_", "_CONDA_", "_CE_"];
+/// What names of variables begin with that are not inherited either: a conda environment's, and the
+/// daemon's own, among them how another daemon is reached whose worker has started this one.
+const NOT_INHERITED_PREFIXES: [&str; 4] = ["CONDA_", "_CONDA_", "_CE_", "CLUTCH_"];
 
 /// What `inherit = "minimal"` keeps, besides `LC_*`.
 const MINIMAL: [&str; 6] = ["PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR"];
@@ -91,6 +89,13 @@ pub fn build(
         variables.insert(name.into(), value.into());
     }
     variables.into_iter().collect()
+}
+
+/// Where an environment's programs are looked for. Where it has no `PATH`, that is where the system
+/// looks, and not in the working directory, as for an empty one.
+pub fn search_path(variables: &[(OsString, OsString)]) -> OsString {
+    let path = variables.iter().find(|(name, _)| name == "PATH");
+    path.map_or_else(|| PATH_WITHOUT_PATH.into(), |(_, value)| value.clone())
 }
 
 /// Ends what was active in the daemon's terminal, unless `executable` belongs to it.

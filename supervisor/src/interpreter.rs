@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use crate::config::Python;
+use crate::config::{Account, Python};
 
 mod cache;
 mod choose;
@@ -98,6 +98,9 @@ pub struct Asker<'a> {
     pub timeout: Duration,
     /// When this becomes true, nobody waits for the answer any more.
     pub cancelled: &'a AtomicBool,
+    /// Whose rights it is asked with, if not this process's own: what workers may write to, such as
+    /// an environment of theirs, must not be run by the daemon's user.
+    pub account: Option<&'a Account>,
     /// What is known already.
     pub cache: Option<&'a Cache>,
 }
@@ -107,7 +110,7 @@ impl Asker<'_> {
     ///
     /// # Errors
     ///
-    /// As [`probe_until`].
+    /// As [`probe`].
     pub fn who(&self, path: &Path) -> Result<Interpreter, InterpreterError> {
         if self.cache.is_some()
             && is_binary(path)
@@ -120,21 +123,51 @@ impl Asker<'_> {
                 sys_executable: facts.executable,
             });
         }
-        probe_until(path, self.cwd, self.environment, self.timeout, self.cancelled)
+        self.version(path)
     }
 
     /// Everything about an interpreter that is no launcher.
     ///
     /// # Errors
     ///
-    /// As [`probe_until`].
+    /// As [`probe`].
     pub fn facts(&self, path: &Path) -> Result<Facts, InterpreterError> {
-        let timeout = self.timeout.min(FACTS_TIMEOUT);
-        let ask = || facts::ask(path, self.cwd, self.environment, timeout, self.cancelled);
+        let asker = Asker { timeout: self.timeout.min(FACTS_TIMEOUT), ..*self };
+        let ask = || facts::ask(path, &asker);
         match self.cache {
             Some(cache) => cache.get(path, ask),
             None => ask().map(facts::refresh),
         }
+    }
+
+    /// The least that can be asked, without the cache.
+    fn version(&self, path: &Path) -> Result<Interpreter, InterpreterError> {
+        // Isolated: since 3.13 even `-c` imports modules, and would take them from the working
+        // directory.
+        let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], self)?;
+        if parse(&answer.stdout).is_none() && knows_no_isolation(&answer) {
+            // Python 2.7, which is to be named, too.
+            answer = run::run(path, &["-E", "-s", "-S", "-c", SCRIPT], self)?;
+        }
+        let Some((version, implementation, executable)) = parse(&answer.stdout) else {
+            return Err(no_answer(path, &answer));
+        };
+        let path = path.to_owned();
+        if implementation != "cpython" {
+            return Err(InterpreterError::Implementation { path, implementation, version });
+        }
+        if (version.0, version.1) < OLDEST {
+            return Err(InterpreterError::TooOld { path, version });
+        }
+        // An interpreter that does not know its own name is run by the one it was found under.
+        let known = executable.is_absolute() && executable.exists();
+        let executable = if known { executable } else { path };
+        Ok(Interpreter {
+            sys_executable: executable.to_string_lossy().into_owned(),
+            executable,
+            version,
+            implementation,
+        })
     }
 }
 
@@ -198,32 +231,9 @@ pub fn probe_until(
     timeout: Duration,
     cancelled: &AtomicBool,
 ) -> Result<Interpreter, InterpreterError> {
-    // Isolated: since 3.13 even `-c` imports modules, and would take them from the working
-    // directory.
-    let mut answer = run::run(path, &["-I", "-S", "-c", SCRIPT], cwd, env, timeout, cancelled)?;
-    if parse(&answer.stdout).is_none() && knows_no_isolation(&answer) {
-        // Python 2.7, which is to be named, too.
-        answer = run::run(path, &["-E", "-s", "-S", "-c", SCRIPT], cwd, env, timeout, cancelled)?;
-    }
-    let Some((version, implementation, executable)) = parse(&answer.stdout) else {
-        return Err(no_answer(path, &answer));
-    };
-    let path = path.to_owned();
-    if implementation != "cpython" {
-        return Err(InterpreterError::Implementation { path, implementation, version });
-    }
-    if (version.0, version.1) < OLDEST {
-        return Err(InterpreterError::TooOld { path, version });
-    }
-    // An interpreter that does not know its own name is run by the one it was found under.
-    let known = executable.is_absolute() && executable.exists();
-    let executable = if known { executable } else { path };
-    Ok(Interpreter {
-        sys_executable: executable.to_string_lossy().into_owned(),
-        executable,
-        version,
-        implementation,
-    })
+    let cache = None;
+    let asker = Asker { cwd, environment: env, timeout, cancelled, account: None, cache };
+    asker.version(path)
 }
 
 /// Whether a program says that it does not know the option `-I`.
@@ -266,6 +276,8 @@ fn on_path(name: &str, search_path: &OsStr, cwd: &Path) -> Result<PathBuf, Inter
 fn check_executable(path: &Path) -> Result<(), InterpreterError> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Err(InterpreterError::Directory(path.to_owned())),
+        // Looking into a named pipe would wait for somebody to write to it.
+        Ok(metadata) if !metadata.is_file() => Err(InterpreterError::NotFile(path.to_owned())),
         // Root may read anything, but may only execute what somebody may: the system knows.
         Ok(_) => eaccess(path, AccessFlags::X_OK)
             .map_err(|_| InterpreterError::NotExecutable(path.to_owned())),
@@ -306,22 +318,24 @@ fn parse(stdout: &[u8]) -> Option<((u8, u8, u8), String, PathBuf)> {
 }
 
 fn no_answer(path: &Path, answer: &run::Answer) -> InterpreterError {
-    let end = match (answer.status.code(), answer.status.signal()) {
+    let (path, end) = (path.to_owned(), end(answer));
+    if end != End::Code(0) && !words(&answer.stderr).is_empty() && is_script(&path) {
+        return InterpreterError::Launcher { path, words: words(&answer.stderr) };
+    }
+    InterpreterError::NotPython { path, end, words: said(answer) }
+}
+
+fn end(answer: &run::Answer) -> End {
+    match (answer.status.code(), answer.status.signal()) {
         (Some(code), _) => End::Code(code),
         (None, signal) => End::Signal(signal.unwrap_or_default()),
-    };
-    let path = path.to_owned();
-    let stderr = words(&answer.stderr);
-    let failed = end != End::Code(0) && !stderr.is_empty();
-    if failed && is_script(&path) {
-        return InterpreterError::Launcher { path, words: stderr };
     }
-    let words = if stderr.is_empty() { words(&answer.stdout) } else { stderr };
-    InterpreterError::NotPython {
-        path,
-        end,
-        words: if words.is_empty() { "nothing".to_owned() } else { words },
-    }
+}
+
+/// What it complained, else what it printed.
+fn said(answer: &run::Answer) -> String {
+    let said = [&answer.stderr, &answer.stdout].map(|stream| words(stream));
+    said.into_iter().find(|words| !words.is_empty()).unwrap_or_else(|| "nothing".to_owned())
 }
 
 fn is_script(path: &Path) -> bool {

@@ -4,15 +4,16 @@
 //! counts what all pools together would use, which no pool sees by itself.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::sync::atomic::AtomicBool;
 
 use clutch_protocol::status::Interpreter as Facts;
 use serde::Serialize;
 
-use crate::config::{self, Config, Threads};
+use crate::config::{self, Config, Declared, Threads};
 use crate::interpreter::Cache;
 use crate::prepare::{self, OpenFiles, PoolPython};
-use crate::worker::share::{Processors, Share};
+use crate::worker::share::{Processors, Share, THREAD_VARIABLES};
 
 /// The plan for a whole configuration.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +39,8 @@ pub struct PoolPlan {
     pub executable: String,
     /// What that says of itself, if it could be asked.
     pub interpreter: Option<Facts>,
+    /// What is installed in an environment of its own, which that interpreter is then the base of.
+    pub installs: Option<String>,
     /// At least so many workers.
     pub workers_min: u32,
     /// At most so many.
@@ -81,24 +84,25 @@ fn plan_on(config: &Config, cache: Option<&Cache>, processors: &Processors) -> P
         warnings: Vec::new(),
         problems: Vec::new(),
     };
-    let cancelled = AtomicBool::new(false);
-    for pool in config.pools.values() {
-        let prepared = prepare::pool_python(pool, cache, &cancelled);
+    let mut rooms = Vec::new();
+    for (pool, prepared) in prepare::pool_pythons(config, cache, &AtomicBool::new(false)) {
         if let Err(error) = &prepared {
             plan.problems.push(format!("pool '{}': {error}", pool.name));
         }
         let prepared = prepared.ok();
         let environment = prepared.as_ref().map_or(&[][..], |it| &it.environment);
         let share = Share::of(pool, environment, processors);
-        pool_warnings(&mut plan, pool, &share);
-        plan.pools.push(pool_plan(pool, prepared.as_ref(), &share));
+        let planned = pool_plan(pool, prepared.as_ref(), &share);
+        pool_warnings(&mut plan, pool, &share, planned.threads);
+        plan.pools.push(planned);
+        rooms.push(share.processors().clone());
     }
     // As the daemon will; here it changes nothing that anybody sees.
     let enough = OpenFiles::raise().and_then(|open_files| open_files.check(config));
     if let Err(error) = enough {
         plan.problems.push(error.to_string());
     }
-    threads_of_all(&mut plan);
+    threads_of_all(&mut plan, &rooms);
     devices_of_all(&mut plan, config);
     plan
 }
@@ -110,6 +114,7 @@ fn pool_plan(pool: &config::Pool, prepared: Option<&PoolPython>, share: &Share) 
         name: pool.name.clone(),
         executable: prepared.map_or(String::new(), |it| it.executable.display().to_string()),
         interpreter: prepared.and_then(|it| it.facts.clone()),
+        installs: pool.declared.as_ref().and_then(Declared::in_words),
         workers_min: pool.workers_min,
         workers_max: pool.workers,
         spares: pool.spares,
@@ -134,19 +139,32 @@ fn threads(
     share: &Share,
 ) -> (Option<u32>, &'static str) {
     let environment = prepared.map_or(&[][..], |it| &it.environment);
-    let set = environment.iter().find(|(name, _)| name == "OMP_NUM_THREADS");
-    let set = set.and_then(|(_, value)| value.to_str()?.trim().parse().ok());
-    match (set, pool.compute.threads) {
-        (Some(number), _) => (Some(number), "environment"),
-        (None, Threads::Off) => (None, "off"),
-        (None, Threads::Number(number)) => (Some(number), "compute.threads"),
+    let set = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, it)| it);
+    // `4,2` is for loops within loops.
+    let number = |text: &OsString| text.to_str()?.split(',').next()?.trim().parse::<u32>().ok();
+    if let Some(text) = set("OMP_NUM_THREADS") {
+        return (number(text), "environment");
+    }
+    let (threads, threads_from) = match pool.compute.threads {
+        Threads::Off => (None, "off"),
+        Threads::Number(number) => (Some(number), "compute.threads"),
         // Where nothing has to be said, that is what it sees.
-        (None, Threads::Auto) => (Some(share.threads().unwrap_or_else(|| all(share))), "auto"),
+        Threads::Auto => (Some(share.threads().unwrap_or_else(|| all(share))), "auto"),
+    };
+    let most = THREAD_VARIABLES.iter().filter_map(|(name, _)| number(set(name)?)).max();
+    if most > threads && threads.is_some() {
+        (most, "environment")
+    } else {
+        (threads, threads_from)
     }
 }
 
 fn all(share: &Share) -> u32 {
-    u32::try_from(share.processors().allowed.len()).unwrap_or(u32::MAX)
+    count(&share.processors().allowed)
+}
+
+fn count(cpus: &[u32]) -> u32 {
+    u32::try_from(cpus.len()).unwrap_or(u32::MAX)
 }
 
 /// What a pool's workers may use, as far as it is limited.
@@ -173,7 +191,7 @@ fn limits(pool: &config::Pool) -> BTreeMap<&'static str, String> {
     limits
 }
 
-fn pool_warnings(plan: &mut Plan, pool: &config::Pool, share: &Share) {
+fn pool_warnings(plan: &mut Plan, pool: &config::Pool, share: &Share, threads: Option<u32>) {
     let name = &pool.name;
     let there = all(share);
     let each = pool.compute.cpus_per_worker;
@@ -188,6 +206,13 @@ fn pool_warnings(plan: &mut Plan, pool: &config::Pool, share: &Share) {
         plan.warnings.push(format!(
             "pool '{name}': {workers} workers with {each} of {there} processors each have to \
              share them: lower `workers`, `spares` or compute.cpus_per_worker"
+        ));
+    }
+    if let Some(threads) = threads.filter(|threads| each > 0 && *threads > each) {
+        plan.warnings.push(format!(
+            "pool '{name}': each worker computes with {threads} threads on {each} of the \
+             processors: lower compute.threads or the variable that says so, or raise \
+             compute.cpus_per_worker"
         ));
     }
     let missing: Vec<_> = pool.process.cpus.iter().filter(|cpu| !is_there(**cpu)).collect();
@@ -205,29 +230,48 @@ fn is_there(cpu: u32) -> bool {
     !all.join("cpu0").exists() || all.join(format!("cpu{cpu}")).exists()
 }
 
-/// Whether all workers together compute with more threads than there are processors.
-fn threads_of_all(plan: &mut Plan) {
-    let of = |pool: &PoolPlan| {
-        u64::from(pool.workers_max) * u64::from(pool.threads.unwrap_or(plan.cpus_at_once))
-    };
-    let wanted: u64 = plan.pools.iter().map(of).sum();
-    if wanted <= u64::from(plan.cpus_at_once) {
-        return;
+/// Whether workers together compute with more threads than there are processors: all of them, and
+/// those that have to make do with some processors, with all that may use no others.
+fn threads_of_all(plan: &mut Plan, rooms: &[Processors]) {
+    let everywhere = ((0..rooms.len()).collect(), plan.cpus_at_once, String::new());
+    let somewhere = rooms.iter().map(|room| {
+        let is_within =
+            |other: &Processors| other.allowed.iter().all(|cpu| room.allowed.contains(cpu));
+        let pools: Vec<_> = (0..rooms.len()).filter(|index| is_within(&rooms[*index])).collect();
+        (pools, room.at_once, format!(" of process.cpus {:?}", room.allowed))
+    });
+    let mut told: Vec<Vec<usize>> = Vec::new();
+    for (pools, at_once, named) in std::iter::once(everywhere).chain(somewhere) {
+        if let Some(warning) = oversubscribed(plan, &pools, at_once, &named)
+            && !told.contains(&pools)
+        {
+            told.push(pools);
+            plan.warnings.push(warning);
+        }
     }
-    let parts: Vec<_> = plan
-        .pools
-        .iter()
-        .map(|pool| {
-            let threads = pool.threads.unwrap_or(plan.cpus_at_once);
-            format!("{} {} x {threads}", pool.name, pool.workers_max)
-        })
+}
+
+/// The warning that some pools together have more threads than processors, if they do.
+fn oversubscribed(plan: &Plan, pools: &[usize], at_once: u32, named: &str) -> Option<String> {
+    let threads = |pool: &PoolPlan| {
+        let sees = pool.slots.first().map_or(at_once, |slot| count(&slot.cpus));
+        pool.threads.unwrap_or(sees)
+    };
+    let pools = || pools.iter().map(|index| &plan.pools[*index]);
+    let wanted: u64 =
+        pools().map(|pool| u64::from(pool.workers_max) * u64::from(threads(pool))).sum();
+    if wanted <= u64::from(at_once) {
+        return None;
+    }
+    let parts: Vec<_> = pools()
+        .map(|pool| format!("{} {} x {}", pool.name, pool.workers_max, threads(pool)))
         .collect();
-    plan.warnings.push(format!(
-        "oversubscribed: {wanted} threads would compute on {} processors when all workers are \
-         busy (workers x threads: {}); lower `workers` or compute.threads",
-        plan.cpus_at_once,
+    let processors = if at_once == 1 { "processor" } else { "processors" };
+    Some(format!(
+        "oversubscribed: {wanted} threads would compute on {at_once} {processors}{named} when all \
+         workers are busy (workers x threads: {}); lower `workers` or compute.threads",
         parts.join(", ")
-    ));
+    ))
 }
 
 /// Devices that several workers have.
@@ -305,6 +349,44 @@ mod tests {
         }
         let slots: Vec<_> = plan.pools[0].slots.iter().map(|slot| slot.cpus.clone()).collect();
         assert_eq!(vec![vec![0, 1], vec![2, 3], vec![0, 1], vec![2, 3]], slots);
+    }
+
+    #[test]
+    fn pools_that_share_few_of_many_processors_are_warned_of() {
+        let on = |cpus: &str| format!("workers = 1\nprocess = {{ cpus = {cpus} }}\n");
+        let own = format!("[pools.a]\n{}[pools.b]\n{}", on("[0, 1]"), on("[2]"));
+        assert_eq!(Vec::<String>::new(), plan_of(&own, 8).warnings);
+        let both = format!("[pools.a]\n{}[pools.b]\n{}", on("[0, 1]"), on("[1]"));
+        let warnings = plan_of(&both, 8).warnings;
+        assert_eq!(1, warnings.len(), "{warnings:?}");
+        let expected = "3 threads would compute on 2 processors of process.cpus [0, 1]";
+        assert!(warnings[0].contains(expected), "{warnings:?}");
+        let many = plan_of("[pools.a]\nworkers = 4\nprocess = { cpus = [0] }\n", 8).warnings;
+        assert!(
+            many[0].contains("4 threads would compute on 1 processor of process.cpus [0]"),
+            "{many:?}"
+        );
+        let off = "[pools.a]\nworkers = 2\nprocess = { cpus = [0, 1] }\n\
+            compute = { threads = 'off' }\n";
+        assert!(plan_of(off, 8).warnings[0].contains("(workers x threads: a 2 x 2)"));
+    }
+
+    #[test]
+    fn what_the_environment_says_is_counted() {
+        let with = |set: &str, more: &str| {
+            let text = format!("[pools.a]\nworkers = 4\nenv = {{ set = {{ {set} }} }}\n{more}");
+            let plan = plan_of(&text, 8);
+            let pool = &plan.pools[0];
+            (pool.threads, pool.threads_from, plan.warnings.join("\n"))
+        };
+        let (threads, from, warnings) = with("OMP_NUM_THREADS = '2,1'", "");
+        assert_eq!((Some(2), "environment", ""), (threads, from, &*warnings));
+        let (threads, from, warnings) = with("MKL_NUM_THREADS = '8'", "");
+        assert_eq!((Some(8), "environment"), (threads, from));
+        assert!(warnings.contains("32 threads would compute on 8"), "{warnings}");
+        let pinned = "compute = { cpus_per_worker = 2 }\n";
+        let (.., warnings) = with("OMP_NUM_THREADS = '3'", pinned);
+        assert!(warnings.contains("3 threads on 2 of the processors"), "{warnings}");
     }
 
     #[test]

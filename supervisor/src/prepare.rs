@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clutch_protocol::failure::{Cause, Certificate};
+use clutch_protocol::failure::Certificate;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use thiserror::Error;
@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::config::{self, Config};
 use crate::dispatch::PoolParts;
 use crate::envs::{EnvError, Keeper};
-use crate::interpreter::{self, Cache, Interpreter, InterpreterError};
+use crate::interpreter::{Asker, Cache, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
 use crate::pool::event::Budgets;
@@ -26,6 +26,7 @@ pub use crate::ingredients::{Ingredients, Prepared};
 
 mod pool_python;
 
+pub(crate) use pool_python::pool_pythons;
 pub use pool_python::{PoolPython, pool_python};
 
 /// How long an interpreter may take to say what it is.
@@ -141,7 +142,7 @@ pub(crate) fn story(certificate: &Certificate, which: &str) -> String {
         text += "\nits last words on standard error:\n";
         text += &certificate.stderr_tail;
     }
-    if certificate.cause == Cause::StartTimedOut && !certificate.stack.is_empty() {
+    if !certificate.stack.is_empty() {
         text += "\nits stack shortly before:\n";
         text += &certificate.stack;
     }
@@ -237,6 +238,7 @@ pub struct Unasked {
     path: PathBuf,
     cwd: PathBuf,
     environment: Environment,
+    account: Option<config::Account>,
     timeout: Duration,
 }
 
@@ -247,8 +249,9 @@ impl Unasked {
     ///
     /// What is wrong with it.
     pub fn ask(&self, cancelled: &AtomicBool) -> Result<Interpreter, InterpreterError> {
-        let Unasked { path, cwd, environment, timeout, .. } = self;
-        interpreter::probe_until(path, cwd, environment, *timeout, cancelled)
+        let Unasked { pool: _, path, cwd, environment, account, timeout } = self;
+        let (account, timeout, cache) = (account.as_ref(), *timeout, None);
+        Asker { cwd, environment, timeout, cancelled, account, cache }.who(path)
     }
 }
 
@@ -299,14 +302,7 @@ pub fn pools_until(
     cache: Option<&Cache>,
     cancelled: &AtomicBool,
 ) -> Result<Prepared, ServeError> {
-    let probes = std::thread::scope(|scope| {
-        let start = |pool| (pool, scope.spawn(move || pool_python(pool, cache, cancelled)));
-        let threads: Vec<_> = config.pools.values().map(start).collect();
-        let joined = threads.into_iter().map(|(pool, thread)| {
-            (pool, thread.join().expect("probing an interpreter does not panic"))
-        });
-        joined.collect::<Vec<_>>()
-    });
+    let probes = pool_pythons(config, cache, cancelled);
     let shared = shared_boot(config)?;
     let mut prepared = Prepared { pools: Vec::new(), unasked: Vec::new(), faults: Vec::new() };
     for (pool, probed) in probes {

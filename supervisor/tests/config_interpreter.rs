@@ -7,10 +7,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clutch_supervisor::config::Python;
+use clutch_supervisor::config::{Python, parse};
 use clutch_supervisor::interpreter::{
     Choice, Interpreter, InterpreterError, Place, Places, Search, choose, probe, resolve,
 };
+use clutch_supervisor::plan::plan;
 use tempfile::TempDir;
 
 /// Long enough for a cold interpreter on a busy machine.
@@ -185,6 +186,9 @@ fn paths_that_cannot_be_run_are_told_apart_f149() {
     fs::set_permissions(at("plain"), Permissions::from_mode(0o644)).expect("its mode");
     let plain = find(at("plain"));
     assert!(matches!(plain, InterpreterError::NotExecutable(_)), "{plain}");
+    nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+    let pipe = find(at("pipe"));
+    assert!(matches!(pipe, InterpreterError::NotFile(_)), "{pipe}");
     symlink(at("gone"), at("second")).expect("a link");
     symlink("second", at("first")).expect("a link");
     let link = find(at("first")).to_string();
@@ -233,7 +237,9 @@ fn names_are_searched_for_on_path_as_a_shell_does() {
     assert!(none.contains(&search) && none.contains("found none"), "{none}");
     fs::write(at("a").join("python3.12"), "").expect("a file without the permission");
     let refused = find("3.12", &search).unwrap_err();
-    assert!(matches!(refused, InterpreterError::NotExecutable(_)), "{refused}");
+    assert!(matches!(refused, InterpreterError::NoneFits { .. }), "{refused}");
+    let refused = refused.to_string();
+    assert!(refused.contains("; passed over: ") && refused.contains("is not exec"), "{refused}");
     let second = stand_in(&at("b").join("python3.12"), "3.12.1");
     assert_eq!(second, find("3.12", &search).expect("the second"));
     assert_eq!(second, find("python3.12", &search).expect("by its whole name"));
@@ -321,7 +327,12 @@ fn a_launcher_that_finds_nothing_is_passed_over_for_a_version_but_not_for_python
     let search = format!("{}:{}", at("shims").display(), at("bin").display());
     let find = |name: &str| choose_from(name, &search, directory.path(), &Places::default());
     let error = find("3.12").unwrap_err();
-    assert!(matches!(error, InterpreterError::Launcher { .. }), "its own words: {error}");
+    assert!(
+        matches!(error, InterpreterError::NoneFits { .. }),
+        "it says where one looked: {error}"
+    );
+    let error = error.to_string();
+    assert!(error.contains("passed over: ") && error.contains("pyenv: not selected"), "{error}");
     let good = stand_in(&at("bin").join("python3.12"), "3.12.1");
     stand_in(&at("bin").join("python3"), "3.12.1");
     assert_eq!(good, find("3.12").expect("the next").path);
@@ -408,4 +419,21 @@ fn odd_bytes_and_the_working_directory_do_no_harm_f153_f157() {
     let found = probe(&path, &odd, &env, PATIENCE).expect("an answer");
     assert_eq!(path, found.executable);
     assert_eq!(real.version, found.version);
+}
+
+/// An environment that workers may write to must not run what they wrote as the daemon's user.
+#[test]
+fn an_interpreter_is_asked_with_the_rights_of_the_workers() {
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else can be anybody else.
+        return;
+    }
+    let directory = directory();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("its mode");
+    let path = script(&directory.path().join("python3"), "#!/bin/sh\nid >&2\nexit 3\n");
+    let text = format!("[pools.a]\npython = {path:?}\nprocess = {{ user = \"65534\" }}\n");
+    let config = parse(&text, None, Path::new("/")).expect("a configuration");
+    let problems = plan(&config, None).problems.join("\n");
+    assert!(problems.contains("uid=65534"), "{problems}");
+    assert!(!problems.contains("0(root)"), "no group of the daemon either: {problems}");
 }

@@ -14,7 +14,7 @@ use crate::wait::{park, wait_for};
 
 /// The variable that marks every process a test's daemon brought into the world: the daemon is
 /// started with it, and everything below inherits it.
-pub const TOKEN_VARIABLE: &str = "CLUTCH_TEST_TOKEN";
+pub const TOKEN_VARIABLE: &str = "TEST_OF_CLUTCH_TOKEN";
 
 /// Linux reports processor time in hundredths of a second on every architecture (`USER_HZ`).
 const TICKS_PER_SECOND: u64 = 100;

@@ -455,7 +455,7 @@ fn can_trace() -> bool {
 /// that marks the daemon's processes is kept from strace itself.
 fn without(call: &str, error: &str) -> String {
     let inject = format!("-e trace={call} -e inject={call}:error={error}");
-    let token = "CLUTCH_TEST_TOKEN";
+    let token = "TEST_OF_CLUTCH_TOKEN";
     format!(
         "t=${token}; exec env -u {token} strace -D -f -qq --seccomp-bpf -o /dev/null \
          {inject} env {token}=\"$t\" \"$0\" \"$@\""

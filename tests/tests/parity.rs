@@ -74,7 +74,8 @@ fn facts(program: Program) -> Facts {
 /// - Descriptors above 2, and signals to be ignored, that the test's own runner hands down would
 ///   reach a program started by hand. They are no part of what a person has at a terminal, and a
 ///   guardian lets none of them through.
-/// - Three variables say where a worker's own programs find the daemon (docs/NESTED.md).
+/// - Three variables say where a worker's own programs find the daemon (docs/NESTED.md). Others
+///   whose names begin with `CLUTCH_` are the daemon's own, and reach no worker.
 #[track_caller]
 fn normalize(typed: &mut Facts, called: &mut Facts) {
     let path = called["path"].as_array_mut().expect("a path is a list");
@@ -87,6 +88,9 @@ fn normalize(typed: &mut Facts, called: &mut Facts) {
         let value = environ.remove(name);
         assert!(value.is_some_and(|value| value != json!("")), "{name} is set");
     }
+    assert!(!environ.keys().any(|name| name.starts_with("CLUTCH_")), "{environ:?}");
+    let environ = typed["environ"].as_object_mut().expect("variables have names");
+    environ.retain(|name, _| !name.starts_with("CLUTCH_"));
     typed.remove("inheritable");
     assert_eq!(Some(json!([0, 1, 2])), called.remove("inheritable"));
     let ignored = |facts: &Facts| bits(facts["signals.ignored"].as_str().unwrap_or_default());

@@ -152,7 +152,7 @@ fn a_local_call_starts_one_python_and_a_daemon_asks_each_interpreter_once() {
 }
 
 /// Variables of the daemon that no worker may see, with the values that the test looks for.
-const SECRETS: [(&str, &str); 19] = [
+const SECRETS: [(&str, &str); 20] = [
     ("PYTHONHOME", "/nonexistent/secret"),
     ("PYTHONPATH", "/nonexistent/secret"),
     ("PYTHONSTARTUP", "/nonexistent/secret"),
@@ -172,6 +172,7 @@ const SECRETS: [(&str, &str); 19] = [
     ("MEMORY_PRESSURE_WATCH", "secret"),
     ("PYENV_VIRTUAL_ENV", "secret"),
     ("CLUTCH_LOG", "warn"),
+    ("CLUTCH_TOKEN", "secret"),
 ];
 
 #[test]
@@ -179,6 +180,7 @@ fn f152_nothing_foreign_or_secret_reaches_a_worker_of_any_version() {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut builder = Daemon::builder()
         .env("PATH", format!("/nonexistent/secret/bin:{path}"))
+        .env("CLUTCH_SOCKET", "/nonexistent/secret.sock")
         .env("PLAIN", "yes")
         .env("LC_TIME", "C");
     for (name, value) in SECRETS {
@@ -201,7 +203,8 @@ fn f152_nothing_foreign_or_secret_reaches_a_worker_of_any_version() {
         assert_eq!(None, leaked, "{python}");
         assert_eq!((&json!("yes"), &json!("C")), (&environment["PLAIN"], &environment["LC_TIME"]));
         assert_eq!(json!(path), environment["PATH"], "{python}");
-        assert!(!environment.contains_key("CLUTCH_SOCKET"), "{python}");
+        // What is asked from inside goes to the daemon that it came from, and to no other.
+        assert_eq!(json!(daemon.socket()), environment["CLUTCH_SOCKET"], "{python}");
     }
     oracle.judge(daemon);
 }
@@ -229,6 +232,18 @@ fn what_is_inherited_is_all_or_little_or_what_is_listed() {
     assert_eq!([true, false, false, true, false, true], found("listed"));
     assert_eq!([true, true, true, true, false, true], found("all"));
     oracle.judge(daemon);
+}
+
+#[test]
+fn without_path_no_program_of_the_working_directory_is_taken_for_an_interpreter() {
+    let tmp = Tmp::new();
+    tmp.dir("work");
+    let taken = tmp.join("taken");
+    tmp.program("work/python3", format!("#!/bin/sh\n: > {}\nexit 1\n", taken.display()));
+    let config = "[pools.a]\npython = \"python3\"\ncwd = \"work\"\nenv = { inherit = [] }\n";
+    tmp.write("clutch.toml", config);
+    Clutch::command(["plan"]).envs(private_environment(&tmp)).dir(tmp.path()).run();
+    assert!(!taken.exists(), "where there is no PATH, the system looks in /bin and /usr/bin");
 }
 
 #[test]
@@ -459,7 +474,7 @@ fn a_plan_says_what_each_worker_will_get_and_warns() {
     let cpus = processors();
     let config = format!(
         "[pools.good]\npython = {path:?}\nworkers = {cpus}\n\
-         [pools.more]\npython = {path:?}\nworkers = 3\nspares = 1\n\
+         requirements = [\"six\"]\n[pools.more]\npython = {path:?}\nworkers = 3\nspares = 1\n\
          memory = {{ kill_above = \"1GiB\" }}\n\
          compute = {{ threads = 4, cpus_per_worker = 1, gpus = [\"0\", \"1\"] }}\n"
     );
@@ -468,6 +483,7 @@ fn a_plan_says_what_each_worker_will_get_and_warns() {
     for part in [
         "pool more: 3 workers and a spare",
         &format!("cpython {major}.{minor}.{micro}"),
+        "an environment of it with six",
         "4 for each worker (compute.threads)",
         "memory.kill_above 1GiB",
     ] {
@@ -496,6 +512,10 @@ fn a_plan_that_cannot_work_ends_with_8_and_says_why() {
     let output = ask("[pools.a]\npython = \"3.99\"\n", &["plan"]).expect_code(8);
     assert!(output.stderr.contains("pool 'a': there is no Python 3.99"), "{}", output.stderr);
     ask("[pools.a]\ncompute = { threads = \"many\" }\n", &["plan"]).expect_code(8);
+    let tmp = Tmp::new();
+    let alien = tmp.program("python3", "\x7fELF of some other machine").display().to_string();
+    let output = ask(&format!("[pools.a]\npython = {alien:?}\n"), &["plan"]).expect_code(8);
+    assert!(output.stderr.contains("cannot be executed: Exec format"), "{}", output.stderr);
 }
 
 #[test]

@@ -76,8 +76,8 @@ const FILES: &[(&str, &str)] = &[
     ("sleep.py", "import time\nopen('up', 'w').close()\ntime.sleep(60)\n"),
     (
         "env.py",
-        "import os\nfor k in sorted(os.environ):\n    if k != '_': print(k, \
-               os.environ[k])\n",
+        "import os\nfor k in sorted(os.environ):\n    if k != '_' and not \
+               k.startswith('CLUTCH_'): print(k, os.environ[k])\n",
     ),
 ];
 

@@ -27,6 +27,10 @@ def fail(name):
 
 def hang():
     time.sleep(1000)
+
+def crash():
+    import ctypes
+    ctypes.string_at(0)
 "#;
 
 /// A pool that can import `model`, which notes each `load` in a file.
@@ -131,4 +135,10 @@ fn f021_a_warm_up_that_hangs_is_ended_by_the_start_timeout_with_its_stack() {
     let output =
         refused(|pool| hangs(pool).limit("start_timeout", "5s"), &["start_timeout", "in hang"]);
     assert!(output.took < 20 * SECOND, "{:?}", output.took);
+}
+
+#[test]
+fn f006_a_crash_on_the_way_is_told_with_its_stack() {
+    let crashes = |pool: Pool| pool.key("warm", vec!["model:crash".into()]);
+    refused(crashes, &["SIGSEGV", "Segmentation fault", "in crash"]);
 }

@@ -87,13 +87,8 @@ fn summary(config: &Config) -> String {
             Python::File(path) => path.display().to_string(),
             Python::Venv(path) => format!("venv {}", path.display()),
         };
-        let installed = match &pool.declared {
-            Some(Declared::Requirements(list)) => format!(" with {}", list.join(", ")),
-            Some(Declared::File(path) | Declared::Project(path)) => {
-                format!(" with what {} lists", path.display())
-            }
-            Some(Declared::Script(_)) | None => String::new(),
-        };
+        let installed = pool.declared.as_ref().and_then(Declared::in_words);
+        let installed = installed.map_or(String::new(), |words| format!(" with {words}"));
         let spares = match pool.spares {
             0 => String::new(),
             1 => " and a spare".to_owned(),

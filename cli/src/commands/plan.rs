@@ -89,6 +89,10 @@ fn section(pool: &PoolPlan) -> String {
     if !pool.executable.is_empty() {
         let _ = writeln!(text, "           {}", output::escape_line(&pool.executable));
     }
+    if let Some(installs) = &pool.installs {
+        let words = format!("an environment of it with {installs}");
+        let _ = writeln!(text, "           {}", output::escape_line(&words));
+    }
     let threads = pool.threads.map_or("as libraries choose".to_owned(), |threads| {
         format!("{threads} for each worker ({})", pool.threads_from)
     });

@@ -66,6 +66,20 @@ pub enum Declared {
     Script(PathBuf),
 }
 
+impl Declared {
+    /// What is installed, in a few words; none where only the script knows.
+    #[must_use]
+    pub fn in_words(&self) -> Option<String> {
+        match self {
+            Self::Requirements(list) => Some(list.join(", ")),
+            Self::File(path) | Self::Project(path) => {
+                Some(format!("what {} lists", path.display()))
+            }
+            Self::Script(_) => None,
+        }
+    }
+}
+
 /// How a declared environment is built.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Build {

@@ -161,6 +161,8 @@ fn what_the_service_manager_tells_the_daemon_stays_with_it() {
         "CREDENTIALS_DIRECTORY",
         "JOURNAL_STREAM",
         "CLUTCH_SOCKET",
+        "CLUTCH_WORKER",
+        "CLUTCH_BIN",
         "CLUTCH_LOG",
         "CONDA_DEFAULT_ENV",
         "_CE_CONDA",
@@ -168,4 +170,10 @@ fn what_the_service_manager_tells_the_daemon_stays_with_it() {
     .map(|name| (name, "secret"))
     .into();
     assert_eq!(Vec::<String>::new(), built(&Env::default(), &parent, None));
+}
+
+#[test]
+fn without_a_path_the_working_directory_is_not_searched() {
+    assert_eq!("/bin:/usr/bin", search_path(&[]));
+    assert_eq!("/opt:", search_path(&[("PATH".into(), "/opt:".into())]), "at its word");
 }

@@ -1,8 +1,8 @@
 //! What interpreters said of themselves, kept in a file, so that each is asked once.
 //!
 //! An entry holds for as long as the file it was asked of is the same: path, device, inode, size
-//! and time of change, of what is executed and of the `pyvenv.cfg` beside it. Launcher scripts are
-//! not kept, since what they run depends on more than their file. The file is replaced as a whole;
+//! and time of change, of what is executed and of the `pyvenv.cfg` beside it. Launchers are not
+//! kept, since what they run depends on more than their file. The file is replaced as a whole;
 //! where two write at once, the last one wins, and what the other learned is asked again.
 
 use std::collections::BTreeMap;
@@ -100,6 +100,8 @@ impl Cache {
         let mut fault = None;
         let facts = asked.get_or_init(|| ask().map_err(|error| fault = Some(error)).ok());
         match (facts, fault) {
+            // A launcher that is no script: what it runs depends on more than its file.
+            (Some(facts), _) if runs_another(facts, program) => Ok(refresh(facts.clone())),
             (Some(facts), _) => {
                 self.keep(key, Entry { program, venv, used: now(), facts: facts.clone() });
                 Ok(refresh(facts.clone()))
@@ -147,17 +149,24 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
+/// Whether an answer is not that of the program which was asked.
+fn runs_another(facts: &Facts, program: Identity) -> bool {
+    identity(Path::new(&facts.executable)).is_some_and(|found| found != program)
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let found = fs::metadata(path).ok()?;
+    Some(Identity {
+        device: found.dev(),
+        inode: found.ino(),
+        bytes: found.len(),
+        // Of its content or of what is known of it: nobody can set this one back.
+        changed_s: found.ctime(),
+        changed_ns: found.ctime_nsec(),
+    })
+}
+
 fn identities(path: &Path) -> Option<(Identity, Option<Identity>)> {
-    let identity = |path: &Path| {
-        let found = fs::metadata(path).ok()?;
-        Some(Identity {
-            device: found.dev(),
-            inode: found.ino(),
-            bytes: found.len(),
-            changed_s: found.mtime(),
-            changed_ns: found.mtime_nsec(),
-        })
-    };
     let bin = path.parent()?;
     let venv = [bin.parent(), Some(bin)].into_iter().flatten();
     let venv = venv.filter_map(|folder| identity(&folder.join("pyvenv.cfg"))).next();
@@ -200,6 +209,7 @@ fn write(file: &Path, kept: &BTreeMap<String, Entry>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs::File;
 
     use super::*;
 
@@ -234,8 +244,27 @@ mod tests {
         assert_eq!(["3.12.1", "3.12.1"], [version(), version()]);
         fs::write(&python, "another").unwrap();
         assert_eq!(["3.12.2", "3.12.2"], [version(), version()]);
+        let written = fs::metadata(&python).unwrap().modified().unwrap();
+        fs::write(&python, "renewed").unwrap();
+        File::options().write(true).open(&python).unwrap().set_modified(written).unwrap();
+        assert_eq!(["3.12.3", "3.12.3"], [version(), version()], "of the same size and date");
         fs::write(directory.path().join("pyvenv.cfg"), "home = /usr/bin").unwrap();
-        assert_eq!(["3.12.3", "3.12.3"], [version(), version()]);
+        assert_eq!(["3.12.4", "3.12.4"], [version(), version()]);
+    }
+
+    #[test]
+    fn what_another_file_said_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let [launcher, real] = ["launcher", "real"].map(|name| directory.path().join(name));
+        fs::write(&launcher, "one").unwrap();
+        fs::write(&real, "two").unwrap();
+        let executable = real.to_str().unwrap().to_owned();
+        let ask = |version| Ok(Facts { executable: executable.clone(), ..facts(version) });
+        let cache = || Cache::in_state(directory.path());
+        assert_eq!("3.8.1", cache().get(&launcher, || ask("3.8.1")).unwrap().version);
+        assert_eq!("3.8.2", cache().get(&launcher, || ask("3.8.2")).unwrap().version);
+        assert_eq!("3.8.1", cache().get(&real, || ask("3.8.1")).unwrap().version);
+        assert_eq!("3.8.1", cache().get(&real, || ask("3.8.2")).unwrap().version);
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn choose(python: &Python, search: &Search<'_>) -> Result<Choice, Interprete
 struct Hunt<'a> {
     search: &'a Search<'a>,
     wanted: &'a Wanted,
-    /// The first that would have been it, had it been usable.
+    /// The first that may have been it, had it been usable.
     refused: Option<InterpreterError>,
 }
 
@@ -104,8 +104,7 @@ impl Hunt<'_> {
                 }
             }
         }
-        let none = self.none_fits();
-        Err(self.refused.unwrap_or(none))
+        Err(self.none_fits())
     }
 
     /// The first in the directories of `PATH` that fits; its name says `said` of its version.
@@ -182,7 +181,7 @@ impl Hunt<'_> {
         }
     }
 
-    fn none_fits(&self) -> InterpreterError {
+    fn none_fits(self) -> InterpreterError {
         let Search { search_path, cwd, places, .. } = self.search;
         let named = |what: &str, path: &Option<PathBuf>| {
             path.as_ref().map(|path| format!("in {what} ({})", path.display()))
@@ -212,6 +211,7 @@ impl Hunt<'_> {
             wanted: self.wanted.to_string(),
             looked: looked.into_iter().flatten().collect::<Vec<_>>().join(", "),
             found: if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+            passed: self.refused.map_or(String::new(), |error| format!("; passed over: {error}")),
         }
     }
 }

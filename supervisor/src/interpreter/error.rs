@@ -26,7 +26,7 @@ pub enum InterpreterError {
     #[error(
         "there is no {wanted} on this machine: looked {looked}; found {found}; install it (as with \
              `uv python install` or `pyenv install`), name another version, or write the \
-             interpreter's own path"
+             interpreter's own path{passed}"
     )]
     NoneFits {
         /// What was asked for.
@@ -35,6 +35,8 @@ pub enum InterpreterError {
         looked: String,
         /// The versions that are there.
         found: String,
+        /// What may have been it, but cannot be used; empty if there is none.
+        passed: String,
     },
     /// There is nothing at the path.
     #[error("there is no interpreter at {}: correct the path, or install it there", .0.display())]
@@ -68,6 +70,9 @@ pub enum InterpreterError {
     #[error("{} is a directory: write the path of the interpreter in it, or use `venv`",
             .0.display())]
     Directory(PathBuf),
+    /// A socket, a named pipe or a device.
+    #[error("{} is no file: write the path of the interpreter", .0.display())]
+    NotFile(PathBuf),
     /// A file without the permission.
     #[error("{} is not executable: name the interpreter itself, or run `chmod +x` on it",
             .0.display())]
@@ -102,6 +107,18 @@ pub enum InterpreterError {
     #[error("{} is not a working Python interpreter: asked for its version, it {end} and said \
              {words}; write the path of one that works", path.display())]
     NotPython {
+        /// The path.
+        path: PathBuf,
+        /// How it ended.
+        end: End,
+        /// What it said.
+        words: String,
+    },
+    /// It works, but did not say what it is beyond its version.
+    #[error("{} says its version, but nothing about its packages: asked for them, it {end} and \
+             said {words}; does something in its `site-packages` (a `.pth` file?) fail?",
+            path.display())]
+    Reticent {
         /// The path.
         path: PathBuf,
         /// How it ended.

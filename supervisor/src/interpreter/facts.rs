@@ -3,17 +3,15 @@
 //! Asking costs a start of Python with its `site`, some dozens of milliseconds, so what is said is
 //! kept (`cache.rs`), and asked only off the data plane.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clutch_protocol::status::Interpreter as Facts;
 
 use super::error::InterpreterError;
-use super::{OLDEST, no_answer, run};
+use super::{Asker, OLDEST, end, run, said};
 
 /// How much of a folder of packages is looked through for pip.
 const PACKAGES_MAX: usize = 20_000;
@@ -39,19 +37,14 @@ sys.stdout.flush()
 /// # Errors
 ///
 /// As [`super::probe`].
-pub(super) fn ask(
-    path: &Path,
-    cwd: &Path,
-    env: &[(OsString, OsString)],
-    timeout: Duration,
-    cancelled: &AtomicBool,
-) -> Result<Facts, InterpreterError> {
+pub(super) fn ask(path: &Path, asker: &Asker<'_>) -> Result<Facts, InterpreterError> {
     // Isolated, so that no file of the working directory and no variable gets in its way.
-    let answer = run::run(path, &["-I", "-c", SCRIPT], cwd, env, timeout, cancelled)?;
+    let answer = run::run(path, &["-I", "-c", SCRIPT], asker)?;
     let Some(facts) = parse(&answer.stdout, path) else {
         // Perhaps it is too old for this question, and can say so when asked for less.
-        let less = super::probe_until(path, cwd, env, timeout, cancelled);
-        return Err(less.err().unwrap_or_else(|| no_answer(path, &answer)));
+        asker.version(path)?;
+        let (path, end, words) = (path.to_owned(), end(&answer), said(&answer));
+        return Err(InterpreterError::Reticent { path, end, words });
     };
     let (version, implementation) = (numbers(&facts.version), facts.implementation.clone());
     let path = path.to_owned();

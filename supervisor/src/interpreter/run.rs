@@ -3,7 +3,6 @@
 //! What the output means is not known here.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,6 +20,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::Asker;
 use super::error::InterpreterError;
 
 /// What a probe may print on each stream. The answer is one line; a path has at most 4 KiB.
@@ -56,11 +56,9 @@ pub(super) struct Answer {
 pub(super) fn run(
     path: &Path,
     args: &[&str],
-    cwd: &Path,
-    env: &[(OsString, OsString)],
-    timeout: Duration,
-    cancelled: &AtomicBool,
+    asker: &Asker<'_>,
 ) -> Result<Answer, InterpreterError> {
+    let Asker { cwd, environment, timeout, cancelled, account, cache: _ } = *asker;
     #[expect(
         clippy::disallowed_methods,
         reason = "a probe has no worker's needs: no guardian, no sockets, and it is gone at once"
@@ -70,11 +68,15 @@ pub(super) fn run(
         .args(args)
         .current_dir(cwd)
         .env_clear()
-        .envs(env.iter().map(|(name, value)| (name, value)))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    if let Some(account) = account {
+        // This also leaves all supplementary groups, where this process is root.
+        command.uid(account.user).gid(account.group);
+    }
     let deadline = Instant::now() + timeout;
     let failed = |source| InterpreterError::Exec { path: path.to_owned(), source };
     let unwatched = |source| InterpreterError::Probe { path: path.to_owned(), source };

@@ -57,8 +57,8 @@ pub fn survey(config: Option<&Config>, search_path: &OsStr, cwd: &Path, cache: &
     let cancelled = AtomicBool::new(false);
     let mut found = candidates(search_path, cwd, &Places::of_this_machine());
     let mut pools = Vec::new();
-    for pool in config.into_iter().flat_map(|config| config.pools.values()) {
-        let prepared = prepare::pool_python(pool, Some(cache), &cancelled);
+    let prepared = config.map(|config| prepare::pool_pythons(config, Some(cache), &cancelled));
+    for (pool, prepared) in prepared.unwrap_or_default() {
         if let Ok(prepared) = &prepared
             && !found.iter().any(|(path, _)| same(path, &prepared.executable))
         {
@@ -73,6 +73,7 @@ pub fn survey(config: Option<&Config>, search_path: &OsStr, cwd: &Path, cache: &
         environment: &environment,
         timeout: ASK_TIMEOUT,
         cancelled: &cancelled,
+        account: None,
         cache: Some(cache),
     };
     let pythons = ask_all(found, &asker);

@@ -1,11 +1,11 @@
 //! One pool's interpreter and the environment of its workers.
 
-use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use super::{Environment, PROBE_TIMEOUT, Unasked};
-use crate::config::{self, Python};
+use crate::config::{self, Config, Python};
 use crate::environment;
 use crate::interpreter::{self, Asker, Cache, Facts, InterpreterError, Place, Places};
 
@@ -24,6 +24,22 @@ pub struct PoolPython {
     pub(super) doubt: Option<Unasked>,
 }
 
+/// What each pool of a configuration runs, in its order; they are looked for side by side.
+pub(crate) fn pool_pythons<'a>(
+    config: &'a Config,
+    cache: Option<&Cache>,
+    cancelled: &AtomicBool,
+) -> Vec<(&'a config::Pool, Result<PoolPython, InterpreterError>)> {
+    std::thread::scope(|scope| {
+        let start = |pool| (pool, scope.spawn(move || pool_python(pool, cache, cancelled)));
+        let threads: Vec<_> = config.pools.values().map(start).collect();
+        let joined = threads.into_iter().map(|(pool, thread)| {
+            (pool, thread.join().expect("probing an interpreter does not panic"))
+        });
+        joined.collect()
+    })
+}
+
 /// Finds a pool's interpreter, and works out the environment of its workers.
 ///
 /// # Errors
@@ -40,12 +56,10 @@ pub fn pool_python(
     };
     let account = pool.process.account.as_ref();
     let mut environment = environment::build(&pool.env, std::env::vars_os(), venv, account);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
+    let search_path = environment::search_path(&environment);
     let timeout = PROBE_TIMEOUT.min(pool.limits.start_timeout);
-    let asker = Asker { cwd: &pool.cwd, environment: &environment, timeout, cancelled, cache };
+    let cwd = &pool.cwd;
+    let asker = Asker { cwd, environment: &environment, timeout, cancelled, account, cache };
     let search = interpreter::Search {
         search_path: &search_path,
         cwd: &pool.cwd,
@@ -53,12 +67,9 @@ pub fn pool_python(
         ask: &|path| asker.who(path),
     };
     let choice = interpreter::choose(&pool.python, &search)?;
-    // What goes wrong here for another reason than its version shows when its first worker starts.
     let facts = match cache.map(|_| asker.facts(&choice.path)) {
-        Some(Err(
-            error @ (InterpreterError::TooOld { .. } | InterpreterError::Implementation { .. }),
-        )) => return Err(error),
         Some(Ok(facts)) => Some(facts),
+        Some(Err(error)) if is_certain(&error) => return Err(error),
         Some(Err(_)) | None => None,
     };
     let unasked = Unasked {
@@ -66,6 +77,7 @@ pub fn pool_python(
         path: choice.path.clone(),
         cwd: pool.cwd.clone(),
         environment: environment.clone(),
+        account: account.cloned(),
         timeout,
     };
     let active = environment::active(|name| std::env::var_os(name));
@@ -77,4 +89,17 @@ pub fn pool_python(
         facts,
         doubt: choice.asked.is_none().then_some(unasked),
     })
+}
+
+/// Whether a worker could not run either. A slow machine, or packages that cannot be listed, are
+/// no reason not to try: what is wrong then shows when the first worker starts.
+fn is_certain(error: &InterpreterError) -> bool {
+    match error {
+        InterpreterError::Hung { .. }
+        | InterpreterError::Probe { .. }
+        | InterpreterError::Reticent { .. } => false,
+        // Asked with the worker's user, but without that user's supplementary groups.
+        InterpreterError::Exec { source, .. } => source.kind() != ErrorKind::PermissionDenied,
+        _ => true,
+    }
 }

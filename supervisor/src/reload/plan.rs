@@ -175,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::config::Log;
+    use crate::interpreter::Facts;
     use crate::pool::Pool;
     use crate::prepare::Ingredients;
 
@@ -187,6 +188,26 @@ mod tests {
             Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
         let policy = Pool::new(prepare::settings(&config));
         PoolParts { policy, make: Ok(recipe), ingredients, config }
+    }
+
+    fn facts(version: &str) -> Facts {
+        let [executable, kind, abi, architecture, prefix, base_prefix] =
+            ["/bin/python3", "system", "", "", "/usr", "/usr"].map(str::to_owned);
+        let (version, implementation) = (version.to_owned(), "cpython".to_owned());
+        let (free_threaded, site_packages, pip) = (false, Vec::new(), None);
+        Facts {
+            executable,
+            version,
+            implementation,
+            kind,
+            prefix,
+            base_prefix,
+            abi,
+            free_threaded,
+            architecture,
+            site_packages,
+            pip,
+        }
     }
 
     fn step_to(keys: &str, resize: impl Fn(&mut Size)) -> Step {
@@ -233,6 +254,15 @@ mod tests {
             assert!(matches!(step, Step::Limits(_)), "{keys}: {step:?}");
         }
         assert!(matches!(step_to("", |_| ()), Step::Keep));
+        for (version, is_kept) in [("3.12.1", true), ("3.12.2", false)] {
+            let PoolParts { config, make, policy, .. } = parts("");
+            let recipe = make.ok().map(|recipe| recipe.with_facts(Some(facts("3.12.1"))));
+            let pool = RunningPool { config, recipe, size: policy.settings().size };
+            let mut new = parts("");
+            new.make = new.make.map(|recipe| recipe.with_facts(Some(facts(version))));
+            let step = step(new, &BTreeMap::from([("a".to_owned(), pool)])).1;
+            assert_eq!(is_kept, matches!(step, Step::Keep), "upgraded to {version}: {step:?}");
+        }
         let step = step_to("", |size| size.max += 1);
         assert!(matches!(step, Step::Limits(_)), "an operator has resized it: {step:?}");
     }

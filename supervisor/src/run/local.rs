@@ -1,7 +1,6 @@
 //! A program without a daemon: the guardian is this process's own child, and everything else is as
 //! with one. Nothing of it outlives this process, however that ends.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::AtomicBool;
@@ -42,15 +41,13 @@ pub struct Found {
 pub fn find(python: &Python, env: &Env, cwd: &Path) -> Result<Found, InterpreterError> {
     let venv = recipe::venv_of(python);
     let environment = environment::build(env, std::env::vars_os(), venv, None);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
+    let search_path = environment::search_path(&environment);
     let asker = Asker {
         cwd,
         environment: &environment,
         timeout: PROBE_TIMEOUT,
         cancelled: &AtomicBool::new(false),
+        account: None,
         cache: None,
     };
     let search = interpreter::Search {

@@ -121,7 +121,24 @@ impl Recipe {
         let spawn = Spawn { grace_ms: self.spawn.grace_ms, ..other.spawn.clone() };
         let start_stack_ms = self.setup.start_stack_ms;
         let setup = Setup { start_stack_ms, ..other.setup.clone() };
-        self.spawn == spawn && self.setup == setup && self.share.gives_the_same(&other.share)
+        self.spawn == spawn
+            && self.setup == setup
+            && self.share.gives_the_same(&other.share)
+            && self.runs_the_same(other)
+    }
+
+    /// Whether the interpreter is no other one under the same path, as after an upgrade. One that
+    /// was not asked is taken for the same.
+    fn runs_the_same(&self, other: &Recipe) -> bool {
+        let (Some(one), Some(other)) = (self.facts(), other.facts()) else {
+            return true;
+        };
+        let build = |it: &Facts| {
+            let Facts { version, implementation, abi, base_prefix, free_threaded, .. } = it;
+            let texts = [version, implementation, abi, base_prefix].map(String::clone);
+            (texts, *free_threaded)
+        };
+        build(one) == build(other)
     }
 
     /// What workers have in common with other programs of the pool, which have no slot.

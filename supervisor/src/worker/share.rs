@@ -15,7 +15,7 @@ use crate::config::{self, Compute, Threads};
 
 /// A variable that says how many threads a library starts, and others that the same library heeds:
 /// whoever has set one of these means this library, too.
-const THREAD_VARIABLES: [(&str, &[&str]); 7] = [
+pub(crate) const THREAD_VARIABLES: [(&str, &[&str]); 7] = [
     ("OMP_NUM_THREADS", &[]),
     ("OPENBLAS_NUM_THREADS", &["GOTO_NUM_THREADS", "OMP_NUM_THREADS"]),
     ("MKL_NUM_THREADS", &["OMP_NUM_THREADS"]),
@@ -78,8 +78,8 @@ pub struct Share {
     processors: Processors,
     /// How many threads libraries start in each worker, if they are told.
     threads: Option<u32>,
-    /// The variables that tell them.
-    thread_variables: Vec<&'static str>,
+    /// The variables that nobody has set, and so can tell them.
+    unsaid: Vec<&'static str>,
     /// The variables that name devices.
     device_variables: Vec<&'static str>,
 }
@@ -102,7 +102,7 @@ impl Share {
         let told = THREAD_VARIABLES.iter().filter_map(unsaid);
         let devices = DEVICE_VARIABLES.into_iter();
         Share {
-            thread_variables: threads.map_or(Vec::new(), |_| told.collect()),
+            unsaid: told.collect(),
             // What the daemon itself sees is no reason not to divide it.
             device_variables: devices.filter(|name| !pool.env.set.contains_key(*name)).collect(),
             compute,
@@ -118,6 +118,7 @@ impl Share {
         self.compute == other.compute
             && (!pins || self.processors.allowed == other.processors.allowed)
             && self.device_variables == other.device_variables
+            && self.unsaid == other.unsaid
     }
 
     /// How many threads libraries are told to start; none if that is left to them.
@@ -127,7 +128,7 @@ impl Share {
 
     /// The variables that tell them: those that nobody set.
     pub fn thread_variables(&self) -> &[&'static str] {
-        &self.thread_variables
+        if self.threads.is_some() { &self.unsaid } else { &[] }
     }
 
     /// The processors of the pool.
@@ -159,7 +160,7 @@ impl Share {
     /// The variables of a slot.
     pub fn variables_of(&self, slot: u32) -> Vec<(&'static str, String)> {
         let threads = self.threads.unwrap_or_default().to_string();
-        let threads = self.thread_variables.iter().map(|name| (*name, threads.clone()));
+        let threads = self.thread_variables().iter().map(|name| (*name, threads.clone()));
         let gpu = self.gpu_of(slot);
         let gpus =
             self.device_variables.iter().filter_map(|name| gpu.map(|gpu| (*name, gpu.to_owned())));
@@ -253,6 +254,14 @@ mod tests {
         let told = share("workers = 4", &[("MKL_NUM_THREADS", "9")], 8, 8).variables_of(0);
         assert!(told.contains(&("OMP_NUM_THREADS", "2".to_owned())), "{told:?}");
         assert!(told.iter().all(|(name, _)| *name != "MKL_NUM_THREADS"), "{told:?}");
+    }
+
+    #[test]
+    fn a_variable_that_is_left_alone_from_now_on_makes_other_workers() {
+        let share = |keys| share(keys, &[], 8, 8);
+        let unset = "workers = 4\nenv = { unset = ['RAYON_NUM_THREADS'] }";
+        assert!(!share("workers = 4").gives_the_same(&share(unset)));
+        assert!(share("workers = 4").gives_the_same(&share("workers = 1")), "who was told nothing");
     }
 
     #[test]
