@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clutch_protocol::message::{RunProgram, Spawn, SpawnProgram, Streams};
+use clutch_protocol::wire::{self, Decode, Encode};
 use thiserror::Error;
 
 use crate::config::{self, Python};
@@ -60,6 +61,13 @@ pub fn program(
     };
     spawn.limits.umask = spawn.limits.umask.or(Some(asked.umask & 0o777));
     Ok(SpawnProgram { spawn, streams: asked.streams })
+}
+
+/// The meta that carries a program, if its reader takes it: that bounds the memory of what it makes
+/// of it, in which many short arguments are more than their bytes.
+pub fn encode<T: Encode + Decode<()>>(program: &T) -> Option<Vec<u8>> {
+    let meta = wire::encode(program).ok()?;
+    wire::decode::<T>(&meta).is_ok().then_some(meta)
 }
 
 /// The virtual environment of a pool, if it has one.
@@ -221,6 +229,14 @@ mod tests {
         }
         let asked = RunProgram { directory: b"here".into(), ..asked() };
         assert!(program(&pool(""), base(), asked).is_err());
+    }
+
+    #[test]
+    fn what_is_sent_is_what_can_be_read() {
+        let many = RunProgram { arguments: vec![b"x".to_vec(); 60_000], ..asked() };
+        assert!(wire::encode(&many).is_ok() && encode(&many).is_none());
+        let meta = encode(&asked()).unwrap();
+        assert_eq!(asked(), wire::decode(&meta).unwrap());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! Leaves to others: which programs may run (`dispatch`), the process (`run`), its end (guardian).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,7 @@ use clutch_protocol::message::{
     SpawnProgram, Spawned, Swept,
 };
 use clutch_protocol::{Frame, Header, Kind, wire};
+use nix::sys::socket::{self, MsgFlags, Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -287,7 +288,9 @@ impl Connection {
                 let header = Header { meta_bytes, ..Header::new(Kind::Forward, 0) };
                 // The guardian reads it as its own, so it must be one.
                 match wire::decode::<clutch_protocol::message::Forward>(&frame.meta) {
-                    Ok(_) => send(report, &[&header.encode()[..], &frame.meta].concat()),
+                    Ok(_) => {
+                        let _ = send(report, &[&header.encode()[..], &frame.meta].concat());
+                    }
                     Err(_) => fault = true,
                 }
             }
@@ -306,13 +309,21 @@ impl Connection {
     }
 }
 
+/// Tells a guardian what must not be lost. One that cannot be told is left: then it ends its
+/// program at once, and still reports.
 fn order(report: &UnixStream, signal: Signal) {
-    send(report, &frame_head(Kind::Signal, 0, &signal));
+    if send(report, &frame_head(Kind::Signal, 0, &signal)).is_err() {
+        let _ = shutdown(report.as_raw_fd(), Shutdown::Write);
+    }
 }
 
 /// Tells a guardian something. It reads whatever comes at once, so a socket that is full is one
 /// that somebody floods with signals, of which one more makes no difference.
-fn send(report: &UnixStream, frame: &[u8]) {
+///
+/// Past the runtime, which takes a socket for full until it has waited for it once: a signal that
+/// comes with the streams would be lost.
+fn send(report: &UnixStream, frame: &[u8]) -> nix::Result<()> {
     // A frame of this size goes into a socket whole or not at all.
-    let _ = report.try_write(frame);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    socket::send(report.as_raw_fd(), frame, flags).map(drop)
 }
