@@ -49,7 +49,7 @@ pub fn program(
             (asked.interpreter.clone(), venv)
         }
     };
-    let environment = environment(pool, &asked, venv.as_deref());
+    let environment = environment(pool, &asked, venv.as_deref(), Path::new(text(&interpreter)));
     let flags = pool.flags.iter().map(|flag| flag.clone().into_bytes());
     let argv = std::iter::once(interpreter.clone()).chain(flags).chain(asked.arguments);
     let mut spawn = Spawn {
@@ -103,10 +103,21 @@ fn check_streams(streams: &Streams) -> Result<(), ProgramFault> {
 
 /// The pool's rules applied to the client's environment. The pool's `path` goes into `PYTHONPATH`,
 /// where a fresh interpreter finds it behind `sys.path[0]`, as a worker's is.
-fn environment(pool: &config::Pool, asked: &RunProgram, venv: Option<&Path>) -> Vec<Vec<u8>> {
-    let parent = asked.environment.iter().filter_map(|variable| split(variable));
+fn environment(
+    pool: &config::Pool,
+    asked: &RunProgram,
+    venv: Option<&Path>,
+    interpreter: &Path,
+) -> Vec<Vec<u8>> {
+    let parent = || asked.environment.iter().filter_map(|variable| split(variable));
     let account = pool.process.account.as_ref();
-    let mut variables = environment::build(&pool.env, parent, venv, account);
+    let mut variables = environment::build(&pool.env, parent(), venv, account);
+    if venv.is_none() {
+        // What is active in the client's terminal goes on if this interpreter is of it.
+        let of_client = |name: &str| parent().find(|(known, _)| known == name).map(|(_, it)| it);
+        let active = environment::active(of_client);
+        environment::settle(&mut variables, &pool.env, &active, interpreter);
+    }
     if !pool.path.is_empty() {
         let name = OsStr::new("PYTHONPATH");
         let mut joined = OsString::new();
@@ -213,6 +224,22 @@ mod tests {
         let spawn = program(&pool("venv"), base(), other).unwrap().spawn;
         assert_eq!(b"/o/bin/python".to_vec(), spawn.program);
         assert!(spawn.environment.contains(&b"PATH=/bin".to_vec()), "not the pool's environment");
+    }
+
+    #[test]
+    fn what_is_active_in_the_clients_terminal_goes_on_only_if_it_runs_the_program() {
+        let variables = [&b"PATH=/mine/bin:/bin"[..], b"VIRTUAL_ENV=/mine"];
+        let variables: Vec<_> = variables.iter().map(|variable| variable.to_vec()).collect();
+        let asked = |interpreter: &[u8]| RunProgram {
+            environment: variables.clone(),
+            set: vec![],
+            interpreter: interpreter.into(),
+            ..asked()
+        };
+        let foreign = program(&pool(""), base(), asked(b"/bin/python3")).unwrap().spawn;
+        assert_eq!(vec![b"PATH=/bin".to_vec()], foreign.environment);
+        let own = program(&pool(""), base(), asked(b"/mine/bin/python")).unwrap().spawn;
+        assert_eq!(variables, own.environment);
     }
 
     #[test]

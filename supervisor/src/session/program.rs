@@ -69,9 +69,19 @@ impl Connection {
             Ok(asked) => asked,
             Err(error) => return protocol(error.to_string()),
         };
-        let (program, ticket) = match self.doorway.core.admit_run(asked) {
+        let (admitted, ticket) = match self.doorway.core.admit_run(&asked) {
             Ok(admitted) => admitted,
             Err(refused) => return self.refuse_program(id, refused),
+        };
+        let working = tokio::task::spawn_blocking(move || admitted.program(asked));
+        let program = match tokio::time::timeout(FRAME_TIMEOUT, working).await {
+            Ok(Ok(Ok(program))) => program,
+            Ok(Ok(Err(sentence))) => return self.cannot_start(id, sentence),
+            Ok(Err(error)) => return self.cannot_start(id, error.to_string()),
+            Err(_) => {
+                let sentence = "the file system of its virtual environment does not answer";
+                return self.cannot_start(id, sentence.to_owned());
+            }
         };
         self.peer.send(&Header::new(Kind::RunReady, id).encode(), &Bytes::new());
         let receiving = self.receive_streams(id, program.streams.open.len());
@@ -84,12 +94,13 @@ impl Connection {
         };
         let started = match self.start_program(program, streams).await {
             Ok(started) => started,
-            Err(sentence) => {
-                let refusal = RunRefusal::CannotStart;
-                return self.refuse_program(id, RunRefused { refusal, sentence });
-            }
+            Err(sentence) => return self.cannot_start(id, sentence),
         };
         self.watch_program(id, started, ticket).await
+    }
+
+    fn cannot_start(&self, id: u64, sentence: String) -> End {
+        self.refuse_program(id, RunRefused { refusal: RunRefusal::CannotStart, sentence })
     }
 
     fn refuse_program(&self, id: u64, refused: RunRefused) -> End {
@@ -182,10 +193,8 @@ impl Connection {
                 End::Closed
             }
             Known { failed: Some(failed), .. } => {
-                let refusal = RunRefusal::CannotStart;
                 let core = &self.doorway.core;
-                let sentence = core.describe_program_failure(&pool, failed);
-                self.refuse_program(id, RunRefused { refusal, sentence })
+                self.cannot_start(id, core.describe_program_failure(&pool, failed))
             }
             Known { .. } => {
                 tracing::error!(
