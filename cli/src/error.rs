@@ -86,8 +86,8 @@ pub(crate) enum Error {
     #[error("the connection to the daemon was lost, and the program ends with it")]
     ProgramLost,
     #[error(
-        "the arguments and the environment together are longer than {META_BYTES_MAX} bytes; pass \
-         long data in a file"
+        "the arguments and the environment together are too long: more than {META_BYTES_MAX} \
+         bytes, where each word counts as a few dozen more; pass long data in a file"
     )]
     CommandTooLong,
     #[error("'{0}' is no variable; write --env NAME=VALUE")]

@@ -70,8 +70,9 @@ const FILES: &[(&str, &str)] = &[
     (
         "term.py",
         "import os, signal, sys, time\ndef end(number, frame):\n    print('handled', number, \
-                flush=True)\n    sys.exit(3)\nsignal.signal(signal.SIGTERM, end)\nsignal.signal(\
-                signal.SIGUSR1, end)\nopen('up', 'w').close()\nwhile True:\n    time.sleep(0.05)\n",
+                flush=True)\n    sys.exit(3)\nsignal.signal(signal.SIGTERM, end)\nfor s in \
+                (signal.SIGUSR1, signal.SIGALRM, signal.SIGPWR):\n    signal.signal(s, \
+                end)\nopen('up', 'w').close()\nwhile True:\n    time.sleep(0.05)\n",
     ),
     ("sleep.py", "import time\nopen('up', 'w').close()\ntime.sleep(60)\n"),
     (
@@ -156,6 +157,9 @@ r, w = os.pipe(); os.close(r); os.write(w, b"x")'"#,
     case("hung up", signalled!("sleep.py", "HUP")),
     case("a handler of SIGTERM", signalled!("term.py", "TERM")),
     case("a handler of SIGUSR1", signalled!("term.py", "USR1")),
+    case("a handler of SIGALRM", signalled!("term.py", "ALRM")),
+    case("a handler of SIGPWR", signalled!("term.py", "PWR")),
+    case("an alarm", signalled!("sleep.py", "ALRM")),
     case(
         "in a shell's background",
         r#""$@" -c 'import signal
@@ -181,6 +185,21 @@ print(signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGINT))'"#,
         "bytes that are no text",
         "exec \"$@\" -c 'import sys, os; print([os.fsencode(a) for a in \
         sys.argv])' \"$(printf '\\377\\376=x')\" \"$(printf 'a\\200b')\"",
+    ),
+    // Whoever is at the other end must see the program close it, or the program waits for ever.
+    case(
+        "standard output that is closed early",
+        r#"mkfifo end; "$@" -c 'import os
+os.close(1)
+print(open("end").read(), file=open("closed", "w"))' | { cat; echo seen > end; }
+cat closed; rm end closed"#,
+    ),
+    case(
+        "standard input that is closed early",
+        r#"mkfifo end; { trap '' PIPE; while echo x 2>/dev/null; do :; done; echo seen > end; } |
+"$@" -c 'import os
+os.close(0)
+print(open("end").read())'; rm end"#,
     ),
     case("closed standard input", r#"exec "$@" -c 'import sys; print(sys.stdin); input()' <&-"#),
     case(

@@ -271,7 +271,7 @@ fn a_program_has_the_pools_rules_and_its_callers_place() {
     assert_eq!(expected, output.stdout);
     let elsewhere = tmp.join("nowhere");
     let gone = daemon.command(["run", "--cwd"]).args([&elsewhere]).args(["-c", "pass"]).run();
-    gone.expect_code(8).expect_stderr("failed to enter its working directory");
+    gone.expect_code(8).expect_stderr("failed to enter the working directory");
 }
 
 #[test]

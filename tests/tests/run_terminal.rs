@@ -13,18 +13,45 @@ use clutch_tests::{Daemon, Program, Python, SECOND, Tmp};
 const PERSON: &str = r#"
 import fcntl, os, pty, select, signal, struct, sys, termios, time
 
-suspends, words = sys.argv[1] == 'suspends', sys.argv[2:]
+has_shell, words = sys.argv[1] == 'shell', sys.argv[2:]
 master, slave = pty.openpty()
 
 def size(rows, columns):
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
 
+def play_shell():
+    """What a shell with job control does about one command; a line to `news` for each change."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    job = os.fork()
+    try:
+        os.setpgid(job, job)
+    except PermissionError:
+        pass  # Its own call came first, and it has begun.
+    os.tcsetpgrp(slave, job or os.getpid())
+    if job == 0:
+        signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        return
+    while True:
+        _, status = os.waitpid(job, os.WUNTRACED)
+        os.tcsetpgrp(slave, os.getpid())
+        if not os.WIFSTOPPED(status):
+            os.write(news[1], b'%d\n' % status)
+            os._exit(0)
+        os.write(news[1], b'stopped\n')
+        os.read(go_on[0], 1)
+        os.tcsetpgrp(slave, job)
+        os.killpg(job, signal.SIGCONT)
+        os.write(news[1], b'continued\n')
+
 size(33, 99)
 before = termios.tcgetattr(slave)
+news, go_on = os.pipe(), os.pipe()
 child = os.fork()
 if child == 0:
     os.setsid()
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    if has_shell:
+        play_shell()
     for number in range(3):
         os.dup2(slave, number)
     os.closerange(3, 100)
@@ -50,13 +77,15 @@ os.write(master, b'Anx\x7fn\r')
 until(b'waiting\r\n')
 size(40, 80)
 until(b'lines=40)\r\n')
-if suspends:
-    os.write(master, b'\x1a')
-    _, status = os.waitpid(child, os.WUNTRACED)
-    if not os.WIFSTOPPED(status):
-        sys.exit('it did not stop: %r %r' % (status, seen))
+os.write(master, b'\x1a')
+until(b'^Z')
+if has_shell:
+    told = os.read(news[0], 100)
+    if told != b'stopped\n':
+        sys.exit('it did not stop: %r %r' % (told, seen))
     check_restored('while it is stopped')
-    os.kill(child, signal.SIGCONT)
+    os.write(go_on[1], b'.')
+    os.read(news[0], 100)
 os.write(master, b'\x03')
 until(b'interrupted')
 until(b'assword: ')
@@ -66,6 +95,8 @@ until(b'more? ')
 os.write(master, b'\x04')
 until(b'end of file')
 _, status = os.waitpid(child, 0)
+if has_shell:
+    status = int(os.read(news[0], 100))
 check_restored('at the end')
 while select.select([master], [], [], 0)[0]:
     seen += os.read(master, 4096)
@@ -115,34 +146,29 @@ fn plain_daemon(python: &Python) -> Daemon {
     Daemon::builder().config_text(text).start()
 }
 
-#[test]
-fn a_person_at_a_terminal_sees_what_python_shows() {
+/// Compares what a person sees of python, of a program of the daemon's, and of one without.
+fn compare(mode: &str) {
     let python = Python::any();
     let daemon = plain_daemon(python);
     let tmp = Tmp::new();
-    let expected = transcript(&tmp, "plain", &[python.path.as_os_str()]);
+    let expected = transcript(&tmp, mode, &[python.path.as_os_str()]);
     assert!(expected.contains("[True, True, True] os.terminal_size(columns=99, lines=33)"));
+    assert!(expected.contains("^Z") && expected.contains("end of file"), "{expected}");
     let word = OsStr::new;
     let binary = Clutch::binary().as_os_str();
     let by_daemon = [binary, word("--socket"), daemon.socket().as_os_str(), word("run")];
-    assert_eq!(expected, transcript(&tmp, "plain", &by_daemon));
+    assert_eq!(expected, transcript(&tmp, mode, &by_daemon));
     let by_itself =
         [binary, word("run"), word("--local"), word("--python"), python.path.as_os_str()];
-    assert_eq!(expected, transcript(&tmp, "plain", &by_itself));
+    assert_eq!(expected, transcript(&tmp, mode, &by_itself));
 }
 
 #[test]
-fn a_person_stops_a_program_and_goes_on_with_it() {
-    let python = Python::any();
-    let daemon = plain_daemon(python);
-    let tmp = Tmp::new();
-    let word = OsStr::new;
-    let binary = Clutch::binary().as_os_str();
-    let by_daemon = [binary, word("--socket"), daemon.socket().as_os_str(), word("run")];
-    let seen = transcript(&tmp, "suspends", &by_daemon);
-    assert!(seen.contains("^Z") && seen.contains("end of file"), "{seen}");
-    let by_itself =
-        [binary, word("run"), word("--local"), word("--python"), python.path.as_os_str()];
-    let seen = transcript(&tmp, "suspends", &by_itself);
-    assert!(seen.contains("^Z") && seen.contains("end of file"), "{seen}");
+fn a_person_sees_what_python_shows_and_stops_and_continues_it() {
+    compare("shell");
+}
+
+#[test]
+fn nothing_is_stopped_where_no_shell_could_continue_it() {
+    compare("alone");
 }

@@ -51,7 +51,7 @@ mod tree;
 
 use std::process::ExitCode;
 
-pub use own_sys::{closed_at_start, die_by};
+pub use own_sys::{Stopped, closed_at_start, die_by, stop_as_by_a_key};
 
 /// Runs a guardian until its tree is gone.
 ///

@@ -1,5 +1,5 @@
 //! What the program that stands for another one (`clutch run`) needs of the system, beyond what
-//! is safe: how it began, and how it ends.
+//! is safe: how it began, how it stops, and how it ends.
 //!
 //! Leaves to others: everything about guardians (`sys`).
 #![expect(unsafe_code, reason = "with `sys` the crate's place for it; each block says why")]
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 
 use crate::sys::set_disposition;
 
@@ -25,6 +25,33 @@ pub fn die_by(signal: i32) {
     }
     // SAFETY: a plain system call, which touches no memory.
     unsafe { libc::raise(signal) };
+}
+
+/// What became of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// This process was stopped, and somebody has continued it: a SIGCONT is pending.
+    AndContinued,
+    /// It was not.
+    Not,
+}
+
+/// Stops this process as the key at a terminal does, with SIGTSTP: the system does not where no
+/// shell is that could continue it, or the signal is ignored. SIGTSTP and SIGCONT must be blocked.
+pub fn stop_as_by_a_key() -> Stopped {
+    let mut only = SigSet::empty();
+    only.add(Signal::SIGTSTP);
+    // Delivered before the call returns: this process has one thread.
+    let _ = raise(Signal::SIGTSTP).and_then(|()| only.thread_unblock());
+    let _ = only.thread_block();
+    // SAFETY: all zeroes is a valid `sigset_t`, which the call fills.
+    let mut pending: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: both calls are given a set that outlives them.
+    let continued = unsafe {
+        libc::sigpending(&raw mut pending) == 0
+            && libc::sigismember(&raw const pending, libc::SIGCONT) == 1
+    };
+    if continued { Stopped::AndContinued } else { Stopped::Not }
 }
 
 /// Which of 0, 1 and 2 were closed when the program began, as bits. By the time `main` runs, the

@@ -7,25 +7,34 @@
 use std::os::fd::AsFd;
 
 use clutch_protocol::message::{Exit, Forward, RunProgram, Target};
+use clutch_worker_shim::Stopped;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::stdio::{Own, Stdio};
+use super::stdio::{Own, Stdio, let_go};
 use super::terminal::Terminal;
 use super::way::{Running, Way};
 use crate::error::Error;
 
-/// The signals that are passed on.
-const FORWARDED: [Signal; 9] = [
+/// The signals that are passed on: all that others send, and not those that tell a process of its
+/// own doings. The real-time ones have no names, and end this process.
+const FORWARDED: [Signal; 16] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGURG,
+    Signal::SIGXCPU,
+    Signal::SIGPWR,
     Signal::SIGCONT,
     Signal::SIGTSTP,
     Signal::SIGWINCH,
@@ -59,6 +68,8 @@ impl Relay {
             terminal.take();
         }
         let running = way.start(asked, &streams)?;
+        drop(streams);
+        let_go();
         Ok(Relay { running, signals, terminal })
     }
 
@@ -115,13 +126,7 @@ impl Relay {
             match (signal, &mut self.terminal) {
                 // The program's terminal tells it.
                 (Some(Signal::SIGWINCH), Some(terminal)) => terminal.resize(),
-                (Some(Signal::SIGCONT), terminal) => {
-                    if let Some(terminal) = terminal {
-                        terminal.take();
-                        terminal.resize();
-                    }
-                    forward(Target::Group);
-                }
+                (Some(Signal::SIGCONT), _) => self.go_on(),
                 (Some(Signal::SIGTSTP), _) => {
                     forward(Target::Group);
                     self.suspend();
@@ -139,8 +144,22 @@ impl Relay {
         if let Some(terminal) = &mut self.terminal {
             terminal.give_back();
         }
-        let _ = raise(Signal::SIGSTOP);
-        // Going on begins with a SIGCONT, which is waiting to be read now.
+        match clutch_worker_shim::stop_as_by_a_key() {
+            // Going on begins with a SIGCONT, which is waiting to be read now.
+            Stopped::AndContinued => {}
+            // There is no shell that would continue anything, so nothing may stay stopped.
+            Stopped::Not => self.go_on(),
+        }
+    }
+
+    /// The program goes on, and this process with it.
+    fn go_on(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.take();
+            terminal.resize();
+        }
+        let signal = Signal::SIGCONT as u32;
+        self.running.signal(Forward { signal, target: Target::Group });
     }
 }
 

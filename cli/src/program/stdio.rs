@@ -1,12 +1,13 @@
 //! The standard streams of this process, and what else of it a program has that python would
 //! inherit: its file mode creation mask, and the signals it ignores.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::{array, io};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{dup2_stdin, dup2_stdout};
 use rustix::termios::isatty;
 
 /// 0, 1 and 2 of this process, as far as they were open when it began.
@@ -56,6 +57,16 @@ impl Stdio {
             _ => Ok(stream),
         };
         self.streams.into_iter().flatten().map(replaced).collect()
+    }
+}
+
+/// Lets go of this process's own input and output once the program has them: what is at their other
+/// ends sees the program close them, and not this process. Errors are still to be said.
+pub(crate) fn let_go() {
+    if let Ok(null) = OpenOptions::new().read(true).write(true).open("/dev/null") {
+        // On failure they are let go of at the end.
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
     }
 }
 

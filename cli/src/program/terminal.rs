@@ -158,6 +158,11 @@ impl Terminal {
             // The system hands on what was typed in its own time. Looking for input at the other
             // end makes it do so now: else a program could be stopped after it was continued.
             let _ = poll(&mut [PollFd::new(slave.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+            // The key's echo is to be seen before what the shell says, not after going on.
+            if self.printed.is_empty() {
+                self.printed = read_some(&self.master).unwrap_or_default();
+            }
+            write_some(&self.person, &mut self.printed);
         }
         must
     }
@@ -188,7 +193,10 @@ impl Terminal {
             if self.printed.len() < before {
                 give_up = Instant::now() + STALL_MAX;
             } else if let Ok(wait) = PollTimeout::try_from(give_up - Instant::now()) {
-                let _ = poll(&mut self.events(), wait);
+                // A hang-up is reported unasked, and would end every wait at once.
+                let mut events = self.events().into_iter().collect::<Vec<_>>();
+                events.retain(|event| !event.events().is_empty());
+                let _ = poll(&mut events, wait);
             }
         }
     }

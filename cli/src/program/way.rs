@@ -17,6 +17,7 @@ use clutch_protocol::message::{
 use clutch_protocol::{Frame, Header, Kind, wire};
 use clutch_supervisor::config;
 use clutch_supervisor::run::local::{self, LocalProgram};
+use clutch_supervisor::run::recipe;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::connect;
@@ -87,7 +88,7 @@ impl Way {
 
 /// Asks the daemon whether it would run this, and waits for its answer.
 fn ask(mut socket: &UnixStream, asked: &RunProgram) -> Result<(), Error> {
-    let meta = wire::encode(asked).map_err(|_| Error::CommandTooLong)?;
+    let meta = recipe::encode(asked).ok_or(Error::CommandTooLong)?;
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
     let header = Header { meta_bytes, ..Header::new(Kind::RunProgram, ID) };
     socket.set_write_timeout(Some(ANSWER_MAX)).map_err(Error::Prepare)?;
@@ -212,7 +213,8 @@ impl Running {
                 let refusal = RunRefusal::CannotStart;
                 Err(Error::NotRun(RunRefused { refusal, sentence }))
             }
-            Kind::RunStarted | Kind::Spawned | Kind::Ping | Kind::Pong => Ok(None),
+            // That it was stopped is the daemon's business, where there is one.
+            Kind::RunStarted | Kind::Spawned | Kind::Halted | Kind::Ping | Kind::Pong => Ok(None),
             _ => Err(refusal(frame)),
         }
     }

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use clutch_protocol::message::{RunProgram, RunRefusal, RunRefused, SpawnFailed, SpawnProgram};
+use clutch_protocol::message::{
+    RunProgram, RunRefusal, RunRefused, Spawn, SpawnFailed, SpawnProgram,
+};
 use clutch_protocol::status::RunStatus;
 use tokio::sync::{oneshot, watch};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, PoolState};
 use super::guardians::describe_program_failure;
+use crate::config;
 use crate::pool;
 use crate::run::recipe;
 use crate::worker::spawner::{LaunchError, Order, ProgramStarted};
@@ -75,6 +78,22 @@ impl Runs {
     }
 }
 
+/// Whose rules hold for a program that may run.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pool: config::Pool,
+    base: Spawn,
+}
+
+impl Admitted {
+    /// Works out the program's process. It looks at paths that its client names, which may be on a
+    /// file server that is dead: never on a thread that others wait for.
+    pub(crate) fn program(self, asked: RunProgram) -> Result<Box<SpawnProgram>, String> {
+        let program = recipe::program(&self.pool, self.base, asked);
+        program.map(Box::new).map_err(|fault| fault.to_string())
+    }
+}
+
 /// A program's place among those that run. It is free when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -105,15 +124,13 @@ impl Drop for Ticket {
 }
 
 impl Core {
-    /// Judges whether a program may be run, and works out its process.
-    pub(crate) fn admit_run(
-        &self,
-        asked: RunProgram,
-    ) -> Result<(Box<SpawnProgram>, Ticket), RunRefused> {
+    /// Judges whether a program may be run.
+    pub(crate) fn admit_run(&self, asked: &RunProgram) -> Result<(Admitted, Ticket), RunRefused> {
         let admitted = self.with(|dispatcher| dispatcher.admit_run(asked));
-        let (program, id, pool, command) = admitted.inspect_err(|_| self.count("runs_refused"))?;
+        let (admitted, id, command) = admitted.inspect_err(|_| self.count("runs_refused"))?;
         let verdict = self.with(|dispatcher| dispatcher.runs.verdict.subscribe());
-        Ok((program, Ticket { core: self.clone(), id, pool, command, verdict }))
+        let pool = admitted.pool.name.clone();
+        Ok((admitted, Ticket { core: self.clone(), id, pool, command, verdict }))
     }
 
     /// What a guardian could not do for a program of this pool, in words.
@@ -144,10 +161,7 @@ impl Core {
 }
 
 impl Dispatcher {
-    fn admit_run(
-        &mut self,
-        asked: RunProgram,
-    ) -> Result<(Box<SpawnProgram>, u64, String, String), RunRefused> {
+    fn admit_run(&mut self, asked: &RunProgram) -> Result<(Admitted, u64, String), RunRefused> {
         let refuse = |refusal, sentence| Err(RunRefused { refusal, sentence });
         if self.stopping {
             return refuse(RunRefusal::ShuttingDown, "the daemon is stopping".to_owned());
@@ -170,17 +184,14 @@ impl Dispatcher {
             );
             return refuse(RunRefusal::CannotStart, sentence);
         };
-        let program = match recipe::program(&state.config, base, asked) {
-            Ok(program) => Box::new(program),
-            Err(fault) => return refuse(RunRefusal::CannotStart, fault.to_string()),
-        };
+        let admitted = Admitted { pool: state.config.clone(), base };
         self.pools[index.0].counters.one("runs");
         self.runs.last += 1;
         let id = self.runs.last;
         let (since, pid) = (Instant::now(), 0);
-        let run = Run { pool: pool.clone(), command: command.clone(), since, pid };
+        let run = Run { pool, command: command.clone(), since, pid };
         self.runs.list.insert(id, run);
-        Ok((program, id, pool, command))
+        Ok((admitted, id, command))
     }
 
     fn may_run(&self, state: &PoolState) -> Result<(), RunRefused> {

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
+use clutch_protocol::Kind;
 use clutch_protocol::message::SpawnProgram;
-use clutch_protocol::{Kind, wire};
 
+use super::recipe;
 use crate::worker::handover::hand_over;
 use crate::worker::spawner::{Guardian, LaunchError};
 
@@ -15,14 +16,13 @@ use crate::worker::spawner::{Guardian, LaunchError};
 ///
 /// # Errors
 ///
-/// When the system has no descriptor or process left.
+/// When the system has no descriptor or process left, or the program is too long.
 pub fn start(
     guardian: &Guardian,
     program: &SpawnProgram,
     streams: &[OwnedFd],
 ) -> Result<(Child, UnixStream), LaunchError> {
-    let meta = wire::encode(program)
-        .map_err(|error| LaunchError::Handover(std::io::Error::other(error)))?;
+    let meta = recipe::encode(program).ok_or(LaunchError::TooLong)?;
     let (report, its_report) = UnixStream::pair().map_err(LaunchError::Channels)?;
     #[expect(clippy::disallowed_methods, reason = "it starts guardians, as the spawner does")]
     let mut child = Command::new(&guardian.program)

@@ -8,6 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clutch_protocol::message::{RunProgram, Spawn, SpawnProgram, Streams};
+use clutch_protocol::wire::{self, Decode, Encode};
 use thiserror::Error;
 
 use crate::config::{self, Python};
@@ -48,7 +49,7 @@ pub fn program(
             (asked.interpreter.clone(), venv)
         }
     };
-    let environment = environment(pool, &asked, venv.as_deref());
+    let environment = environment(pool, &asked, venv.as_deref(), Path::new(text(&interpreter)));
     let flags = pool.flags.iter().map(|flag| flag.clone().into_bytes());
     let argv = std::iter::once(interpreter.clone()).chain(flags).chain(asked.arguments);
     let mut spawn = Spawn {
@@ -60,6 +61,13 @@ pub fn program(
     };
     spawn.limits.umask = spawn.limits.umask.or(Some(asked.umask & 0o777));
     Ok(SpawnProgram { spawn, streams: asked.streams })
+}
+
+/// The meta that carries a program, if its reader takes it: that bounds the memory of what it makes
+/// of it, in which many short arguments are more than their bytes.
+pub fn encode<T: Encode + Decode<()>>(program: &T) -> Option<Vec<u8>> {
+    let meta = wire::encode(program).ok()?;
+    wire::decode::<T>(&meta).is_ok().then_some(meta)
 }
 
 /// The virtual environment of a pool, if it has one.
@@ -95,10 +103,21 @@ fn check_streams(streams: &Streams) -> Result<(), ProgramFault> {
 
 /// The pool's rules applied to the client's environment. The pool's `path` goes into `PYTHONPATH`,
 /// where a fresh interpreter finds it behind `sys.path[0]`, as a worker's is.
-fn environment(pool: &config::Pool, asked: &RunProgram, venv: Option<&Path>) -> Vec<Vec<u8>> {
-    let parent = asked.environment.iter().filter_map(|variable| split(variable));
+fn environment(
+    pool: &config::Pool,
+    asked: &RunProgram,
+    venv: Option<&Path>,
+    interpreter: &Path,
+) -> Vec<Vec<u8>> {
+    let parent = || asked.environment.iter().filter_map(|variable| split(variable));
     let account = pool.process.account.as_ref();
-    let mut variables = environment::build(&pool.env, parent, venv, account);
+    let mut variables = environment::build(&pool.env, parent(), venv, account);
+    if venv.is_none() {
+        // What is active in the client's terminal goes on if this interpreter is of it.
+        let of_client = |name: &str| parent().find(|(known, _)| known == name).map(|(_, it)| it);
+        let active = environment::active(of_client);
+        environment::settle(&mut variables, &pool.env, &active, interpreter);
+    }
     if !pool.path.is_empty() {
         let name = OsStr::new("PYTHONPATH");
         let mut joined = OsString::new();
@@ -208,6 +227,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_active_in_the_clients_terminal_goes_on_only_if_it_runs_the_program() {
+        let variables = [&b"PATH=/mine/bin:/bin"[..], b"VIRTUAL_ENV=/mine"];
+        let variables: Vec<_> = variables.iter().map(|variable| variable.to_vec()).collect();
+        let asked = |interpreter: &[u8]| RunProgram {
+            environment: variables.clone(),
+            set: vec![],
+            interpreter: interpreter.into(),
+            ..asked()
+        };
+        let foreign = program(&pool(""), base(), asked(b"/bin/python3")).unwrap().spawn;
+        assert_eq!(vec![b"PATH=/bin".to_vec()], foreign.environment);
+        let own = program(&pool(""), base(), asked(b"/mine/bin/python")).unwrap().spawn;
+        assert_eq!(variables, own.environment);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let streams = |open: &[u8], terminal| Streams { open: open.into(), terminal, ignored: 0 };
         for streams in [
@@ -221,6 +256,14 @@ mod tests {
         }
         let asked = RunProgram { directory: b"here".into(), ..asked() };
         assert!(program(&pool(""), base(), asked).is_err());
+    }
+
+    #[test]
+    fn what_is_sent_is_what_can_be_read() {
+        let many = RunProgram { arguments: vec![b"x".to_vec(); 60_000], ..asked() };
+        assert!(wire::encode(&many).is_ok() && encode(&many).is_none());
+        let meta = encode(&asked()).unwrap();
+        assert_eq!(asked(), wire::decode(&meta).unwrap());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! Leaves to others: which programs may run (`dispatch`), the process (`run`), its end (guardian).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,7 @@ use clutch_protocol::message::{
     SpawnProgram, Spawned, Swept,
 };
 use clutch_protocol::{Frame, Header, Kind, wire};
+use nix::sys::socket::{self, MsgFlags, Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -68,9 +69,19 @@ impl Connection {
             Ok(asked) => asked,
             Err(error) => return protocol(error.to_string()),
         };
-        let (program, ticket) = match self.doorway.core.admit_run(asked) {
+        let (admitted, ticket) = match self.doorway.core.admit_run(&asked) {
             Ok(admitted) => admitted,
             Err(refused) => return self.refuse_program(id, refused),
+        };
+        let working = tokio::task::spawn_blocking(move || admitted.program(asked));
+        let program = match tokio::time::timeout(FRAME_TIMEOUT, working).await {
+            Ok(Ok(Ok(program))) => program,
+            Ok(Ok(Err(sentence))) => return self.cannot_start(id, sentence),
+            Ok(Err(error)) => return self.cannot_start(id, error.to_string()),
+            Err(_) => {
+                let sentence = "the file system of its virtual environment does not answer";
+                return self.cannot_start(id, sentence.to_owned());
+            }
         };
         self.peer.send(&Header::new(Kind::RunReady, id).encode(), &Bytes::new());
         let receiving = self.receive_streams(id, program.streams.open.len());
@@ -83,12 +94,13 @@ impl Connection {
         };
         let started = match self.start_program(program, streams).await {
             Ok(started) => started,
-            Err(sentence) => {
-                let refusal = RunRefusal::CannotStart;
-                return self.refuse_program(id, RunRefused { refusal, sentence });
-            }
+            Err(sentence) => return self.cannot_start(id, sentence),
         };
         self.watch_program(id, started, ticket).await
+    }
+
+    fn cannot_start(&self, id: u64, sentence: String) -> End {
+        self.refuse_program(id, RunRefused { refusal: RunRefusal::CannotStart, sentence })
     }
 
     fn refuse_program(&self, id: u64, refused: RunRefused) -> End {
@@ -181,10 +193,8 @@ impl Connection {
                 End::Closed
             }
             Known { failed: Some(failed), .. } => {
-                let refusal = RunRefusal::CannotStart;
                 let core = &self.doorway.core;
-                let sentence = core.describe_program_failure(&pool, failed);
-                self.refuse_program(id, RunRefused { refusal, sentence })
+                self.cannot_start(id, core.describe_program_failure(&pool, failed))
             }
             Known { .. } => {
                 tracing::error!(
@@ -287,7 +297,9 @@ impl Connection {
                 let header = Header { meta_bytes, ..Header::new(Kind::Forward, 0) };
                 // The guardian reads it as its own, so it must be one.
                 match wire::decode::<clutch_protocol::message::Forward>(&frame.meta) {
-                    Ok(_) => send(report, &[&header.encode()[..], &frame.meta].concat()),
+                    Ok(_) => {
+                        let _ = send(report, &[&header.encode()[..], &frame.meta].concat());
+                    }
                     Err(_) => fault = true,
                 }
             }
@@ -306,13 +318,21 @@ impl Connection {
     }
 }
 
+/// Tells a guardian what must not be lost. One that cannot be told is left: then it ends its
+/// program at once, and still reports.
 fn order(report: &UnixStream, signal: Signal) {
-    send(report, &frame_head(Kind::Signal, 0, &signal));
+    if send(report, &frame_head(Kind::Signal, 0, &signal)).is_err() {
+        let _ = shutdown(report.as_raw_fd(), Shutdown::Write);
+    }
 }
 
 /// Tells a guardian something. It reads whatever comes at once, so a socket that is full is one
 /// that somebody floods with signals, of which one more makes no difference.
-fn send(report: &UnixStream, frame: &[u8]) {
+///
+/// Past the runtime, which takes a socket for full until it has waited for it once: a signal that
+/// comes with the streams would be lost.
+fn send(report: &UnixStream, frame: &[u8]) -> nix::Result<()> {
     // A frame of this size goes into a socket whole or not at all.
-    let _ = report.try_write(frame);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    socket::send(report.as_raw_fd(), frame, flags).map(drop)
 }

@@ -161,6 +161,9 @@ pub enum LaunchError {
     /// The guardian did not take what it is to run.
     #[error("its guardian did not take over: {0}")]
     Handover(io::Error),
+    /// What a client wants run is more than a guardian takes.
+    #[error("its arguments and its environment are too long together; pass long data in a file")]
+    TooLong,
     /// Too many starts wait.
     #[error("too many workers are being started at once")]
     Busy,
