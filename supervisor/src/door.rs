@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use crate::limits::{CLOSING_TIMEOUT, STRANGERS_MAX};
+use crate::net::send_at_once;
 use crate::session::connection::{Connection, Doorway, End};
 use crate::worker::link::frame_head;
 
@@ -194,7 +195,7 @@ fn refuse(stream: &UnixStream, refusal: Refusal, sentence: &str) {
     let refused = Refused { refusal, sentence: sentence.to_owned() };
     let head = frame_head(Kind::Refused, 0, &refused);
     // A fresh socket's buffer is empty, so this is sent, or the peer is gone.
-    let _ = stream.try_write(&head);
+    let _ = send_at_once(stream, &head);
 }
 
 fn note_end(doorway: &Doorway, ended: Result<End, tokio::task::JoinError>) {

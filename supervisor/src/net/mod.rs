@@ -16,4 +16,4 @@ pub mod inbox;
 pub mod hangup;
 
 pub use inbox::{Inbox, InboxError, Pumped};
-pub use outbox::{Outbox, OutboxError, SharedBudget};
+pub use outbox::{Outbox, OutboxError, SharedBudget, send_at_once};

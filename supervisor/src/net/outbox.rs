@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
-use nix::sys::socket::{MsgFlags, sendmsg};
+use nix::sys::socket::{MsgFlags, send, sendmsg};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -232,4 +232,16 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         self.count_down(self.waiting_bytes.get());
     }
+}
+
+/// Sends one small frame on a socket that has no outbox, whole or not at all.
+///
+/// Past the runtime, which takes a socket for full until it has waited for it once.
+///
+/// # Errors
+///
+/// When the socket is full or gone.
+pub fn send_at_once(stream: &UnixStream, frame: &[u8]) -> nix::Result<()> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    send(stream.as_raw_fd(), frame, flags).map(drop)
 }

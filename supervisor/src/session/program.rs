@@ -19,7 +19,7 @@ use clutch_protocol::message::{
     SpawnProgram, Spawned, Swept,
 };
 use clutch_protocol::{Frame, Header, Kind, wire};
-use nix::sys::socket::{self, MsgFlags, Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use super::connection::{Connection, End, refused};
 use crate::dispatch::{Core, Ticket, Verdict};
 use crate::limits::FRAME_TIMEOUT;
-use crate::net::{Inbox, Pumped};
+use crate::net::{Inbox, Pumped, send_at_once};
 use crate::sys;
 use crate::worker::link::frame_head;
 use crate::worker::output::escape;
@@ -298,7 +298,8 @@ impl Connection {
                 // The guardian reads it as its own, so it must be one.
                 match wire::decode::<clutch_protocol::message::Forward>(&frame.meta) {
                     Ok(_) => {
-                        let _ = send(report, &[&header.encode()[..], &frame.meta].concat());
+                        // One that floods its program with signals may lose some.
+                        let _ = send_at_once(report, &[&header.encode()[..], &frame.meta].concat());
                     }
                     Err(_) => fault = true,
                 }
@@ -321,18 +322,7 @@ impl Connection {
 /// Tells a guardian what must not be lost. One that cannot be told is left: then it ends its
 /// program at once, and still reports.
 fn order(report: &UnixStream, signal: Signal) {
-    if send(report, &frame_head(Kind::Signal, 0, &signal)).is_err() {
+    if send_at_once(report, &frame_head(Kind::Signal, 0, &signal)).is_err() {
         let _ = shutdown(report.as_raw_fd(), Shutdown::Write);
     }
-}
-
-/// Tells a guardian something. It reads whatever comes at once, so a socket that is full is one
-/// that somebody floods with signals, of which one more makes no difference.
-///
-/// Past the runtime, which takes a socket for full until it has waited for it once: a signal that
-/// comes with the streams would be lost.
-fn send(report: &UnixStream, frame: &[u8]) -> nix::Result<()> {
-    // A frame of this size goes into a socket whole or not at all.
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    socket::send(report.as_raw_fd(), frame, flags).map(drop)
 }
