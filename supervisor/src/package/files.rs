@@ -38,6 +38,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_imports.py",
     "clutch/_items.py",
     "clutch/_json_codec.py",
+    "clutch/_lanes.py",
     "clutch/_limits.py",
     "clutch/_logging.py",
     "clutch/_loop.py",
@@ -50,6 +51,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_receive.py",
     "clutch/_setup.py",
     "clutch/_stdio.py",
+    "clutch/_threads.py",
     "clutch/_warmup.py",
     "clutch/_worker.py",
 ];
