@@ -4,30 +4,15 @@ Loaded only where a pool asks for one of them. A *lane* is what `state` is where
 time: each call that runs has one, and one place on the page. Who puts calls on lanes is `_threads`
 and `_tasks`.
 
-How a thread's call is cancelled, without ever hitting the next call or the worker's own code:
-
-```text
-   control thread, on Interrupt(id)             the lane's thread
-   early += id
-   lock; taken == id ?                          lock; taken = id; id in early? interrupted = id; unlock
-     interrupted = id
-     armed for id, not thrown for id yet ?      lock; armed for id; unlock;  interrupted == id? raise
-       thrown for id; Cancelled is set ───────► user code: raised between two of its instructions
-   unlock                                       lock; disarmed; what was set and not raised is taken
-                                                back; unlock
-```
-
-So either the lane sees the interrupt or the interrupt sees the lane. Nothing is set outside of the
-time between arming and disarming, at most one exception is set for a call, and none is left when
-disarming returns. That one may be raised inside of disarming, even between taking the lock and
-the next instruction; so disarming starts over when it is, and the lock knows whose it is.
+How a call is cancelled is `_cancel`'s.
 """
 
-import sys
+from _contextvars import ContextVar
 from _thread import RLock, allocate_lock, get_ident
 from posix import register_at_fork
 
-from clutch._call import Cancelled, State, state
+from clutch._call import State, state
+from clutch._cancel import Canceller, Lane
 from clutch._execute import Executor
 from clutch._frames import CODEC_PLAIN, MODE_THREADS, ProtocolError
 from clutch._limits import CALL_ID_BITS, LANES_MAX
@@ -36,7 +21,6 @@ from clutch._pristine import load, no_imports, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _contextvars import ContextVar
     from _socket import socket
     from typing import Any, Callable, Tuple
 
@@ -45,104 +29,14 @@ if TYPE_CHECKING:
 
     Restore = Callable[[], "Callable[[], None] | None"]
     Send = Callable[[bytes, "bytes | memoryview"], None]
-else:
-    from _contextvars import ContextVar
 
-__all__ = ["Lane", "LaneExecutor", "Lanes", "prepare"]
+__all__ = ["LaneExecutor", "Lanes", "prepare"]
 
 _CALL_ID_MASK = (1 << CALL_ID_BITS) - 1
 
 # Interrupts that came before their calls. At most as many calls are on their way as there are lanes;
 # the rest are interrupts that came after their calls, which nothing else would ever take out.
 _EARLY_MAX = 16 * LANES_MAX
-
-
-class Lane(State):
-    """What one of several calls is at. Made for a thread; a task's is never armed."""
-
-    __slots__ = ("_armed_for", "_lock", "_raised_for", "_throw", "ident", "name", "taken")
-
-    def __init__(self, name: str, page: memoryview, throw: "Callable[[int, Any], int] | None"):
-        self._armed_for = 0
-        self._lock = RLock()
-        self._raised_for = 0
-        self._throw = throw
-        # The call it was given, from before it is looked at until it is answered.
-        self.taken = 0
-        self.name = name
-        self.ident = 0
-        super().__init__()
-        self.pool, self.slot, self.generation = state.pool, state.slot, state.generation
-        # A list of one number, as the only state's page is.
-        self.page = page
-
-    @property
-    def armed(self) -> bool:  # type: ignore[override]
-        """Whether user code runs, and may be interrupted."""
-        return self._armed_for != 0
-
-    @armed.setter
-    def armed(self, armed: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        lock = self._lock
-        if armed:
-            lock.acquire()
-            self._armed_for = self.running
-            lock.release()
-            return
-        while True:
-            try:
-                lock.acquire()
-                self._armed_for = 0
-                if self._raised_for == self.running and self._throw is not None:
-                    self._throw(self.ident, None)
-                while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
-                    lock.release()
-            except Cancelled:
-                # The only one that is ever raised in this call.
-                continue
-            return
-
-    def begin(self, call_id: int, early: "dict[int, bool]") -> None:
-        """Takes a call. What the control thread heard before is heard."""
-        with self._lock:
-            self.taken = call_id
-            interrupted = early.pop(call_id, None) if early else None
-            if interrupted is not None:
-                self._hear(call_id, interrupted)
-
-    def hear(self, call_id: int, interrupted: bool) -> bool:
-        """Tells a call that it was warned or interrupted, if it is here."""
-        with self._lock:
-            if self.taken != call_id:
-                return False
-            self._hear(call_id, interrupted)
-            return True
-
-    def _hear(self, call_id: int, interrupted: bool) -> None:
-        self.warned = call_id
-        if interrupted:
-            self.interrupted = call_id
-            self._interrupt(call_id)
-        if self.call is not None:
-            # Whoever holds the object must still see it when the next call runs.
-            _ = self.call.cancelled
-
-    def _interrupt(self, call_id: int) -> None:
-        """Has `Cancelled` raised in user code of this call."""
-        if self._armed_for == call_id and self._raised_for != call_id:
-            self._raised_for = call_id
-            if self._throw is not None:
-                self._throw(self.ident, Cancelled)
-            if self.on_interrupt is not None:
-                # It may wait in an event loop.
-                self.on_interrupt()
-
-    def forget(self, page: memoryview) -> None:
-        """In a forked child, where whoever held the lock is no more."""
-        self._lock = RLock()
-        self._armed_for = self.running = self.taken = 0
-        self.end_items()
-        self.page = page
 
 
 class LaneExecutor(Executor):
@@ -165,7 +59,7 @@ class Lanes:
     def __init__(self, setup: "Setup") -> None:
         self.setup = setup
         self.count = setup.lanes
-        self.throw = _thrower()
+        self.canceller = Canceller()
         # What was heard of calls that are yet to come: whether they were interrupted, else warned.
         self.early: "dict[int, bool]" = {}
         # Of calls on the event loop, by their ids.
@@ -229,6 +123,8 @@ class Lanes:
         for lane in list(self.lanes) if task is None else [task]:
             if lane.hear(call_id, interrupted):
                 early.pop(call_id, None)
+                if interrupted:
+                    self.canceller.reach(lane, call_id)
                 return
 
     def told(self) -> str:
@@ -273,22 +169,6 @@ def prepare(setup: "Setup") -> Lanes:
         load("clutch." + name)
     _lock_imports()
     return Lanes(setup)
-
-
-def _thrower() -> "Callable[[int, Any], int] | None":
-    """Sets an exception in a thread, or with None takes back what was not raised yet."""
-    try:
-        ctypes = load("ctypes")
-        function = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    except (ImportError, AttributeError):
-        # A python without it. Calls are told by their flag, and in the end replaced.
-        return None
-    c_ulong, py_object = ctypes.c_ulong, ctypes.py_object
-
-    def throw(ident: int, error: "Any") -> int:
-        return function(c_ulong(ident), None if error is None else py_object(error))
-
-    return throw
 
 
 def _lock_imports() -> None:

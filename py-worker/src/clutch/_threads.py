@@ -11,7 +11,8 @@ from time import monotonic
 
 from clutch._control import die, report
 from clutch._frames import EXIT, FAILED, READY, RUN, ProtocolError, header_bytes
-from clutch._lanes import Lane, LaneExecutor
+from clutch._cancel import Lane
+from clutch._lanes import LaneExecutor
 from clutch._limits import HEADER_BYTES, RECEIVE_BYTES
 from clutch._pristine import load
 from clutch._receive import receive_frames, shielded
@@ -98,7 +99,7 @@ def start(
     lanes: "Lanes", place: int, package: str, run: "Callable[[Answers], object]", send: "Send"
 ) -> threading.Thread:
     """Starts the thread of one lane, which runs `run`. Nothing that it raises goes unnoticed."""
-    lane = Lane(f"clutch-{place + 1}", lanes.page_of(place), lanes.throw)
+    lane = Lane(f"clutch-{place + 1}", lanes.page_of(place), lanes.canceller.throw)
     executor = LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
 
     def body() -> None:

@@ -27,6 +27,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "boot.py",
     "clutch/__init__.py",
     "clutch/_call.py",
+    "clutch/_cancel.py",
     "clutch/_control.py",
     "clutch/_convert.py",
     "clutch/_coroutine.py",
