@@ -133,6 +133,13 @@ class Lane(State):
             # Whoever holds the object must still see it when the next call runs.
             _ = self.call.cancelled
 
+    def leave(self, early: "dict[int, bool]") -> None:
+        """Gives the call away; who takes it hears what was heard here."""
+        with self._lock:
+            call_id, self.taken, self.running = self.taken, 0, 0
+            if call_id in (self.interrupted, self.warned):
+                early[call_id] = self.interrupted == call_id or early.get(call_id, False)
+
     def reach(self, call_id: int) -> bool:
         """Has `Cancelled` raised in user code of this call. Whether there is no more to do."""
         with self._lock:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Coroutine
 
-__all__ = ["SKIP", "cancel_tasks", "run"]
+__all__ = ["SKIP", "cancel_tasks", "run", "run_on"]
 
 _run, _current_task, _all_tasks = asyncio.run, asyncio.current_task, asyncio.all_tasks
 _running_loop = asyncio.get_running_loop
@@ -31,6 +31,12 @@ def run(coroutine: "Coroutine[Any, Any, Any]", now: State = state) -> "Any":
         now.on_interrupt = None
         # For an interrupt that came before its first step.
         coroutine.close()
+
+
+def run_on(loop: "asyncio.AbstractEventLoop") -> None:
+    """Has coroutines run on this loop from now on, so that what they leave behind lives on."""
+    global _run  # noqa: PLW0603 - one worker has one loop.
+    _run = loop.run_until_complete
 
 
 async def _interruptible(coroutine: "Coroutine[Any, Any, Any]", now: State) -> "Any":

@@ -14,13 +14,14 @@ from posix import register_at_fork
 from clutch._call import State, state
 from clutch._cancel import Canceller, Lane
 from clutch._execute import Executor
-from clutch._frames import CODEC_PLAIN, MODE_THREADS, ProtocolError
+from clutch._frames import CODEC_PLAIN, MODE_ASYNC, MODE_THREADS, ProtocolError
 from clutch._limits import CALL_ID_BITS, LANES_MAX
 from clutch._loop import in_order
 from clutch._pristine import load, no_imports, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from _socket import socket
     from typing import Any, Callable, Tuple
 
@@ -68,6 +69,8 @@ class Lanes:
         self.lanes: "list[Lane]" = []
         self.current: "ContextVar[Lane | None]" = ContextVar("clutch_lane", default=None)
         self._by_thread: "dict[int, Lane]" = {}
+        # Of the mode `async`.
+        self.loop: "asyncio.AbstractEventLoop | None" = None
         self._gate = allocate_lock()
         self._active = 0
         self.flush: "Callable[[], None]" = int  # type: ignore[assignment]
@@ -168,7 +171,10 @@ def prepare(setup: "Setup") -> Lanes:
     for name in ("_plain", "_failures", "_missing", "_items"):
         load("clutch." + name)
     _lock_imports()
-    return Lanes(setup)
+    lanes = Lanes(setup)
+    if setup.mode == MODE_ASYNC:
+        lanes.loop = load("clutch._tasks").make_loop(lanes)
+    return lanes
 
 
 def _lock_imports() -> None:

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Callable, Iterator, Optional, Tuple
 
+    from clutch._execute import Executor
     from clutch._lanes import Lanes, Send
     from clutch._receive import Frame
 
     # flags, codec, id, meta, payload, all for as long as one wants.
     Taken = Tuple[int, int, int, memoryview, memoryview]
 
-__all__ = ["Answers", "live", "start", "taken"]
+    MakeExecutor = Callable[[Lane], Executor]
+
+__all__ = ["live", "start"]
 
 # How long the end of a worker waits for threads that have nothing to do but to end.
 _END_S = 1.0
@@ -57,7 +60,7 @@ class Turns:
             for kind, flags, codec, call_id, meta, payload in self._frames:
                 if kind == RUN:
                     self._lanes.begin(call_id)
-                    return taken(flags, codec, call_id, meta, payload)
+                    return _taken(flags, codec, call_id, meta, payload)
                 if kind != EXIT:
                     raise ProtocolError(f"kind {kind} is not for a worker")
                 break
@@ -66,7 +69,7 @@ class Turns:
             return None
 
 
-def taken(
+def _taken(
     flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
 ) -> "Taken":
     """A frame that stays as it is when the next one is received."""
@@ -75,37 +78,17 @@ def taken(
     return flags, codec, call_id, meta, payload
 
 
-class Answers:
-    """Runs the calls of one lane, and sends their answers."""
-
-    def __init__(self, lanes: "Lanes", lane: Lane, executor: LaneExecutor, send: "Send") -> None:
-        self._lanes = lanes
-        self._lane = lane
-        self._executor = executor
-        self._send = send
-
-    def give(self, call: "Taken") -> None:
-        """Runs a call and answers it."""
-        lane, executor = self._lane, self._executor
-        lane.begin(call[2], self._lanes.early)
-        self._send(*executor.execute(*call))
-        # What it frees may be user code, which must not cost the caller the answer.
-        executor.kept = None
-        lane.taken = 0
-        self._lanes.end()
-
-
 def start(
-    lanes: "Lanes", place: int, package: str, run: "Callable[[Answers], object]", send: "Send"
+    lanes: "Lanes", place: int, make: "MakeExecutor", run: "Callable[[Lane, Executor], object]"
 ) -> threading.Thread:
     """Starts the thread of one lane, which runs `run`. Nothing that it raises goes unnoticed."""
     lane = Lane(f"clutch-{place + 1}", lanes.page_of(place), lanes.canceller.throw)
-    executor = LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
+    executor = make(lane)
 
     def body() -> None:
         try:
             lanes.add_thread(lane)
-            run(Answers(lanes, lane, executor, send))
+            run(lane, executor)
         except ProtocolError as error:
             die(f"on the call socket, {error}")
         except BaseException as error:  # noqa: BLE001 - of a thread that throws into others, say.
@@ -130,18 +113,25 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
             lanes.flush()
             send(head, body)
 
-    def run(answers: Answers) -> None:
+    def run(lane: Lane, executor: "Executor") -> None:
         while True:
             frame = turns.next()
             if frame is None:
                 return
-            answers.give(frame)
-            del frame
+            lane.begin(frame[2], lanes.early)
+            send_alone(*executor.execute(*frame))
+            # What it frees may be user code, which must not cost the caller the answer.
+            executor.kept = frame = None
+            lane.taken = 0
+            lanes.end()
+
+    def make(lane: Lane) -> LaneExecutor:
+        return LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
 
     threads = []
     try:
         for place in range(lanes.count):
-            threads.append(start(lanes, place, package, run, send_alone))
+            threads.append(start(lanes, place, make, run))
     except (RuntimeError, MemoryError) as error:
         return _refuse(error, len(threads), lanes.count, send, package)
     send(header_bytes(READY, 0, len(ready), 0), ready)
