@@ -116,7 +116,7 @@ def _live(
         forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)
     package = f"{here}/{__package__}/"
     meta = None
-    if setup.preload or setup.main:
+    if setup.preload or setup.main or setup.initializer or setup.warm:
         meta = _load_user_code(setup, (package, here + "/"), stack_fd, control)
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
