@@ -1,6 +1,7 @@
 //! Pools whose calls call one another at random, with simulated time and seeds: every call ends
 //! long before its deadline, by its result or refused because it never could, whatever dies.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::backoff::Dice;
@@ -42,6 +43,8 @@ struct World {
     now: Instant,
     coming: BTreeMap<(Instant, u64), Coming>,
     tasks: HashMap<CallKey, Task>,
+    /// What pools are still to be told, as the dispatcher keeps it until it is done with an event.
+    untold: VecDeque<(usize, Event)>,
     dice: Dice,
     depth: u32,
     last: u64,
@@ -85,6 +88,7 @@ impl World {
             now: Instant::now(),
             coming: BTreeMap::new(),
             tasks: HashMap::new(),
+            untold: VecDeque::new(),
             dice: Dice::new(seed),
             depth,
             last: 0,
@@ -107,6 +111,13 @@ impl World {
     }
 
     fn tell(&mut self, pool: usize, event: Event) {
+        self.tell_one(pool, event);
+        while let Some((pool, event)) = self.untold.pop_front() {
+            self.tell_one(pool, event);
+        }
+    }
+
+    fn tell_one(&mut self, pool: usize, event: Event) {
         let mut effects = Vec::new();
         self.pools[pool].handle(self.now, event, &mut effects);
         for effect in effects {
@@ -175,10 +186,10 @@ impl World {
         let task = self.tasks.remove(&call).expect("a call is answered once");
         self.done += 1;
         for (child, pool) in self.nesting.children(call).collect::<Vec<_>>() {
-            self.tell(pool, Event::CallCancelled { call: child });
+            self.untold.push_back((pool, Event::CallCancelled { call: child }));
         }
         if let Some(Runner { pool, worker, call }) = self.nesting.leave(call) {
-            self.tell(pool, Event::Waits { worker, call, waits: false });
+            self.untold.push_back((pool, Event::Waits { worker, call, waits: false }));
         }
         let Some(parent) = task.parent else { return };
         if let Some(by) = self.tasks.get_mut(&parent) {

@@ -167,21 +167,29 @@ impl Pool {
 
     /// What any event may have made possible. Costs nothing where nothing is wanted.
     fn follow_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.assign_waiting(now, effects);
-        if self.extra > 0 || self.calls.nested_waiting() > 0 {
-            self.serve_nested(now, effects);
-        }
+        self.serve(now, effects);
         if !self.start_queue.is_empty() {
             self.start_queued(now, effects);
         }
         if !self.turns.is_empty() {
             self.replace_next(now, effects);
+            // One of several lanes that gets no more calls is made up for by another worker.
+            self.serve(now, effects);
         }
         if self.settings.size.min < self.settings.size.max {
             self.scale(now, effects);
         }
         self.report_drained(effects);
         self.note_standstill(now);
+    }
+
+    fn serve(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.assign_waiting(now, effects);
+        if self.extra > 0 || self.calls.nested_waiting() > 0 {
+            self.serve_nested(now, effects);
+            // A worker that has begun one has lanes that any call may have.
+            self.assign_waiting(now, effects);
+        }
     }
 
     fn arrive(&mut self, now: Instant, newcomer: Newcomer, effects: &mut Vec<Effect>) {
