@@ -375,7 +375,7 @@ pub fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
     Settings {
         size: Size { min: pool.workers_min, max: pool.workers, spares: pool.spares },
-        lanes: 1,
+        lanes: pool.concurrency.lanes(),
         scale: pool.scale,
         starts_at_once: STARTS_AT_ONCE,
         restart: pool.restart,

@@ -164,12 +164,12 @@ impl Dispatcher {
     }
 
     fn call_status(&self, now: Instant, entry: Option<&Worker>, held: &Held) -> WorkerCall {
-        let given = entry.into_iter().flat_map(|entry| &entry.given);
-        let function = given.filter(|it| it.call == held.call).map(|it| it.function.to_string());
+        let given = entry.and_then(|entry| entry.given.iter().find(|it| it.call == held.call));
+        let function = given.map(|given| given.function.to_string());
         let state = if held.is_running() { "running" } else { "interrupting" };
         WorkerCall {
             call: held.call.0,
-            function: function.last().unwrap_or_default(),
+            function: function.unwrap_or_default(),
             state: state.to_owned(),
             call_ms: millis_since(now, held.since),
             waits_for: self.nesting.count(held.call) as u64,

@@ -249,8 +249,7 @@ fn each_attempt_has_its_own_time() {
     let mut world = World::ready_of(shared(1, 2));
     let worker = id(0, 1);
     let attempt_timeout = Some(SECOND);
-    let retry =
-        Retry { attempts: 2, on_timeout: true, attempt_timeout, ..Retry::default() };
+    let retry = Retry { attempts: 2, on_timeout: true, attempt_timeout, ..Retry::default() };
     let deadline = world.now + 30 * SECOND;
     for call in [1, 2] {
         let (call, caller) = (CallKey(call), Caller(1));

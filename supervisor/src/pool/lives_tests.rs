@@ -203,7 +203,7 @@ impl Life {
             17 | 18 => {
                 let worker = worker?;
                 let calls = self.model.calls_of(worker).into_iter().map(CallKey);
-                let begun = calls.filter(|_| self.dice.roll() % 4 > 0).collect();
+                let begun = calls.filter(|_| self.below(4) > 0).collect();
                 self.model.dies(worker);
                 Some(Event::Died { worker, begun: Begun::Only(begun) })
             }

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use clutch_protocol::limits::LANES_MAX;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,12 +14,12 @@ use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
 
 /// One page of memory, the least that can be shared.
-const PAGE_BYTES: i64 = 4096;
+const PAGE_BYTES: u32 = 4096;
 
 /// As many places as a worker can have lanes.
-const PLACES: usize = 256;
+const PLACES: usize = LANES_MAX as usize;
 
-const _: () = assert!(PLACES * size_of::<u64>() <= PAGE_BYTES as usize);
+const _: () = assert!(LANES_MAX * u64::BITS / 8 <= PAGE_BYTES);
 
 /// A page that the daemon shares with one worker.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Page {
             Err(Errno::EPERM | Errno::ENOSYS) => return Page::of_file(),
             Err(errno) => return Err(errno.into()),
         };
-        ftruncate(&page, PAGE_BYTES)?;
+        ftruncate(&page, PAGE_BYTES.into())?;
         // A page that shrinks would end whoever looks at it, and one that grows take our memory.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&page, FcntlArg::F_ADD_SEALS(seals))?;
@@ -50,7 +51,7 @@ impl Page {
     fn of_file() -> io::Result<Page> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let page = open(&std::env::temp_dir(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        ftruncate(&page, PAGE_BYTES)?;
+        ftruncate(&page, PAGE_BYTES.into())?;
         Ok(Page(page))
     }
 
@@ -86,7 +87,7 @@ mod tests {
         let page = Page::new().unwrap();
         assert!(!page.has_begun(7));
         write(&page, 0, 7);
-        write(&page, 255, 9);
+        write(&page, i64::from(LANES_MAX) - 1, 9);
         assert_eq!([true, true, false], [7, 9, 8].map(|call| page.has_begun(call)));
         write(&page, 0, 8);
         assert_eq!([false, true, true], [7, 9, 8].map(|call| page.has_begun(call)));
