@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import unittest
 
 import support
@@ -565,9 +564,9 @@ class Tasks(Several):
         worker.call("tasks:prepare_never")
         codes = [worker.call("tasks:fork_async", how) for how in ("returns", "raises", "waits")]
         self.assertEqual([0, 7, 1], codes)
-        self.assertEqual([0, 7, 9], [
-            worker.call("tasks:fork", how) for how in ("returns", "raises", "ends")
-        ])
+        self.assertEqual(
+            [0, 7, 9], [worker.call("tasks:fork", how) for how in ("returns", "raises", "ends")]
+        )
         self.ask(worker, "open_async", "a")
         self.assertIn((other, other), [self.next(worker) for _ in range(2)])
         self.assertEqual(0, worker.finish())

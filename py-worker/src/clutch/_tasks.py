@@ -76,7 +76,13 @@ class _TaskExecutor(LaneExecutor):
         self._are_async: "dict[bytes, Tuple[Any, bool]]" = {}
 
     async def run(
-        self, lane: Lane, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
+        self,
+        lane: Lane,
+        flags: int,
+        codec: int,
+        call_id: int,
+        meta: memoryview,
+        payload: memoryview,
     ) -> "Optional[Answer]":
         """The answer of a call; None if it has to go to a thread."""
         self._state = lane
@@ -255,11 +261,9 @@ class Service:
         self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
 
     def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
-        # Before the answer, so that what a call printed comes before it.
-        self._lanes.flush()
-        self._outbox.send(head, body)
-        self._places.append(place)
         self._lanes.end()
+        self._places.append(place)
+        self._outbox.send(head, body)
 
     def _add_thread(self) -> BaseException:
         """Starts one more thread. What it could not be started for, if it could not."""
