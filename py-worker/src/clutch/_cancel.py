@@ -48,6 +48,8 @@ _PAUSE_MAX_S = 0.05
 # Files of the standard library whose Python code holds locks that calls share.
 _LOCKING = (
     "/_threading_local.py",
+    "/_weakrefset.py",
+    "/contextlib.py",
     "/functools.py",
     "/queue.py",
     "/subprocess.py",

@@ -171,7 +171,7 @@ def prepare(setup: "Setup") -> Lanes:
     _lock_imports()
     lanes = Lanes(setup)
     if setup.mode == MODE_ASYNC:
-        lanes.loop = load("clutch._tasks").make_loop(lanes)
+        lanes.loop = load("clutch._tasks").make_loop()
     return lanes
 
 

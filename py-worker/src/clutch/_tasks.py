@@ -46,7 +46,7 @@ _END_S = 1.0
 _u64 = Struct("<Q").unpack_from
 
 
-def make_loop(lanes: "Lanes") -> asyncio.AbstractEventLoop:
+def make_loop() -> asyncio.AbstractEventLoop:
     """The loop of this worker's life; what is called before the first call runs on it, too."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -61,7 +61,6 @@ def make_loop(lanes: "Lanes") -> asyncio.AbstractEventLoop:
         loop.stop()
 
     register_at_fork(after_in_child=forget)
-    del lanes
     return loop
 
 
@@ -208,6 +207,9 @@ class Service:
                 self.loop.stop()
         except ProtocolError as error:
             die(f"on the call socket, {error}")
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"a call could not be taken: {type(error).__name__}")
 
     def _begin(self, *frame: "Any") -> None:
         call_id = frame[2]
@@ -261,9 +263,13 @@ class Service:
         self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
 
     def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
-        self._lanes.end()
-        self._places.append(place)
-        self._outbox.send(head, body)
+        try:
+            self._lanes.end()
+            self._places.append(place)
+            self._outbox.send(head, body)
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"an answer could not be sent: {type(error).__name__}")
 
     def _add_thread(self) -> BaseException:
         """Starts one more thread. What it could not be started for, if it could not."""
