@@ -93,7 +93,7 @@ class State:
         self.on_interrupt: "Callable[[], bool] | None" = None
         # Where the daemon reads which call has begun. See `_page`.
         self.page = memoryview(bytearray(8)).cast("Q")
-        # Where the worker runs several calls: all their states, of which this is none. See `_lanes`.
+        # Where the worker runs several calls: their states, of which this is none. See `_lanes`.
         self.lanes: "Lanes | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
@@ -169,10 +169,10 @@ def current_call() -> Call:
 
     The same object each time, unless two threads are the first to ask; then two that say the same.
     Any thread may ask; where several calls run, one that a call has started is told of it only if
-    it runs in a copy of the call's context (`contextvars`). A thread that outlives its call should keep the object: asked again, it
-    would be told about the next call. Where no call is running (in a `multiprocessing` child, in
-    a test, while `main` is loaded) the answer is a call with id 0, no deadline, never cancelled,
-    so that the same code runs there.
+    it runs in a copy of the call's context (`contextvars`). A thread that outlives its call should
+    keep the object: asked again, it would be told about the next call. Where no call is running (in
+    a `multiprocessing` child, in a test, while `main` is loaded) the answer is a call with id 0, no
+    deadline, never cancelled, so that the same code runs there.
     """
     now = state if state.lanes is None else state.lanes.find()
     call = now.call

@@ -1,17 +1,17 @@
 """How a call on a thread is cancelled, without ever hitting the next call or the worker's own code.
 
 ```text
-   control thread, on Interrupt(id)             the lane's thread
+   control thread, on Interrupt(id)          the lane's thread
    early += id
-   lock; taken == id ?                          lock; taken = id; id in early? interrupted = id; unlock
-     interrupted = id                           lock; armed for id; unlock;  interrupted == id? raise
+   lock; taken == id ?                       lock; taken = id; in early? interrupted = id; unlock
+     interrupted = id                        lock; armed for id; unlock; interrupted? raise
    unlock
    canceller's thread, until the call ends
-   lock; armed for id, not raised for id yet,
+   lock; armed for id, not raised for id,
      and in user code ?
-       raised for id; Cancelled is set ───────► user code: raised between two of its instructions
-   unlock                                       lock; disarmed; what was set and not raised yet is
-                                                taken back; unlock
+       raised for id; Cancelled is set ────► user code: raised between two of its instructions
+   unlock                                    lock; disarmed; what was set and not raised yet is
+                                             taken back; unlock
 ```
 
 So either the lane sees the interrupt or the interrupt sees the lane. Nothing is set outside of the
@@ -48,6 +48,8 @@ _PAUSE_MAX_S = 0.05
 # Files of the standard library whose Python code holds locks that calls share.
 _LOCKING = (
     "/_threading_local.py",
+    "/_weakrefset.py",
+    "/contextlib.py",
     "/functools.py",
     "/queue.py",
     "/subprocess.py",

@@ -35,8 +35,8 @@ __all__ = ["LaneExecutor", "Lanes", "prepare"]
 
 _CALL_ID_MASK = (1 << CALL_ID_BITS) - 1
 
-# Interrupts that came before their calls. At most as many calls are on their way as there are lanes;
-# the rest are interrupts that came after their calls, which nothing else would ever take out.
+# Interrupts that came before their calls. At most as many calls are on their way as there are
+# lanes; the rest are interrupts that came after their calls, which nobody else takes out.
 _EARLY_MAX = 16 * LANES_MAX
 
 
@@ -73,20 +73,16 @@ class Lanes:
         self.loop: "asyncio.AbstractEventLoop | None" = None
         self._gate = allocate_lock()
         self._active = 0
-        self.flush: "Callable[[], None]" = int  # type: ignore[assignment]
+        self._flush: "Callable[[], None]" = int  # type: ignore[assignment]
         self._restore: "Restore" = int  # type: ignore[assignment]
         register_at_fork(after_in_child=self._unlock)
-
-    def put_back_with(self, flush: "Callable[[], None]", restore: "Restore") -> None:
-        """Says what is done before an answer, and when no call runs."""
-        self.flush, self._restore = flush, restore
 
     def page_of(self, place: int) -> memoryview:
         """One place of the page, as a list of one number."""
         return state.page[place : place + 1]
 
     def add_thread(self, lane: Lane) -> None:
-        """Makes a lane that of this thread, for all that runs in it and in copies of its context."""
+        """Makes a lane this thread's, for all that runs in it and in copies of its context."""
         lane.ident = get_ident()
         self._by_thread[lane.ident] = lane
         self.current.set(lane)
@@ -104,16 +100,18 @@ class Lanes:
             self._active += 1
 
     def end(self) -> None:
-        """A call was answered. With the last one, what they have changed is put back.
+        """A call is about to be answered. With the last one, what they have changed is put back.
 
         That belongs to the whole process: while any call runs, it may be what that call arranged.
         """
         with self._gate:
+            # Before the answer, so that what a call printed comes before it.
+            self._flush()
             self._active -= 1
             if not self._active:
                 changed = in_order(self._restore, int)  # type: ignore[arg-type]
                 if changed is not None:
-                    self.flush = changed
+                    self._flush = changed
 
     def hear(self, call_id: int, interrupted: bool) -> None:
         """Tells a call that it was warned or interrupted, also one that is yet to come."""
@@ -161,7 +159,7 @@ class Lanes:
         ready: bytes,
     ) -> int:
         """Says that the worker is ready, and serves calls until there are no more."""
-        self.put_back_with(*keepers)
+        self._flush, self._restore = keepers
         name = "_threads" if self.setup.mode == MODE_THREADS else "_tasks"
         return load("clutch." + name).live(self, call, send, package, ready)
 
@@ -173,7 +171,7 @@ def prepare(setup: "Setup") -> Lanes:
     _lock_imports()
     lanes = Lanes(setup)
     if setup.mode == MODE_ASYNC:
-        lanes.loop = load("clutch._tasks").make_loop(lanes)
+        lanes.loop = load("clutch._tasks").make_loop()
     return lanes
 
 

@@ -1,8 +1,8 @@
 """The call socket on an event loop: frames in and out without ever waiting for either."""
 
-from _collections import deque
 from _socket import MSG_DONTWAIT, MSG_NOSIGNAL
 from binascii import crc32
+from collections import deque
 
 from clutch._control import die
 from clutch._frames import HEADER, ProtocolError, check_header

@@ -46,7 +46,7 @@ _END_S = 1.0
 _u64 = Struct("<Q").unpack_from
 
 
-def make_loop(lanes: "Lanes") -> asyncio.AbstractEventLoop:
+def make_loop() -> asyncio.AbstractEventLoop:
     """The loop of this worker's life; what is called before the first call runs on it, too."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -61,7 +61,6 @@ def make_loop(lanes: "Lanes") -> asyncio.AbstractEventLoop:
         loop.stop()
 
     register_at_fork(after_in_child=forget)
-    del lanes
     return loop
 
 
@@ -76,7 +75,13 @@ class _TaskExecutor(LaneExecutor):
         self._are_async: "dict[bytes, Tuple[Any, bool]]" = {}
 
     async def run(
-        self, lane: Lane, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
+        self,
+        lane: Lane,
+        flags: int,
+        codec: int,
+        call_id: int,
+        meta: memoryview,
+        payload: memoryview,
     ) -> "Optional[Answer]":
         """The answer of a call; None if it has to go to a thread."""
         self._state = lane
@@ -202,6 +207,9 @@ class Service:
                 self.loop.stop()
         except ProtocolError as error:
             die(f"on the call socket, {error}")
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"a call could not be taken: {type(error).__name__}")
 
     def _begin(self, *frame: "Any") -> None:
         call_id = frame[2]
@@ -219,7 +227,15 @@ class Service:
         lane.on_interrupt = lambda: bool(self.loop.call_soon_threadsafe(cancel))
         self._lanes.tasks[call_id] = lane
         lane.begin(call_id, self._lanes.early)
-        task.add_done_callback(self._tasks.discard)
+
+        def finish(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if self._lanes.tasks.pop(call_id, None) is not None:
+                # User code has cancelled all tasks there are, this one before its first step.
+                error = asyncio.CancelledError() if task.cancelled() else task.exception()
+                self._fail(call_id, error or AssertionError(task), place)
+
+        task.add_done_callback(finish)
 
     async def _run(self, lane: Lane, place: int, frame: "Frame") -> None:
         call_id = frame[2]
@@ -236,28 +252,41 @@ class Service:
         if self._idle:
             self._idle -= 1
         else:
-            self._add_thread()
+            error = self._add_thread()
+            if not self._threads:
+                self._fail(call_id, error, place)
+                return
         self._jobs.put((frame, place))
 
-    def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
-        # Before the answer, so that what a call printed comes before it.
-        self._lanes.flush()
-        self._outbox.send(head, body)
-        self._places.append(place)
-        self._lanes.end()
+    def _fail(self, call_id: int, error: BaseException, place: int) -> None:
+        body = load("clutch._failures").raised(error, (self._package,))
+        self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
 
-    def _add_thread(self) -> None:
+    def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
+        try:
+            self._lanes.end()
+            self._places.append(place)
+            self._outbox.send(head, body)
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"an answer could not be sent: {type(error).__name__}")
+
+    def _add_thread(self) -> BaseException:
+        """Starts one more thread. What it could not be started for, if it could not."""
+
         def make(lane: Lane) -> LaneExecutor:
             return _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
 
         try:
             start(self._lanes, self._threads, make, self._work)
         except (RuntimeError, MemoryError) as error:
-            if not self._threads:
-                die(f"no thread could be started for a function that is not async: {error}")
-            # One of those that are there will come to it.
-            return
+            # If there are any, one of them will come to it.
+            return RuntimeError(
+                f"no thread could be started for a function that is not async ({error}): make the "
+                "pool's `process.processes` larger, or whatever else limits its threads"
+            )
         self._threads += 1
+        return RuntimeError()
 
     def _work(self, lane: Lane, executor: "Executor") -> None:
         """A thread's life."""

@@ -9,9 +9,9 @@ import threading
 from _thread import allocate_lock
 from time import monotonic
 
+from clutch._cancel import Lane
 from clutch._control import die, report
 from clutch._frames import EXIT, FAILED, READY, RUN, ProtocolError, header_bytes
-from clutch._cancel import Lane
 from clutch._lanes import LaneExecutor
 from clutch._limits import HEADER_BYTES, RECEIVE_BYTES
 from clutch._pristine import load
@@ -69,9 +69,7 @@ class Turns:
             return None
 
 
-def _taken(
-    flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
-) -> "Taken":
+def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview) -> "Taken":
     """A frame that stays as it is when the next one is received."""
     if len(meta) + len(payload) <= _SHARED_BYTES_MAX:
         return flags, codec, call_id, memoryview(bytes(meta)), memoryview(bytes(payload))
@@ -107,31 +105,27 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
     turns = Turns(receive_frames(shielded(call), lanes.setup.payload_bytes_max), lanes)
     sending = allocate_lock()
 
-    def send_alone(head: bytes, body: "bytes | memoryview") -> None:
-        with sending:
-            # Before the answer, so that what a call printed comes before it.
-            lanes.flush()
-            send(head, body)
-
     def run(lane: Lane, executor: "Executor") -> None:
         while True:
             frame = turns.next()
             if frame is None:
                 return
             lane.begin(frame[2], lanes.early)
-            send_alone(*executor.execute(*frame))
-            # What it frees may be user code, which must not cost the caller the answer.
-            executor.kept = frame = None
-            lane.taken = 0
+            head, body = executor.execute(*frame)
             lanes.end()
+            with sending:
+                send(head, body)
+            # What it frees may be user code, which must not cost the caller the answer.
+            executor.kept = frame = head = body = None
+            lane.taken = 0
 
     def make(lane: Lane) -> LaneExecutor:
         return LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
 
-    threads = []
+    threads: "list[threading.Thread]" = []
     try:
-        for place in range(lanes.count):
-            threads.append(start(lanes, place, make, run))
+        # What was started before one could not be is counted.
+        threads.extend(start(lanes, place, make, run) for place in range(lanes.count))
     except (RuntimeError, MemoryError) as error:
         return _refuse(error, len(threads), lanes.count, send, package)
     send(header_bytes(READY, 0, len(ready), 0), ready)
