@@ -209,9 +209,15 @@ pub(crate) fn hello(program: &str) -> Vec<u8> {
 }
 
 /// What tells the daemon that this process belongs to one of its workers, whose call waits for what
-/// is called here; empty where it does not.
+/// is called here, and which call that is where it was said; empty where it belongs to none.
 fn worker_token() -> String {
-    let token = std::env::var("CLUTCH_WORKER").unwrap_or_default();
+    let mut token = std::env::var("CLUTCH_WORKER").unwrap_or_default();
+    if let Ok(call) = std::env::var("CLUTCH_CALL")
+        && !token.is_empty()
+        && !call.is_empty()
+    {
+        token = format!("{token}.{call}");
+    }
     if token.len() > WORKER_TOKEN_BYTES_MAX { String::new() } else { token }
 }
 

@@ -53,6 +53,10 @@ pub const DEPTH_MAX: usize = 128;
 /// default size with one-byte nodes stays below it; an exponential "billion laughs" does not.
 pub const NODES_MAX: usize = 64 << 20;
 
+/// Calls that one worker may run at once: the id of each that has begun has a place on the page
+/// that it shares with the daemon, which has room for twice as many.
+pub const LANES_MAX: u32 = 256;
+
 /// The longest text of a forwarded log record, in bytes. A frame of that size is still one piece to
 /// the system: it goes into a socket whole or not at all, which a worker's threads rely on. A
 /// worker cuts longer text in the middle and says so.

@@ -264,6 +264,22 @@ pub struct Setup {
     pub initargs: Vec<u8>,
     /// Functions to call after it, in order, without arguments.
     pub warm: Vec<String>,
+    /// How it is to run its calls.
+    pub mode: Mode,
+    /// How many of them it may be given at once, at most
+    /// [`LANES_MAX`](crate::limits::LANES_MAX); 1 in mode `One`.
+    pub lanes: u32,
+}
+
+/// How a worker runs the calls it is given.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Mode {
+    /// One at a time, on its main thread.
+    One,
+    /// Each on a thread of its own.
+    Threads,
+    /// On one event loop, on its main thread.
+    Async,
 }
 
 /// A worker is ready for calls.

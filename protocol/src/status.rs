@@ -181,6 +181,29 @@ pub struct WorkerStatus {
     /// Where a start took long: its slowest top-level modules, the slowest first.
     #[serde(default)]
     pub imports: Vec<ImportTime>,
+    /// How many calls it may have at once; 0 in a slot that holds no worker.
+    #[serde(default)]
+    pub lanes: u32,
+    /// All calls it has, the one it has had longest first. Of these, `call` is the first that
+    /// somebody waits for.
+    #[serde(default)]
+    pub calls: Vec<WorkerCall>,
+}
+
+/// A call that a worker has.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct WorkerCall {
+    /// Its id: the one that `clutch explain` takes.
+    pub call: u64,
+    /// Its function.
+    pub function: String,
+    /// `running`, or `interrupting` when nobody waits for it any more and the worker was told so.
+    pub state: String,
+    /// For how long the worker has had it, in milliseconds.
+    pub call_ms: u64,
+    /// How many nested calls it waits for.
+    pub waits_for: u64,
 }
 
 /// A program that a client runs.

@@ -32,6 +32,7 @@ LOG = 39
 IMPORTS = 41
 KEYWORDS, ITEMS = 1, 2
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
+ONE, THREADS, ASYNC = 0, 1, 2
 PAYLOAD_BYTES_MAX = 1 << 20
 
 HEAD = struct.Struct("<4sIQIBBBBI")
@@ -131,12 +132,15 @@ def setup_meta(
     initializer="",
     initargs="",
     warm=(),
+    mode=0,
+    lanes=1,
 ):
     """The meta of a `Setup`."""
     meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
     meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
     meta += struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
-    return meta + text(initializer) + text(initargs) + texts(list(warm))
+    meta += text(initializer) + text(initargs) + texts(list(warm))
+    return meta + struct.pack("<II", mode, lanes)
 
 
 def read_log(meta):
@@ -200,6 +204,8 @@ class Worker:
         initializer="",
         initargs="",
         warm=(),
+        mode=0,
+        lanes=1,
         boot=BOOT,
         ready=True,
         executable=sys.executable,
@@ -248,6 +254,8 @@ class Worker:
                 initializer,
                 initargs,
                 warm,
+                mode,
+                lanes,
             )
             first = frame(SETUP, 0, meta)
         self.call_socket.sendall(first)

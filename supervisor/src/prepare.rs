@@ -374,6 +374,7 @@ pub fn settings(pool: &config::Pool) -> Settings {
     let limits = &pool.limits;
     Settings {
         size: Size { min: pool.workers_min, max: pool.workers, spares: pool.spares },
+        lanes: pool.concurrency.lanes(),
         scale: pool.scale,
         starts_at_once: STARTS_AT_ONCE,
         restart: pool.restart,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use clutch_supervisor::config::{Config, ConfigError, LocalOptions, parse};
+use clutch_supervisor::config::{Concurrency, Config, ConfigError, LocalOptions, parse};
 
 /// The error of a text, which names itself `clutch.toml`.
 fn error_in(text: &str, base_dir: &Path) -> ConfigError {
@@ -352,4 +352,25 @@ fn what_is_to_be_installed_is_said_once_and_so_that_it_can_be_f151() {
         ("[pools.a.build]\nextra_index_urls = [\"a://b c\"]\n", "2:21", &["a URL like"]),
         ("[pools.a.build]\nfind_links = [\"/nonexistent\"]\n", "2:15", &["there is no"]),
     ]);
+}
+
+#[test]
+fn a_worker_runs_its_calls_in_one_way_only() {
+    check_all(&[
+        (
+            "[pools.a]\nthreads = 4\nasync = 8\n",
+            "3:9",
+            &["`threads` and `async` both say", "keep one of them"],
+        ),
+        ("[pools.a]\nthreads = 0\n", "2:11", &["0 is out of range", "write 1 to 256"]),
+        ("[pools.a]\nasync = 257\n", "2:9", &["257 is out of range", "write 1 to 256"]),
+    ]);
+    for (text, concurrency) in [
+        ("[pools.a]\n", Concurrency::One),
+        ("[pools.a]\nthreads = 1\n", Concurrency::Threads(1)),
+        ("[pools.a]\nasync = 256\n", Concurrency::Async(256)),
+    ] {
+        let config = parse(text, None, Path::new("/")).unwrap();
+        assert_eq!(concurrency, config.pools["a"].concurrency);
+    }
 }

@@ -110,6 +110,16 @@ fn pool_section(pool: &PoolStatus) -> String {
     text
 }
 
+/// The function of the call a worker has; of several that of the one that is named, and how many
+/// more there are.
+pub(super) fn functions(worker: &WorkerStatus) -> String {
+    let function = worker.function.as_deref().unwrap_or_default();
+    match worker.calls.len() {
+        0 | 1 => function.to_owned(),
+        count => format!("{function} (+{})", count - 1),
+    }
+}
+
 fn worker_table(workers: &[WorkerStatus]) -> String {
     let head =
         ["worker", "state", "since", "pid", "python", "served", "call", "function", "reason"];
@@ -125,7 +135,7 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
             dash(&worker.python),
             worker.calls_served.to_string(),
             dash(&worker.call.map_or_else(String::new, |call| call.to_string())),
-            dash(worker.function.as_deref().unwrap_or_default()),
+            dash(&functions(worker)),
             one_line(&worker.reason),
         ]
     });
@@ -226,6 +236,8 @@ mod tests {
             rss_bytes: 0,
             cpu_ms: 0,
             imports: Vec::new(),
+            lanes: 1,
+            calls: Vec::new(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! `clutch workers`: every worker in one table, with the call it runs.
 
-use clutch_protocol::status::{PoolStatus, Status, WorkerStatus};
+use clutch_protocol::status::{PoolStatus, Status, WorkerCall, WorkerStatus};
 use serde_json::json;
 
-use crate::commands::status::{dash, span, table};
+use crate::commands::status::{dash, functions, span, table};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{args, connect, json, output};
@@ -13,7 +13,7 @@ use crate::{args, connect, json, output};
 #[command(after_help = "\
 A worker is named by its slot and its generation: 0.3 is the third process in slot 0. The number
 under `call` is the one that `clutch explain` and `clutch cancel` take, the slot is the one that
-`clutch stack` takes.
+`clutch stack` takes. A worker that runs several calls at once has a line for each.
 
 Examples:
   clutch workers
@@ -71,24 +71,36 @@ fn page(pools: &[&PoolStatus]) -> String {
         "pool", "worker", "pid", "state", "since", "call", "function", "for", "served", "memory",
         "doing", "python", "reason",
     ];
-    let rows = rows(pools).map(|(pool, worker)| {
-        vec![
+    let rows = rows(pools).flat_map(|(pool, worker)| {
+        let own = vec![
             dash(&pool.name),
             worker.id.to_string(),
             dash(&number(u64::from(worker.pid))),
             dash(&worker.state),
             span(worker.since_ms),
             dash(&worker.call.map_or_else(String::new, |call| call.to_string())),
-            dash(worker.function.as_deref().unwrap_or_default()),
+            dash(&functions(worker)),
             dash(&worker.call_ms.map_or_else(String::new, span)),
             worker.calls_served.to_string(),
             dash(&mebibytes(worker.rss_bytes)),
             dash(&worker.activity),
             dash(&worker.python),
             dash(&worker.reason),
-        ]
+        ];
+        let others = worker.calls.iter().filter(|call| Some(call.call) != worker.call);
+        std::iter::once(own).chain(others.map(call_row))
     });
     table(&head, &[2, 4, 5, 7, 8, 9], rows.collect())
+}
+
+/// A call that a worker has beside the one that its own line names.
+fn call_row(call: &WorkerCall) -> Vec<String> {
+    let mut row = vec![String::new(); 13];
+    row[3] = dash(&call.state);
+    row[5] = call.call.to_string();
+    row[6] = dash(&call.function);
+    row[7] = span(call.call_ms);
+    row
 }
 
 /// Memory in MiB; nothing when it was not looked at.
@@ -169,6 +181,24 @@ mod tests {
         );
         assert!(lines[2].contains("1.3") && lines[2].contains("backoff"), "{page}");
         assert!(lines.iter().all(|line| *line == line.trim_end()), "{page:?}");
+    }
+
+    #[test]
+    fn every_further_call_of_a_worker_has_a_line() {
+        let mut worker = worker(0, Some(17));
+        let call = |call, state: &str| WorkerCall {
+            call,
+            function: "m:g".into(),
+            state: state.into(),
+            call_ms: 2_000,
+            waits_for: 0,
+        };
+        worker.calls = vec![call(17, "running"), call(19, "interrupting")];
+        let page = page(&[&pool("default", vec![worker])]);
+        let lines: Vec<_> = page.lines().collect();
+        assert!(lines.len() == 3 && lines[1].contains(" (+1)"), "{page}");
+        let words: Vec<_> = lines[2].split_whitespace().collect();
+        assert_eq!(["interrupting", "19", "m:g", "2s"], words[..]);
     }
 
     #[test]

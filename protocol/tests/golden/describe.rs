@@ -7,10 +7,10 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
-    LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused,
-    Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal,
-    RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned,
-    Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
+    LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
+    Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram,
+    RunRefusal, RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram,
+    SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use serde_json::{Value as Json, json};
@@ -190,7 +190,7 @@ structs! {
     Output { stream, dropped_bytes }
     Setup {
         version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
-        log_level, initializer, initargs, warm
+        log_level, initializer, initargs, warm, mode, lanes
     }
     Imports { finished, elapsed_ms, modules }
     ImportTime { module, total_ms, own_ms }
@@ -264,6 +264,7 @@ enums! {
     }
     Stream { 0 Stdout, 1 Stderr }
     Stop { 0 Graceful, 1 Now }
+    Mode { 0 One, 1 Threads, 2 Async }
     SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
     Resource {
         0 Core, 1 OpenFiles, 2 AddressSpace, 3 CpuTime, 4 FileSize, 5 Processes

@@ -11,10 +11,10 @@ use clutch_protocol::failure::{
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
     Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
-    LogLines, Logs, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal, Refused,
-    Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram, RunRefusal,
-    RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram, SpawnStage, Spawned,
-    Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
+    LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
+    Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram,
+    RunRefusal, RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram,
+    SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
 use clutch_protocol::wire::{Decode, Encode};
@@ -522,6 +522,8 @@ fn workers(samples: &mut Samples) {
         initializer: "mytasks:connect".into(),
         initargs: "[\"größe\",1]".into(),
         warm: vec!["mytasks:load".into(), "mytasks:Model.warm".into()],
+        mode: Mode::Threads,
+        lanes: 8,
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {
@@ -532,9 +534,13 @@ fn workers(samples: &mut Samples) {
         initializer: String::new(),
         initargs: Vec::new(),
         warm: Vec::new(),
+        mode: Mode::One,
+        lanes: 1,
         ..setup
     };
     samples.meta("setup-bare", Kind::Setup, 0, &bare, NONE);
+    let tasks = Setup { mode: Mode::Async, lanes: 256, ..bare };
+    samples.meta("setup-async", Kind::Setup, 0, &tasks, NONE);
     let ready = Ready {
         version: 1,
         pid: 4711,

@@ -3,7 +3,8 @@
 The ids here are those of `Run` frames: a call's own, and above it which attempt of it this is. So
 what was meant for one attempt never reaches another.
 
-`State` is the one thing the main thread, the control thread and user code share. Every field is
+Where a pool's workers run several calls at once, each has a state of its own: see `_lanes`. Else
+`state` is the one thing the main thread, the control thread and user code share. Every field is
 written by one thread only, with two exceptions. `armed` is also cleared by the signal handler: it
 runs on the main thread, between two of its instructions, so there is no race. `call` is written by
 any thread that asks for the current call; see `current_call`. Who delivers the signal is
@@ -28,6 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    from clutch._lanes import Lanes
+
 __all__ = ["Call", "Cancelled", "State", "current_call", "on_interrupt", "state"]
 
 
@@ -47,7 +50,7 @@ Cancelled.__module__ = "clutch"
 
 
 class State:
-    """What the worker is doing now."""
+    """What the worker is doing now; or, where it runs several calls, one of its lanes."""
 
     __slots__ = (
         "armed",
@@ -56,6 +59,7 @@ class State:
         "generation",
         "interrupted",
         "key",
+        "lanes",
         "on_interrupt",
         "page",
         "pool",
@@ -89,6 +93,8 @@ class State:
         self.on_interrupt: "Callable[[], bool] | None" = None
         # Where the daemon reads which call has begun. See `_page`.
         self.page = memoryview(bytearray(8)).cast("Q")
+        # Where the worker runs several calls: their states, of which this is none. See `_lanes`.
+        self.lanes: "Lanes | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
 
@@ -101,6 +107,7 @@ class Call:
 
     __slots__ = (
         "_cancelled",
+        "_state",
         "attempt",
         "deadline",
         "function",
@@ -112,6 +119,7 @@ class Call:
     )
 
     def __init__(self, now: State) -> None:
+        self._state = now
         self.run = now.running
         self.id: int = self.run & _CALL_ID_MASK
         """The daemon's id of the call, the same in all its attempts; 0 when no call is running."""
@@ -140,7 +148,7 @@ class Call:
         this is so for that long before `Cancelled` is raised.
         """
         if not self._cancelled and self.run:
-            self._cancelled = self.run in (state.interrupted, state.warned)
+            self._cancelled = self.run in (self._state.interrupted, self._state.warned)
         return self._cancelled
 
     def time_left(self) -> "float | None":
@@ -157,18 +165,20 @@ Call.__module__ = "clutch"
 
 
 def current_call() -> Call:
-    """The call that is running in this process.
+    """The call that is running in this process; of several, the one that asks.
 
     The same object each time, unless two threads are the first to ask; then two that say the same.
-    Any thread may ask. A thread that outlives its call should keep the object: asked again, it
-    would be told about the next call. Where no call is running (in a `multiprocessing` child, in
-    a test, while `main` is loaded) the answer is a call with id 0, no deadline, never cancelled,
-    so that the same code runs there.
+    Any thread may ask; where several calls run, one that a call has started is told of it only if
+    it runs in a copy of the call's context (`contextvars`). A thread that outlives its call should
+    keep the object: asked again, it would be told about the next call. Where no call is running (in
+    a `multiprocessing` child, in a test, while `main` is loaded) the answer is a call with id 0, no
+    deadline, never cancelled, so that the same code runs there.
     """
-    call = state.call
-    if call is None or call.run != state.running:
-        call = Call(state)
-        state.call = call
+    now = state if state.lanes is None else state.lanes.find()
+    call = now.call
+    if call is None or call.run != now.running:
+        call = Call(now)
+        now.call = call
     return call
 
 

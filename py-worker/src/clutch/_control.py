@@ -224,6 +224,8 @@ def _handle(
     call_id, kind = fields[2], fields[4]
     if kind == PING:
         sendall(header_bytes(PONG, call_id, 0, 0))
+    elif state.lanes is not None and kind in (INTERRUPT, WARN):
+        state.lanes.hear(call_id, kind == INTERRUPT)
     elif kind == INTERRUPT:
         # In this order: either the main thread sees the interrupt before it starts the call, or
         # it had started the call before we look.
@@ -237,6 +239,8 @@ def _handle(
             _ = call.cancelled
     elif kind == STACK:
         try:
+            if state.lanes is not None:
+                write(stack_fd, state.lanes.told().encode("utf-8", "replace"))
             dump_traceback(stack_fd)
             write(stack_fd, b"(all)\n")
         except OSError:

@@ -8,13 +8,13 @@ Imported when the first coroutine appears: `asyncio` costs more than the whole w
 
 import asyncio
 
-from clutch._call import state
+from clutch._call import State, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Coroutine
+    from typing import Any, Callable, Coroutine
 
-__all__ = ["SKIP", "cancel_tasks", "run"]
+__all__ = ["SKIP", "cancel_tasks", "run", "run_on"]
 
 _run, _current_task, _all_tasks = asyncio.run, asyncio.current_task, asyncio.all_tasks
 _running_loop = asyncio.get_running_loop
@@ -23,17 +23,23 @@ _running_loop = asyncio.get_running_loop
 SKIP = (asyncio.__file__ or "asyncio/__init__.py").rpartition("/")[0] + "/"
 
 
-def run(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
+def run(coroutine: "Coroutine[Any, Any, Any]", now: State = state) -> "Any":
     """What the coroutine returns."""
     try:
-        return _run(_interruptible(coroutine))
+        return _run(_interruptible(coroutine, now))
     finally:
-        state.on_interrupt = None
+        now.on_interrupt = None
         # For an interrupt that came before its first step.
         coroutine.close()
 
 
-async def _interruptible(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
+def run_on(loop: "asyncio.AbstractEventLoop") -> None:
+    """Has coroutines run on this loop from now on, so that what they leave behind lives on."""
+    global _run  # noqa: PLW0603 - one worker has one loop.
+    _run = loop.run_until_complete
+
+
+async def _interruptible(coroutine: "Coroutine[Any, Any, Any]", now: State) -> "Any":
     main, loop = _current_task(), _running_loop()
 
     def on_interrupt() -> bool:
@@ -45,11 +51,25 @@ async def _interruptible(coroutine: "Coroutine[Any, Any, Any]") -> "Any":
             loop.call_soon_threadsafe(_nothing)
         return current is not None
 
-    state.on_interrupt = on_interrupt
+    now.on_interrupt = on_interrupt if now is state else _from_afar(main, loop)
     try:
         return await coroutine
     finally:
-        state.on_interrupt = None
+        now.on_interrupt = None
+
+
+def _from_afar(main: "Any", loop: "Any") -> "Callable[[], bool]":
+    """How the control thread cancels a coroutine that runs on the loop of another thread."""
+
+    def on_interrupt() -> bool:
+        try:
+            loop.call_soon_threadsafe(main.cancel)
+        except RuntimeError:
+            # The loop has come to its end.
+            pass
+        return True
+
+    return on_interrupt
 
 
 def cancel_tasks() -> bool:

@@ -9,7 +9,7 @@ from _struct import Struct
 from posix import getpid
 from time import monotonic
 
-from clutch._call import Cancelled, state
+from clutch._call import Cancelled, State, state
 from clutch._frames import (
     CODEC_JSON,
     CODEC_NONE,
@@ -50,7 +50,15 @@ if TYPE_CHECKING:
         ) -> "Optional[Union[bytes, memoryview]]": ...
 
 
-__all__ = ["CALLING", "DECODING", "FINDING", "BadNameError", "Executor", "split_name"]
+__all__ = [
+    "CALLING",
+    "DECODING",
+    "FINDING",
+    "BadNameError",
+    "Executor",
+    "is_coroutine_function",
+    "split_name",
+]
 
 # How far a call had come when something was raised.
 FINDING = 0
@@ -94,11 +102,12 @@ def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
 
 
 class Executor:
-    """Runs calls, one at a time, on the main thread."""
+    """Runs calls, one at a time. `now` is told what it is at."""
 
-    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "kept")
+    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "_state", "kept")
 
-    def __init__(self, package: str, payload_bytes_max: int) -> None:
+    def __init__(self, package: str, payload_bytes_max: int, now: State = state) -> None:
+        self._state = now
         self._payload_bytes_max = payload_bytes_max
         self._pid = getpid()
         # Files whose frames are not the user's.
@@ -115,6 +124,7 @@ class Executor:
         """The header and body of the frame that answers a `Run`."""
         if len(meta) < _NAME_AT:
             raise ProtocolError("the meta of a call is too short")
+        state = self._state
         state.key = key = bytes(meta[8:])
         (state.timeout_ms,) = _u64(meta)
         state.started = monotonic()
@@ -184,12 +194,13 @@ class Executor:
             return self._answer(call_id, codec, body, 0)
         except BaseException as error:  # noqa: BLE001 - a value's own code, or no memory.
             # Not as a call that came so far: what is told is what was raised.
-            failed = self._failure(error, (call_id, state.key, CALLING, None, None, None))
+            failed = self._failure(error, (call_id, self._state.key, CALLING, None, None, None))
             return header_bytes(FAILED, call_id, len(failed), 0), failed
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
         # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing
         # is loaded for it, since the daemon waits for an interrupted call only so long.
+        state = self._state
         if state.interrupted == attempt[0] and not isinstance(error, ProtocolError):
             if state.call is not None:
                 # A thread that holds the object must still see it when the next call runs.
@@ -224,6 +235,7 @@ class Executor:
         """The function of this name, imported if need be; raises what the import raises."""
         module_name, qualname = split_name(key)
         # An import runs a user's code, and may be interrupted too.
+        state = self._state
         state.armed = True
         if state.interrupted == state.running:
             raise Cancelled
@@ -264,11 +276,13 @@ class Executor:
                 raise TypeError("the items are no list")
             one = function
             # Looking at a function may be user code, too.
-            state.page[0] = call_id
-            if _is_coroutine_function(function):
+            self._state.page[0] = call_id
+            if is_coroutine_function(function):
                 self._asyncio()
                 one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
-            items = load("clutch._items").Items(one, function, args, call_id, self._skip)
+            items = load("clutch._items").Items(
+                one, function, args, call_id, self._skip, self._state
+            )
             return args, {}, items
         if flags & FLAG_KEYWORDS:
             args, kwargs = args
@@ -278,6 +292,7 @@ class Executor:
         return args, {}, None
 
     def _await(self, coroutine: "Any") -> "Any":
+        state = self._state
         try:
             # What is ours must not be interrupted half-way.
             state.armed = False
@@ -288,7 +303,7 @@ class Executor:
         except BaseException:
             coroutine.close()
             raise
-        return module.run(coroutine)
+        return module.run(coroutine, state)
 
     def _asyncio(self) -> "Any":
         module = load("clutch._coroutine")
@@ -321,7 +336,7 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def _is_coroutine_function(function: "Any") -> bool:
+def is_coroutine_function(function: "Any") -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
         if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:

@@ -8,7 +8,7 @@ what a failure says is `_errors`. The layout of a meta is little endian, integer
 from _struct import Struct
 from binascii import crc32
 
-from clutch._limits import HEADER_BYTES, META_BYTES_MAX
+from clutch._limits import HEADER_BYTES, LANES_MAX, META_BYTES_MAX
 
 __all__ = [
     "CODEC_JSON",
@@ -25,6 +25,9 @@ __all__ = [
     "INTERRUPT",
     "LOG",
     "MAGIC",
+    "MODE_ASYNC",
+    "MODE_ONE",
+    "MODE_THREADS",
     "PING",
     "PONG",
     "READY",
@@ -80,6 +83,11 @@ CODEC_NONE = 0
 CODEC_PLAIN = 1
 CODEC_JSON = 2
 CODEC_RAW = 3
+
+# How a worker runs its calls.
+MODE_ONE = 0
+MODE_THREADS = 1
+MODE_ASYNC = 2
 
 # magic, length, id, meta, kind, flags, codec, descriptors, reserved, checksum.
 HEADER = Struct("<4sIQIBBBBII")
@@ -185,8 +193,10 @@ class Setup:
         "generation",
         "initargs",
         "initializer",
+        "lanes",
         "log_level",
         "main",
+        "mode",
         "path",
         "payload_bytes_max",
         "pool",
@@ -212,6 +222,8 @@ class Setup:
         self.initializer = reader.raw().decode()
         self.initargs = reader.raw()
         self.warm = [name.decode() for name in reader.raws()]
+        self.mode = reader.u32()
+        self.lanes = reader.u32()
 
 
 def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:
@@ -227,6 +239,8 @@ def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:
             f"the daemon speaks protocol version {setup.version}, this worker {VERSION}; "
             "they must come from one installation"
         )
+    if setup.mode > MODE_ASYNC or not 0 < setup.lanes <= LANES_MAX:
+        raise ProtocolError(f"unknown mode {setup.mode} with {setup.lanes} calls at once")
     return setup
 
 

@@ -7,7 +7,7 @@ import sys
 from itertools import compress, repeat, starmap
 from posix import getpid
 
-from clutch._call import Cancelled, state
+from clutch._call import Cancelled
 from clutch._convert import UnserializableError, convert
 from clutch._errors import as_dict, describe
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Tuple
 
+    from clutch._call import State
     from clutch._execute import Encode
 
     Failures = List[Tuple[int, Dict[str, Any]]]
@@ -41,7 +42,9 @@ class Items:
         items: "Any",
         call_id: int,
         skip: "tuple[str, ...]",
+        state: "State",
     ) -> None:
+        self._state = state
         self._function = function
         # The function as the caller named it.
         self._named = named
@@ -56,7 +59,7 @@ class Items:
         try:
             self._run()
         finally:
-            state.end_items = int
+            self._state.end_items = int
 
     def _run(self) -> None:
         results, count = self._results, len(self._items)
@@ -72,7 +75,7 @@ class Items:
                     raise StopIteration
             except BaseException as error:
                 # An item alone is a call like any other, and so is its failure.
-                if count == 1 or state.interrupted == self._call_id or getpid() != pid:
+                if count == 1 or self._state.interrupted == self._call_id or getpid() != pid:
                     raise
                 self._failed(error)
 
@@ -80,7 +83,7 @@ class Items:
         """The items; none are left in a child that an item forks, which would fork again."""
         remaining = iter(self._items)
         # Moves to its end, in every child made by Python.
-        state.end_items = lambda: remaining.__setstate__(sys.maxsize)
+        self._state.end_items = lambda: remaining.__setstate__(sys.maxsize)
         if "_ctypes" not in sys.modules and "_cffi_backend" not in sys.modules:
             return remaining
         # C code may fork as well, and tells nobody. Asking for each item costs 0.3 us.
@@ -123,6 +126,7 @@ class Items:
         return value
 
     def _failed(self, error: BaseException) -> None:
+        state = self._state
         # Describing runs the exception's own code and catches what that raises: an interrupt
         # must not be caught there.
         state.armed = False

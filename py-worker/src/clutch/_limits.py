@@ -12,6 +12,7 @@ __all__ = [
     "FUNCTION_NAME_BYTES_MAX",
     "HEADER_BYTES",
     "IMPORT_TIMES_MAX",
+    "LANES_MAX",
     "LINK_TEXT_BYTES_MAX",
     "LOG_NAME_BYTES_MAX",
     "LOG_TEXT_BYTES_MAX",
@@ -37,6 +38,7 @@ DEPTH_MAX = 128
 LOG_TEXT_BYTES_MAX = 16 << 10
 LOG_NAME_BYTES_MAX = 512
 IMPORT_TIMES_MAX = 16
+LANES_MAX = 256
 
 # A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
 RECEIVE_BYTES = 64 << 10

@@ -69,7 +69,7 @@ class Forwarder:
 
     def send(self, record: "logging.LogRecord", text: str) -> None:
         """Sends a record with its finished text."""
-        call = state.running if record.thread == self._main_thread else 0
+        call = self._call_of(record.thread)
         level = record.levelno
         self._send(
             level if type(level) is int and 0 <= level <= _U32_MAX else 0,
@@ -122,7 +122,13 @@ class Forwarder:
 
     def _drop(self, count: int) -> None:
         self._dropped += count
-        self._dropped_call = state.running if get_ident() == self._main_thread else 0
+        self._dropped_call = self._call_of(get_ident())
+
+    def _call_of(self, thread: "int | None") -> int:
+        """Which call a thread is at; where several run, only the thread that asks is known."""
+        if state.lanes is None:
+            return state.running if thread == self._main_thread else 0
+        return state.lanes.find().running if thread == get_ident() else 0
 
 
 def forward_logging(level: int, sock: "socket") -> Forwarder:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clutch._execute import Executor
     from clutch._receive import Frame
 
-__all__ = ["make_send", "serve"]
+__all__ = ["in_order", "make_send", "serve"]
 
 # Up to here, joining header and body is cheaper than giving the system two buffers.
 _JOINED_BYTES_MAX = 16 << 10
@@ -51,7 +51,7 @@ def serve(
             # Large arguments and results go before the wait for the next call, not after it.
             executor.kept = None
             del meta, payload, body
-            changed = _in_order(restore)
+            changed = in_order(restore)
             if changed is not None:
                 flush = changed
     except ProtocolError as error:
@@ -61,15 +61,16 @@ def serve(
         die(f"a signal handler raised {type(error).__name__} between two calls")
 
 
-def _in_order(
+def in_order(
     restore: "Callable[[], Callable[[], None] | None]",
+    hear_interrupts: "Callable[[], None]" = install_handler,
 ) -> "Callable[[], None] | None":
     """Undoes what a call left behind; a signal handler that raises meanwhile only delays it."""
     for _ in range(_ATTEMPTS_MAX):
         try:
             # First: without timers, handlers have less reason to run.
             disarm_timers()
-            install_handler()
+            hear_interrupts()
             return restore()
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises.
             if is_of_system(error):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from clutch._execute import Encode
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "make_encode"]
 
 _PROTOCOL = 5
 _dumps = _pickle.dumps
@@ -71,8 +71,8 @@ def _may_open_deep(payload: "memoryview | bytes") -> bool:
     return len(payload) - len(bytes(payload).translate(None, _NESTING_OPCODES)) > DEPTH_MAX
 
 
-def _make_encode() -> "Encode":
-    """One pickler for all calls: making one costs as much as pickling a small value."""
+def make_encode() -> "Encode":
+    """One pickler for all calls of a thread: making one costs as much as pickling a small value."""
     stream = BytesIO()
     pickler = _DataPickler(stream, _PROTOCOL)
     dump, clear = pickler.dump, pickler.clear_memo
@@ -122,4 +122,4 @@ def _may_hold_surrogates(payload: bytes) -> bool:
     return any(start in payload for start in _SURROGATES)
 
 
-encode = _make_encode()
+encode = make_encode()

@@ -35,6 +35,7 @@ from clutch._execute import Executor
 from clutch._frames import (
     FAILED,
     HEADER,
+    MODE_ONE,
     READY,
     SETUP,
     ProtocolError,
@@ -107,6 +108,9 @@ def _live(
     install_handler()
     start_control(control, stack_fd, state.page)
     register_at_fork(after_in_child=_leave_parent(call, control, descriptors, stack_fd))
+    lanes = None
+    if setup.mode != MODE_ONE:
+        lanes = state.lanes = _pristine.load("clutch._lanes").prepare(setup)
     forwarder = None
     if setup.log_level:
         forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)
@@ -122,6 +126,8 @@ def _live(
         flush, restore = forwarder.after_calls(flush, restore)
     python = "%d.%d.%d" % sys.version_info[:3]
     meta = encode_ready(getpid(), python, sys.executable or "")
+    if lanes is not None:
+        return lanes.live(call, send, package, (flush, restore), meta)
     send(header_bytes(READY, 0, len(meta), 0), meta)
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
@@ -191,6 +197,8 @@ def _leave_parent(
         state.running = 0
         state.end_items()
         state.page = private
+        if state.lanes is not None:
+            state.lanes.forget(private)
         call.close()
         control.close()
         descriptors.report_crashes_of_child(STACK_SIGNAL)

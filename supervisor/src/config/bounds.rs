@@ -45,6 +45,10 @@ pub(super) const WORKERS: RangeInclusive<u32> = 1..=WORKERS_MAX;
 /// The most of them, also after a resize at run time.
 pub const WORKERS_MAX: u32 = 4096;
 
+/// Calls that a worker runs at once: their ids have to fit the page it shares with the daemon, and
+/// threads beyond this only wait for one another.
+pub(super) const LANES: RangeInclusive<u32> = 1..=clutch_protocol::limits::LANES_MAX;
+
 /// Calls that wait: a queue longer than this is never answered in time.
 pub(super) const QUEUE: RangeInclusive<u32> = 1..=10_000_000;
 

@@ -24,7 +24,9 @@ use super::restart::check_restart;
 use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
-use super::{cgroup, compute, declared, liveness, memory, nested, process, run, warm_up};
+use super::{
+    cgroup, compute, concurrency, declared, liveness, memory, nested, process, run, warm_up,
+};
 
 /// Checks all keys. `places` is the table they were read from.
 pub(super) fn check_config(
@@ -131,6 +133,7 @@ fn pool(checker: &mut Checker<'_>, name: &str, raw: &RawPool, output: &Output, a
         workers: size.max,
         workers_min: size.min,
         spares: size.spares,
+        concurrency: concurrency::check(checker, raw, at),
         scale: check_scale(checker, &raw.scale, &at.child("scale")),
         restart: check_restart(checker, &raw.restart, &at.child("restart")),
         replace: check_replace(checker, &raw.replace, &at.child("replace")),

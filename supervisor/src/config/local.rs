@@ -6,6 +6,7 @@ use std::path::Path;
 use super::bounds;
 use super::checker::{Checker, absolute};
 use super::compute::Compute;
+use super::concurrency::Concurrency;
 use super::declared::{Build, Declared, check_requirements};
 use super::error::{ConfigError, Key, Problem};
 use super::liveness::Liveness;
@@ -71,6 +72,7 @@ impl Config {
             workers: workers.unwrap_or(1),
             workers_min: workers.unwrap_or(1),
             spares: 0,
+            concurrency: Concurrency::One,
             scale: Scale::default(),
             restart: Restart::default(),
             replace: Replace::default(),

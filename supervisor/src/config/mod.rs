@@ -20,6 +20,7 @@
 //! - `output`, `log`: what is kept of workers' output; the daemon's own log.
 //! - `cgroup`: the key of the daemon by this name.
 //! - `process`, `compute`, `memory`, `liveness`, `run`: the tables of a pool by these names.
+//! - `concurrency`: how many calls a worker runs at once.
 //! - `declared`: what a pool wants installed, and how that is built.
 //! - `local`: the configuration of `--local`.
 //! - `error`, `reason`: what can be wrong, where, and what to write instead.
@@ -30,6 +31,7 @@ mod cgroup;
 mod check;
 mod checker;
 mod compute;
+mod concurrency;
 mod declared;
 mod error;
 mod flags;
@@ -57,6 +59,7 @@ pub use allow::{Allow, AllowError};
 pub use bounds::WORKERS_MAX;
 pub use cgroup::Cgroup;
 pub use compute::{Compute, Threads};
+pub use concurrency::{Concurrency, ConcurrencyError};
 pub use declared::{Build, Declared, DeclaredError, Tool};
 pub use error::{ConfigError, FileReason, Key, Problem};
 pub use liveness::{Liveness, Stopped};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::allow::Allow;
 use super::cgroup::Cgroup;
 use super::compute::Compute;
+use super::concurrency::Concurrency;
 use super::declared::{Build, Declared};
 use super::liveness::Liveness;
 use super::log::Log;
@@ -70,6 +71,8 @@ pub struct Pool {
     pub workers_min: u32,
     /// How many more are kept ready.
     pub spares: u32,
+    /// How each of them runs the calls it is given.
+    pub concurrency: Concurrency,
     /// When it grows and shrinks.
     pub scale: Scale,
     /// How it starts again what died.

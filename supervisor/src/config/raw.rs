@@ -99,6 +99,15 @@ pub(super) struct RawPool {
     /// How many more are kept ready, to take over at once when a worker is lost.
     #[schemars(extend("default" = 0))]
     pub(super) spares: Option<i64>,
+    /// How many calls each worker runs at once, each on a thread of its own. Without this and
+    /// `async`, one at a time. Not together with `async`.
+    #[schemars(example = 8)]
+    pub(super) threads: Option<i64>,
+    /// How many calls each worker runs at once on one event loop, for functions that are
+    /// `async def`. Not together with `threads`.
+    #[serde(rename = "async")]
+    #[schemars(example = 100)]
+    pub(super) tasks: Option<i64>,
     /// Directories added to `sys.path`.
     #[schemars(extend("default" = []))]
     pub(super) path: Option<Vec<String>>,

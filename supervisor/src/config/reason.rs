@@ -9,6 +9,7 @@ use thiserror::Error;
 use toml::de::DeValue;
 
 use super::allow::AllowError;
+use super::concurrency::ConcurrencyError;
 use super::declared::DeclaredError;
 use super::units::{DurationError, SizeError};
 use super::warm_up::WarmUpError;
@@ -183,6 +184,9 @@ pub enum Reason {
     /// Nothing that a worker can call before it is ready.
     #[error(transparent)]
     WarmUp(WarmUpError),
+    /// Nothing that a worker can run calls like.
+    #[error(transparent)]
+    Concurrency(ConcurrencyError),
     /// Not a variable's name.
     #[error("{name:?} cannot be the name of an environment variable")]
     Variable {
@@ -311,9 +315,7 @@ impl Reason {
                                   -i, -h, -V) have no place here; arguments of the script go to \
                                   `args`"
                 .to_owned(),
-            Self::FlagValue { .. } => {
-                "write the option and its value: [\"-X\", \"dev\"]".to_owned()
-            }
+            Self::FlagValue { .. } => "write its value, too: [\"-X\", \"dev\"]".to_owned(),
             Self::Module { .. } => "write dotted names, like \"numpy\" or \"pkg.tasks\"".to_owned(),
             Self::Watch { .. } => "write it like this: \"src/**/*.py\"".to_owned(),
             Self::Variable { .. } => {
@@ -335,6 +337,7 @@ impl Reason {
             | Self::TooMany { .. }
             | Self::Allow(_)
             | Self::WarmUp(_)
+            | Self::Concurrency(_)
             | Self::PathUnreadable { .. }
             | Self::NotUtf8 { .. } => return None,
         };

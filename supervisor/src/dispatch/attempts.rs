@@ -141,37 +141,21 @@ impl Dispatcher {
         true
     }
 
-    /// The id under which a worker knows the call that it was given last.
-    pub(super) fn run_of(&mut self, pool: PoolIndex, worker: WorkerId) -> u64 {
-        self.worker(pool, worker).map_or(0, |entry| entry.last_run)
-    }
-
-    /// Whether the call that a worker was given last can have begun there, by the worker's own
-    /// page. Once the worker is dead, that will not change any more.
-    pub(super) fn has_begun(&mut self, pool: PoolIndex, worker: WorkerId) -> bool {
-        let run = self.run_of(pool, worker);
-        self.link(pool, worker).is_none_or(|link| link.has_begun(run))
-    }
-
-    /// Looks at what a pool is about to be told: a death ends the attempt that ran there, before
-    /// the pool gives the call to another worker.
+    /// Looks at what a pool is about to be told: a death ends the attempts that ran there, before
+    /// the pool gives their calls to other workers.
     pub(super) fn before(&mut self, now: Instant, pool: PoolIndex, event: &Event) {
-        let Event::Died { worker, begun } = *event else {
+        let Event::Died { worker, begun } = event else {
             return;
         };
-        let Some(key) = self.worker(pool, worker).and_then(|entry| entry.last_call) else {
-            return;
-        };
-        if !self.is_with(pool, worker, key) {
-            return;
-        }
-        if let Some(call) = self.calls.get_mut(&key) {
-            if begun {
-                call.attempts.end(now);
-            } else {
-                call.attempts.never_began();
+        for key in self.running_in(pool, *worker) {
+            if let Some(call) = self.calls.get_mut(&key) {
+                if begun.has(key) {
+                    call.attempts.end(now);
+                } else {
+                    call.attempts.never_began();
+                }
             }
+            self.cancel_nested(key, ATTEMPT_OVER);
         }
-        self.cancel_nested(key, ATTEMPT_OVER);
     }
 }

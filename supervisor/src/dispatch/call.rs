@@ -15,6 +15,7 @@ use super::attempts::Attempts;
 use super::core::Core;
 use super::counters::answered;
 use super::dispatcher::Dispatcher;
+use super::given::Given;
 use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, push_answer, push_run};
 use super::phases::Waited;
@@ -251,13 +252,11 @@ impl Dispatcher {
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
         entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
-        entry.begin_stack();
         entry.note_ooms(now);
-        entry.last_call = Some(key);
-        entry.last_run = run;
-        entry.last_call_at = Some(now);
-        entry.printing = Some(key);
-        entry.function = Some(call.function.clone());
+        if entry.given.is_empty() {
+            entry.begin_stack();
+        }
+        entry.given.push(Given { call: key, run, function: call.function.clone() });
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
@@ -265,6 +264,7 @@ impl Dispatcher {
         if link.call.send(head, &payload).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
+            entry.given.pop();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
         }
     }
@@ -320,7 +320,8 @@ impl Dispatcher {
         let Some(call) = self.forget(key) else {
             return false;
         };
-        let begins = call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, &reason));
+        let begins =
+            call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, key, &reason));
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -337,13 +338,19 @@ impl Dispatcher {
         true
     }
 
-    /// Whether user code can have run, or can still run, for the call that a worker has. A worker
+    /// Whether user code can have run, or can still run, for a call that a worker has. A worker
     /// that answered has done with it, and its page tells; one that lives may yet begin. A function
     /// that was not found has not begun; the import that looked for it is as good to run again.
-    fn can_have_begun(&mut self, pool: PoolIndex, worker: WorkerId, reason: &Reason) -> bool {
+    fn can_have_begun(
+        &self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        call: CallKey,
+        reason: &Reason,
+    ) -> bool {
         match reason {
             Reason::NotFound(_) => false,
-            Reason::BadArguments { .. } => self.has_begun(pool, worker),
+            Reason::BadArguments { .. } => self.has_begun(pool, worker, call),
             _ => true,
         }
     }
@@ -359,7 +366,7 @@ impl Dispatcher {
             }
             Verdict::ShuttingDown => Reason::ShuttingDown { why: self.shutdown(pool, key) },
             Verdict::WorkerDied { worker, .. } => {
-                Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker)))
+                Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker, key)))
             }
             Verdict::CrashLoop => Reason::CrashLoop {
                 failures: match self.pools[pool.0].policy.state() {

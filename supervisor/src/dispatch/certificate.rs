@@ -5,23 +5,29 @@ use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
 use super::dispatcher::{PoolState, Worker};
+use super::given::Given;
 use super::groups;
 use crate::cgroup::Group;
 use crate::config;
 use crate::config::Memory;
-use crate::pool::{StopCause, WorkerState};
+use crate::pool::{Begun, CallKey, StopCause, WorkerState};
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
 use crate::worker::stack;
+
+/// How many other calls a certificate names.
+const OTHERS_NAMED_MAX: usize = 8;
 
 /// How a death came about.
 pub(super) struct Story<'a> {
     /// What the worker was doing.
     pub(super) before: Option<WorkerState>,
+    /// Whether it had no call.
+    pub(super) is_idle: bool,
     /// What its guardian reported, if it did.
     pub(super) exited: Option<Exited>,
-    /// Whether the call it had, if it had one, can have begun. One that had not is not to blame.
-    pub(super) begun: bool,
+    /// Which of the calls it had can have begun. Those that had not are not to blame.
+    pub(super) begun: &'a Begun,
     /// Whether the kernel did it.
     pub(super) oom: &'a mut OomWatch,
     /// How much it was allowed to hold.
@@ -35,7 +41,7 @@ pub(super) fn write(
     entry: &mut Worker,
     story: Story<'_>,
 ) -> Certificate {
-    let Story { before, exited, begun, oom, memory } = story;
+    let Story { before, is_idle, exited, begun, oom, memory } = story;
     let exit = exited.map(|exited| exited.exit);
     let mut cause = cause(entry, before, exit);
     // A SIGKILL that nobody here ordered may be the kernel's.
@@ -44,24 +50,20 @@ pub(super) fn write(
     if unordered && exit == killed {
         match entry.group.as_ref().and_then(Group::ooms) {
             // Nobody else is in its group, so that its count is the better one.
-            Some(ooms) => cause = groups::blame(entry, memory, before, ooms).unwrap_or(cause),
+            Some(ooms) => cause = groups::blame(entry, memory, is_idle, ooms).unwrap_or(cause),
             None if oom.claim(entry.oom_kills_before) => cause = Cause::OutOfMemory,
             None => {}
         }
     }
-    let had_call = match before {
-        Some(WorkerState::Stopping(StopCause::Interrupted, _)) => true,
-        // It may have been at one that nobody waited for any more.
-        Some(WorkerState::Stopping(StopCause::Stalled | StopCause::Memory, None)) => {
-            begun && entry.printing.is_some()
-        }
-        before => begun && before.and_then(WorkerState::call).is_some(),
-    };
+    // It may have been at one that nobody waited for any more.
+    let is_hung = before == Some(WorkerState::Stopping(StopCause::Interrupted));
+    let had = entry.given.iter().filter(|given| is_hung || begun.has(given.call));
+    entry.died_with = had.cloned().collect();
     if cause == Cause::StartTimedOut {
         entry.detail = super::imports::of_late_start(limits, entry);
     }
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
-    Certificate {
+    let certificate = Certificate {
         pool: pool.to_owned(),
         worker,
         pid: exited.map_or(entry.pid, |exited| exited.pid),
@@ -71,25 +73,57 @@ pub(super) fn write(
         peak_rss_bytes: exited.map_or(0, |exited| exited.peak_rss_bytes),
         uptime_ms: uptime_ms(entry),
         calls_served: entry.served,
-        function: entry.function.as_deref().filter(|_| had_call).map(str::to_owned),
+        function: None,
         stderr_tail: entry.tail.text(),
         detail: entry.detail.clone(),
         out_of_memory: cause == Cause::OutOfMemory,
         cpu_ms: cpu_us / 1000,
-        call: entry.last_call.filter(|_| had_call).map_or(0, |call| call.0),
+        call: 0,
         stack: last_stack(entry),
+    };
+    match entry.died_with.first() {
+        Some(first) => of_call(certificate, &entry.died_with, first),
+        None => certificate,
     }
 }
 
+/// A certificate as it is for one of the calls that its worker died with: it names this one as the
+/// call, and the others beside it.
+fn of_call(certificate: Certificate, all: &[Given], own: &Given) -> Certificate {
+    let function = Some(own.function.to_string());
+    let mut certificate = Certificate { call: own.call.0, function, ..certificate };
+    if all.len() > 1 {
+        let others = all.iter().filter(|given| given.call != own.call);
+        let named = others.take(OTHERS_NAMED_MAX);
+        let named: Vec<_> = named.map(|it| format!("{} ({})", it.call.0, it.function)).collect();
+        let left_out = match all.len() - 1 - named.len() {
+            0 => String::new(),
+            count => format!(" and {count} more"),
+        };
+        let beside = format!("it also ran: call {}{left_out}", named.join(", call "));
+        let detail = certificate.detail.lines().chain([&*beside]).collect::<Vec<_>>().join("\n");
+        certificate.detail = detail;
+    }
+    certificate
+}
+
 impl PoolState {
-    /// The death of a worker, or its loss where it is not dead yet.
-    pub(super) fn death_of(&self, worker: WorkerId) -> Certificate {
+    /// The death of a worker, or its loss where it is not dead yet, as a call that was lost with it
+    /// is told.
+    pub(super) fn death_of(&self, worker: WorkerId, call: CallKey) -> Certificate {
         let name = &self.config.name;
         let Some(entry) = self.workers.get(&worker) else {
             return Certificate::unknown(name, worker, Cause::ChannelLost);
         };
         let known = entry.certificate.as_deref().cloned();
-        known.unwrap_or_else(|| of_lost(name, worker, entry))
+        let known = known.unwrap_or_else(|| of_lost(name, worker, entry));
+        match entry.died_with.iter().find(|given| given.call == call) {
+            Some(own) if entry.died_with.len() > 1 => {
+                let bare = Certificate { detail: entry.detail.clone(), ..known };
+                of_call(bare, &entry.died_with, own)
+            }
+            _ => known,
+        }
     }
 
     /// The newest death that nobody here ordered. A start that is only just being given up has no
@@ -135,21 +169,20 @@ fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cau
         _ if entry.has_no_interpreter => Cause::StartFailed,
         // A worker that ends by itself closes its sockets first, and is noticed by that now and
         // then; what its guardian reports is the better story.
-        Some(WorkerState::Stopping(StopCause::ChannelLost, _)) => match exit {
+        Some(WorkerState::Stopping(StopCause::ChannelLost)) => match exit {
             Some(Exit::Signal(signal)) if signal == Signal::SIGKILL as i32 => Cause::ChannelLost,
             Some(Exit::Signal(_)) => Cause::Signalled,
             Some(Exit::Code(_)) => Cause::Exited,
             None => Cause::ChannelLost,
         },
-        Some(WorkerState::Stopping(StopCause::StartTimedOut, _)) => Cause::StartTimedOut,
-        Some(WorkerState::Stopping(StopCause::Interrupted, _)) => Cause::Interrupted,
-        Some(WorkerState::Stopping(StopCause::Protocol, _)) => Cause::Protocol,
+        Some(WorkerState::Stopping(StopCause::StartTimedOut)) => Cause::StartTimedOut,
+        Some(WorkerState::Stopping(StopCause::Interrupted)) => Cause::Interrupted,
+        Some(WorkerState::Stopping(StopCause::Protocol)) => Cause::Protocol,
         Some(WorkerState::Stopping(
             StopCause::Drain | StopCause::Replaced(_) | StopCause::Surplus,
-            _,
         )) => Cause::Stopped,
-        Some(WorkerState::Stopping(StopCause::Memory, _)) => Cause::MemoryLimit,
-        Some(WorkerState::Stopping(StopCause::Stalled, _)) => Cause::Stalled,
+        Some(WorkerState::Stopping(StopCause::Memory)) => Cause::MemoryLimit,
+        Some(WorkerState::Stopping(StopCause::Stalled)) => Cause::Stalled,
         Some(WorkerState::Starting) => Cause::StartFailed,
         _ if entry.pid == 0 => Cause::StartFailed,
         _ => match exit {
@@ -186,7 +219,7 @@ mod tests {
     use crate::cgroup::Ooms;
     use crate::dispatch::{Core, Parts, PoolParts};
     use crate::net::{Outbox, SharedBudget};
-    use crate::pool::{CallKey, Pool, Verdict};
+    use crate::pool::{Pool, Verdict};
     use crate::prepare::Ingredients;
     use crate::session::Peer;
     use crate::worker::launch::Recipe;
@@ -258,7 +291,7 @@ mod tests {
         core.with(|dispatcher| {
             dispatcher.worker(POOL, first).unwrap().pid = 11;
             dispatcher.worker(POOL, second).unwrap().pid = 22;
-            dispatcher.bury(POOL, second, None, true);
+            dispatcher.bury(POOL, second, None, &Begun::All);
         });
         // It is lost and not dead yet: what is known of it is told.
         let lost = told(&core, 1, first);
@@ -266,7 +299,7 @@ mod tests {
         // Dead, its own certificate counts, though another one is newer.
         let dead = told(&core, 2, second);
         assert_eq!((second, 22, Cause::StartFailed), (dead.worker, dead.pid, dead.cause));
-        core.with(|dispatcher| dispatcher.bury(POOL, first, None, true));
+        core.with(|dispatcher| dispatcher.bury(POOL, first, None, &Begun::All));
         assert_eq!(dead, told(&core, 3, second));
         let gone = WorkerId { slot: 1, generation: 9 };
         assert_eq!(Certificate::unknown("a", gone, Cause::ChannelLost), told(&core, 4, gone));
@@ -277,14 +310,13 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
         let (core, _outcomes) = core();
-        let busy = Some(WorkerState::Busy(CallKey(1)));
         let killed = |kills, own| Ooms { kills, own };
         core.with(|dispatcher| {
             let mut memory = dispatcher.pools[0].config.memory.clone();
             let entry = dispatcher.worker(POOL, WorkerId { slot: 0, generation: 1 }).unwrap();
             let mut blame = |before, ooms, memory: &Memory| {
                 entry.counted.before = before;
-                [busy, Some(WorkerState::Idle)].map(|it| groups::blame(entry, memory, it, ooms))
+                [false, true].map(|is_idle| groups::blame(entry, memory, is_idle, ooms))
             };
             let old = killed(1, 1);
             assert_eq!([None; 2], blame(old, old, &memory), "a child was, before this call");

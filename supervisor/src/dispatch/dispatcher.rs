@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::call::Call;
 use super::core::Core;
 use super::counters::Counters;
+use super::given::Given;
 use super::groups::Counted;
 use super::history::History;
 use super::logs::Store;
@@ -95,18 +96,10 @@ pub(super) struct Worker {
     pub(super) served: u64,
     /// Between which ids all calls are that it was given. They need not come in their order.
     pub(super) calls_had: Option<RangeInclusive<CallKey>>,
-    /// The call it was given last.
-    pub(super) last_call: Option<CallKey>,
-    /// When it was given that.
-    pub(super) last_call_at: Option<Instant>,
-    /// The call whose output this is: the one it was given last, until it has answered.
-    pub(super) printing: Option<CallKey>,
+    /// The calls it has, the one it was given first first.
+    pub(super) given: Vec<Given>,
     pub(super) tail: Tail,
     pub(super) allowance: Allowance,
-    /// The id under which it was given that: the call's own, and which attempt it is.
-    pub(super) last_run: u64,
-    /// The function it was given last.
-    pub(super) function: Option<Rc<str>>,
     /// It broke the protocol: nothing it says is heard any more.
     pub(super) outlaw: bool,
     /// What was to be its interpreter is none; `detail` says why.
@@ -121,7 +114,7 @@ pub(super) struct Worker {
     pub(super) dumps: u64,
     /// Who wants to see them besides.
     pub(super) stack_readers: Vec<StackReply>,
-    /// What user code was doing when its last call timed out.
+    /// What user code was doing when a call of its timed out last.
     pub(super) last_stack: String,
     /// What a connection of its processes shows.
     pub(super) token: Token,
@@ -138,6 +131,8 @@ pub(super) struct Worker {
     pub(super) dead: bool,
     /// What is known of its death, once it is dead.
     pub(super) certificate: Option<Box<Certificate>>,
+    /// The calls that it had begun then.
+    pub(super) died_with: Vec<Given>,
     pub(super) swept: bool,
 }
 
@@ -305,9 +300,11 @@ impl Dispatcher {
         while let Some((pool, event)) = next {
             let mut effects = std::mem::take(&mut self.effects);
             self.before(now, pool, &event);
-            let prospect = self.foresee(now, pool, &event);
+            let prospects = self.foresee(now, pool, &event);
             self.pools[pool.0].policy.handle(now, event, &mut effects);
-            self.witness(now, pool, prospect);
+            for prospect in prospects {
+                self.witness(now, pool, prospect);
+            }
             for effect in effects.drain(..) {
                 self.carry_out(core, now, pool, effect);
             }
@@ -327,13 +324,13 @@ impl Dispatcher {
             }
             Effect::Settle { call, verdict } => self.settle(now, pool, call, verdict),
             Effect::Launch { worker } => self.launch(core, now, pool, worker),
-            Effect::Interrupt { worker, .. } => {
-                let run = self.run_of(pool, worker);
+            Effect::Interrupt { worker, call } => {
+                let run = self.run_of(pool, worker, call);
                 self.order(pool, worker, |link| link.interrupt(run));
             }
             Effect::Warn { worker, call } => {
                 self.cancel_nested(call, "the call that waits for it is being ended");
-                let run = self.run_of(pool, worker);
+                let run = self.run_of(pool, worker, call);
                 self.order(pool, worker, |link| link.warn(run));
             }
             Effect::DumpStack { worker } => self.dump_stack(core, pool, worker),

@@ -186,9 +186,7 @@ impl Dispatcher {
             }
             with = match record.what {
                 What::Assigned if own => record.with(),
-                // Its worker has got on to something else, or has ended.
-                What::Assigned if record.with() == with => None,
-                what if what.frees() && record.with() == with => None,
+                what if what.frees(own) && record.with() == with => None,
                 _ => with,
             };
         }
@@ -263,13 +261,13 @@ impl Dispatcher {
         if life.first(What::Queued).is_none() {
             return (Vec::new(), 0);
         }
-        let mut open: BTreeMap<WorkerId, (CallKey, u64)> = BTreeMap::new();
+        let mut open: BTreeMap<CallKey, (WorkerId, u64)> = BTreeMap::new();
         let mut ahead: Vec<Ahead> = Vec::new();
         let mut left_out = 0;
         let numbered = self.history.records().enumerate();
         for (place, record) in numbered.filter(|(_, record)| record.pool() == life.pool) {
             if place == arrived {
-                for (worker, (call, at_ns)) in std::mem::take(&mut open) {
+                for (call, (worker, at_ns)) in std::mem::take(&mut open) {
                     push_ahead(life, &mut ahead, &mut left_out, (worker, call, at_ns));
                 }
             }
@@ -277,20 +275,22 @@ impl Dispatcher {
             if place < arrived {
                 match (record.what, record.about()) {
                     (What::Assigned, Some(call)) => {
-                        open.insert(worker, (call, record.at_ns));
+                        open.insert(call, (worker, record.at_ns));
                     }
-                    (what, _) if what.frees() => {
-                        open.remove(&worker);
+                    (What::Died, _) => open.retain(|_, (at, _)| *at != worker),
+                    (what, Some(call)) if what.frees(true) => {
+                        open.remove(&call);
                     }
                     _ => {}
                 }
                 continue;
             }
-            if record.what.frees() {
-                let of_worker = |one: &&mut Ahead| one.worker == worker && one.until_us.is_none();
-                if let Some(one) = ahead.iter_mut().find(of_worker) {
-                    one.until_us = Some(life.since_us(record.at_ns));
-                }
+            let ends = |one: &&mut Ahead| {
+                let own = record.about() == Some(CallKey(one.call));
+                one.worker == worker && one.until_us.is_none() && record.what.frees(own)
+            };
+            for one in ahead.iter_mut().filter(ends) {
+                one.until_us = Some(life.since_us(record.at_ns));
             }
             let before = record.what == What::Assigned && place < life.assigned;
             if let Some(call) = record.about().filter(|call| before && *call != life.call) {

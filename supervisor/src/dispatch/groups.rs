@@ -9,7 +9,6 @@ use super::dispatcher::{Dispatcher, PoolState, Worker};
 use crate::cgroup::{Group, Ooms};
 use crate::config::Memory;
 use crate::limits::OOMS_NOTED_EVERY;
-use crate::pool::WorkerState;
 use crate::worker::link::Link;
 use crate::worker::spawner::{Order, PoolIndex};
 
@@ -30,11 +29,11 @@ pub(super) struct Counted {
 pub(super) fn blame(
     entry: &mut Worker,
     memory: &Memory,
-    before: Option<WorkerState>,
+    is_idle: bool,
     ooms: Ooms,
 ) -> Option<Cause> {
     let ooms = ooms.since(entry.counted.before);
-    if ooms.kills == 0 || memory.kill_above.is_none() && before == Some(WorkerState::Idle) {
+    if ooms.kills == 0 || memory.kill_above.is_none() && is_idle {
         return None;
     }
     let peak = entry.group.as_ref().and_then(Group::peak_bytes);

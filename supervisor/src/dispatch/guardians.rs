@@ -14,7 +14,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::config;
-use crate::pool::{Event, StopCause, WorkerState};
+use crate::pool::{Begun, Event, StopCause, WorkerState, state};
 use crate::trial;
 use crate::worker::link::Link;
 use crate::worker::spawner::{LaunchError, Launched, PoolIndex};
@@ -26,8 +26,11 @@ impl Core {
         // The spawner has just taken an order, so there is room for another.
         self.with(Dispatcher::catch_up_with_reaps);
         let link = channels.and_then(|channels| {
-            let payload_max = self.with(|dispatcher| dispatcher.daemon.payload);
-            Link::new(pool, worker, channels, payload_max).map_err(LaunchError::Channels)
+            let (payload_max, lanes) = self.with(|dispatcher| {
+                let view = dispatcher.pools[pool.0].policy.worker(worker);
+                (dispatcher.daemon.payload, view.map_or(1, |view| view.lanes))
+            });
+            Link::new(pool, worker, channels, payload_max, lanes).map_err(LaunchError::Channels)
         });
         match link {
             Err(error) => {
@@ -112,8 +115,11 @@ impl Core {
         let begun = self.with(|dispatcher| {
             dispatcher.read_last_output(now, link);
             // Without its guardian's word it may live a moment longer, and begin after all.
-            let begun = exited.is_none() || dispatcher.has_begun(link.pool, link.worker);
-            dispatcher.bury(link.pool, link.worker, exited, begun);
+            let begun = match exited {
+                None => Begun::All,
+                Some(_) => dispatcher.begun_in(link.pool, link.worker),
+            };
+            dispatcher.bury(link.pool, link.worker, exited, &begun);
             begun
         });
         self.tell_at(now, link.pool, Event::Died { worker: link.worker, begun });
@@ -160,17 +166,18 @@ impl Dispatcher {
         }
     }
 
-    /// Writes a worker's death certificate, into the log and for whoever asks. `begun` says whether
-    /// the call it had can have begun.
+    /// Writes a worker's death certificate, into the log and for whoever asks. `begun` says which
+    /// of the calls it had can have begun.
     pub(super) fn bury(
         &mut self,
         pool: PoolIndex,
         worker: WorkerId,
         exited: Option<Exited>,
-        begun: bool,
+        begun: &Begun,
     ) {
         let state = &mut self.pools[pool.0];
-        let before = state.policy.worker_state(worker);
+        let view = state.policy.worker(worker);
+        let (before, is_idle) = (view.map(|it| it.state), view.is_some_and(|it| it.is_idle()));
         let Some(entry) = state.workers.get_mut(&worker).filter(|entry| !entry.dead) else {
             return;
         };
@@ -179,7 +186,8 @@ impl Dispatcher {
         let is_given_up = entry.edition > state.edition;
         let never_ready = entry.python.is_empty();
         let (config, name) = (&state.config, &state.config.name);
-        let story = Story { before, exited, begun, oom: &mut self.oom, memory: &config.memory };
+        let (oom, memory) = (&mut self.oom, &config.memory);
+        let story = Story { before, is_idle, exited, begun, oom, memory };
         let certificate = certificate::write((name, &config.limits), worker, entry, story);
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);
@@ -192,9 +200,9 @@ impl Dispatcher {
         }
         if certificate.cause == Cause::Stopped {
             let pool = &state.config.name;
-            let reason = before.map_or("", WorkerState::reason);
+            let reason = before.map_or("", state::reason);
             let (pid, calls_served) = (certificate.pid, certificate.calls_served);
-            if let Some(WorkerState::Stopping(StopCause::Replaced(_), _)) = before {
+            if let Some(WorkerState::Stopping(StopCause::Replaced(_))) = before {
                 let peak_rss_bytes = certificate.peak_rss_bytes;
                 tracing::info!(
                     pool, %worker, pid, reason, calls_served, peak_rss_bytes, "worker replaced"

@@ -48,7 +48,8 @@ impl Core {
 impl Dispatcher {
     fn note_halt(&mut self, pool: PoolIndex, worker: WorkerId, stopped: bool) -> Option<Event> {
         let state = &mut self.pools[pool.0];
-        let does_what = state.policy.worker_state(worker)?;
+        let view = state.policy.worker(worker)?;
+        let (does_what, called) = (view.state, view.name());
         let entry = state.workers.get_mut(&worker).filter(|entry| !entry.dead)?;
         entry.watched.activity = stopped.then_some(Activity::Stopped);
         let (pid, name) = (entry.pid, &state.config.name);
@@ -67,7 +68,7 @@ impl Dispatcher {
         // Code that stops itself again and again fills no log.
         if watched.said_halted.is_none_or(|at| now.duration_since(at) >= HALT_SAID_EVERY) {
             (watched.said_halted, watched.halt_was_said) = (Some(now), true);
-            tracing::warn!(pool = name, %worker, pid, state = does_what.name(),
+            tracing::warn!(pool = name, %worker, pid, state = called,
                 "a signal has stopped a worker; it gets no calls until it goes on");
         }
         state.counters.one("stops");

@@ -41,9 +41,9 @@ pub enum What {
     Retried,
     /// Somebody does not want it any more; `word` says who.
     Unwanted,
-    /// Its caller has its answer; `word` says which. The worker is set if it was free after that.
+    /// Its caller has its answer; `word` says which. The worker is set if it has done with it.
     Answered,
-    /// Its worker has answered when nobody waited any more, and is free.
+    /// Its worker has answered when nobody waited any more.
     LateAnswer,
     /// A worker is being started.
     Launched,
@@ -61,10 +61,11 @@ impl What {
         matches!(self, What::Launched | What::Ready | What::Stopping | What::Died)
     }
 
-    /// Whether the record's worker has no call after it.
-    pub const fn frees(self) -> bool {
+    /// Whether the record's worker has not got a call after it any more: one that is the record's
+    /// own, or another one of the same worker.
+    pub const fn frees(self, own: bool) -> bool {
         use What::{Answered, Died, LateAnswer, MovedBack, Retried};
-        matches!(self, Answered | Died | LateAnswer | MovedBack | Retried)
+        matches!(self, Died) || own && matches!(self, Answered | LateAnswer | MovedBack | Retried)
     }
 }
 

@@ -11,7 +11,7 @@ use super::dispatcher::{Dispatcher, Worker};
 use super::groups::Counted;
 use super::nested::{Token, equip};
 use super::watch::Watched;
-use crate::pool::Event;
+use crate::pool::{Begun, Event};
 use crate::worker::launch::Recipe;
 use crate::worker::link::frame_head;
 use crate::worker::output::{Allowance, Tail};
@@ -36,11 +36,7 @@ impl Dispatcher {
                 python: String::new(),
                 served: 0,
                 calls_had: None,
-                last_call: None,
-                last_run: 0,
-                last_call_at: None,
-                printing: None,
-                function: None,
+                given: Vec::new(),
                 outlaw: false,
                 has_no_interpreter: false,
                 tail: Tail::default(),
@@ -59,6 +55,7 @@ impl Dispatcher {
                 watched: Watched::default(),
                 dead: false,
                 certificate: None,
+                died_with: Vec::new(),
                 swept: false,
             },
         );
@@ -87,8 +84,8 @@ impl Dispatcher {
         if let Some(entry) = self.worker(pool, worker) {
             entry.detail = why;
         }
-        self.bury(pool, worker, None, false);
-        self.follow_up(pool, Event::Died { worker, begun: false });
+        self.bury(pool, worker, None, &Begun::NONE);
+        self.follow_up(pool, Event::Died { worker, begun: Begun::NONE });
         self.follow_up(pool, Event::Gone { worker });
         self.pool(pool).workers.remove(&worker);
     }

@@ -7,6 +7,7 @@
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - `unwanted`: calls that are given up, and by whom.
+//! - `given`: what workers were given and have not answered.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
@@ -42,6 +43,7 @@ pub mod workers;
 mod attempts;
 mod explain;
 mod explain_steps;
+mod given;
 mod groups;
 mod guardians;
 mod halts;

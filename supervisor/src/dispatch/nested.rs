@@ -1,6 +1,8 @@
 //! Nested calls: those that workers send. A worker's processes have a token in their environment;
 //! a connection that shows it belongs to that worker, and what it sends while the worker has a call
-//! is nested: that call waits for it.
+//! is nested: that call waits for it. Where a worker has several, the connection has to say which
+//! of them it serves, with the token; what it sends is an ordinary call if it does not, since a
+//! guess could refuse a call that would have got its worker, or free a place that is none.
 //!
 //! The token says whose connection it is and gives no rights. Whoever may connect may send the same
 //! calls without it.
@@ -29,6 +31,9 @@ use crate::worker::spawner::PoolIndex;
 const SOCKET: &str = "CLUTCH_SOCKET";
 const TOKEN: &str = "CLUTCH_WORKER";
 const PROGRAM: &str = "CLUTCH_BIN";
+
+/// The variable by which a process that works for one of several calls says for which.
+const CALL: &str = "CLUTCH_CALL";
 
 /// Where workers' calls go, and what sends them.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ impl fmt::Debug for Token {
 pub(crate) struct Home {
     pool: PoolIndex,
     worker: WorkerId,
+    /// The call that it serves, where it says so.
+    call: Option<CallKey>,
     /// Another pool may take the place of a removed one, and count its workers anew.
     token: Token,
 }
@@ -108,13 +115,14 @@ enum Lineage {
 impl Core {
     /// The worker whose token this is, if there is one.
     pub(crate) fn home_of(&self, token: &str) -> Option<Home> {
+        let (token, call) = named_call(token);
         self.with(|dispatcher| {
             let mut found = None;
             for (place, state) in dispatcher.pools.iter().enumerate() {
                 for (worker, entry) in &state.workers {
                     if entry.token.is(token) {
                         let (pool, token) = (PoolIndex(place), entry.token.clone());
-                        found = Some(Home { pool, worker: *worker, token });
+                        found = Some(Home { pool, worker: *worker, call, token });
                     }
                 }
             }
@@ -145,6 +153,14 @@ impl Core {
     }
 }
 
+/// A token, and the id of the call that is named behind it.
+fn named_call(shown: &str) -> (&str, Option<CallKey>) {
+    match shown.split_once('.') {
+        Some((token, call)) => (token, Some(CallKey(call.parse().unwrap_or(0)))),
+        None => (shown, None),
+    }
+}
+
 /// A new worker's token, put into its environment with the socket to show it at. What the pool's
 /// configuration sets stays.
 pub(super) fn equip(
@@ -157,6 +173,10 @@ pub(super) fn equip(
         return Token::none();
     }
     let token = Token::random();
+    // What this daemon inherited is of no call here.
+    if !config.env.set.contains_key(CALL) {
+        environment.retain(|variable| !variable.starts_with(b"CLUTCH_CALL="));
+    }
     let variables =
         [(SOCKET, socket.as_bytes()), (TOKEN, token.0.as_bytes()), (PROGRAM, program.as_bytes())];
     for (name, value) in variables {
@@ -180,17 +200,24 @@ impl Dispatcher {
         let state = &self.pools[pool.0];
         let is_same = |token: &Token| Rc::ptr_eq(&token.0, &home.token.0);
         let entry = state.workers.get(&worker).filter(|entry| is_same(&entry.token));
-        let is = entry.and_then(|_| state.policy.worker_state(worker));
-        match is {
-            Some(WorkerState::Starting | WorkerState::Idle | WorkerState::Retiring(_, None)) => {
-                Lineage::Free
+        let Some(view) = entry.and_then(|_| state.policy.worker(worker)) else {
+            return Lineage::Orphan;
+        };
+        let of = |call: CallKey| {
+            let runs = state.policy.runs(worker, call) && !state.policy.is_attempt_over(call);
+            match runs && self.is_with(pool, worker, call) {
+                true => Lineage::Nested(Runner { pool: pool.0, worker, call }),
+                false => Lineage::Orphan,
             }
-            Some(WorkerState::Busy(call) | WorkerState::Retiring(_, Some(call)))
-                if self.is_with(pool, worker, call) && !state.policy.is_attempt_over(call) =>
-            {
-                Lineage::Nested(Runner { pool: pool.0, worker, call })
+        };
+        match (home.call, view.calls) {
+            _ if matches!(view.state, WorkerState::Stopping(_) | WorkerState::Dead) => {
+                Lineage::Orphan
             }
-            _ => Lineage::Orphan,
+            (Some(call), _) => of(call),
+            (None, [only]) => of(only.call),
+            // Nobody waits, or nobody knows who.
+            (None, _) => Lineage::Free,
         }
     }
 
@@ -316,5 +343,12 @@ mod tests {
         assert!(!one.is("") && !one.is(&one.0[..31]) && !one.is(&format!("{}0", one.0)));
         assert!(!Token::none().is(""), "no token is nobody's");
         assert_eq!("Token(..)", format!("{one:?}"));
+    }
+
+    #[test]
+    fn a_call_is_named_behind_its_token() {
+        assert_eq!(("abc", None), named_call("abc"));
+        assert_eq!(("abc", Some(CallKey(12))), named_call("abc.12"));
+        assert_eq!(("abc", Some(CallKey(0))), named_call("abc.x"), "that is no call's");
     }
 }

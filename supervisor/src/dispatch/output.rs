@@ -6,6 +6,8 @@
 //! readable before the call socket did is known to the runtime by the time the answer is read. So
 //! reading the pipes once more when an answer comes finds all that the call has printed, and costs
 //! no system call when that is nothing. What comes after it belongs to no call.
+//!
+//! A worker that has several calls prints for any of them: what comes while it does is its own.
 
 use std::time::Instant;
 
@@ -44,14 +46,12 @@ impl Dispatcher {
         }
     }
 
-    /// A call has been answered: what was printed until now is its output, what comes is not.
+    /// A call has been answered: what was printed until now is its output. What comes is not, once
+    /// its worker does not have it any more.
     pub(super) fn end_output(&mut self, now: Instant, link: &Link) {
         self.catch_up_with_output(now, link);
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.end_line(now, link, stream);
-        }
-        if let Some(worker) = self.worker(link.pool, link.worker) {
-            worker.printing = None;
         }
     }
 
@@ -109,7 +109,7 @@ impl Dispatcher {
 
     /// The call whose output a worker's is now.
     fn printing(&self, link: &Link) -> Option<CallKey> {
-        self.pools[link.pool.0].workers.get(&link.worker)?.printing
+        self.pools[link.pool.0].workers.get(&link.worker)?.printing()
     }
 
     fn take_lines(&mut self, now: Instant, link: &Link, stream: Stream, lines: Vec<Bytes>) {
@@ -117,7 +117,7 @@ impl Dispatcher {
         let Some(worker) = state.workers.get_mut(&link.worker).filter(|_| !lines.is_empty()) else {
             return;
         };
-        let call = worker.printing.map_or(0, |call| call.0);
+        let call = worker.printing().map_or(0, |call| call.0);
         state.counters.add("output_lines", lines.len() as u64);
         let at_ms = wall_clock_ms();
         let mut entries = Vec::with_capacity(lines.len());

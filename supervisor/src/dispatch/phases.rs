@@ -110,7 +110,7 @@ impl Dispatcher {
         };
         let stack = call
             .and_then(Call::worker)
-            .map_or_else(String::new, |worker| self.stack_of_call(pool, worker));
+            .map_or_else(String::new, |worker| self.stack_of_call(pool, worker, key));
         Reason::TimedOut { timeout_ms: micros(timeout) / 1000, stack, hindrance }
     }
 }

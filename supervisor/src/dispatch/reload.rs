@@ -272,7 +272,7 @@ impl Dispatcher {
         let state = &self.pools[pool.0];
         let views = state.policy.workers();
         let working =
-            views.filter(|v| !matches!(v.state, WorkerState::Stopping(..) | WorkerState::Dead));
+            views.filter(|v| !matches!(v.state, WorkerState::Stopping(_) | WorkerState::Dead));
         let is_of_this = |id: &WorkerId| {
             state.workers.get(id).is_some_and(|entry| entry.edition == state.edition)
         };
@@ -283,7 +283,7 @@ impl Dispatcher {
     fn is_first_starting(&self, pool: PoolIndex) -> bool {
         let mut views = self.pools[pool.0].policy.workers();
         let is_ready = |state| {
-            !matches!(state, WorkerState::Starting | WorkerState::Stopping(..) | WorkerState::Dead)
+            !matches!(state, WorkerState::Starting | WorkerState::Stopping(_) | WorkerState::Dead)
         };
         let ready = self.pools[pool.0].policy.workers().any(|view| is_ready(view.state));
         !ready && views.any(|view| matches!(view.state, WorkerState::Starting))

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use clutch_protocol::Deaths;
 use clutch_protocol::failure::{Ancestor, Cause, Certificate};
-use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
+use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
 use crate::pool;
-use crate::pool::{EmptySlot, Opening, WorkerView};
+use crate::pool::{EmptySlot, Held, Opening, WorkerView};
 use crate::watch::activity::Activity;
 
 /// Why a pool is paused.
@@ -128,16 +128,19 @@ impl Dispatcher {
         pool.policy.workers().any(|worker| worker.state.is_up())
     }
 
-    fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView) -> WorkerStatus {
+    fn worker_status(&self, now: Instant, pool: &PoolState, view: &WorkerView<'_>) -> WorkerStatus {
         let entry = pool.workers.get(&view.id);
-        let key = view.state.call();
-        let call = key.and_then(|key| self.calls.get(&key));
+        let calls: Vec<_> =
+            view.calls.iter().map(|held| self.call_status(now, entry, held)).collect();
+        // Of several the oldest that somebody waits for stands for all.
+        let shown = view.calls.iter().position(Held::is_running).unwrap_or(0);
+        let key = view.calls.get(shown).map(|held| held.call);
+        let shown = calls.get(shown).cloned();
         let chain = key.map_or_else(Vec::new, |key| self.chain(key));
         let waits_for = key.map_or(0, |key| self.nesting.count(key) as u64);
-        let given = entry.filter(|worker| worker.last_call == key);
         WorkerStatus {
             id: view.id,
-            state: view.state.name().to_owned(),
+            state: view.name().to_owned(),
             reason: match worker_reason(view) {
                 "" => nested_reason(&chain, waits_for),
                 reason => reason.to_owned(),
@@ -145,16 +148,9 @@ impl Dispatcher {
             since_ms: millis_since(now, view.since),
             pid: entry.map_or(0, |worker| worker.pid),
             python: entry.map_or_else(String::new, |worker| worker.python.clone()),
-            function: match view.state {
-                pool::WorkerState::Interrupting(_) => {
-                    entry.and_then(|worker| worker.function.as_deref()).map(str::to_owned)
-                }
-                _ => call.map(|call| call.function().to_string()),
-            },
+            function: shown.as_ref().map(|shown| shown.function.clone()),
             call: key.map(|key| key.0),
-            call_ms: key
-                .and(given.and_then(|worker| worker.last_call_at))
-                .map(|at| millis_since(now, at)),
+            call_ms: shown.map(|shown| shown.call_ms),
             chain: chain.iter().map(|one| one.call).collect(),
             waits_for,
             calls_served: entry.map_or(0, |worker| worker.served),
@@ -162,25 +158,40 @@ impl Dispatcher {
             rss_bytes: entry.map_or(0, |worker| worker.watched.rss_bytes),
             cpu_ms: entry.map_or(0, |worker| worker.watched.cpu_ms),
             imports: entry.map_or_else(Vec::new, |worker| worker.imports.clone()),
+            lanes: view.lanes,
+            calls,
+        }
+    }
+
+    fn call_status(&self, now: Instant, entry: Option<&Worker>, held: &Held) -> WorkerCall {
+        let given = entry.and_then(|entry| entry.given.iter().find(|it| it.call == held.call));
+        let function = given.map(|given| given.function.to_string());
+        let state = if held.is_running() { "running" } else { "interrupting" };
+        WorkerCall {
+            call: held.call.0,
+            function: function.unwrap_or_default(),
+            state: state.to_owned(),
+            call_ms: millis_since(now, held.since),
+            waits_for: self.nesting.count(held.call) as u64,
         }
     }
 
     /// What a worker was doing when it was looked at; what it must be doing if it was not.
-    fn activity(&self, view: &WorkerView, entry: Option<&Worker>) -> &'static str {
+    fn activity(&self, view: &WorkerView<'_>, entry: Option<&Worker>) -> &'static str {
         let seen = entry.and_then(|worker| worker.watched.activity);
         if view.halted && (view.state.is_up() || view.state == pool::WorkerState::Starting) {
             return Activity::Stopped.name();
         }
         let fits = |activity: Activity| match view.state {
             _ if activity == Activity::Stopped => true,
-            pool::WorkerState::Idle => activity == Activity::Idle,
+            _ if view.is_idle() => activity == Activity::Idle,
             pool::WorkerState::Starting => activity == Activity::Starting,
             _ => !matches!(activity, Activity::Idle | Activity::Starting),
         };
         let guess = match view.state {
-            pool::WorkerState::Idle => Activity::Idle,
+            _ if view.is_idle() => Activity::Idle,
             pool::WorkerState::Starting => Activity::Starting,
-            state if state.has_call() => Activity::Running,
+            _ if view.has_call() => Activity::Running,
             _ => return "",
         };
         seen.filter(|activity| fits(*activity)).unwrap_or(guess).name()
@@ -188,8 +199,8 @@ impl Dispatcher {
 }
 
 /// Why a worker is in its state.
-fn worker_reason(view: &WorkerView) -> &'static str {
-    if view.halted && view.state.is_up() { HALTED } else { view.state.reason() }
+fn worker_reason(view: &WorkerView<'_>) -> &'static str {
+    if view.halted && view.state.is_up() { HALTED } else { view.reason() }
 }
 
 /// What a worker's call has to do with nested calls, in words; empty when it has nothing.
@@ -295,6 +306,8 @@ fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
         rss_bytes: 0,
         cpu_ms: 0,
         imports: Vec::new(),
+        lanes: 0,
+        calls: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, Worker};
 use super::operate::Denied;
 use crate::limits::{DUMP_PATIENCE, STACK_TIMEOUT};
-use crate::pool::{Event, WorkerState};
+use crate::pool::{Begun, CallKey, Event, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::Asker;
 use crate::worker::spawner::PoolIndex;
@@ -119,22 +119,23 @@ impl Dispatcher {
             let sentence = format!("no python runs in slot {slot} of pool '{name}' now");
             return Err(Denied::new(Denial::Unavailable, sentence));
         };
-        let call = view.state.call();
+        let given = entry.given.first();
         let stack = Stack {
             pool: name.to_owned(),
             worker: view.id,
             pid: entry.pid,
-            call: call.map(|key| key.0),
-            function: call.and(entry.function.as_deref()).map(str::to_owned),
+            call: given.map(|given| given.call.0),
+            function: given.map(|given| given.function.to_string()),
             text: String::new(),
         };
         Ok((pool, stack))
     }
 
-    /// Has a worker write its stacks, because its call is late. What cannot answer is answered for:
-    /// a worker that has not begun its call does nothing that could be told.
+    /// Has a worker write its stacks, because a call is late. What cannot answer is answered for:
+    /// a worker that has not begun its calls does nothing that could be told.
     pub(super) fn dump_stack(&mut self, core: &Core, pool: PoolIndex, worker: WorkerId) {
-        let asked = self.has_begun(pool, worker) && self.ask_for_stack(core, pool, worker);
+        let has_begun = self.begun_in(pool, worker) != Begun::NONE;
+        let asked = has_begun && self.ask_for_stack(core, pool, worker);
         if !asked {
             self.follow_up(pool, Event::StackDumped { worker });
         }
@@ -193,9 +194,15 @@ impl Dispatcher {
         }
     }
 
-    /// What user code does in the call that a worker has, as far as it was told.
-    pub(super) fn stack_of_call(&mut self, pool: PoolIndex, worker: WorkerId) -> String {
-        if !self.has_begun(pool, worker) {
+    /// What user code does in a call that a worker has, as far as it was told; the worker's other
+    /// calls are in there, too.
+    pub(super) fn stack_of_call(
+        &mut self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        call: CallKey,
+    ) -> String {
+        if !self.has_begun(pool, worker, call) {
             return String::new();
         }
         let recipe = self.pools[pool.0].recipe.as_ref();

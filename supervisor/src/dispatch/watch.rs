@@ -8,7 +8,7 @@ use clutch_protocol::message::WorkerId;
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use crate::limits::{ANSWER_TIMEOUT, DUMP_TIMEOUT, EXAMINE_AFTER, EXAMINE_FRESH, LOOK_APART};
-use crate::pool::{Event, ReplaceCause, StopCause, WorkerState};
+use crate::pool::{Event, Held, ReplaceCause, StopCause, WorkerState, WorkerView};
 use crate::watch::activity::{Activity, Evidence};
 use crate::watch::watcher::{Observation, Subject};
 use crate::watch::weight::{Scale, Weight};
@@ -243,10 +243,10 @@ impl Dispatcher {
     fn plan_liveness(&mut self, now: Instant, pool: PoolIndex) {
         let state = &mut self.pools[pool.0];
         let liveness = &state.config.liveness;
-        let busy = state.policy.workers().filter(|view| view.state.has_call());
-        let due = busy.map(|view| {
-            (view.since + liveness.after).max(now + liveness.every.min(liveness.after))
-        });
+        let busy = state.policy.workers().filter(WorkerView::has_call);
+        let since = busy.filter_map(|view| had_since(&view));
+        let due = since
+            .map(|since| (since + liveness.after).max(now + liveness.every.min(liveness.after)));
         state.liveness_due = due.min();
     }
 
@@ -256,18 +256,19 @@ impl Dispatcher {
         now: Instant,
         after: impl Fn(PoolIndex, &crate::config::Pool) -> Option<Duration>,
     ) -> Vec<Subject> {
-        self.subjects(|index, state, since| {
+        self.subjects(|index, view| {
             let after = after(index, &self.pools[index.0].config);
-            let had_it_for = now.saturating_duration_since(since);
-            state.has_call() && after.is_some_and(|after| had_it_for >= after)
+            let had_it_for = had_since(view).map(|since| now.saturating_duration_since(since));
+            let is_long = had_it_for.zip(after).is_some_and(|(had, after)| had >= after);
+            is_long && view.has_call()
         })
     }
 
     fn not_busy(&self) -> Vec<Subject> {
-        self.subjects(|_, state, _| matches!(state, WorkerState::Idle | WorkerState::Starting))
+        self.subjects(|_, view| view.is_idle() || view.state == WorkerState::Starting)
     }
 
-    fn subjects(&self, wanted: impl Fn(PoolIndex, WorkerState, Instant) -> bool) -> Vec<Subject> {
+    fn subjects(&self, wanted: impl Fn(PoolIndex, &WorkerView<'_>) -> bool) -> Vec<Subject> {
         let mut subjects = Vec::new();
         for (index, pool) in self.pools.iter().enumerate() {
             for view in pool.policy.workers() {
@@ -275,7 +276,7 @@ impl Dispatcher {
                     continue;
                 };
                 let index = PoolIndex(index);
-                if wanted(index, view.state, view.since) {
+                if wanted(index, &view) {
                     let (pool, worker, pid) = (index, view.id, entry.pid);
                     subjects.push(Subject { pool, worker, pid, tree: None, group: None });
                 }
@@ -312,7 +313,8 @@ impl Dispatcher {
         let Subject { pool, worker, .. } = seen.subject;
         let bytes = seen.tree_bytes?;
         let memory = self.pools[pool.0].config.memory.clone();
-        let idle = self.pools[pool.0].policy.worker_state(worker) == Some(WorkerState::Idle);
+        let view = self.pools[pool.0].policy.worker(worker);
+        let idle = view.is_some_and(|view| view.is_idle());
         let entry = self.worker(pool, worker).filter(|it| !it.dead && !it.watched.condemned)?;
         entry.watched.rss_bytes = bytes;
         match entry.watched.scale.judge(&memory, bytes, entry.served, idle) {
@@ -348,13 +350,15 @@ impl Dispatcher {
 
     fn note_other(&mut self, seen: &Observation) {
         let Subject { pool, worker, .. } = seen.subject;
-        let state = self.pools[pool.0].policy.worker_state(worker);
+        let view = self.pools[pool.0].policy.worker(worker);
+        let is_idle = view.is_some_and(|view| view.is_idle());
+        let is_starting = view.is_some_and(|view| view.state == WorkerState::Starting);
         let (Some(look), Some(entry)) = (seen.look, self.worker(pool, worker)) else { return };
-        let activity = match state {
-            _ if matches!(look.state, 'T' | 't') => Activity::Stopped,
-            Some(WorkerState::Idle) => Activity::Idle,
-            Some(WorkerState::Starting) => Activity::Starting,
-            _ => return,
+        let activity = match () {
+            () if matches!(look.state, 'T' | 't') => Activity::Stopped,
+            () if is_idle => Activity::Idle,
+            () if is_starting => Activity::Starting,
+            () => return,
         };
         entry.watched.activity = Some(activity);
         (entry.watched.rss_bytes, entry.watched.cpu_ms) = (look.rss_bytes, look.cpu_ms);
@@ -369,9 +373,10 @@ impl Dispatcher {
     ) -> Option<Event> {
         let subject = &after.subject;
         let answered = self.has_answered(subject);
-        let state = self.pools[subject.pool.0].policy.worker_state(subject.worker);
+        let view = self.pools[subject.pool.0].policy.worker(subject.worker);
+        let has_call = view.is_some_and(|view| view.has_call());
         let (first, second) = (before.look?, after.look?);
-        if !state.is_some_and(WorkerState::has_call) {
+        if !has_call {
             return None;
         }
         let evidence = Evidence { before: first, after: second, between, answered };
@@ -384,10 +389,11 @@ impl Dispatcher {
             is_news = entry.watched.logged.replace(activity) != Some(activity);
         }
         if is_news && activity.is_odd() {
-            let function = entry.function.clone();
+            let (function, calls) = (entry.given.first().cloned(), entry.given.len());
+            let function = function.map(|given| given.function);
             let pool = &self.pools[subject.pool.0].config.name;
             tracing::warn!(pool, worker = %subject.worker, pid = subject.pid,
-                function = function.as_deref().unwrap_or(""), activity = activity.name(),
+                function = function.as_deref().unwrap_or(""), calls, activity = activity.name(),
                 "a worker is busy for long");
         }
         // Also what its guardian has reported, since it still stands still: it was stopped anew
@@ -395,4 +401,9 @@ impl Dispatcher {
         let is_stopped = occasion == Occasion::Due && activity == Activity::Stopped;
         if is_stopped { self.deal_with_stopped(subject.pool, subject.worker) } else { None }
     }
+}
+
+/// Since when a worker has had the call that it has had longest.
+fn had_since(view: &WorkerView<'_>) -> Option<Instant> {
+    view.calls.iter().map(|held: &Held| held.since).min()
 }

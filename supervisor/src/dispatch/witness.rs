@@ -8,7 +8,7 @@ use clutch_protocol::message::WorkerId;
 use super::dispatcher::{Dispatcher, PoolState};
 use super::history::{Record, What};
 use crate::pool::queue::Place;
-use crate::pool::{CallKey, Effect, Event, PoolState as Standing};
+use crate::pool::{Begun, CallKey, Effect, Event, PoolState as Standing};
 use crate::worker::spawner::PoolIndex;
 
 /// What an event will have been for a call, unless its pool decides otherwise.
@@ -19,6 +19,22 @@ pub(super) struct Prospect {
     worker: Option<WorkerId>,
     /// What counts it.
     counter: Option<&'static str>,
+}
+
+/// What an event will have been for calls: one, on the call path, or those of a dead worker.
+#[derive(Debug)]
+pub(super) struct Prospects {
+    one: Option<Prospect>,
+    more: Vec<Prospect>,
+}
+
+impl IntoIterator for Prospects {
+    type Item = Prospect;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Prospect>, std::vec::IntoIter<Prospect>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.one.into_iter().chain(self.more)
+    }
 }
 
 impl Prospect {
@@ -52,13 +68,8 @@ impl PoolState {
 
 impl Dispatcher {
     /// Looks at an event before its pool does.
-    pub(super) fn foresee(
-        &mut self,
-        now: Instant,
-        pool: PoolIndex,
-        event: &Event,
-    ) -> Option<Prospect> {
-        match *event {
+    pub(super) fn foresee(&mut self, now: Instant, pool: PoolIndex, event: &Event) -> Prospects {
+        let one = match *event {
             Event::Ready { worker } => {
                 let record = Record::new(What::Ready, pool).worker(worker);
                 self.history.note(now, record.extra(self.pid(pool, worker)));
@@ -75,21 +86,26 @@ impl Dispatcher {
                 let is_here = self.is_with(pool, worker, call);
                 is_here.then(|| Prospect::retried(call, worker, counter))
             }
-            Event::Died { worker, begun } => {
-                // The worker's state names no call that it was made to give up; and the call that
-                // it was given last may have been answered, or be with another worker by now.
-                let call = self.worker(pool, worker)?.last_call?;
-                let counter = self.counter_of_retry(pool, call, "retries.worker_died");
-                self.is_with(pool, worker, call).then(|| {
-                    if begun {
-                        Prospect::retried(call, worker, counter)
-                    } else {
-                        Prospect::moved_back(call, worker)
-                    }
-                })
+            Event::Died { worker, ref begun } => {
+                return Prospects { one: None, more: self.foresee_death(pool, worker, begun) };
             }
             _ => None,
-        }
+        };
+        Prospects { one, more: Vec::new() }
+    }
+
+    /// What the calls of a worker that has died will be tried again for, or move for. It may have
+    /// more than its pool's policy names: such as it was made to give up.
+    fn foresee_death(&self, pool: PoolIndex, worker: WorkerId, begun: &Begun) -> Vec<Prospect> {
+        let prospect = |call| {
+            let counter = self.counter_of_retry(pool, call, "retries.worker_died");
+            if begun.has(call) {
+                Prospect::retried(call, worker, counter)
+            } else {
+                Prospect::moved_back(call, worker)
+            }
+        };
+        self.running_in(pool, worker).into_iter().map(prospect).collect()
     }
 
     /// What counts another attempt: however one ends that has had its time, it is over for that.
@@ -104,10 +120,8 @@ impl Dispatcher {
     }
 
     /// Writes down and counts what became of it.
-    pub(super) fn witness(&mut self, now: Instant, pool: PoolIndex, prospect: Option<Prospect>) {
-        let Some(Prospect { what, call, worker, counter }) = prospect else {
-            return;
-        };
+    pub(super) fn witness(&mut self, now: Instant, pool: PoolIndex, prospect: Prospect) {
+        let Prospect { what, call, worker, counter } = prospect;
         let place = self.pools[pool.0].policy.calls().place(call);
         let came_true = match what {
             What::Queued => place == Some(Place::Queued),

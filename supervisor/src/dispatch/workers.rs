@@ -1,7 +1,7 @@
 //! What workers and guardians say, and what their silence means.
 //!
 //! Nothing a worker sends is believed: it may hold user code's bugs or worse. A worker may only
-//! answer the call it has; anything else ends it, and no other call notices.
+//! answer the calls it has, each once; anything else ends it, and no other worker's call notices.
 
 use std::time::Instant;
 
@@ -119,7 +119,7 @@ impl Core {
     fn must_be_starting(&self, link: &Link) -> Result<(), String> {
         self.with(|dispatcher| {
             match dispatcher.pools[link.pool.0].policy.worker_state(link.worker) {
-                Some(WorkerState::Starting | WorkerState::Stopping(..)) => Ok(()),
+                Some(WorkerState::Starting | WorkerState::Stopping(_)) => Ok(()),
                 _ => Err("a worker starts only once".to_owned()),
             }
         })
@@ -153,12 +153,12 @@ impl Core {
             dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, None) {
-                return Ok(dispatcher.attempt_failed(link, call));
+                return Ok(dispatcher.attempt_failed(link, frame.header.id));
             }
             if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
                 dispatcher.late(now, link, call);
             }
-            Ok(dispatcher.served(link, call))
+            Ok(dispatcher.served(link, frame.header.id))
         })
     }
 
@@ -188,7 +188,7 @@ impl Core {
             dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
-                return Ok(dispatcher.attempt_failed(link, call));
+                return Ok(dispatcher.attempt_failed(link, frame.header.id));
             }
             let word = dispatcher.history.word(reason.name());
             if counts && dispatcher.fail(now, call, reason, false) {
@@ -197,7 +197,7 @@ impl Core {
             } else {
                 dispatcher.late(now, link, call);
             }
-            Ok(dispatcher.served(link, call))
+            Ok(dispatcher.served(link, frame.header.id))
         })
     }
 }
@@ -221,22 +221,21 @@ impl Dispatcher {
         self.pools[link.pool.0].workers.get(&link.worker).is_none_or(|w| w.outlaw || w.dead)
     }
 
-    /// The call `id`, if it is the one this worker has; none if it had a call that was given up, so
-    /// that this can only be its late answer.
+    /// The call `id`, if it is one this worker has; none if it was given up and its worker told to
+    /// go, so that this is a late answer.
     fn own_call(&mut self, link: &Link, id: u64) -> Result<Option<CallKey>, String> {
         let call = CallKey(retry::call_of_run(id));
-        let state = self.pools[link.pool.0].policy.worker_state(link.worker);
-        if self.worker(link.pool, link.worker).is_none_or(|worker| worker.last_run != id) {
+        let entry = self.worker(link.pool, link.worker);
+        let has = entry.is_some_and(|worker| worker.given.iter().any(|given| given.run == id));
+        if !has {
             return Err(format!("it answered call {id}, which it does not have"));
         }
-        match state {
-            Some(state) if state.call() == Some(call) => Ok(Some(call)),
-            Some(WorkerState::Stopping(_, None)) => {
-                self.pool(link.pool).counters.one("late_answers_dropped");
-                Ok(None)
-            }
-            _ => Err(format!("it answered call {id}, which it does not have")),
+        if self.pools[link.pool.0].policy.awaits(link.worker, call) {
+            return Ok(Some(call));
         }
+        self.pool(link.pool).counters.one("late_answers_dropped");
+        self.take_back(link, id);
+        Ok(None)
     }
 
     /// A worker's answer to a call that was answered otherwise before.
@@ -246,15 +245,17 @@ impl Dispatcher {
         self.history.note(now, record);
     }
 
-    fn served(&mut self, link: &Link, call: CallKey) -> Option<Event> {
+    fn served(&mut self, link: &Link, run: u64) -> Option<Event> {
+        self.take_back(link, run);
         if let Some(worker) = self.worker(link.pool, link.worker) {
             worker.served += 1;
         }
-        Some(Event::Answered { worker: link.worker, call })
+        Some(Event::Answered { worker: link.worker, call: CallKey(retry::call_of_run(run)) })
     }
 
-    fn attempt_failed(&mut self, link: &Link, call: CallKey) -> Option<Event> {
-        self.served(link, call);
+    fn attempt_failed(&mut self, link: &Link, run: u64) -> Option<Event> {
+        self.served(link, run);
+        let call = CallKey(retry::call_of_run(run));
         Some(Event::AttemptFailed { worker: link.worker, call })
     }
 

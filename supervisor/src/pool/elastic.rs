@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// The slots that are missed least: empty ones, then those whose workers can do nothing, idle
-    /// (the longest first), and at last those at work.
+    /// (the longest first), and at last those at work, with few calls before those with many.
     fn least_useful(&self, count: u32) -> Vec<u32> {
         let rank = |slot: u32, place: &Slot| {
             let generation = place.current?;
@@ -53,11 +53,10 @@ impl Pool {
             let rank = match entry.state {
                 WorkerState::Starting => 0,
                 _ if entry.halted => 0,
-                WorkerState::Idle | WorkerState::Retiring(_, None) => 1,
-                WorkerState::Interrupting(_) => 2,
-                _ => 3,
+                _ if entry.lanes.is_empty() => 1,
+                _ => 2,
             };
-            Some((rank, entry.since))
+            Some((rank, entry.lanes.running(), entry.since))
         };
         let active = (0..).zip(&self.slots).filter(|(_, place)| place.is_active);
         let mut ranked: Vec<_> = active.map(|(slot, place)| (rank(slot, place), slot)).collect();
@@ -65,7 +64,7 @@ impl Pool {
         ranked.into_iter().take(count as usize).map(|(_, slot)| slot).collect()
     }
 
-    /// A slot is not wanted any more: its worker goes, after its call if it has one.
+    /// A slot is not wanted any more: its worker goes, after its calls if it has any.
     pub(super) fn vacate(&mut self, now: Instant, slot: u32, effects: &mut Vec<Effect>) {
         let place = &mut self.slots[slot as usize];
         assert!(place.is_active, "a slot is vacated once");
@@ -84,20 +83,18 @@ impl Pool {
     }
 
     fn dismiss(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        match self.worker_state(worker) {
-            Some(WorkerState::Idle | WorkerState::Retiring(_, None)) => {
-                self.retire(now, worker, StopCause::Surplus, effects);
-            }
-            Some(WorkerState::Starting) if self.stop(now, worker, StopCause::Surplus) => {
+        let entry = &self.workers[&worker];
+        if entry.state == WorkerState::Starting {
+            if self.stop(now, worker, StopCause::Surplus) {
                 self.kill(now, worker, effects);
             }
-            // Nobody waits for its call, so nothing is lost if it goes at once.
-            Some(WorkerState::Interrupting(_)) if self.stop(now, worker, StopCause::Surplus) => {
-                self.terminate(now, worker, effects);
-            }
-            _ => {
-                self.step(now, worker, Move::Retire(StopCause::Surplus));
-            }
+        } else if entry.lanes.is_empty() {
+            self.retire(now, worker, StopCause::Surplus, effects);
+        } else if entry.lanes.running() > 0 {
+            self.step(now, worker, Move::Retire(StopCause::Surplus));
+        } else if self.stop(now, worker, StopCause::Surplus) {
+            // Nobody waits for its calls, so nothing is lost if it goes at once.
+            self.terminate(now, worker, effects);
         }
     }
 
@@ -117,9 +114,14 @@ impl Pool {
         if self.size >= self.settings.size.max || !self.standing.assigns() {
             return None;
         }
-        let coming = self.starting + (self.active_slots() - self.filled);
+        let coming = self.workers_coming() * self.settings.lanes;
         let since = self.calls.waiting_since(coming as usize)?;
         Some(since + self.settings.scale.up_after)
+    }
+
+    /// How many workers are being started, or wait to be.
+    pub(super) fn workers_coming(&self) -> u32 {
+        self.starting + (self.active_slots() - self.filled)
     }
 
     pub(super) fn grow(&mut self, now: Instant, effects: &mut Vec<Effect>) {
@@ -136,10 +138,11 @@ impl Pool {
     /// is the one that would be idle without them.
     fn shrink_at(&self) -> Option<Instant> {
         let is_running = self.state() == PoolState::Running;
-        if self.size <= self.settings.size.min || self.busy >= self.size || !is_running {
+        let is_busy = self.busy_workers() >= self.size;
+        if self.size <= self.settings.size.min || is_busy || !is_running {
             return None;
         }
-        let judged = self.idle.get((self.settings.size.spares + self.extra) as usize)?;
+        let judged = self.room.idle().get((self.settings.size.spares + self.extra) as usize)?;
         let since = self.workers[judged].since;
         Some(self.grown_at.map_or(since, |at| at.max(since)) + self.settings.scale.down_after)
     }
@@ -147,7 +150,7 @@ impl Pool {
     pub(super) fn shrink(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if self.shrink_at().is_some_and(|at| at <= now) {
             self.size -= 1;
-            let slot = self.idle.first().expect("one was judged to be idle").slot;
+            let slot = self.room.idle().first().expect("one was judged to be idle").slot;
             self.vacate(now, slot, effects);
         }
     }

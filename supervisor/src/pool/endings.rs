@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use clutch_protocol::message::WorkerId;
 
-use super::event::{CallKey, Effect, StopCause, Verdict};
+use super::event::{Begun, CallKey, Effect, StopCause, Verdict};
+use super::lanes::{Held, LaneMove};
 use super::policy::Pool;
 use super::queue::Place;
 use super::standing::{Opening, PoolMove};
@@ -37,10 +38,16 @@ impl Pool {
         let entry = &self.workers[&worker];
         match (self.standing.opening, entry.state, entry.outworn) {
             (Opening::Ending, ..) => StopCause::Drain,
-            (_, WorkerState::Retiring(cause, _), _) => cause,
+            (_, WorkerState::Retiring(cause), _) => cause,
             (_, _, Some(cause)) => StopCause::Replaced(cause),
             (_, _, None) => StopCause::Surplus,
         }
+    }
+
+    /// Whether a worker that is up has no call, so that it may go at once.
+    pub(super) fn is_without_calls(&self, worker: WorkerId) -> bool {
+        let entry = self.workers.get(&worker);
+        entry.is_some_and(|entry| entry.state.is_up() && entry.lanes.is_empty())
     }
 
     /// A worker cannot be trusted any more.
@@ -53,9 +60,12 @@ impl Pool {
     ) {
         let loss = self.loss(now, worker);
         let is_successor = self.is_successor(worker);
+        let has_left = self.worker_state(worker).is_some_and(WorkerState::has_left);
         if self.stop(now, worker, cause) {
             self.kill(now, worker, effects);
-            if is_successor {
+            if has_left {
+                // Its slot was seen to when it would not give up a call.
+            } else if is_successor {
                 self.successor_failed(now, worker.slot, effects);
             } else {
                 self.refill(now, worker.slot, loss, effects);
@@ -75,9 +85,8 @@ impl Pool {
             self.move_on(now, call, worker, effects);
         }
         // The worker does not have the call, whatever its state said.
-        if self.step(now, worker, Move::Answered(call)) {
-            self.clear_call_timers(worker);
-        }
+        self.clear_call_timers(worker, call);
+        self.step_call(now, worker, call, LaneMove::Answer);
         self.doom(now, worker, StopCause::ChannelLost, effects);
     }
 
@@ -103,7 +112,7 @@ impl Pool {
         let leaving: Vec<_> = self
             .workers
             .range(first..worker)
-            .filter(|(_, w)| matches!(w.state, WorkerState::Stopping(StopCause::Interrupted, _)))
+            .filter(|(_, w)| w.state == WorkerState::Stopping(StopCause::Interrupted))
             .map(|(id, _)| *id)
             .collect();
         for worker in leaving {
@@ -120,10 +129,14 @@ impl Pool {
         true
     }
 
-    /// A worker does not fill its slot any more, and nothing is expected of it but its end.
+    /// Nothing is expected of a worker any more but its end.
     fn leave(&mut self, worker: WorkerId) {
-        self.idle.retain(|idle| *idle != worker);
-        self.clear_call_timers(worker);
+        self.clear_all_call_timers(worker);
+        self.leave_slot(worker);
+    }
+
+    /// A worker does not fill its slot any more.
+    pub(super) fn leave_slot(&mut self, worker: WorkerId) {
         for timer in [Timer::Start(worker), Timer::Age(worker), Timer::Idle(worker)] {
             self.timers.clear(timer);
         }
@@ -144,35 +157,39 @@ impl Pool {
         &mut self,
         now: Instant,
         worker: WorkerId,
-        begun: bool,
+        begun: &Begun,
         effects: &mut Vec<Effect>,
     ) {
         let Some(entry) = self.workers.get(&worker) else {
             return;
         };
         let before = entry.state;
-        let call = before.call().or(entry.retrying);
+        let suspects = entry.lanes.held().iter().filter(|held| begun.has(held.call)).count();
         let is_successor = self.is_successor(worker);
         let loss = match self.loss(now, worker) {
-            // Its call is not to blame for what happened before it began.
-            Loss::WithCall if !begun => Loss::Proven,
+            // Its calls are not to blame for what happened before they began.
+            Loss::WithCall if suspects == 0 => Loss::Proven,
             loss => loss,
         };
-        if !self.step(now, worker, Move::Die) {
+        if before == WorkerState::Dead {
             return;
         }
         self.leave(worker);
+        self.step(now, worker, Move::Die);
+        let held = self.change(worker, |entry| entry.lanes.take()).unwrap_or_default();
         self.timers.clear(Timer::Exit(worker));
         self.timers.clear(Timer::Dump(worker));
         self.timers.set(Timer::Reap(worker), now + REAP_BUDGET);
-        if let Some(call) = call.filter(|c| self.calls.place(*c) == Some(Place::Running(worker))) {
-            if begun {
-                self.lost_with(now, call, worker, effects);
+        for Held { call, .. } in held {
+            if self.calls.place(call) != Some(Place::Running(worker)) {
+                // It was answered, and was only to be given up.
+            } else if begun.has(call) {
+                self.lost_with(now, call, worker, suspects, effects);
             } else {
                 self.move_on(now, call, worker, effects);
             }
         }
-        if matches!(before, WorkerState::Stopping(..)) {
+        if before.has_left() {
             // Its slot was seen to when it was told to go.
         } else if is_successor {
             self.successor_failed(now, worker.slot, effects);
@@ -209,14 +226,10 @@ impl Pool {
         }
         let workers: Vec<_> = self.workers.iter().map(|(id, w)| (*id, w.state)).collect();
         for (worker, state) in workers {
-            match state {
-                WorkerState::Idle | WorkerState::Retiring(_, None) => {
-                    self.retire(now, worker, StopCause::Drain, effects);
-                }
-                WorkerState::Starting if self.stop(now, worker, StopCause::Drain) => {
-                    self.kill(now, worker, effects);
-                }
-                _ => {}
+            if self.is_without_calls(worker) {
+                self.retire(now, worker, StopCause::Drain, effects);
+            } else if state == WorkerState::Starting && self.stop(now, worker, StopCause::Drain) {
+                self.kill(now, worker, effects);
             }
         }
         self.timers.set(Timer::Drain, until);

@@ -42,6 +42,28 @@ impl Default for Retry {
     }
 }
 
+/// Which of the calls that a worker died with can have begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// All of them.
+    All,
+    /// These.
+    Only(Vec<CallKey>),
+}
+
+impl Begun {
+    /// Where none was there, or none can have begun.
+    pub const NONE: Begun = Begun::Only(Vec::new());
+
+    /// Whether this one can.
+    pub fn has(&self, call: CallKey) -> bool {
+        match self {
+            Begun::All => true,
+            Begun::Only(calls) => calls.contains(&call),
+        }
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -63,7 +85,7 @@ pub enum Event {
         /// because whoever holds it waits.
         nested: bool,
     },
-    /// A worker's call waits for calls of its own from now on, or does not any more.
+    /// A call of a worker waits for calls of its own from now on, or does not any more.
     Waits {
         /// Which worker.
         worker: WorkerId,
@@ -143,9 +165,8 @@ pub enum Event {
     Died {
         /// Which.
         worker: WorkerId,
-        /// Whether the call it had, if it had one, can have begun. When not, it is moved to another
-        /// worker.
-        begun: bool,
+        /// Which of the calls it had can have begun. The others are moved to other workers.
+        begun: Begun,
     },
     /// No process of a dead worker is left.
     Gone {
@@ -227,7 +248,7 @@ pub enum Effect {
         /// Which call.
         call: CallKey,
     },
-    /// Tell a worker that its call is not wanted any more, by the flag that user code can look at.
+    /// Tell a worker that a call of its is not wanted any more, by the flag that user code can look at.
     Warn {
         /// Which worker.
         worker: WorkerId,
@@ -239,7 +260,7 @@ pub enum Effect {
         /// Which worker.
         worker: WorkerId,
     },
-    /// Interrupt the call a worker runs.
+    /// Interrupt a call a worker runs.
     Interrupt {
         /// Which worker.
         worker: WorkerId,

@@ -1,7 +1,6 @@
-//! Workers that a signal has stopped (SIGSTOP, a terminal's SIGTSTP). One that is idle gets no
-//! calls until it goes on; another one, or a spare, takes them, and an elastic pool grows as if
-//! it were not there. One that has a call keeps it: it may go on in time, and the call's
-//! deadline counts.
+//! Workers that a signal has stopped (SIGSTOP, a terminal's SIGTSTP). Such a worker gets no calls
+//! until it goes on; another one, or a spare, takes them, and an elastic pool grows as if it were
+//! not there. It keeps the calls it has: it may go on in time, and their deadlines count.
 
 use std::time::Instant;
 
@@ -14,19 +13,14 @@ use super::state::WorkerState;
 impl Pool {
     /// A worker stands still.
     pub(super) fn halted(&mut self, worker: WorkerId) {
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.halted = true;
-            self.idle.retain(|idle| *idle != worker);
-        }
+        self.change(worker, |entry| entry.halted = true);
     }
 
     /// A worker goes on.
     pub(super) fn resumed(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        let Some(entry) = self.workers.get_mut(&worker) else {
-            return;
-        };
-        let was_halted = std::mem::take(&mut entry.halted);
-        if was_halted && entry.state == WorkerState::Idle {
+        let was_halted = self.change(worker, |entry| std::mem::take(&mut entry.halted));
+        let is_up = self.worker_state(worker) == Some(WorkerState::Up);
+        if was_halted == Some(true) && is_up {
             self.free(now, worker, effects);
         }
     }

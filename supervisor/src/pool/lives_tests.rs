@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::pool::lanes::Held;
 use crate::pool::standing::Opening;
 
 /// More workers than any life has at once: four, two spares, two for nested calls, and two being
-/// replaced, each of which may have a predecessor that is being interrupted.
-const WORKERS_MAX: usize = 20;
+/// replaced, each of which may have a predecessor that is being interrupted; and, where they have
+/// lanes, as many that would not give up a call as others run in them.
+const WORKERS_MAX: usize = 44;
 
 /// What the outside world can tell at any time.
 #[derive(Default)]
@@ -16,7 +18,11 @@ struct Model {
     owed: BTreeMap<u64, Instant>,
     alive: BTreeSet<WorkerId>,
     ready: BTreeSet<WorkerId>,
-    has: BTreeMap<WorkerId, u64>,
+    has: BTreeSet<(WorkerId, u64)>,
+    lanes: BTreeMap<WorkerId, usize>,
+    /// How many lanes workers have by the newest settings, and the most they ever had.
+    lanes_now: usize,
+    lanes_max: usize,
     told_to_go: BTreeSet<WorkerId>,
     halted: BTreeSet<WorkerId>,
     unswept: Vec<WorkerId>,
@@ -31,6 +37,7 @@ impl Model {
             match *effect {
                 Effect::Launch { worker } => {
                     assert!(self.alive.insert(worker), "{worker:?} was started twice");
+                    self.lanes.insert(worker, self.lanes_now);
                 }
                 Effect::Assign { worker, call } => {
                     assert!(self.ready.contains(&worker), "{worker:?} cannot take a call");
@@ -38,9 +45,11 @@ impl Model {
                     let is_leaving = self.told_to_go.contains(&worker);
                     assert!(!is_leaving, "a leaving worker was given a call");
                     assert!(!self.halted.contains(&worker), "a stopped worker was given a call");
-                    assert!(self.has.insert(worker, call.0).is_none(), "a busy worker got a call");
-                    let holders = self.has.values().filter(|has| **has == call.0).count();
-                    assert_eq!(1, holders, "a call runs once at a time");
+                    let is_elsewhere = self.has.iter().any(|(_, has)| *has == call.0);
+                    assert!(!is_elsewhere, "a call runs once at a time");
+                    self.has.insert((worker, call.0));
+                    let lanes = self.lanes[&worker];
+                    assert!(self.calls_of(worker).len() <= lanes, "a full worker got a call");
                 }
                 Effect::Settle { call, .. } => {
                     assert!(self.owed.remove(&call.0).is_some(), "{call:?} was answered twice");
@@ -51,7 +60,7 @@ impl Model {
                     self.told_to_go.insert(worker);
                 }
                 Effect::Warn { worker, call } | Effect::Interrupt { worker, call } => {
-                    assert_eq!(Some(&call.0), self.has.get(&worker), "the wrong call was hit");
+                    assert!(self.has.contains(&(worker, call.0)), "the wrong call was hit");
                 }
                 Effect::DumpStack { worker } => self.dumping.push(worker),
                 Effect::Abandon { .. } | Effect::Drained => {}
@@ -62,9 +71,13 @@ impl Model {
     fn dies(&mut self, worker: WorkerId) {
         self.alive.remove(&worker);
         self.ready.remove(&worker);
-        self.has.remove(&worker);
+        self.has.retain(|(at, _)| *at != worker);
         self.halted.remove(&worker);
         self.unswept.push(worker);
+    }
+
+    fn calls_of(&self, worker: WorkerId) -> Vec<u64> {
+        self.has.iter().filter(|(at, _)| *at == worker).map(|(_, call)| *call).collect()
     }
 }
 
@@ -81,20 +94,25 @@ impl Life {
         let settings = some_settings(&mut dice);
         let world = World::of(settings);
         let at_once_max = settings.replace.at_once as usize;
-        let mut life = Life { model: Model { at_once_max, ..Model::default() }, world, dice };
+        let lanes = settings.lanes as usize;
+        let (lanes_now, lanes_max) = (lanes, lanes);
+        let model = Model { at_once_max, lanes_now, lanes_max, ..Model::default() };
+        let mut life = Life { model, world, dice };
         life.tell(Event::Start);
         life
     }
 
     fn tell(&mut self, event: Event) {
-        let busy_before = self.busy();
+        let before = self.running();
         let effects = self.world.tell(event);
         self.model.follow(&effects);
-        self.check(busy_before);
+        self.check(before);
     }
 
-    fn busy(&self) -> usize {
-        self.world.pool.workers().filter(|worker| worker.state.is_busy()).count()
+    /// Calls that somebody waits for, in workers that are up.
+    fn running(&self) -> usize {
+        let up = self.world.pool.workers().filter(|worker| worker.state.is_up());
+        up.flat_map(|worker| worker.calls).filter(|held| held.is_running()).count()
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -107,20 +125,23 @@ impl Life {
     }
 
     /// What must hold after every event.
-    fn check(&self, busy_before: usize) {
+    fn check(&self, before: usize) {
         let pool = &self.world.pool;
         check_books(pool);
         assert_eq!(self.model.owed.len(), pool.calls().len(), "both sides owe the same");
         let size = pool.size() as usize;
         let extra = pool.settings().nested.extra as usize;
-        let most = if pool.waiting > 0 { size + extra } else { size };
-        assert!(self.busy() <= most.max(busy_before), "{} of {most} are busy", self.busy());
+        let lanes = pool.settings().lanes as usize;
+        let most = if pool.waiting_calls() > 0 { size + extra } else { size };
+        let (running, most_calls) = (self.running(), most * lanes);
+        assert!(running <= most_calls.max(before), "{running} of {most_calls} run");
         // What a smaller pool has no slot for any more only finishes its call.
-        let is_surplus = |worker: &WorkerView| {
-            let is_interrupted = matches!(worker.state, WorkerState::Interrupting(_))
+        let is_surplus = |worker: &WorkerView<'_>| {
+            let is_interrupted = worker.name() == "interrupting"
                 && pool.slots[worker.id.slot as usize].current != Some(worker.id.generation)
                 && !pool.swaps.contains(&worker.id);
-            matches!(worker.state, WorkerState::Retiring(StopCause::Surplus, _)) || is_interrupted
+            let is_left = worker.state == WorkerState::Retiring(StopCause::Surplus);
+            is_left || is_interrupted || worker.state == WorkerState::CONDEMNED
         };
         let counted = pool.workers().filter(|worker| {
             let lives = worker.state.is_up() || worker.state == WorkerState::Starting;
@@ -129,21 +150,30 @@ impl Life {
         let (counted, wanted) = (counted.count(), pool.workers_wanted() as usize);
         assert!(counted <= wanted + self.model.at_once_max, "{counted} for {wanted}");
         // Calls that were with workers may come back to a full queue, whatever became of these.
-        let queue = pool.settings().queue as usize + WORKERS_MAX;
+        let queue = pool.settings().queue as usize + WORKERS_MAX * self.model.lanes_max;
         assert!(pool.calls().held() <= queue, "the queue has a limit");
         let is_waiting = pool.calls().waiting() > 0 && pool.standing.assigns();
-        if is_waiting && self.busy() < size {
-            assert!(pool.idle.is_empty(), "a call waits while a worker is free");
+        let is_free = |worker: &WorkerView<'_>| {
+            let has_room = worker.calls.len() < worker.lanes as usize;
+            worker.state == WorkerState::Up && !worker.halted && has_room
+        };
+        // One that runs nothing is one more at work, unless so many are already.
+        let has_lane = |busy_max: usize| {
+            let may_begin = (pool.busy_workers() as usize) < busy_max;
+            pool.workers().filter(is_free).any(|worker| may_begin || worker.is_busy())
+        };
+        if is_waiting && running < size * lanes {
+            assert!(!has_lane(size), "a call waits while a lane is free");
         }
-        let at_work = (pool.busy - pool.waiting) as usize;
-        let has_place = at_work < size && self.busy() < size + extra;
+        let at_work = running - pool.waiting_calls() as usize;
+        let has_place = at_work < size * lanes && running < (size + extra) * lanes;
         if is_waiting && pool.calls().nested_waiting() > 0 && has_place {
-            assert!(pool.idle.is_empty(), "a nested call waits while a worker is free");
+            assert!(!has_lane(size + extra), "a nested call waits while a lane is free");
         }
         if is_waiting {
-            let is_moving = |worker: WorkerView| {
-                use WorkerState::{Busy, Interrupting, Retiring, Starting};
-                matches!(worker.state, Starting | Busy(_) | Interrupting(_) | Retiring(..))
+            let is_moving = |worker: WorkerView<'_>| {
+                let is_retiring = matches!(worker.state, WorkerState::Retiring(_));
+                worker.state == WorkerState::Starting || is_retiring || worker.has_call()
             };
             let slots = 0..pool.slot_count();
             let is_coming = pool.workers().any(is_moving)
@@ -172,9 +202,10 @@ impl Life {
             11..17 => self.answer(),
             17 | 18 => {
                 let worker = worker?;
-                let begun = self.below(4) > 0;
+                let calls = self.model.calls_of(worker).into_iter().map(CallKey);
+                let begun = calls.filter(|_| self.below(4) > 0).collect();
                 self.model.dies(worker);
-                Some(Event::Died { worker, begun })
+                Some(Event::Died { worker, begun: Begun::Only(begun) })
             }
             19 | 20 => self.model.unswept.pop().map(|worker| Event::Gone { worker }),
             21 => {
@@ -201,7 +232,7 @@ impl Life {
             }
             27..30 => {
                 let (worker, waits) = (worker?, self.below(3) > 0);
-                let call = CallKey(*self.model.has.get(&worker)?);
+                let call = CallKey(self.pick(&self.model.calls_of(worker))?);
                 Some(Event::Waits { worker, call, waits })
             }
             _ => self.undeliver(worker?),
@@ -230,14 +261,14 @@ impl Life {
 
     /// A worker answers, well or badly.
     fn answer(&mut self) -> Option<Event> {
-        let busy: Vec<_> = self.model.has.iter().map(|(worker, call)| (*worker, *call)).collect();
+        let busy: Vec<_> = self.model.has.iter().copied().collect();
         let (worker, call) = self.pick(&busy)?;
-        self.model.has.remove(&worker);
+        self.model.has.remove(&(worker, call));
         let pool = &self.world.pool;
         let key = CallKey(call);
         // As the dispatcher does it: what a worker says that was told to go is late, and what a
         // caller wants to be tried again is not told to it.
-        if pool.worker_state(worker).and_then(WorkerState::call) != Some(key) {
+        if !pool.awaits(worker, key) {
             return None;
         }
         let may_retry = pool.may_retry(self.world.now, key) || pool.is_attempt_over(key);
@@ -249,11 +280,12 @@ impl Life {
     }
 
     fn undeliver(&mut self, worker: WorkerId) -> Option<Event> {
-        let call = CallKey(*self.model.has.get(&worker)?);
-        if self.world.pool.worker_state(worker) != Some(WorkerState::Busy(call)) {
+        let call = CallKey(self.pick(&self.model.calls_of(worker))?);
+        let state = self.world.pool.worker_state(worker);
+        if state != Some(WorkerState::Up) || !self.world.pool.runs(worker, call) {
             return None;
         }
-        self.model.has.remove(&worker);
+        self.model.has.remove(&(worker, call.0));
         Some(Event::Undelivered { worker, call })
     }
 
@@ -262,6 +294,9 @@ impl Life {
             let settings = some_settings(&mut self.dice);
             let at_once = settings.replace.at_once as usize;
             self.model.at_once_max = self.model.at_once_max.max(at_once);
+            let lanes = settings.lanes as usize;
+            self.model.lanes_now = lanes;
+            self.model.lanes_max = self.model.lanes_max.max(lanes);
             let replace = self.below(2) == 0;
             return Some(Event::Reconfigured { settings: Box::new(settings), replace });
         }
@@ -300,7 +335,7 @@ impl Life {
             for worker in self.model.alive.clone() {
                 if self.model.told_to_go.contains(&worker) {
                     self.model.dies(worker);
-                    self.tell(Event::Died { worker, begun: true });
+                    self.tell(Event::Died { worker, begun: Begun::All });
                 } else if self.model.ready.insert(worker) {
                     self.tell(Event::Ready { worker });
                 }
@@ -325,7 +360,8 @@ impl Life {
         let up = pool.workers().filter(|worker| worker.state.is_up()).count();
         assert!(up >= pool.workers_wanted() as usize, "its workers are ready");
         assert_eq!(0, pool.outworn_left(), "every recycling ends");
-        assert_eq!((0, 0), (pool.extra, pool.waiting), "nothing is left of nested calls");
+        let left = (pool.extra, pool.waiting_calls());
+        assert_eq!((0, 0), left, "nothing is left of nested calls");
         let replace = pool.settings().replace;
         if size.min == size.max && replace.max_age.is_none() && replace.max_idle.is_none() {
             assert_eq!(None, pool.next_wake(), "an idle pool sleeps: {:?}", pool.timers);
@@ -338,7 +374,7 @@ impl Life {
         assert!(self.model.owed.is_empty(), "unanswered at the end: {:?}", self.model.owed);
         for worker in std::mem::take(&mut self.model.alive) {
             self.model.dies(worker);
-            self.tell(Event::Died { worker, begun: true });
+            self.tell(Event::Died { worker, begun: Begun::All });
         }
         for worker in std::mem::take(&mut self.model.unswept) {
             self.tell(Event::Gone { worker });
@@ -354,11 +390,20 @@ fn check_books(pool: &Pool) {
     let count = |wanted: &dyn Fn(&Worker) -> bool| {
         u32::try_from(pool.workers.values().filter(|worker| wanted(worker)).count()).unwrap()
     };
-    assert_eq!(pool.busy, count(&|worker| worker.state.is_busy()));
-    assert_eq!(pool.waiting, count(&|worker| worker.waits));
-    assert_eq!(pool.up, count(&|worker| worker.state.is_up()));
+    let mut tally = Tally::default();
+    for worker in pool.workers.values() {
+        tally.replace(Tally::default(), Tally::of(worker));
+    }
+    assert_eq!(tally, pool.tally);
+    assert_eq!(pool.tally.up, count(&|worker| worker.state.is_up()));
+    for lanes in pool.workers.values().map(|worker| &worker.lanes) {
+        let waiting = lanes.held().iter().filter(|held| held.waits);
+        assert!(waiting.clone().all(Held::is_running), "what waits runs");
+        let running = lanes.held().iter().filter(|held| held.is_running());
+        let counted = (running.count(), waiting.count());
+        assert_eq!(counted, (lanes.running() as usize, lanes.waiting() as usize));
+    }
     assert!(pool.extra <= pool.settings().nested.extra, "extra workers are bounded");
-    assert!(pool.workers.values().all(|worker| !worker.waits || worker.state.is_busy()));
     let is_starting = |w: &Worker| w.state == WorkerState::Starting && !w.is_successor;
     assert_eq!(pool.starting, count(&is_starting));
     let active: Vec<_> = (0..).zip(&pool.slots).filter(|(_, slot)| slot.is_active).collect();
@@ -367,10 +412,19 @@ fn check_books(pool: &Pool) {
     if pool.standing.opening != Opening::Ending {
         assert_eq!(pool.workers_wanted() as usize, active.len(), "slots are as many as wanted");
     }
-    for worker in &pool.idle {
-        assert_eq!(Some(WorkerState::Idle), pool.worker_state(*worker));
-        assert!(!pool.workers[worker].halted, "a stopped worker is not free");
-        assert_eq!(Some(worker.generation), pool.slots[worker.slot as usize].current);
+    let mut open: Vec<_> = pool.room.idle().iter().copied().chain(pool.room.shared()).collect();
+    open.sort_unstable();
+    let is_open = |worker: &Worker| {
+        let has_room = worker.lanes.load() < worker.lanes.count();
+        worker.state == WorkerState::Up && !worker.halted && has_room
+    };
+    let wanted = pool.workers.iter().filter(|(_, worker)| is_open(worker)).map(|(id, _)| *id);
+    assert_eq!(wanted.collect::<Vec<_>>(), open, "who is free stands for the next call");
+    for worker in pool.room.idle() {
+        assert!(pool.workers[worker].lanes.is_empty());
+    }
+    for (id, _) in pool.workers.iter().filter(|(_, it)| it.state == WorkerState::Up) {
+        assert_eq!(Some(id.generation), pool.slots[id.slot as usize].current);
     }
     for (slot, place) in active {
         let successor = place.successor.map(|generation| WorkerId { slot, generation });
@@ -387,6 +441,7 @@ fn some_settings(dice: &mut Dice) -> Settings {
     let min = if below(2) == 0 { max } else { below(u64::from(max) + 1) };
     let mut settings = settings(max, 5);
     settings.size.min = min;
+    settings.lanes = if below(2) == 0 { 1 } else { 1 + below(4) };
     settings.size.spares = below(3);
     settings.scale.down_after = Duration::from_millis(500);
     settings.starts_at_once = 1 + below(4);

@@ -20,9 +20,10 @@
 //! Suggested reading order:
 //!
 //! - [`event`]: what can happen, and what can be done about it; [`settings`]: what a pool is told.
-//! - [`state`], [`standing`]: the states of a worker and of a pool, each with the one table of
-//!   its transitions.
+//! - [`state`], [`lanes`], [`standing`]: the states of a worker, of each call in it, and of a pool,
+//!   each with the one table of its transitions.
 //! - [`policy`]: the pool itself, and the way of a call through it.
+//! - `room`: which worker gets the next call; `tally`: what is counted of them.
 //! - [`queue`]: the calls of a pool, with their deadlines; [`mod@line`]: whose turn it is;
 //!   [`timers`]: every other timer.
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
@@ -38,10 +39,14 @@
 pub mod event;
 pub mod settings;
 
+pub mod lanes;
 pub mod standing;
 pub mod state;
 
 pub mod policy;
+
+mod room;
+mod tally;
 
 pub mod line;
 pub mod queue;
@@ -65,7 +70,10 @@ mod view;
 
 pub mod backoff;
 
-pub use event::{CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict};
+pub use event::{
+    Begun, CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict,
+};
+pub use lanes::Held;
 pub use policy::Pool;
 pub use settings::Settings;
 pub use standing::{Opening, PoolState};

@@ -2,8 +2,9 @@
 //!
 //! Whether a call that waits in a pool will ever get a worker there follows from this alone:
 //!
-//! - a pool that has a worker at work, or may have one more, will have a free one;
-//! - so will a pool all of whose workers wait, if one of their calls will end;
+//! - a pool that has a call at work, or a lane free, or may have one more, will have a free one;
+//! - so will a pool all of whose lanes wait, if enough of their calls will end, which is one unless
+//!   it has been made smaller;
 //! - a call ends when all it waits for do: those that run by the same rules, those that wait for a
 //!   worker if their pool will have a free one.
 //!
@@ -103,16 +104,16 @@ impl Nesting {
 
     /// Whether no worker of a pool will ever be free for the nested calls that wait there.
     pub fn is_stuck(&self, target: usize, pools: &[&Pool]) -> bool {
-        let mut frees: Vec<_> = pools.iter().map(|pool| !pool.is_full_of_waiting()).collect();
-        if frees[target] {
+        let mut too_many: Vec<_> = pools.iter().map(|pool| pool.waiting_too_many()).collect();
+        if too_many[target] == 0 {
             return false;
         }
         // Of what each call waits for: what runs, by pool, and which of that waits in its turn.
         let mut running: HashMap<(CallKey, usize), u32> = HashMap::new();
         let mut waiting: HashMap<CallKey, Vec<CallKey>> = HashMap::new();
         for (place, pool) in pools.iter().enumerate() {
-            for child in pool.workers().filter(|w| w.state.is_busy()).filter_map(|w| w.state.call())
-            {
+            let held = pool.workers().filter(|it| it.state.is_up()).flat_map(|it| it.calls);
+            for child in held.filter(|held| held.is_running()).map(|held| held.call) {
                 let Some(parent) = self.parent_of.get(&child) else { continue };
                 *running.entry((*parent, place)).or_insert(0) += 1;
                 if self.parents.contains_key(&child) {
@@ -120,10 +121,7 @@ impl Nesting {
                 }
             }
         }
-        let runs = |call: &CallKey, parent: &Parent| {
-            let state = pools[parent.pool].worker_state(parent.worker);
-            state.is_some_and(|state| state.is_busy() && state.call() == Some(*call))
-        };
+        let runs = |call: &CallKey, parent: &Parent| pools[parent.pool].runs(parent.worker, *call);
         let mut ending: HashSet<CallKey> = HashSet::new();
         loop {
             let before = ending.len();
@@ -131,15 +129,17 @@ impl Nesting {
                 let is_queued = |(pool, count): (&usize, &u32)| {
                     *count > running.get(&(*call, *pool)).copied().unwrap_or(0)
                 };
-                let is_served = |place: (&usize, &u32)| !is_queued(place) || frees[*place.0];
+                let is_served =
+                    |place: (&usize, &u32)| !is_queued(place) || too_many[*place.0] == 0;
                 let all_end = parent.by_pool.iter().all(is_served)
                     && waiting.get(call).is_none_or(|w| w.iter().all(|it| ending.contains(it)));
                 if all_end && ending.insert(*call) {
-                    frees[parent.pool] = true;
+                    let left = &mut too_many[parent.pool];
+                    *left = left.saturating_sub(1);
                 }
             }
-            if frees[target] || ending.len() == before {
-                return !frees[target];
+            if too_many[target] == 0 || ending.len() == before {
+                return too_many[target] > 0;
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Pools whose calls call one another at random, with simulated time and seeds: every call ends
 //! long before its deadline, by its result or refused because it never could, whatever dies.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::backoff::Dice;
-use super::super::event::{Budgets, Caller, Effect, Event, Retry, Verdict};
+use super::super::event::{Begun, Budgets, Caller, Effect, Event, Retry, Verdict};
 use super::super::settings::{Nested, Replace, Restart, Scale, Settings, Size};
 use super::*;
 
@@ -42,6 +43,8 @@ struct World {
     now: Instant,
     coming: BTreeMap<(Instant, u64), Coming>,
     tasks: HashMap<CallKey, Task>,
+    /// What pools are still to be told, as the dispatcher keeps it until it is done with an event.
+    untold: VecDeque<(usize, Event)>,
     dice: Dice,
     depth: u32,
     last: u64,
@@ -49,9 +52,10 @@ struct World {
     done: u32,
 }
 
-fn settings(size: u32, extra: u32) -> Settings {
+fn settings(size: u32, extra: u32, lanes: u32) -> Settings {
     Settings {
         size: Size { min: size, max: size, spares: 0 },
+        lanes,
         scale: Scale::default(),
         starts_at_once: 16,
         restart: Restart::default(),
@@ -71,13 +75,20 @@ fn settings(size: u32, extra: u32) -> Settings {
 
 impl World {
     fn new(seed: u64, sizes: &[(u32, u32)], depth: u32) -> World {
-        let pools = sizes.iter().map(|(size, extra)| Pool::new(settings(*size, *extra)));
+        let sizes: Vec<_> = sizes.iter().map(|(size, extra)| (*size, *extra, 1)).collect();
+        World::with_lanes(seed, &sizes, depth)
+    }
+
+    fn with_lanes(seed: u64, sizes: &[(u32, u32, u32)], depth: u32) -> World {
+        let pool = |&(size, extra, lanes): &_| Pool::new(settings(size, extra, lanes));
+        let pools = sizes.iter().map(pool);
         let mut world = World {
             pools: pools.collect(),
             nesting: Nesting::default(),
             now: Instant::now(),
             coming: BTreeMap::new(),
             tasks: HashMap::new(),
+            untold: VecDeque::new(),
             dice: Dice::new(seed),
             depth,
             last: 0,
@@ -100,6 +111,13 @@ impl World {
     }
 
     fn tell(&mut self, pool: usize, event: Event) {
+        self.tell_one(pool, event);
+        while let Some((pool, event)) = self.untold.pop_front() {
+            self.tell_one(pool, event);
+        }
+    }
+
+    fn tell_one(&mut self, pool: usize, event: Event) {
         let mut effects = Vec::new();
         self.pools[pool].handle(self.now, event, &mut effects);
         for effect in effects {
@@ -168,10 +186,10 @@ impl World {
         let task = self.tasks.remove(&call).expect("a call is answered once");
         self.done += 1;
         for (child, pool) in self.nesting.children(call).collect::<Vec<_>>() {
-            self.tell(pool, Event::CallCancelled { call: child });
+            self.untold.push_back((pool, Event::CallCancelled { call: child }));
         }
         if let Some(Runner { pool, worker, call }) = self.nesting.leave(call) {
-            self.tell(pool, Event::Waits { worker, call, waits: false });
+            self.untold.push_back((pool, Event::Waits { worker, call, waits: false }));
         }
         let Some(parent) = task.parent else { return };
         if let Some(by) = self.tasks.get_mut(&parent) {
@@ -204,7 +222,7 @@ impl World {
         match coming {
             Coming::Ready(pool, worker) => self.tell(pool, Event::Ready { worker }),
             Coming::Death(pool, worker) => {
-                self.tell(pool, Event::Died { worker, begun: true });
+                self.tell(pool, Event::Died { worker, begun: Begun::All });
                 self.later(1, Coming::Gone(pool, worker));
             }
             Coming::Gone(pool, worker) => self.tell(pool, Event::Gone { worker }),
@@ -214,9 +232,10 @@ impl World {
             }
         }
         for pool in &self.pools {
-            let most = pool.size() + pool.settings().nested.extra;
-            let busy = pool.workers().filter(|worker| worker.state.is_busy()).count();
-            assert!(busy <= most as usize, "{busy} of {most} are busy");
+            let most = (pool.size() + pool.settings().nested.extra) * pool.settings().lanes;
+            let held = pool.workers().filter(|it| it.state.is_up()).flat_map(|it| it.calls);
+            let running = held.filter(|held| held.is_running()).count();
+            assert!(running <= most as usize, "{running} of {most} run");
             assert!(pool.extra() <= pool.settings().nested.extra);
         }
     }
@@ -263,7 +282,7 @@ impl World {
         assert!(self.tasks.is_empty(), "these never end: {:?}", self.tasks);
         assert!(self.nesting.is_empty(), "{:?}", self.nesting);
         for pool in &self.pools {
-            assert_eq!((0, 0), (pool.extra(), pool.waiting_workers()), "nothing is left");
+            assert_eq!((0, 0), (pool.extra(), pool.waiting_calls()), "nothing is left");
             assert_eq!(None, pool.next_wake(), "an idle pool sleeps");
         }
     }
@@ -278,7 +297,7 @@ fn a_nested_call_is_given_a_worker_beyond_the_size_and_that_goes_again_f055() {
     assert!(world.tasks.contains_key(&call), "{:?}", world.tasks);
     world.tasks.get_mut(&call).unwrap().rounds = 1;
     world.pass(10 * MILLI);
-    assert_eq!((1, 1), (world.pools[0].extra(), world.pools[0].waiting_workers()));
+    assert_eq!((1, 1), (world.pools[0].extra(), world.pools[0].waiting_calls()));
     assert!(world.pools[0].stands_still(), "the nested call waits for a start");
     world.pass(1000 * MILLI);
     assert_eq!(0, world.refused);
@@ -303,7 +322,7 @@ fn what_is_not_nested_gets_no_freed_place() {
         retry: Retry::default(),
         nested,
     };
-    let mut pool = Pool::new(settings(1, 4));
+    let mut pool = Pool::new(settings(1, 4, 1));
     let mut effects = Vec::new();
     pool.handle(now, Event::Start, &mut effects);
     pool.handle(now, Event::Ready { worker }, &mut effects);
@@ -374,8 +393,10 @@ fn whatever_calls_whatever_every_call_ends_f055() {
             let mut dice = Dice::new(seed);
             let mut below = |bound: u64| u32::try_from(dice.roll() % bound).unwrap();
             let count = 1 + below(3);
-            let sizes: Vec<_> = (0..count).map(|_| (1 + below(3), below(4))).collect();
-            let mut world = World::new(seed, &sizes, 1 + below(5));
+            let mut size =
+                || (1 + below(3), below(4), if below(2) == 0 { 1 } else { 1 + below(4) });
+            let sizes: Vec<_> = (0..count).map(|_| size()).collect();
+            let mut world = World::with_lanes(seed, &sizes, 1 + below(5));
             let deaths = seed % 2 == 1;
             for _ in 0..30 {
                 let pool = usize::try_from(world.below(u64::from(count))).unwrap();

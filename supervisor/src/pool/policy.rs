@@ -15,12 +15,15 @@ use clutch_protocol::message::WorkerId;
 
 use super::backoff::Dice;
 use super::event::{CallKey, Effect, Event, ReplaceCause, Verdict};
+use super::lanes::{LaneMove, Lanes};
 use super::queue::{Calls, Newcomer, Place};
+use super::room::{self, Room};
 use super::settings::Settings;
 use super::standing::{Opening, PoolState, Standing};
 use super::standstill::Standstill;
 use super::starts::Deaths;
 use super::state::{Move, WorkerState};
+use super::tally::Tally;
 use super::timers::{Timer, Timers};
 
 #[derive(Debug, Default)]
@@ -40,6 +43,11 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) state: WorkerState,
+    /// The calls it has, and how many it may have. What was configured when it was started holds
+    /// for its life.
+    pub(super) lanes: Lanes,
+    /// Where it stands for the next call.
+    pub(super) standing: room::Standing,
     pub(super) since: Instant,
     pub(super) ready_at: Option<Instant>,
     pub(super) served: u64,
@@ -51,16 +59,8 @@ pub(super) struct Worker {
     pub(super) worn: Option<ReplaceCause>,
     /// Whether it is started to take over from another one.
     pub(super) is_successor: bool,
-    /// Whether a timer of its call may be set.
-    pub(super) has_call_timers: bool,
-    /// The late call whose answer waits for its stacks.
-    pub(super) dumping: Option<CallKey>,
-    /// The call it is to give up, which will be tried again.
-    pub(super) retrying: Option<CallKey>,
     /// Whether a signal has stopped it: it gets no calls then.
     pub(super) halted: bool,
-    /// Whether its call waits for calls of its own.
-    pub(super) waits: bool,
 }
 
 /// A pool of workers and the calls they owe.
@@ -75,13 +75,9 @@ pub struct Pool {
     /// Active slots that hold a worker.
     pub(super) filled: u32,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
-    /// Workers that may be given a call; the one that was busy last is last.
-    pub(super) idle: Vec<WorkerId>,
-    pub(super) busy: u32,
-    /// Busy ones whose calls wait for calls of their own.
-    pub(super) waiting: u32,
-    /// Workers that have become ready and were not told to go.
-    pub(super) up: u32,
+    /// Workers that may be given a call.
+    pub(super) room: Room,
+    pub(super) tally: Tally,
     /// How many workers more than its size it has for nested calls.
     pub(super) extra: u32,
     /// Workers being started, successors not counted.
@@ -117,10 +113,8 @@ impl Pool {
             inactive: BTreeSet::new(),
             filled: 0,
             workers: BTreeMap::new(),
-            idle: Vec::new(),
-            busy: 0,
-            waiting: 0,
-            up: 0,
+            room: Room::default(),
+            tally: Tally::default(),
             extra: 0,
             starting: 0,
             start_queue: VecDeque::new(),
@@ -158,7 +152,7 @@ impl Pool {
             Event::Resumed { worker } => self.resumed(now, worker, effects),
             Event::StackDumped { worker } => self.dumped(now, worker, effects),
             Event::Outworn { worker, cause } => self.outwear(now, worker, cause, effects),
-            Event::Died { worker, begun } => self.died(now, worker, begun, effects),
+            Event::Died { worker, begun } => self.died(now, worker, &begun, effects),
             Event::Gone { worker } => self.gone(worker),
             Event::Tick => self.tick(now, effects),
             Event::Drain { until } => self.drain(now, until, effects),
@@ -173,21 +167,29 @@ impl Pool {
 
     /// What any event may have made possible. Costs nothing where nothing is wanted.
     fn follow_up(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        self.assign_waiting(now, effects);
-        if self.extra > 0 || self.calls.nested_waiting() > 0 {
-            self.serve_nested(now, effects);
-        }
+        self.serve(now, effects);
         if !self.start_queue.is_empty() {
             self.start_queued(now, effects);
         }
         if !self.turns.is_empty() {
             self.replace_next(now, effects);
+            // One of several lanes that gets no more calls is made up for by another worker.
+            self.serve(now, effects);
         }
         if self.settings.size.min < self.settings.size.max {
             self.scale(now, effects);
         }
         self.report_drained(effects);
         self.note_standstill(now);
+    }
+
+    fn serve(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.assign_waiting(now, effects);
+        if self.extra > 0 || self.calls.nested_waiting() > 0 {
+            self.serve_nested(now, effects);
+            // A worker that has begun one has lanes that any call may have.
+            self.assign_waiting(now, effects);
+        }
     }
 
     fn arrive(&mut self, now: Instant, newcomer: Newcomer, effects: &mut Vec<Effect>) {
@@ -203,7 +205,7 @@ impl Pool {
         }
         // Whoever finds nobody waiting and a worker free passes the line by.
         if self.calls.waiting() == 0
-            && let Some(worker) = self.next_idle()
+            && let Some(worker) = self.next_worker()
         {
             self.calls.push_for(now, newcomer, worker);
             self.hand_over(now, worker, call, effects);
@@ -219,19 +221,36 @@ impl Pool {
         self.calls.push(now, newcomer);
     }
 
-    /// The worker that gets the next call, if there may be one: the one that was busy last, since
-    /// its caches are warm.
-    fn next_idle(&self) -> Option<WorkerId> {
-        if self.busy >= self.size || !self.standing.assigns() {
+    /// The worker that gets the next call, if there may be one.
+    fn next_worker(&self) -> Option<WorkerId> {
+        let is_full = self.tally.running >= self.size * self.settings.lanes;
+        if is_full || !self.standing.assigns() {
             return None;
         }
-        self.idle.last().copied()
+        self.next_of(self.size)
     }
 
-    /// Hands waiting calls to idle workers: after every event, so that no call ever waits while a
+    /// The next worker, where at most so many have calls at once.
+    pub(super) fn next_of(&self, busy_max: u32) -> Option<WorkerId> {
+        let may_begin = self.busy_workers() < busy_max;
+        if may_begin && let Some(idle) = self.room.idle().last() {
+            return Some(*idle);
+        }
+        let is_busy = |worker: &WorkerId| self.workers[worker].lanes.running() > 0;
+        self.room.shared().find(|worker| may_begin || is_busy(worker))
+    }
+
+    /// How many workers have calls. Those in workers that get no more are taken together: as many
+    /// as a worker may have count as one, and fewer take nobody's place, so that the lanes they
+    /// leave free are made up for by other workers.
+    pub(super) const fn busy_workers(&self) -> u32 {
+        self.tally.busy + self.tally.leaving / self.settings.lanes
+    }
+
+    /// Hands waiting calls to workers: after every event, so that no call ever waits while a
     /// worker may take it.
     pub(super) fn assign_waiting(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        while let Some(worker) = self.next_idle() {
+        while let Some(worker) = self.next_worker() {
             let Some(call) = self.calls.pop_for(worker) else {
                 return;
             };
@@ -246,10 +265,9 @@ impl Pool {
         call: CallKey,
         effects: &mut Vec<Effect>,
     ) {
-        let taken = self.idle.pop();
-        assert_eq!(Some(worker), taken, "the next worker is the last of the idle ones");
-        let stepped = self.step(now, worker, Move::Assign(call));
-        assert!(stepped, "an idle worker takes a call");
+        assert_eq!(Some(WorkerState::Up), self.worker_state(worker), "who is up takes calls");
+        let stepped = self.step_call(now, worker, call, LaneMove::Assign);
+        assert!(stepped, "what is handed over is with nobody");
         if self.settings.replace.max_idle.is_some() {
             self.timers.clear(Timer::Idle(worker));
         }
@@ -296,13 +314,15 @@ impl Pool {
         if self.calls.place(call) == Some(Place::Running(worker)) {
             self.calls.remove(call);
         }
-        if !self.step(now, worker, Move::Answered(call)) {
+        self.clear_call_timers(worker, call);
+        if !self.step_call(now, worker, call, LaneMove::Answer) {
             return;
         }
-        self.clear_call_timers(worker);
         let entry = self.workers.get_mut(&worker).expect("it just took a step");
+        if !entry.state.is_up() {
+            return;
+        }
         entry.served += 1;
-        entry.retrying = None;
         let is_worn = entry.calls_max.is_some_and(|max| entry.served >= max);
         self.slots[worker.slot as usize].failures = 0;
         self.deaths.forget();
@@ -312,21 +332,26 @@ impl Pool {
         self.free(now, worker, effects);
     }
 
-    /// A worker has no call any more: it gets the next one, or leaves.
+    /// A worker has a lane free: it may have the next call by now; or it leaves, when no call that
+    /// somebody waits for is left in it.
     pub(super) fn free(&mut self, now: Instant, worker: WorkerId, effects: &mut Vec<Effect>) {
-        let state = self.worker_state(worker).expect("who is freed is there");
+        let entry = self.workers.get(&worker).expect("who is freed is there");
+        let (state, is_empty) = (entry.state, entry.lanes.is_empty());
         let in_slot = self.slots[worker.slot as usize].current == Some(worker.generation);
-        if self.standing.opening == Opening::Ending || !in_slot {
-            let cause = self.leaving_cause(worker);
-            self.retire(now, worker, cause, effects);
-        } else if state == WorkerState::Idle {
-            if self.rests_until_replaced(now, worker) || self.is_halted(worker) {
-                return;
+        if state == WorkerState::CONDEMNED {
+            self.end_condemned(now, worker, effects);
+        } else if self.standing.opening == Opening::Ending || !in_slot {
+            if is_empty {
+                let cause = self.leaving_cause(worker);
+                self.retire(now, worker, cause, effects);
             }
-            self.idle.push(worker);
-            if let Some(max_idle) = self.settings.replace.max_idle {
-                self.timers.set(Timer::Idle(worker), now + max_idle);
-            }
+        } else if state == WorkerState::Up
+            && is_empty
+            && !self.rests_until_replaced(now, worker)
+            && !self.is_halted(worker)
+            && let Some(max_idle) = self.settings.replace.max_idle
+        {
+            self.timers.set(Timer::Idle(worker), now + max_idle);
         }
     }
 
@@ -342,10 +367,10 @@ impl Pool {
     fn due(&mut self, now: Instant, timer: Timer, effects: &mut Vec<Effect>) {
         match timer {
             Timer::Start(worker) => self.start_timed_out(now, worker, effects),
-            Timer::Attempt(worker) => self.attempt_timed_out(now, worker, effects),
+            Timer::Attempt(worker, call) => self.attempt_timed_out(now, worker, call, effects),
             Timer::Dump(worker) => self.dumped(now, worker, effects),
-            Timer::Warned(worker) => self.interrupt(now, worker, effects),
-            Timer::Interrupt(worker) => self.interrupt_failed(now, worker, effects),
+            Timer::Warned(worker, call) => self.interrupt(now, worker, call, effects),
+            Timer::Interrupt(worker, call) => self.interrupt_failed(now, worker, call, effects),
             Timer::Exit(worker) => self.kill(now, worker, effects),
             Timer::Reap(worker) => effects.push(Effect::Abandon { worker }),
             Timer::Age(worker) => self.outwear(now, worker, ReplaceCause::Age, effects),
@@ -363,25 +388,55 @@ impl Pool {
 
     /// Moves a worker along the table. False when the move is illegal; then nothing has changed.
     pub(super) fn step(&mut self, now: Instant, worker: WorkerId, step: Move) -> bool {
-        let Some(entry) = self.workers.get_mut(&worker) else {
+        let Some(entry) = self.workers.get(&worker) else {
             return false;
         };
-        let before = entry.state;
-        let Some(next) = before.after(step) else {
+        let Some(next) = entry.state.after(step) else {
             return false;
         };
-        entry.state = next;
-        entry.since = now;
-        self.busy = self.busy + u32::from(next.is_busy()) - u32::from(before.is_busy());
-        self.up = self.up + u32::from(next.is_up()) - u32::from(before.is_up());
-        if entry.waits && !next.is_busy() {
-            entry.waits = false;
-            self.waiting -= 1;
-        }
-        if before == WorkerState::Starting && !entry.is_successor {
+        if entry.state == WorkerState::Starting && !entry.is_successor {
             self.starting -= 1;
         }
+        self.change(worker, |entry| {
+            entry.state = next;
+            entry.since = now;
+        });
         true
+    }
+
+    /// Moves a call of a worker along its table. False when the move is illegal; then nothing has
+    /// changed.
+    pub(super) fn step_call(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        call: CallKey,
+        step: LaneMove,
+    ) -> bool {
+        let stepped = self.change(worker, |entry| {
+            let before = entry.lanes.name(entry.state);
+            let stepped = entry.lanes.step(now, call, step);
+            if entry.lanes.name(entry.state) != before {
+                entry.since = now;
+            }
+            stepped
+        });
+        stepped.unwrap_or(false)
+    }
+
+    /// Changes a worker, and with it what is counted and who gets the next call. None when there is
+    /// no such worker.
+    pub(super) fn change<T>(
+        &mut self,
+        worker: WorkerId,
+        change: impl FnOnce(&mut Worker) -> T,
+    ) -> Option<T> {
+        let entry = self.workers.get_mut(&worker)?;
+        let before = Tally::of(entry);
+        let result = change(entry);
+        self.tally.replace(before, Tally::of(entry));
+        self.room.note(worker, entry);
+        Some(result)
     }
 }
 

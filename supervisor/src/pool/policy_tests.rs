@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::endings::REAP_BUDGET;
-use super::super::event::{Budgets, Caller, Order, Retry, StopCause};
+use super::super::event::{Begun, Budgets, Caller, Order, Retry, StopCause};
 use super::super::settings::{Nested, Replace, Restart, Scale, Size};
 use super::super::state::WorkerView;
 use super::*;
 
 #[path = "lives_tests.rs"]
 mod lives;
+
+#[path = "lanes_tests.rs"]
+mod lanes;
 
 #[path = "supervision_tests.rs"]
 mod supervision;
@@ -40,6 +43,7 @@ fn settings(workers: u32, queue: u32) -> Settings {
     };
     Settings {
         size: Size { min: workers, max: workers, spares: 0 },
+        lanes: 1,
         scale: Scale::default(),
         starts_at_once: 16,
         restart: Restart::default(),
@@ -129,7 +133,7 @@ impl World {
     }
 
     fn die(&mut self, worker: WorkerId) -> Vec<Effect> {
-        let effects = self.tell(Event::Died { worker, begun: true });
+        let effects = self.tell(Event::Died { worker, begun: Begun::All });
         self.tell(Event::Gone { worker });
         effects
     }
@@ -171,7 +175,7 @@ fn a_queued_call_times_out_without_touching_a_worker() {
     world.call(1);
     world.call_until(2, world.now + SECOND);
     assert_eq!(vec![settle(2, Verdict::TimedOut)], world.pass(SECOND));
-    assert_eq!(Some(WorkerState::Busy(CallKey(1))), world.pool.worker_state(id(0, 1)));
+    assert!(world.pool.runs(id(0, 1), CallKey(1)));
 }
 
 #[test]
@@ -235,6 +239,8 @@ fn a_late_answer_is_nobodys_answer() {
     world.tell(Event::CallCancelled { call: CallKey(1) });
     world.pass(SECOND);
     let before = world.pool.worker_state(id(0, 1));
+    assert_eq!(Some(WorkerState::Stopping(StopCause::Interrupted)), before);
+    assert!(!world.pool.awaits(id(0, 1), CallKey(1)));
     world.answer(id(0, 1), 1);
     assert_eq!(before, world.pool.worker_state(id(0, 1)));
 }
@@ -293,9 +299,10 @@ fn a_stalled_worker_is_killed_once_and_its_guardian_has_to_report_f031() {
     let doomed = Event::Doomed { worker: id(0, 1), cause: StopCause::Stalled };
     let effects = world.tell(doomed.clone());
     assert!(effects.contains(&Effect::Kill { worker: id(0, 1) }), "{effects:?}");
-    let stopping = WorkerState::Stopping(StopCause::Stalled, Some(CallKey(1)));
-    assert_eq!(Some(stopping), world.pool.worker_state(id(0, 1)));
-    assert_eq!("a signal had stopped it", stopping.reason());
+    assert!(world.pool.awaits(id(0, 1), CallKey(1)), "it had it when it was told to go");
+    let view = world.pool.worker(id(0, 1)).unwrap();
+    assert_eq!(WorkerState::Stopping(StopCause::Stalled), view.state);
+    assert_eq!("a signal had stopped it", view.reason());
     assert!(world.tell(doomed).is_empty(), "it is on its way already");
     let effects = world.pass(REAP_BUDGET);
     assert!(effects.contains(&Effect::Abandon { worker: id(0, 1) }), "{effects:?}");
@@ -310,7 +317,7 @@ fn a_drain_lets_running_calls_finish_and_takes_no_new_ones() {
     assert_eq!(vec![settle(2, Verdict::ShuttingDown)], world.call(2));
     assert_eq!(vec![Effect::Retire { worker: id(1, 1) }], world.answer(id(1, 1), 1));
     world.die(id(0, 1));
-    world.tell(Event::Died { worker: id(1, 1), begun: true });
+    world.tell(Event::Died { worker: id(1, 1), begun: Begun::All });
     assert_eq!(vec![Effect::Drained], world.tell(Event::Gone { worker: id(1, 1) }));
 }
 
@@ -355,7 +362,7 @@ fn a_spare_takes_the_calls_of_a_stopped_worker_f031() {
     let mut with_spare = settings(1, 5);
     with_spare.size.spares = 1;
     let mut world = World::ready_of(with_spare);
-    let last = *world.pool.idle.last().unwrap();
+    let last = *world.pool.room.idle().last().unwrap();
     world.tell(Event::Halted { worker: last });
     let other = id(1 - last.slot, 1);
     assert_eq!(vec![assign(other, 1)], world.call(1));

@@ -58,8 +58,8 @@ pub(super) struct Entry {
     pub(super) attempts: u32,
     /// How often its worker died with it before it can have begun.
     pub(super) moves: u32,
-    /// Workers that died with it.
-    pub(super) deaths: u32,
+    /// What it is blamed for the workers that died with it.
+    pub(super) blame: u32,
     /// The attempt that runs has had its time, and another one is wanted.
     pub(super) is_attempt_over: bool,
     /// Whether another call waits for it.
@@ -310,7 +310,7 @@ impl Calls {
             retry: (retry != Retry::default()).then(|| Box::new(retry)),
             attempts: 0,
             moves: 0,
-            deaths: 0,
+            blame: 0,
             is_attempt_over: false,
             is_nested: nested,
         };

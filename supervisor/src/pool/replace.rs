@@ -169,7 +169,6 @@ impl Pool {
         if self.workers[&old].outworn == Some(cause)
             && self.step(now, old, Move::Retire(StopCause::Replaced(cause)))
         {
-            self.idle.retain(|idle| *idle != old);
             self.timers.clear(Timer::Idle(old));
         }
         self.timers.clear(Timer::Successor(slot));
@@ -179,7 +178,7 @@ impl Pool {
     }
 
     /// Whether a worker without a call holds too much memory for another one and has a successor on
-    /// the way. It could not retire before, where its call was being given up then.
+    /// the way, which it got for another reason.
     pub(super) fn rests_until_replaced(&mut self, now: Instant, worker: WorkerId) -> bool {
         let cause = ReplaceCause::Memory;
         self.slots[worker.slot as usize].successor.is_some()
@@ -208,14 +207,11 @@ impl Pool {
         self.seat(new.slot, Some(new.generation));
         let old = WorkerId { slot: new.slot, generation: before.expect("it had a predecessor") };
         let cause = self.leaving_cause(old);
-        match self.worker_state(old) {
-            Some(WorkerState::Idle | WorkerState::Retiring(_, None)) => {
-                self.retire(now, old, cause, effects);
-            }
-            // With a call, it keeps its turn until the call has ended.
-            _ => {
-                self.step(now, old, Move::Retire(cause));
-            }
+        if self.is_without_calls(old) {
+            self.retire(now, old, cause, effects);
+        } else {
+            // It keeps its turn until its calls have ended.
+            self.step(now, old, Move::Retire(cause));
         }
     }
 
@@ -241,7 +237,7 @@ impl Pool {
         if self.standing.opening != Opening::Ending {
             self.timers.set(Timer::Successor(slot), now + wait);
         }
-        if self.step(now, old, Move::Recall) && self.worker_state(old) == Some(WorkerState::Idle) {
+        if self.step(now, old, Move::Recall) {
             self.free(now, old, effects);
         }
     }
@@ -263,16 +259,18 @@ impl Pool {
 
     /// The rules have changed: they hold for the workers that are there, too.
     pub(super) fn plan_replacements(&mut self) {
-        let known: Vec<_> =
-            self.workers.iter().map(|(id, w)| (*id, w.state, w.since, w.ready_at)).collect();
-        for (worker, state, since, ready_at) in known {
+        let known =
+            self.workers.iter().map(|(id, w)| (*id, w.state, w.lanes.is_empty(), w.ready_at));
+        let known: Vec<_> = known.collect();
+        for (worker, state, is_empty, ready_at) in known {
             let calls_max = self.roll_calls_max();
             self.workers.get_mut(&worker).expect("it is known").calls_max = calls_max;
             if let Some(ready_at) = ready_at.filter(|_| state.is_up()) {
                 self.plan_age(ready_at, worker);
             }
-            let is_idle = state == WorkerState::Idle;
+            let is_idle = state == WorkerState::Up && is_empty;
             let idle = self.settings.replace.max_idle.filter(|_| is_idle);
+            let since = self.workers[&worker].since;
             self.timers.plan(Timer::Idle(worker), idle.map(|idle| since + idle));
         }
     }

@@ -5,7 +5,7 @@
 //! - A failure that its caller wants retried, or an attempt over its own time: another one, if one
 //!   is left.
 //! - Its worker died, and its caller wants that retried: another one, if one is left, and if the
-//!   call has killed one worker only.
+//!   call has killed one worker only; one that died beside others is blamed half as much.
 //! - Anything else: its caller is told.
 //!
 //! A call's deadline always wins: an attempt that could only begin after it is not waited for.
@@ -25,8 +25,16 @@ use super::timers::Timer;
 /// milliseconds; ten in a row are a fault that nobody should wait for.
 const MOVES_MAX: u32 = 10;
 
-/// How many workers a call may kill, whatever its caller wants.
-const KILLS_MAX: u32 = clutch_protocol::limits::WORKERS_KILLED_MAX;
+/// What a call is blamed for the death of a worker that ran nothing else.
+const BLAME_ALONE: u32 = 2;
+
+/// What each of several calls is blamed for the death of the worker that ran them: any may have
+/// done it. One that was there twice as often as a lone killer is, by chance, beside another one
+/// each time, is not tried again either: it is that call, or one it always meets.
+const BLAME_BESIDE_OTHERS: u32 = 1;
+
+/// A call with so much blame is not tried again, whatever its caller wants.
+const BLAME_MAX: u32 = BLAME_ALONE * clutch_protocol::limits::WORKERS_KILLED_MAX;
 
 impl Pool {
     /// Whether a call that failed now may be tried again.
@@ -57,9 +65,9 @@ impl Pool {
             return;
         }
         if let Some(timeout) = entry.retry().attempt_timeout {
-            self.timers.set(Timer::Attempt(worker), now + timeout);
-            let worker = self.workers.get_mut(&worker).expect("it was just given a call");
-            worker.has_call_timers = true;
+            self.timers.set(Timer::Attempt(worker, call), now + timeout);
+            let entry = self.workers.get_mut(&worker).expect("it was just given a call");
+            entry.lanes.get_mut(call).expect("it was just given it").has_timers = true;
         }
     }
 
@@ -69,11 +77,9 @@ impl Pool {
         &mut self,
         now: Instant,
         worker: WorkerId,
+        call: CallKey,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(call) = self.worker_state(worker).and_then(super::WorkerState::call) else {
-            return;
-        };
         if !self.runs(worker, call) {
             return;
         }
@@ -85,8 +91,6 @@ impl Pool {
             return;
         }
         entry.is_attempt_over = true;
-        let running = self.workers.get_mut(&worker).expect("it runs a call");
-        running.retrying = Some(call);
         self.climb(now, worker, call, effects);
     }
 
@@ -98,19 +102,19 @@ impl Pool {
         call: CallKey,
         effects: &mut Vec<Effect>,
     ) {
-        let has_it = self.worker_state(worker).and_then(super::WorkerState::call) == Some(call);
-        if has_it && self.calls.place(call) == Some(Place::Running(worker)) {
+        if self.awaits(worker, call) && self.calls.place(call) == Some(Place::Running(worker)) {
             self.try_again(now, call, Verdict::TimedOut, effects);
         }
         self.answered(now, worker, call, effects);
     }
 
-    /// A worker has died with a call that can have begun.
+    /// A worker has died with a call that can have begun, one of so many.
     pub(super) fn lost_with(
         &mut self,
         now: Instant,
         call: CallKey,
         worker: WorkerId,
+        suspects: usize,
         effects: &mut Vec<Effect>,
     ) {
         let may_retry = self.may_retry(now, call);
@@ -120,9 +124,9 @@ impl Pool {
             self.try_again(now, call, Verdict::TimedOut, effects);
             return;
         }
-        entry.deaths += 1;
+        entry.blame += if suspects > 1 { BLAME_BESIDE_OTHERS } else { BLAME_ALONE };
         let is_wanted = entry.retry().on_death && may_retry;
-        let quarantined = is_wanted && entry.deaths >= KILLS_MAX;
+        let quarantined = is_wanted && entry.blame >= BLAME_MAX;
         let died = Verdict::WorkerDied { worker, quarantined };
         if entry.deadline().is_none() {
             self.settle(call, Verdict::TimedOut, effects);

@@ -10,6 +10,8 @@ use super::event::Budgets;
 pub struct Settings {
     /// How many workers it has.
     pub size: Size,
+    /// How many calls each of them may have at once; at least 1.
+    pub lanes: u32,
     /// When it grows and shrinks between its bounds.
     pub scale: Scale,
     /// How many workers may be starting at once, successors not counted.

@@ -20,9 +20,9 @@ impl Pool {
     }
 
     /// Whether no worker is up that could take the next call, so that one has to be started first.
-    /// Those whose calls wait for nested calls cannot.
+    /// Those all of whose lanes wait for nested calls cannot.
     pub fn stands_still(&self) -> bool {
-        self.up == self.waiting
+        self.tally.up == self.tally.tied
             && self.standing.assigns()
             && (self.starting > 0 || self.filled < self.active_slots())
     }

@@ -13,7 +13,9 @@ use clutch_protocol::message::WorkerId;
 
 use super::backoff::{self, PROVEN_AFTER};
 use super::event::{Effect, StopCause, Verdict};
+use super::lanes::Lanes;
 use super::policy::{Pool, Slot, Worker};
+use super::room;
 use super::standing::{Opening, PoolMove, PoolState};
 use super::state::WorkerState;
 use super::timers::Timer;
@@ -27,7 +29,7 @@ const STREAK_MIN: Duration = Duration::from_secs(1);
 pub(super) enum Loss {
     /// It did nothing wrong, or nothing that says anything about the next one.
     Blameless,
-    /// It died with a call, which is to blame first, and the pool only if this goes on.
+    /// It died with calls, which are to blame first, and the pool only if this goes on.
     WithCall,
     /// It had been ready for long, or had answered calls.
     Proven,
@@ -136,6 +138,8 @@ impl Pool {
             worker,
             Worker {
                 state: WorkerState::Starting,
+                lanes: Lanes::new(self.settings.lanes),
+                standing: room::Standing::Nowhere,
                 since: now,
                 ready_at: None,
                 served: 0,
@@ -143,11 +147,7 @@ impl Pool {
                 outworn: None,
                 worn: None,
                 is_successor: false,
-                has_call_timers: false,
-                dumping: None,
-                retrying: None,
                 halted: false,
-                waits: false,
             },
         );
         self.timers.set(Timer::Start(worker), now + self.settings.budgets.start);
@@ -170,7 +170,7 @@ impl Pool {
         };
         match entry.ready_at {
             None => Loss::Unready,
-            Some(_) if entry.state.call().is_some() => Loss::WithCall,
+            Some(_) if !entry.lanes.is_empty() => Loss::WithCall,
             Some(at) if entry.served > 0 || now.duration_since(at) >= PROVEN_AFTER => Loss::Proven,
             Some(_) => Loss::Early,
         }

@@ -1,41 +1,37 @@
-//! The states of a worker, and the one table of its transitions.
+//! The states of a worker, and the one table of its transitions. What becomes of each call it has
+//! is another table, in `lanes`: the two are independent, but for this: only who is up is given
+//! calls.
 //!
 //! ```text
-//!   Launch ─► Starting ──Ready──► Idle ◄──Answered── Busy ──Interrupt──► Interrupting
-//!                │                 │ └────Assign────►  │                  │   │
-//!                │                 │  ◄───────────────Answered────────────┘   │
-//!                │                 └──Retire─► Retiring ◄─Retire─┘ (Recall: back to what it was)
-//!                └──────Stop───────┴────────┬──────────┴──────────Stop────────┘
-//!                                           ▼
-//!                                       Stopping ───Died──► (removed when Gone)
+//!   Launch ─► Starting ──Ready──► Up ──Retire──► Retiring    (Recall leads back)
+//!                │                │                 │
+//!                └──────Stop──────┴───────Stop──────┘
+//!                                 ▼
+//!                             Stopping ───Died──► (removed when Gone)
 //! ```
 //!
-//! `Retiring` is a worker that gets no more calls, but may finish the one it has.
-//! A worker leaves `Stopping` only by its death. Death itself is possible in every state and is no
-//! row of the table: the policy removes the worker then, whatever it was doing.
+//! `Retiring` is a worker that gets no more calls, but may finish those it has. One that retires
+//! because it would not give up a call is no worker of its slot any more and is never recalled.
+//! A worker leaves `Stopping` only by its death. Death itself is possible in every state.
 
 use std::time::Instant;
 
 use clutch_protocol::message::WorkerId;
 
-use super::event::{CallKey, StopCause};
+use super::event::StopCause;
+use super::lanes::Held;
 
-/// What a worker is doing.
+/// What a worker is doing, whatever calls it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkerState {
     /// Its process is being started.
     Starting,
-    /// Ready, without a call.
-    Idle,
-    /// It runs a call.
-    Busy(CallKey),
-    /// It runs a call nobody waits for any more, and was told so.
-    Interrupting(CallKey),
-    /// It gets no more calls, and goes when its call, if it has one, has ended and its successor
-    /// is there.
-    Retiring(StopCause, Option<CallKey>),
-    /// It was told to go. The call is the one it had when a fault of its own made it go.
-    Stopping(StopCause, Option<CallKey>),
+    /// It runs calls, or waits for some.
+    Up,
+    /// It gets no more calls, and goes when those it has have ended and its successor is there.
+    Retiring(StopCause),
+    /// It was told to go.
+    Stopping(StopCause),
     /// Its python ended; its tree is being swept.
     Dead,
 }
@@ -45,12 +41,6 @@ pub enum WorkerState {
 pub enum Move {
     /// It said it is ready.
     Ready,
-    /// It was handed a call.
-    Assign(CallKey),
-    /// It answered a call.
-    Answered(CallKey),
-    /// It was told to interrupt its call.
-    Interrupt(CallKey),
     /// It gets no more calls.
     Retire(StopCause),
     /// It gets calls again after all.
@@ -62,104 +52,119 @@ pub enum Move {
 }
 
 impl WorkerState {
+    /// Retiring since it would not give up a call, while others in it may finish.
+    pub const CONDEMNED: WorkerState = WorkerState::Retiring(StopCause::Interrupted);
+
     /// The table: where a move leads from here, or none when it is illegal and changes nothing.
     pub fn after(self, step: Move) -> Option<WorkerState> {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
+        use WorkerState::{Dead, Retiring, Starting, Stopping, Up};
         match (self, step) {
-            (Starting, Move::Ready) => Some(Idle),
-            (Idle, Move::Assign(call)) => Some(Busy(call)),
-            (Busy(had) | Interrupting(had), Move::Answered(call)) if had == call => Some(Idle),
-            (Retiring(cause, Some(had)), Move::Answered(call)) if had == call => {
-                Some(Retiring(cause, None))
+            (Starting, Move::Ready) => Some(Up),
+            (Up, Move::Retire(cause)) => Some(Retiring(cause)),
+            (Retiring(_), Move::Retire(StopCause::Interrupted)) if self != Self::CONDEMNED => {
+                Some(Self::CONDEMNED)
             }
-            (Busy(had) | Retiring(_, Some(had)), Move::Interrupt(call)) if had == call => {
-                Some(Interrupting(call))
-            }
-            (Idle, Move::Retire(cause)) => Some(Retiring(cause, None)),
-            (Busy(call), Move::Retire(cause)) => Some(Retiring(cause, Some(call))),
-            (Retiring(_, None), Move::Recall) => Some(Idle),
-            (Retiring(_, Some(call)), Move::Recall) => Some(Busy(call)),
-            (Starting | Idle | Interrupting(_), Move::Stop(cause)) => Some(Stopping(cause, None)),
-            (Busy(call), Move::Stop(cause)) => Some(Stopping(cause, Some(call))),
-            (Retiring(_, call), Move::Stop(cause)) => Some(Stopping(cause, call)),
+            (Retiring(_), Move::Recall) if self != Self::CONDEMNED => Some(Up),
+            (Starting | Up | Retiring(_), Move::Stop(cause)) => Some(Stopping(cause)),
             (Dead, _) => None,
             (_, Move::Die) => Some(Dead),
             _ => None,
         }
     }
 
-    /// The call it still owes an answer for.
-    pub const fn call(self) -> Option<CallKey> {
-        match self {
-            WorkerState::Busy(call)
-            | WorkerState::Interrupting(call)
-            | WorkerState::Retiring(_, Some(call))
-            | WorkerState::Stopping(_, Some(call)) => Some(call),
-            _ => None,
-        }
-    }
-
-    /// Whether it runs a call that somebody waits for.
-    pub const fn is_busy(self) -> bool {
-        matches!(self, WorkerState::Busy(_) | WorkerState::Retiring(_, Some(_)))
-    }
-
-    /// Whether it runs a call, be it that somebody waits for it or not.
-    pub const fn has_call(self) -> bool {
-        self.is_busy() || matches!(self, WorkerState::Interrupting(_))
-    }
-
     /// Whether it has become ready and was not told to go.
     pub const fn is_up(self) -> bool {
-        use WorkerState::{Busy, Idle, Interrupting, Retiring};
-        matches!(self, Idle | Busy(_) | Interrupting(_) | Retiring(..))
+        matches!(self, WorkerState::Up | WorkerState::Retiring(_))
     }
 
-    /// The state's name in `status`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            WorkerState::Starting => "starting",
-            WorkerState::Idle => "ready",
-            WorkerState::Busy(_) => "busy",
-            WorkerState::Interrupting(_) => "interrupting",
-            WorkerState::Retiring(..) => "retiring",
-            WorkerState::Stopping(..) => "stopping",
-            WorkerState::Dead => "dead",
-        }
-    }
-
-    /// Why a worker is in this state, in words.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            WorkerState::Interrupting(_) => "its call was cancelled or timed out",
-            WorkerState::Stopping(StopCause::StartTimedOut, _) => "its start took too long",
-            WorkerState::Stopping(StopCause::Interrupted, _) => "it would not give up a call",
-            WorkerState::Stopping(StopCause::Protocol, _) => "it broke the protocol",
-            WorkerState::Stopping(StopCause::ChannelLost, _) => "it closed its sockets",
-            WorkerState::Stopping(StopCause::Drain, _) => "the daemon is stopping",
-            WorkerState::Stopping(StopCause::Memory, _) => "it held too much memory",
-            WorkerState::Stopping(StopCause::Stalled, _) => "a signal had stopped it",
-            WorkerState::Retiring(StopCause::Surplus, _)
-            | WorkerState::Stopping(StopCause::Surplus, _) => "the pool became smaller",
-            WorkerState::Retiring(StopCause::Replaced(cause), _)
-            | WorkerState::Stopping(StopCause::Replaced(cause), _) => cause.reason(),
-            WorkerState::Dead => "its processes are being swept",
-            _ => "",
-        }
+    /// Whether its slot is seen to, so that its end changes nothing there.
+    pub fn has_left(self) -> bool {
+        matches!(self, WorkerState::Stopping(_) | WorkerState::Dead) || self == Self::CONDEMNED
     }
 }
 
 /// A worker as `status` shows it: read from the state that decides.
 #[derive(Clone, Copy, Debug)]
-pub struct WorkerView {
+pub struct WorkerView<'a> {
     /// Which.
     pub id: WorkerId,
     /// What it is doing.
     pub state: WorkerState,
-    /// Since when.
+    /// Since when it has done what its name says.
     pub since: Instant,
     /// Whether a signal has stopped it, so that it gets no calls.
     pub halted: bool,
+    /// How many calls it may have at once.
+    pub lanes: u32,
+    /// Those it has, the one it has had longest first.
+    pub calls: &'a [Held],
+}
+
+impl WorkerView<'_> {
+    /// Whether it runs a call that somebody waits for.
+    pub fn is_busy(&self) -> bool {
+        self.state.is_up() && self.calls.iter().any(Held::is_running)
+    }
+
+    /// Whether it runs a call, be it that somebody waits for it or not.
+    pub fn has_call(&self) -> bool {
+        self.state.is_up() && !self.calls.is_empty()
+    }
+
+    /// Whether it is up and has no call.
+    pub fn is_idle(&self) -> bool {
+        self.state == WorkerState::Up && self.calls.is_empty()
+    }
+
+    /// The state's name in `status`.
+    pub fn name(&self) -> &'static str {
+        let is_running = self.calls.iter().any(Held::is_running);
+        name(self.state, !self.calls.is_empty(), is_running)
+    }
+
+    /// Why it is in this state, in words.
+    pub fn reason(&self) -> &'static str {
+        match self.name() {
+            "interrupting" => "its call was cancelled or timed out",
+            _ => reason(self.state),
+        }
+    }
+}
+
+/// The name of a state with calls or without, some of which somebody waits for or not.
+pub(super) const fn name(state: WorkerState, has_calls: bool, is_running: bool) -> &'static str {
+    match state {
+        WorkerState::Starting => "starting",
+        WorkerState::Up | WorkerState::Retiring(_) if has_calls && !is_running => "interrupting",
+        WorkerState::Up if has_calls => "busy",
+        WorkerState::Up => "ready",
+        WorkerState::Retiring(_) => "retiring",
+        WorkerState::Stopping(_) => "stopping",
+        WorkerState::Dead => "dead",
+    }
+}
+
+/// Why a worker is in this state, in words.
+pub const fn reason(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Retiring(StopCause::Interrupted) => {
+            "it would not give up a call; its other calls may finish"
+        }
+        WorkerState::Stopping(StopCause::StartTimedOut) => "its start took too long",
+        WorkerState::Stopping(StopCause::Interrupted) => "it would not give up a call",
+        WorkerState::Stopping(StopCause::Protocol) => "it broke the protocol",
+        WorkerState::Stopping(StopCause::ChannelLost) => "it closed its sockets",
+        WorkerState::Stopping(StopCause::Drain) => "the daemon is stopping",
+        WorkerState::Stopping(StopCause::Memory) => "it held too much memory",
+        WorkerState::Stopping(StopCause::Stalled) => "a signal had stopped it",
+        WorkerState::Retiring(StopCause::Surplus) | WorkerState::Stopping(StopCause::Surplus) => {
+            "the pool became smaller"
+        }
+        WorkerState::Retiring(StopCause::Replaced(cause))
+        | WorkerState::Stopping(StopCause::Replaced(cause)) => cause.reason(),
+        WorkerState::Dead => "its processes are being swept",
+        _ => "",
+    }
 }
 
 /// A slot that waits to be started again, as `status` shows it.
@@ -179,70 +184,47 @@ pub struct EmptySlot {
 mod tests {
     use super::*;
 
-    const ONE: CallKey = CallKey(1);
-    const TWO: CallKey = CallKey(2);
     const CAUSE: StopCause = StopCause::Protocol;
-
     const OTHER: StopCause = StopCause::Surplus;
-
-    fn states() -> Vec<WorkerState> {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
-        let (retiring, stopping) = (Retiring(OTHER, None), Stopping(CAUSE, None));
-        let with_call = [Retiring(OTHER, Some(ONE)), Stopping(CAUSE, Some(ONE))];
-        let mut states = vec![Starting, Idle, Busy(ONE), Interrupting(ONE), Dead];
-        states.extend([retiring, stopping]);
-        states.extend(with_call);
-        states
-    }
-
-    fn moves() -> Vec<Move> {
-        let calls = [ONE, TWO];
-        let mut moves = vec![Move::Ready, Move::Stop(CAUSE), Move::Die, Move::Retire(OTHER)];
-        moves.push(Move::Recall);
-        moves.extend(calls.map(Move::Assign));
-        moves.extend(calls.map(Move::Answered));
-        moves.extend(calls.map(Move::Interrupt));
-        moves
-    }
-
-    #[test]
-    fn those_have_a_call_that_run_one() {
-        use WorkerState::{Busy, Interrupting, Retiring};
-        let has = states().into_iter().filter(|state| state.has_call()).collect::<Vec<_>>();
-        assert_eq!(vec![Busy(ONE), Interrupting(ONE), Retiring(OTHER, Some(ONE))], has);
-    }
+    const HUNG: StopCause = StopCause::Interrupted;
 
     #[test]
     fn the_legal_moves_are_these_and_no_others() {
-        use WorkerState::{Busy, Dead, Idle, Interrupting, Retiring, Starting, Stopping};
+        use WorkerState::{Dead, Retiring, Starting, Stopping, Up};
+        let states = [Starting, Up, Retiring(OTHER), Retiring(HUNG), Stopping(CAUSE), Dead];
+        let retire = [Move::Retire(OTHER), Move::Retire(HUNG)];
+        let moves = [Move::Ready, retire[0], retire[1], Move::Recall, Move::Stop(CAUSE), Move::Die];
         let mut legal = vec![
-            (Starting, Move::Ready, Idle),
-            (Idle, Move::Assign(ONE), Busy(ONE)),
-            (Idle, Move::Assign(TWO), Busy(TWO)),
-            (Busy(ONE), Move::Answered(ONE), Idle),
-            (Interrupting(ONE), Move::Answered(ONE), Idle),
-            (Retiring(OTHER, Some(ONE)), Move::Answered(ONE), Retiring(OTHER, None)),
-            (Busy(ONE), Move::Interrupt(ONE), Interrupting(ONE)),
-            (Retiring(OTHER, Some(ONE)), Move::Interrupt(ONE), Interrupting(ONE)),
-            (Idle, Move::Retire(OTHER), Retiring(OTHER, None)),
-            (Busy(ONE), Move::Retire(OTHER), Retiring(OTHER, Some(ONE))),
-            (Retiring(OTHER, None), Move::Recall, Idle),
-            (Retiring(OTHER, Some(ONE)), Move::Recall, Busy(ONE)),
-            (Starting, Move::Stop(CAUSE), Stopping(CAUSE, None)),
-            (Idle, Move::Stop(CAUSE), Stopping(CAUSE, None)),
-            (Busy(ONE), Move::Stop(CAUSE), Stopping(CAUSE, Some(ONE))),
-            (Interrupting(ONE), Move::Stop(CAUSE), Stopping(CAUSE, None)),
-            (Retiring(OTHER, None), Move::Stop(CAUSE), Stopping(CAUSE, None)),
-            (Retiring(OTHER, Some(ONE)), Move::Stop(CAUSE), Stopping(CAUSE, Some(ONE))),
+            (Starting, Move::Ready, Up),
+            (Up, Move::Retire(OTHER), Retiring(OTHER)),
+            (Up, Move::Retire(HUNG), Retiring(HUNG)),
+            (Retiring(OTHER), Move::Retire(HUNG), Retiring(HUNG)),
+            (Retiring(OTHER), Move::Recall, Up),
         ];
-        let living = states().into_iter().filter(|state| *state != Dead);
+        for state in [Starting, Up, Retiring(OTHER), Retiring(HUNG)] {
+            legal.push((state, Move::Stop(CAUSE), Stopping(CAUSE)));
+        }
+        let living = states.into_iter().filter(|state| *state != Dead);
         legal.extend(living.map(|state| (state, Move::Die, Dead)));
-        for state in states() {
-            for step in moves() {
+        for state in states {
+            for step in moves {
                 let wanted =
                     legal.iter().find(|(s, m, _)| (*s, *m) == (state, step)).map(|(_, _, to)| *to);
                 assert_eq!(wanted, state.after(step), "{state:?} on {step:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_state_is_named_by_its_calls_too() {
+        let up = |has, running| name(WorkerState::Up, has, running);
+        assert_eq!(
+            ["ready", "busy", "interrupting"],
+            [up(false, false), up(true, true), up(true, false)]
+        );
+        let retiring = WorkerState::Retiring(OTHER);
+        let names = [name(retiring, true, false), name(retiring, true, true)];
+        assert_eq!(["interrupting", "retiring"], names);
+        assert_eq!("stopping", name(WorkerState::Stopping(OTHER), true, false));
     }
 }

@@ -22,7 +22,7 @@ impl World {
     }
 
     fn up(&self) -> usize {
-        self.pool.workers().filter(|worker: &WorkerView| worker.state.is_up()).count()
+        self.pool.workers().filter(|worker: &WorkerView<'_>| worker.state.is_up()).count()
     }
 
     fn is_ready(&mut self, worker: WorkerId) -> Vec<Effect> {
@@ -84,8 +84,9 @@ fn a_pool_grows_when_calls_wait_and_shrinks_when_workers_do() {
     world.is_ready(id(1, 1));
     world.is_ready(id(2, 1));
     for call in 1..=10 {
-        let busy = world.pool.workers().find(|w| w.state == WorkerState::Busy(CallKey(call)));
-        world.answer(busy.unwrap().id, call);
+        let busy = world.pool.workers().find(|it| world.pool.runs(it.id, CallKey(call)));
+        let busy = busy.unwrap().id;
+        world.answer(busy, call);
     }
     assert_eq!(NOTHING, world.live(59 * SECOND));
     let gone = world.live(2 * SECOND);
@@ -315,8 +316,7 @@ fn a_worn_worker_serves_until_its_successor_is_ready() {
     assert_eq!(vec![launch(0, 2)], world.answer(id(0, 1), 2));
     assert_eq!(vec![assign(id(0, 1), 3)], world.call(3), "the old one goes on");
     assert_eq!(NOTHING, world.is_ready(id(0, 2)));
-    let retiring =
-        WorkerState::Retiring(StopCause::Replaced(ReplaceCause::Calls), Some(CallKey(3)));
+    let retiring = WorkerState::Retiring(StopCause::Replaced(ReplaceCause::Calls));
     assert_eq!(Some(retiring), world.pool.worker_state(id(0, 1)));
     world.call(4);
     let effects = world.answer(id(0, 1), 3);
@@ -385,7 +385,7 @@ fn a_worker_with_too_much_memory_gets_no_more_calls_when_its_call_was_given_up_e
     world.tell(Event::CallCancelled { call: CallKey(1) });
     assert_eq!(NOTHING, world.answer(worker, 1));
     assert_eq!(NOTHING, world.call(2), "its successor is on the way");
-    let retiring = WorkerState::Retiring(StopCause::Replaced(memory), None);
+    let retiring = WorkerState::Retiring(StopCause::Replaced(memory));
     assert_eq!(Some(retiring), world.pool.worker_state(worker));
     // While there is no successor it is better than none.
     assert_eq!(vec![assign(worker, 2)], world.die(id(0, 2)));
@@ -647,7 +647,7 @@ fn a_call_that_never_began_moves_silently_but_not_for_ever_f003() {
     let mut world = World::ready(1, 10);
     world.call(1);
     for generation in 1..=10 {
-        let effects = world.tell(Event::Died { worker: id(0, generation), begun: false });
+        let effects = world.tell(Event::Died { worker: id(0, generation), begun: Begun::NONE });
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Settle { .. })));
         world.live(BACKOFF_MAX / 5);
         assert_eq!(vec![assign(id(0, generation + 1), 1)], world.is_ready(id(0, generation + 1)));
@@ -656,7 +656,7 @@ fn a_call_that_never_began_moves_silently_but_not_for_ever_f003() {
         world.now += 2 * SECOND;
         world.order(Order::Reset);
     }
-    let effects = world.tell(Event::Died { worker: id(0, 11), begun: false });
+    let effects = world.tell(Event::Died { worker: id(0, 11), begun: Begun::NONE });
     let died = Verdict::WorkerDied { worker: id(0, 11), quarantined: false };
     assert_eq!(settle(1, died), effects[0]);
 }

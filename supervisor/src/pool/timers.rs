@@ -12,14 +12,14 @@ use super::event::CallKey;
 pub enum Timer {
     /// The start of a worker took too long.
     Start(WorkerId),
-    /// An attempt of a worker's call took too long.
-    Attempt(WorkerId),
-    /// The stacks of a worker whose call is late are not waited for any longer.
+    /// An attempt of a call, with this worker, took too long.
+    Attempt(WorkerId, CallKey),
+    /// The stacks of a worker with a late call are not waited for any longer.
     Dump(WorkerId),
     /// A call that was told so did not end by itself.
-    Warned(WorkerId),
+    Warned(WorkerId, CallKey),
     /// An interrupted call did not end.
-    Interrupt(WorkerId),
+    Interrupt(WorkerId, CallKey),
     /// A worker that was asked to exit did not.
     Exit(WorkerId),
     /// A guardian that was told to kill did not report.
@@ -46,7 +46,8 @@ pub enum Timer {
     Drain,
 }
 
-/// Timers, earliest first. There are a few per worker, and one per call that waits to be retried.
+/// Timers, earliest first. There are a few per worker, and one per call that waits to be retried,
+/// has a time for its attempt, or is being given up.
 #[derive(Debug, Default)]
 pub struct Timers {
     by_time: BTreeSet<(Instant, Timer)>,

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use clutch_protocol::message::WorkerId;
 
-use super::policy::{Pool, Slot};
+use super::event::CallKey;
+use super::lanes::Held;
+use super::policy::{Pool, Slot, Worker};
 use super::queue::Calls;
 use super::settings::Settings;
 use super::standing::{Opening, PoolState};
@@ -58,9 +60,9 @@ impl Pool {
         })
     }
 
-    /// How many of its workers have calls that wait for nested calls.
-    pub const fn waiting_workers(&self) -> u32 {
-        self.waiting
+    /// How many of its running calls wait for nested calls.
+    pub const fn waiting_calls(&self) -> u32 {
+        self.tally.waiting
     }
 
     /// Its calls.
@@ -69,12 +71,28 @@ impl Pool {
     }
 
     /// Its workers, those being replaced included.
-    pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        self.workers.iter().map(|(id, worker)| WorkerView {
-            id: *id,
-            state: worker.state,
-            since: worker.since,
-            halted: worker.halted,
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView<'_>> + '_ {
+        self.workers.iter().map(|(id, worker)| view(*id, worker))
+    }
+
+    /// One of them.
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerView<'_>> {
+        self.workers.get(&id).map(|worker| view(id, worker))
+    }
+
+    /// Whether a worker runs a call that it was not told to give up.
+    pub fn runs(&self, worker: WorkerId, call: CallKey) -> bool {
+        self.workers.get(&worker).is_some_and(|entry| {
+            entry.state.is_up() && entry.lanes.get(call).is_some_and(Held::is_running)
+        })
+    }
+
+    /// Whether a worker's answer to a call would be one: it has the call, and was not told to go
+    /// for not giving it up.
+    pub fn awaits(&self, worker: WorkerId, call: CallKey) -> bool {
+        self.workers.get(&worker).is_some_and(|entry| {
+            let held = entry.lanes.get(call);
+            held.is_some_and(|held| entry.state.is_up() || held.is_running())
         })
     }
 
@@ -100,5 +118,16 @@ impl Pool {
     /// What one worker is doing.
     pub fn worker_state(&self, worker: WorkerId) -> Option<WorkerState> {
         self.workers.get(&worker).map(|w| w.state)
+    }
+}
+
+fn view(id: WorkerId, worker: &Worker) -> WorkerView<'_> {
+    WorkerView {
+        id,
+        state: worker.state,
+        since: worker.since,
+        halted: worker.halted,
+        lanes: worker.lanes.count(),
+        calls: worker.lanes.held(),
     }
 }

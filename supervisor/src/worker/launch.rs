@@ -28,6 +28,8 @@ impl Recipe {
     /// Works out the recipe of `pool`: run by the interpreter `executable`, started with the `boot`
     /// script of the worker's package, in the finished `environment`, with `open_files` as its soft
     /// limit of descriptors.
+    //
+    // Each key is named, so that no new one is forgotten: a reload replaces what those shape.
     pub fn new(
         pool: &config::Pool,
         executable: &Path,
@@ -36,7 +38,6 @@ impl Recipe {
         payload_bytes_max: u32,
         open_files: u64,
     ) -> Recipe {
-        // Each key by name, so that no new one is forgotten: a reload replaces what those shape.
         let config::Pool {
             name,
             python: _,   // it is the executable
@@ -57,6 +58,7 @@ impl Recipe {
             workers_min: _,
             spares: _,
             scale: _,
+            concurrency,
             restart: _,
             replace: _,
             nested: _,
@@ -79,13 +81,11 @@ impl Recipe {
             limits: limits(process),
             cgroup: Vec::new(),
         };
-        let argv0 = main.as_ref().map_or(String::new(), |main| main.argv0.clone());
-        let argv = std::iter::once(argv0).chain(args.iter().cloned());
         let setup = Setup {
             version: version::MAX,
             pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
-            argv: argv.map(String::into_bytes).collect(),
+            argv: arguments(main.as_ref(), args),
             main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
@@ -95,6 +95,8 @@ impl Recipe {
             initializer: warm_up.initializer.clone().unwrap_or_default(),
             initargs: warm_up.initargs.clone().into_bytes(),
             warm: warm_up.warm.clone(),
+            mode: concurrency.mode(),
+            lanes: concurrency.lanes(),
         };
         Recipe { spawn, setup, package: folder_name(boot), share, facts: None }
     }
@@ -178,6 +180,12 @@ impl Recipe {
 fn stack_after(start_timeout: Duration) -> Duration {
     let margin = (start_timeout / 10).max(Duration::from_secs(1).min(start_timeout / 2));
     start_timeout - margin
+}
+
+/// What `sys.argv` shall be.
+fn arguments(main: Option<&config::Main>, args: &[String]) -> Vec<Vec<u8>> {
+    let argv0 = main.map_or("", |main| &main.argv0);
+    std::iter::once(argv0).chain(args.iter().map(String::as_str)).map(Into::into).collect()
 }
 
 /// How python is started: the guardian puts the numbers of descriptors in.

@@ -67,6 +67,7 @@ impl Link {
         worker: WorkerId,
         channels: Channels,
         payload_bytes_max: u32,
+        lanes: u32,
     ) -> io::Result<Link> {
         let watch = |stream: std::os::unix::net::UnixStream| {
             stream.set_nonblocking(true)?;
@@ -74,8 +75,10 @@ impl Link {
         };
         let (call, control, report) =
             (watch(channels.call)?, watch(channels.control)?, watch(channels.report)?);
-        // A call's frame is sent only to a free worker, so this waits for one call at most.
+        // A call's frame is sent only to a worker with a free lane, so that no more wait than it
+        // has lanes.
         let one_call = payload_bytes_max as usize + SIDE_OUTBOX_BYTES_MAX;
+        let calls = one_call.saturating_mul(lanes as usize);
         // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
         let free = SharedBudget::new(usize::MAX);
         Ok(Link {
@@ -83,7 +86,7 @@ impl Link {
             worker,
             guardian: channels.guardian,
             group: channels.group,
-            call: Outbox::new(call.clone(), one_call, free.clone()),
+            call: Outbox::new(call.clone(), calls, free.clone()),
             control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
             report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),
             call_in: RefCell::new(Inbox::new(
@@ -92,7 +95,7 @@ impl Link {
             )),
             control_in: RefCell::new(Inbox::new(control.clone(), Decoder::with_payload_max(0))),
             report_in: RefCell::new(Inbox::new(report.clone(), Decoder::with_payload_max(0))),
-            last_words_max: one_call,
+            last_words_max: calls,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
             stderr: RefCell::new(Pipe::new(channels.stderr)?),
             stack: RefCell::new(StackPipe::new(channels.stack)?),
@@ -226,8 +229,7 @@ impl Link {
     /// Whether user code can have run for a call that was sent to this worker. Once the worker is
     /// dead, that will not change any more.
     pub fn has_begun(&self, call: u64) -> bool {
-        let begun = self.page.begun();
-        begun == call || begun == u64::MAX
+        self.page.has_begun(call)
     }
 
     async fn listen_to_worker(self: Rc<Link>, core: Core) {

@@ -1,9 +1,11 @@
-//! The page on which a worker says which call it has begun. Read when the worker is dead: a call
-//! whose id is not there has not begun, and may be given to another worker.
+//! The page on which a worker says which calls it has begun: each has a place there, whichever, of
+//! as many as the worker may have calls at once. Read when the worker is dead: a call whose id is
+//! not there has not begun, and may be given to another worker.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use clutch_protocol::limits::LANES_MAX;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -12,7 +14,12 @@ use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
 
 /// One page of memory, the least that can be shared.
-const PAGE_BYTES: i64 = 4096;
+const PAGE_BYTES: u32 = 4096;
+
+/// As many places as a worker can have lanes.
+const PLACES: usize = LANES_MAX as usize;
+
+const _: () = assert!(LANES_MAX * u64::BITS / 8 <= PAGE_BYTES);
 
 /// A page that the daemon shares with one worker.
 #[derive(Debug)]
@@ -32,7 +39,7 @@ impl Page {
             Err(Errno::EPERM | Errno::ENOSYS) => return Page::of_file(),
             Err(errno) => return Err(errno.into()),
         };
-        ftruncate(&page, PAGE_BYTES)?;
+        ftruncate(&page, PAGE_BYTES.into())?;
         // A page that shrinks would end whoever looks at it, and one that grows take our memory.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&page, FcntlArg::F_ADD_SEALS(seals))?;
@@ -44,18 +51,20 @@ impl Page {
     fn of_file() -> io::Result<Page> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let page = open(&std::env::temp_dir(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        ftruncate(&page, PAGE_BYTES)?;
+        ftruncate(&page, PAGE_BYTES.into())?;
         Ok(Page(page))
     }
 
-    /// The call that the worker has begun last; 0 for none. Both run on one machine, so the number
-    /// is in its order of bytes.
-    pub fn begun(&self) -> u64 {
-        let mut bytes = [0; 8];
+    /// Whether the worker can have begun a call. Both run on one machine, so the numbers are in its
+    /// order of bytes.
+    pub fn has_begun(&self, call: u64) -> bool {
+        let mut bytes = [0; PLACES * size_of::<u64>()];
         match pread(&self.0, &mut bytes, 0) {
-            Ok(count) if count == bytes.len() => u64::from_ne_bytes(bytes),
+            Ok(count) if count == bytes.len() => {
+                bytes.as_chunks().0.iter().any(|place| u64::from_ne_bytes(*place) == call)
+            }
             // Memory of our own can be read; should it not be, nothing is proven.
-            _ => u64::MAX,
+            _ => true,
         }
     }
 
@@ -69,12 +78,19 @@ impl Page {
 mod tests {
     use super::*;
 
+    fn write(page: &Page, place: i64, call: u64) {
+        nix::sys::uio::pwrite(page.descriptor(), &call.to_ne_bytes(), place * 8).unwrap();
+    }
+
     #[test]
     fn a_page_says_what_was_written_and_keeps_its_size() {
         let page = Page::new().unwrap();
-        assert_eq!(0, page.begun());
-        nix::sys::uio::pwrite(page.descriptor(), &7u64.to_ne_bytes(), 0).unwrap();
-        assert_eq!(7, page.begun());
+        assert!(!page.has_begun(7));
+        write(&page, 0, 7);
+        write(&page, i64::from(LANES_MAX) - 1, 9);
+        assert_eq!([true, true, false], [7, 9, 8].map(|call| page.has_begun(call)));
+        write(&page, 0, 8);
+        assert_eq!([false, true, true], [7, 9, 8].map(|call| page.has_begun(call)));
         assert!(ftruncate(page.descriptor(), 0).is_err());
         assert!(ftruncate(page.descriptor(), 1 << 20).is_err());
     }
@@ -82,10 +98,10 @@ mod tests {
     #[test]
     fn where_memory_cannot_be_shared_a_file_is_f147() {
         let page = Page::of_file().unwrap();
-        assert_eq!(0, page.begun());
-        nix::sys::uio::pwrite(page.descriptor(), &7u64.to_ne_bytes(), 0).unwrap();
-        assert_eq!(7, page.begun());
+        assert!(!page.has_begun(7));
+        write(&page, 0, 7);
+        assert!(page.has_begun(7));
         ftruncate(page.descriptor(), 0).unwrap();
-        assert_eq!(u64::MAX, page.begun());
+        assert!(page.has_begun(8), "nothing is proven any more");
     }
 }

@@ -1,0 +1,340 @@
+"""The mode `async`: calls of `async def` functions are tasks on one event loop, on the main thread.
+
+Any other function goes to a thread, so that the loop goes on; there are at most as many as calls.
+What a plain function returns that is a coroutine after all, and the items of a list for an
+`async def`, come back to the loop from there.
+
+```text
+   call socket ─► Service.read ─► a task: find, decode ─► async def? ─ yes ─► await ─► answer
+                                                             no ─► a thread: execute ─► answer
+   Interrupt ──► the call's lane ──► task.cancel(), or as in the mode `threads`
+```
+"""
+
+import asyncio
+from _queue import SimpleQueue
+from _struct import Struct
+from posix import getpid, register_at_fork
+from time import monotonic
+
+from clutch._call import Cancelled
+from clutch._cancel import Lane
+from clutch._control import die, report
+from clutch._execute import CALLING, DECODING, FINDING, is_coroutine_function
+from clutch._frames import EXIT, FAILED, FLAG_ITEMS, READY, RUN, ProtocolError, header_bytes
+from clutch._lanes import LaneExecutor
+from clutch._mailbox import Inbox, Outbox
+from clutch._pristine import load, pristine_imports
+from clutch._threads import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import Any, Optional, Tuple
+
+    from clutch._execute import Answer, Executor
+    from clutch._lanes import Lanes, Send
+
+    # flags, codec, id, meta, payload.
+    Frame = Tuple[int, int, int, memoryview, memoryview]
+
+__all__ = ["live", "make_loop"]
+
+# How long the end of a worker waits for the tasks that calls have left behind.
+_END_S = 1.0
+
+_u64 = Struct("<Q").unpack_from
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """The loop of this worker's life; what is called before the first call runs on it, too."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    load("clutch._coroutine").run_on(loop)
+
+    def forget() -> None:
+        # The loop's descriptors are the parent's, too. What a child still runs, it runs to the
+        # next `await`; other calls it must not run at all.
+        ready = getattr(loop, "_ready", None)
+        if ready is not None:
+            ready.clear()
+        loop.stop()
+
+    register_at_fork(after_in_child=forget)
+    return loop
+
+
+class _TaskExecutor(LaneExecutor):
+    """Runs calls on the loop, many at once, but each step of ours for one of them alone."""
+
+    __slots__ = ("_are_async",)
+
+    def __init__(self, package: str, payload_bytes_max: int, lane: Lane) -> None:
+        super().__init__(package, payload_bytes_max, lane)
+        self._asyncio()
+        self._are_async: "dict[bytes, Tuple[Any, bool]]" = {}
+
+    async def run(
+        self,
+        lane: Lane,
+        flags: int,
+        codec: int,
+        call_id: int,
+        meta: memoryview,
+        payload: memoryview,
+    ) -> "Optional[Answer]":
+        """The answer of a call; None if it has to go to a thread."""
+        self._state = lane
+        lane.key = key = bytes(meta[8:])
+        (lane.timeout_ms,) = _u64(meta)
+        lane.started = monotonic()
+        lane.running = call_id
+        stage = FINDING
+        function = args = kwargs = value = error = None
+        encode: "Any" = None
+        try:
+            place = self._functions.get(key)
+            function = (place[0].get(place[1]) if place else None) or self._find(key)
+            # Looking at a function may be user code, too.
+            lane.page[0] = call_id
+            if flags & FLAG_ITEMS or not self._is_async(key, function):
+                return None
+            stage = DECODING
+            decode, encode = self._codecs.get(codec) or self._load_codec(codec)
+            args = decode(payload)
+            if flags:
+                args, kwargs, _ = self._unfold(flags, codec, function, args, call_id)
+            elif type(args) is not list and type(args) is not tuple:
+                raise TypeError("they are no list")
+            stage = CALLING
+            lane.armed = True
+            if lane.interrupted == call_id:
+                raise Cancelled
+            value = function(*args, **(kwargs or {}))
+            if asyncio.iscoroutine(value):
+                value = await value
+        except BaseException as raised:  # noqa: BLE001 - whatever user code raises.
+            error = raised
+        lane.armed = False
+        lane.running = 0
+        self._state = lane
+        if getpid() != self._pid:
+            with pristine_imports:
+                load("clutch._failures").leave_child(error, self._skip)
+        if error is not None or lane.interrupted == call_id:
+            body = self._failure(error, (call_id, key, stage, function, args, kwargs))
+            # The traceback holds this frame, and this frame would hold it.
+            error = None
+            return header_bytes(FAILED, call_id, len(body), 0), body
+        return self._answered(call_id, codec, value, None, encode)
+
+    def _is_async(self, key: bytes, function: "Any") -> bool:
+        known = self._are_async.get(key)
+        if known is not None and known[0] is function:
+            return known[1]
+        is_async = is_coroutine_function(function) or is_coroutine_function(
+            getattr(type(function), "__call__", None)  # noqa: B004 - the class's own, if it is one.
+        )
+        if len(self._are_async) > len(self._functions):
+            self._are_async.clear()
+        self._are_async[key] = function, is_async
+        return is_async
+
+
+class _ThreadExecutor(LaneExecutor):
+    """Runs calls on a thread beside the loop; coroutines go back to it."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(
+        self, package: str, payload_bytes_max: int, lane: Lane, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(package, payload_bytes_max, lane)
+        self._loop = loop
+        self._asyncio()
+
+    def _await(self, coroutine: "Any") -> "Any":
+        lane = self._state
+        # What is ours must not be interrupted half-way.
+        lane.armed = False
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        lane.on_interrupt = future.cancel
+        try:
+            lane.armed = True
+            if lane.interrupted == lane.running:
+                raise Cancelled
+            return future.result()
+        finally:
+            lane.on_interrupt = None
+            future.cancel()
+
+
+class Service:
+    """Takes calls from the socket, and sees to it that each is answered."""
+
+    def __init__(self, lanes: "Lanes", call: "socket", package: str) -> None:
+        assert lanes.loop is not None
+        self._lanes = lanes
+        self.loop = lanes.loop
+        self._package = package
+        self._payload_bytes_max = lanes.setup.payload_bytes_max
+        self._descriptor = call.fileno()
+        self._inbox = Inbox(call, self._payload_bytes_max)
+        self._outbox = Outbox(call, self.loop)
+        self._executor = _TaskExecutor(package, self._payload_bytes_max, Lane("", memoryview(b"")))
+        # Places of the page that no call has.
+        self._places = list(range(lanes.count))
+        self._tasks: "set[asyncio.Task[None]]" = set()
+        self._jobs: "SimpleQueue[Tuple[Frame, int]]" = SimpleQueue()
+        self._threads = self._idle = 0
+        self.is_over = False
+        self.loop.add_reader(self._descriptor, self._read)
+
+    def _read(self) -> None:
+        try:
+            letters = self._inbox.read()
+            for kind, *frame in letters or ():
+                if kind == RUN:
+                    self._begin(*frame)
+                elif kind == EXIT:
+                    letters = None
+                    break
+                else:
+                    raise ProtocolError(f"kind {kind} is not for a worker")
+            if letters is None:
+                self.is_over = True
+                self.loop.remove_reader(self._descriptor)
+                self.loop.stop()
+        except ProtocolError as error:
+            die(f"on the call socket, {error}")
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"a call could not be taken: {type(error).__name__}")
+
+    def _begin(self, *frame: "Any") -> None:
+        call_id = frame[2]
+        self._lanes.begin(call_id)
+        place = self._places.pop()
+        lane = Lane(f"clutch-{place + 1}", self._lanes.page_of(place))
+        task = self.loop.create_task(self._run(lane, place, frame))
+        self._tasks.add(task)
+
+        def cancel() -> None:
+            # Before its first step, and after its last, it must not be thrown into.
+            if lane.armed:
+                task.cancel()
+
+        lane.on_interrupt = lambda: bool(self.loop.call_soon_threadsafe(cancel))
+        self._lanes.tasks[call_id] = lane
+        lane.begin(call_id, self._lanes.early)
+
+        def finish(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if self._lanes.tasks.pop(call_id, None) is not None:
+                # User code has cancelled all tasks there are, this one before its first step.
+                error = asyncio.CancelledError() if task.cancelled() else task.exception()
+                self._fail(call_id, error or AssertionError(task), place)
+
+        task.add_done_callback(finish)
+
+    async def _run(self, lane: Lane, place: int, frame: "Frame") -> None:
+        call_id = frame[2]
+        self._lanes.current.set(lane)
+        try:
+            answer = await self._executor.run(lane, *frame)
+        except ProtocolError as error:
+            die(f"on the call socket, {error}")
+        del self._lanes.tasks[call_id]
+        if answer is not None:
+            self._answer(*answer, place)
+            return
+        lane.leave(self._lanes.early)
+        if self._idle:
+            self._idle -= 1
+        else:
+            error = self._add_thread()
+            if not self._threads:
+                self._fail(call_id, error, place)
+                return
+        self._jobs.put((frame, place))
+
+    def _fail(self, call_id: int, error: BaseException, place: int) -> None:
+        body = load("clutch._failures").raised(error, (self._package,))
+        self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
+
+    def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
+        try:
+            self._lanes.end()
+            self._places.append(place)
+            self._outbox.send(head, body)
+        except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
+            report(error)
+            die(f"an answer could not be sent: {type(error).__name__}")
+
+    def _add_thread(self) -> BaseException:
+        """Starts one more thread. What it could not be started for, if it could not."""
+
+        def make(lane: Lane) -> LaneExecutor:
+            return _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
+
+        try:
+            start(self._lanes, self._threads, make, self._work)
+        except (RuntimeError, MemoryError) as error:
+            # If there are any, one of them will come to it.
+            return RuntimeError(
+                f"no thread could be started for a function that is not async ({error}): make the "
+                "pool's `process.processes` larger, or whatever else limits its threads"
+            )
+        self._threads += 1
+        return RuntimeError()
+
+    def _work(self, lane: Lane, executor: "Executor") -> None:
+        """A thread's life."""
+        while True:
+            frame, place = self._jobs.get()
+            lane.page = self._lanes.page_of(place)
+            lane.begin(frame[2], self._lanes.early)
+            head, body = executor.execute(*frame)
+            lane.taken = 0
+            self.loop.call_soon_threadsafe(self._worked, head, body, place)
+            # What it frees may be user code, which must not cost the caller the answer.
+            executor.kept = None
+            del frame, head, body
+
+    def _worked(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
+        self._idle += 1
+        self._answer(head, body, place)
+
+
+def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: bytes) -> int:
+    """Serves calls until there are no more."""
+    pid = getpid()
+    service = Service(lanes, call, package)
+    loop = service.loop
+    send(header_bytes(READY, 0, len(ready), 0), ready)
+    while not service.is_over:
+        error: "Optional[BaseException]" = None
+        try:
+            loop.run_forever()
+        except BaseException as raised:  # noqa: BLE001 - a task's SystemExit, a signal handler's.
+            error = raised
+        if getpid() != pid:
+            error = RuntimeError("a forked child came back to the event loop of its parent")
+            load("clutch._failures").leave_child(error, (package,))
+        if error is not None:
+            report(error)
+    try:
+        loop.run_until_complete(_end(loop))
+    except BaseException as raised:  # noqa: BLE001 - as above; the end comes anyway.
+        report(raised)
+    return 0
+
+
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancels what calls have left behind, and waits for it, but not for long."""
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_END_S)
+    await asyncio.wait([loop.create_task(loop.shutdown_asyncgens())], timeout=_END_S)
