@@ -43,6 +43,7 @@ impl Dispatcher {
                 function: None,
                 outlaw: false,
                 has_no_interpreter: false,
+                was_ending: None,
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),
