@@ -540,8 +540,13 @@ fn f030_a_kill_is_told_as_one_though_the_guardian_reports_it_late() {
     let daemon = Daemon::builder().pool("default", |pool| pool).start();
     let oracle = daemon.oracle().expect_event("worker died", 1);
     let mut client = daemon.raw();
-    let call = client.start("default", "job_stuck:sleep", "[]");
-    let python = daemon.wait_runs("job_stuck:sleep");
+    let ledger = daemon.tmp().join("ledger");
+    let arguments = format!("[{}, 1, 60000]", json_path(&ledger));
+    let call = client.start("default", "faults:step", &arguments);
+    let python = wait_until("the call has begun", 20 * SECOND, || {
+        let open = Ledger::read(&ledger).open;
+        open.into_keys().next().ok_or("not yet")
+    });
     let guardian = Process::find(python).expect("it lives").parent;
     stop(guardian);
     kill(python);
