@@ -17,7 +17,7 @@ const PRODUCTS: u32 = 80;
 /// Rows and columns of each matrix: large enough that the library would share one product out.
 const SIZE: u32 = 400;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 9;
 
 /// The first two processors that this test may run on.
 fn processors() -> Option<Vec<u32>> {
