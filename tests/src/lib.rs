@@ -38,6 +38,7 @@
 //! - [`mod@python`]: the interpreters of this machine.
 //! - [`packages`]: packages to install, made on the spot.
 //! - [`science`]: an environment with numpy and its friends, from the package index.
+//! - [`table`]: the tables of `docs/COMPATIBILITY.md`.
 //! - [`process`]: what `/proc` says about a process.
 //! - [`command`]: running a program to its end; the only place that starts one.
 //! - [`binary`]: where the binary under test is.
@@ -72,6 +73,8 @@ pub mod python;
 pub mod packages;
 
 pub mod science;
+
+pub mod table;
 
 pub mod process;
 

@@ -11,7 +11,6 @@ mod differences;
 mod packages;
 mod regrtest;
 mod stdlib;
-mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -21,6 +20,7 @@ use std::time::Duration;
 use clutch_client::{Failure, Reason, blocking};
 use clutch_tests::baseline::Violation;
 use clutch_tests::process::environment;
+use clutch_tests::table::{self, dotted};
 use clutch_tests::{Daemon, Oracle, Output, Program, SECOND};
 use serde_json::Value as Json;
 
@@ -180,8 +180,4 @@ fn judge_with_helpers(oracle: &Oracle, mut daemon: Daemon) {
     daemon.assert_swept(SECOND);
     let left = oracle.violations_after_stop(&daemon);
     assert!(left.is_empty(), "{left:#?}");
-}
-
-fn dotted((major, minor): (u32, u32)) -> String {
-    format!("{major}.{minor}")
 }
