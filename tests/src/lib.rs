@@ -37,6 +37,8 @@
 //! - [`wait`]: waiting for a condition, never for a time.
 //! - [`mod@python`]: the interpreters of this machine.
 //! - [`packages`]: packages to install, made on the spot.
+//! - [`science`]: an environment with numpy and its friends, from the package index.
+//! - [`table`]: the tables of `docs/COMPATIBILITY.md`.
 //! - [`process`]: what `/proc` says about a process.
 //! - [`command`]: running a program to its end; the only place that starts one.
 //! - [`binary`]: where the binary under test is.
@@ -69,6 +71,10 @@ pub mod wait;
 pub mod python;
 
 pub mod packages;
+
+pub mod science;
+
+pub mod table;
 
 pub mod process;
 

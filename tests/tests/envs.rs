@@ -415,6 +415,34 @@ fn f151_uv_builds_where_it_is_and_follows_locks() {
 }
 
 #[test]
+fn f151_a_daemon_killed_while_uv_builds_leaves_nothing_half_made() {
+    let Some(uv) = uv() else { skip!("there is no uv on PATH or in CLUTCH_TEST_UV") };
+    let ground = Ground::new();
+    let slow = Slow::new(&ground.tmp);
+    let requirement = slow.requirement();
+    let requirements = [requirement.as_str()];
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", uv.parent().expect("it is in a directory").display());
+    let daemon = || {
+        let daemon = ground.daemon().env("PATH", &path);
+        daemon.pool("default", |pool| needs(&requirements)(pool).build("tool", "uv"))
+    };
+    let first = daemon().spawn();
+    wait_for("the build has begun", 60 * SECOND, || slow.begun().len() == 1);
+    kill(first.pid());
+    for pid in slow.begun()[0] {
+        wait_dead(pid, 10 * SECOND);
+    }
+    drop(first);
+    let left = ground.list();
+    assert!(left.iter().all(|it| it["complete"] == false && it["in_use"] == false), "{left:?}");
+    slow.open();
+    let second = daemon().start();
+    assert_eq!("42", answer(&second, "default", "slow:answer"));
+    assert_eq!(2, slow.begun().len());
+}
+
+#[test]
 fn two_major_versions_of_numpy_answer_side_by_side() {
     if std::env::var_os("CLUTCH_TEST_NETWORK").is_none() {
         skip!("CLUTCH_TEST_NETWORK is not set, and numpy comes from the package index");

@@ -535,6 +535,34 @@ fn f030_exactly_the_calls_of_killed_workers_fail() {
     oracle.judge(daemon);
 }
 
+#[test]
+fn f030_a_kill_is_told_as_one_though_the_guardian_reports_it_late() {
+    let daemon = Daemon::builder().pool("default", |pool| pool).start();
+    let oracle = daemon.oracle().expect_event("worker died", 1);
+    let mut client = daemon.raw();
+    let ledger = daemon.tmp().join("ledger");
+    let arguments = format!("[{}, 1, 60000]", json_path(&ledger));
+    let call = client.start("default", "faults:step", &arguments);
+    let python = wait_until("the call has begun", 20 * SECOND, || {
+        let open = Ledger::read(&ledger).open;
+        open.into_keys().next().ok_or("not yet")
+    });
+    let guardian = Process::find(python).expect("it lives").parent;
+    stop(guardian);
+    kill(python);
+    wait_until("the daemon has seen its sockets end", 10 * SECOND, || {
+        let workers = daemon.status().pools.remove(0).workers;
+        let is_stopping = workers.iter().any(|it| it.pid == python && it.state == "stopping");
+        if is_stopping { Ok(()) } else { Err(workers) }
+    });
+    signal(guardian, Signal::SIGCONT);
+    killed(client.finish(call).failure(), python);
+    drop(client);
+    wait_replaced(&daemon, python, 1);
+    assert_eq!(1, daemon.counter("default", "deaths.signalled"));
+    oracle.judge(daemon);
+}
+
 /// Calls until it is over; gives the calls that failed, each with the worker that died of it.
 fn call_until(
     daemon: &Daemon,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clutch_protocol::status::{Interpreter, PoolStatus};
 use clutch_tests::builder::private_environment;
@@ -548,57 +548,4 @@ fn the_pythons_of_the_machine_are_listed_with_the_pools_that_run_them() {
         let refused = format!("refused: unsupported Python {major}.{minor}.{micro}");
         assert!(text.contains(&refused), "{refused} in {text}");
     }
-}
-
-/// A daemon whose workers have numpy, and a pool beside it whose worker has loaded nothing.
-fn with_numpy(python: &str, workers: u32) -> Daemon {
-    let config = format!(
-        "[pools.default]\npython = {python:?}\nworkers = {workers}\npath = [{:?}]\n\
-         preload = [\"numpy\"]\n[pools.plain]\npython = {python:?}\nworkers = 1\n",
-        clutch_tests::workers_dir().to_str().unwrap()
-    );
-    Daemon::builder().config_text(config).start()
-}
-
-/// How long all workers together take for so many products.
-fn products(daemon: &Daemon, workers: u32, total: u32) -> Duration {
-    let arguments = format!("[500, {}]", total / workers);
-    let mut clients: Vec<_> = (0..workers).map(|_| daemon.raw()).collect();
-    let begun = Instant::now();
-    let start = |client: &mut clutch_tests::raw::RawClient| {
-        client.start("default", "job_process:multiply", &arguments)
-    };
-    let calls: Vec<_> = clients.iter_mut().map(start).collect();
-    for (client, call) in clients.iter_mut().zip(calls) {
-        client.finish(call).value();
-    }
-    begun.elapsed()
-}
-
-#[test]
-fn many_workers_with_matrix_products_take_no_longer_than_as_many_as_there_are_processors() {
-    let named = std::env::var("CLUTCH_TEST_NUMPY").unwrap_or_default();
-    let python = if named.is_empty() { Python::any().path.display().to_string() } else { named };
-    if Program::new(&python).args(["-c", "import numpy"]).run().code != 0 {
-        skip!("{python} has no numpy; name one that has it in CLUTCH_TEST_NUMPY");
-    }
-    let few = u32::try_from(processors()).unwrap();
-    let sides = [few, few * 2].map(|workers| (workers, with_numpy(&python, workers)));
-    // In turns, so that what else the machine does concerns both.
-    let mut best = [Duration::MAX; 2];
-    for _ in 0..5 {
-        for (best, (workers, daemon)) in best.iter_mut().zip(&sides) {
-            *best = products(daemon, *workers, 160).min(*best);
-        }
-    }
-    for (workers, daemon) in &sides {
-        let threads = |pool: &str| {
-            let pid = daemon.worker_pids(pool)[0];
-            fs::read_dir(format!("/proc/{pid}/task")).unwrap().count()
-        };
-        // Each has one processor or less, and whoever calls the library computes, too.
-        assert_eq!(threads("plain"), threads("default"), "{workers} workers");
-    }
-    let ratio = best[1].as_secs_f64() / best[0].as_secs_f64();
-    assert!(ratio < 1.3, "with {few} workers and with twice as many: {best:?}");
 }

@@ -119,6 +119,11 @@ const CASES: &[Case] = &[
     ),
     case(
         "every exit code",
+        r#"seq 0 255 | xargs -P 4 -I{} sh -c '"$@" -S -c "import sys; sys.exit({})"; code=$?
+        test $code = {} || echo {} became $code' sh "$@"; echo all"#,
+    ),
+    case(
+        "exit codes at the edges",
         r#"for code in 0 1 2 3 7 8 77 126 127 128 130 137 200 254 255 256 -1; do
         "$@" -c "import sys; sys.exit($code)"; echo $?; done"#,
     ),

@@ -2,8 +2,10 @@
 //! skipped as under plain `python`. Those were chosen that look at what a program's process is made
 //! of: command line, streams, signals, terminals, children, exit.
 
+use std::collections::BTreeMap;
+
 use clutch_tests::builder::private_environment;
-use clutch_tests::{Clutch, Daemon, Program, Python, SECOND, Tmp, skip};
+use clutch_tests::{Clutch, Daemon, Program, Python, SECOND, Tmp, skip, table};
 
 /// A minute's worth, for every run.
 const SHORT: &[&str] = &[
@@ -54,9 +56,9 @@ fn cpythons_own_tests_give_the_same_result() {
     if !has_tests {
         skip!("{} comes without its tests", python.path.display());
     }
-    let mut tests = SHORT.to_vec();
+    let mut all = SHORT.to_vec();
     if std::env::var_os("CLUTCH_TEST_LONG").is_some() {
-        tests.extend(LONG);
+        all.extend(LONG);
     }
     let text = format!("[pools.default]\npython = '{}'\nworkers = 1\n", python.path.display());
     let daemon = Daemon::builder().config_text(text).start();
@@ -64,10 +66,19 @@ fn cpythons_own_tests_give_the_same_result() {
     // Side by side: most of it is waiting.
     let (expected, got) = std::thread::scope(|scope| {
         let expected =
-            scope.spawn(|| summary(Clutch::private(Program::new(&python.path)), &plain, &tests));
-        let got = summary(daemon.command(["run"]), &by_clutch, &tests);
+            scope.spawn(|| summary(Clutch::private(Program::new(&python.path)), &plain, &all));
+        let got = summary(daemon.command(["run"]), &by_clutch, &all);
         (expected.join().expect("it has a result"), got)
     });
     assert_eq!(expected, got);
     assert!(expected.contains("OK"), "some pass: {expected}");
+    // What was skipped or failed is the same, too.
+    let row = |test: &&str| ((String::new(), format!("`{test}`")), "same".to_owned());
+    let version = (python.version.0, python.version.1);
+    for (name, tests) in [("regrtest-run", SHORT), ("regrtest-run-long", LONG)] {
+        if tests.iter().all(|test| all.contains(test)) {
+            let column = tests.iter().map(row).collect();
+            table::compare(name, &BTreeMap::from([(version, column)]), table::dotted);
+        }
+    }
 }

@@ -14,14 +14,10 @@ from multiprocessing import shared_memory
 
 import joblib
 import numpy
-import pandas
-import sklearn.datasets
-import sklearn.ensemble
-import sklearn.linear_model
-import sklearn.model_selection
-import sklearn.pipeline
-import sklearn.preprocessing
 import threadpoolctl
+
+# pandas and scikit-learn are imported where they are used: a process that is spawned imports this
+# module anew, and those two take seconds.
 
 BOUND_S = 120
 
@@ -110,6 +106,8 @@ def _matrix(seed):
 
 def pandas_frames():
     """`pandas`: files, groups, joins, dates."""
+    import pandas
+
     frame = pandas.DataFrame({"k": list("abab"), "n": [1, 2, 3, 4]})
     frame["when"] = pandas.date_range("2024-02-28", periods=4, freq="D")
     with tempfile.TemporaryDirectory() as folder:
@@ -126,6 +124,13 @@ def pandas_frames():
 
 def sklearn_jobs():
     """scikit-learn with `n_jobs=2`: a forest, cross validation, a search, by loky and threads."""
+    import sklearn.datasets
+    import sklearn.ensemble
+    import sklearn.linear_model
+    import sklearn.model_selection
+    import sklearn.pipeline
+    import sklearn.preprocessing
+
     data, target = sklearn.datasets.load_iris(return_X_y=True)
     forest = sklearn.ensemble.RandomForestClassifier(20, n_jobs=2, random_state=0)
     found = [round(float(forest.fit(data, target).score(data, target)), 6)]
@@ -142,6 +147,10 @@ def sklearn_jobs():
 
 def sklearn_by_multiprocessing():
     """scikit-learn with `n_jobs=2` by joblib's `multiprocessing`."""
+    import sklearn.datasets
+    import sklearn.linear_model
+    import sklearn.model_selection
+
     data, target = sklearn.datasets.load_iris(return_X_y=True)
     model = sklearn.linear_model.LogisticRegression(max_iter=500)
     with joblib.parallel_backend("multiprocessing"):
@@ -194,21 +203,23 @@ def data_loader(method):
 
 
 METHODS = ("fork", "spawn", "forkserver")
+# Which check stands in which row of docs/COMPATIBILITY.md; whether it is tried in a script, too.
 CHECKS = (
-    [("joblib", f, (b,)) for f in (joblib_parallel, joblib_arrays) for b in ("loky",)]
-    + [("joblib", joblib_parallel, (b,)) for b in ("multiprocessing", "threading")]
-    + [("joblib", joblib_arrays, ("multiprocessing",))]
-    + [("joblib", joblib_closures, ()), ("joblib", joblib_memory, ())]
-    + [("numpy", numpy_algebra, ()), ("numpy", numpy_threads, ())]
-    + [("numpy", numpy_in_processes, (method,)) for method in METHODS]
-    + [("pandas", pandas_frames, ())]
-    + [("scikit-learn", sklearn_jobs, ()), ("scikit-learn", sklearn_by_multiprocessing, ())]
-    + [("a data loader", data_loader, (method,)) for method in METHODS]
+    [("joblib", f, (b,), True) for f in (joblib_parallel, joblib_arrays) for b in ("loky",)]
+    + [("joblib", joblib_parallel, (b,), True) for b in ("multiprocessing", "threading")]
+    + [("joblib", joblib_arrays, ("multiprocessing",), False)]
+    + [("joblib", joblib_closures, (), True), ("joblib", joblib_memory, (), False)]
+    + [("numpy", numpy_algebra, (), False), ("numpy", numpy_threads, (), False)]
+    + [("numpy", numpy_in_processes, (method,), True) for method in METHODS]
+    + [("pandas", pandas_frames, (), False)]
+    + [("scikit-learn", sklearn_jobs, (), True)]
+    + [("scikit-learn", sklearn_by_multiprocessing, (), False)]
+    + [("a data loader", data_loader, (method,), True) for method in METHODS]
 )
 
 if __name__ == "__main__":
-    for group, function, args in CHECKS:
-        line = {"group": group, "what": function.__doc__.strip(), "script": True}
+    for group, function, args, in_script in CHECKS:
+        line = {"group": group, "what": function.__doc__.strip(), "script": in_script}
         line.update(function=function.__name__, args=list(args))
         begun = time.monotonic()
         try:

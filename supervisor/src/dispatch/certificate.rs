@@ -4,15 +4,17 @@ use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::message::{Exit, Exited, WorkerId};
 use nix::sys::signal::Signal;
 
-use super::dispatcher::{PoolState, Worker};
+use super::dispatcher::{Dispatcher, PoolState, Worker};
 use super::given::Given;
 use super::groups;
 use crate::cgroup::Group;
 use crate::config;
 use crate::config::Memory;
 use crate::pool::{Begun, CallKey, StopCause, WorkerState};
+use crate::watch::process;
 use crate::worker::oom::OomWatch;
 use crate::worker::output::Asker;
+use crate::worker::spawner::PoolIndex;
 use crate::worker::stack;
 
 /// How many other calls a certificate names.
@@ -107,6 +109,19 @@ fn of_call(certificate: Certificate, all: &[Given], own: &Given) -> Certificate 
     certificate
 }
 
+impl Dispatcher {
+    /// A worker is about to be killed: was it ending before? Its guardian's report, which is the
+    /// better story, may come later than the end of its sockets.
+    pub(super) fn note_ending(&mut self, pool: PoolIndex, worker: WorkerId) {
+        if let Some(entry) = self.worker(pool, worker)
+            && entry.pid != 0
+            && entry.was_ending.is_none()
+        {
+            entry.was_ending = Some(process::is_ending(entry.pid));
+        }
+    }
+}
+
 impl PoolState {
     /// The death of a worker, or its loss where it is not dead yet, as a call that was lost with it
     /// is told.
@@ -168,9 +183,14 @@ fn cause(entry: &Worker, before: Option<WorkerState>, exit: Option<Exit>) -> Cau
     match before {
         _ if entry.has_no_interpreter => Cause::StartFailed,
         // A worker that ends by itself closes its sockets first, and is noticed by that now and
-        // then; what its guardian reports is the better story.
+        // then; what its guardian reports is the better story. A SIGKILL is ours, unless the worker
+        // was ending when we sent it.
         Some(WorkerState::Stopping(StopCause::ChannelLost)) => match exit {
-            Some(Exit::Signal(signal)) if signal == Signal::SIGKILL as i32 => Cause::ChannelLost,
+            Some(Exit::Signal(signal))
+                if signal == Signal::SIGKILL as i32 && entry.was_ending != Some(true) =>
+            {
+                Cause::ChannelLost
+            }
             Some(Exit::Signal(_)) => Cause::Signalled,
             Some(Exit::Code(_)) => Cause::Exited,
             None => Cause::ChannelLost,
@@ -223,7 +243,7 @@ mod tests {
     use crate::prepare::Ingredients;
     use crate::session::Peer;
     use crate::worker::launch::Recipe;
-    use crate::worker::spawner::{Guardian, Launched, Orphans, PoolIndex, Spawner};
+    use crate::worker::spawner::{Guardian, Launched, Orphans, Spawner};
 
     const POOL: PoolIndex = PoolIndex(0);
 

@@ -104,6 +104,8 @@ pub(super) struct Worker {
     pub(super) outlaw: bool,
     /// What was to be its interpreter is none; `detail` says why.
     pub(super) has_no_interpreter: bool,
+    /// Whether it was ending by itself when it was first to be killed; none if it never was.
+    pub(super) was_ending: Option<bool>,
     /// What is known about its failure: a traceback, a fault.
     pub(super) detail: String,
     /// Whether its stacks were asked for and are not all there.
@@ -339,6 +341,7 @@ impl Dispatcher {
                 self.order(pool, worker, |link| link.signal(Signal::Terminate));
             }
             Effect::Kill { worker } => {
+                self.note_ending(pool, worker);
                 self.order(pool, worker, |link| link.signal(Signal::Kill));
                 self.give_search_up(pool, worker);
             }

@@ -39,6 +39,7 @@ impl Dispatcher {
                 given: Vec::new(),
                 outlaw: false,
                 has_no_interpreter: false,
+                was_ending: None,
                 tail: Tail::default(),
                 allowance: Allowance::new(now),
                 detail: String::new(),

@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::io::ErrorKind;
 
 /// Linux reports processor time in hundredths of a second on every architecture (`USER_HZ`).
 const MILLIS_PER_TICK: u64 = 10;
@@ -32,6 +33,15 @@ pub fn look(pid: u32) -> Option<Look> {
     look.main_ns = first.and_then(|ns| ns.parse().ok()).unwrap_or(0);
     look.rss_bytes = rss_bytes(pid);
     Some(look)
+}
+
+/// Whether a process has ended or is about to. The kernel takes its memory away before it closes
+/// its files, so one that has closed its sockets by dying is always seen to end.
+pub fn is_ending(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/statm")) {
+        Ok(statm) => statm.starts_with("0 "),
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
 }
 
 /// When a process was started, in the kernel's ticks; none when it is not there.
@@ -119,5 +129,6 @@ mod tests {
         let look = look(std::process::id()).unwrap();
         assert!(look.rss_bytes > 1 << 20 && "RSD".contains(look.state), "{look:?}");
         assert!(super::look(u32::MAX).is_none());
+        assert_eq!([false, true], [std::process::id(), u32::MAX].map(is_ending));
     }
 }

@@ -11,7 +11,6 @@ mod differences;
 mod packages;
 mod regrtest;
 mod stdlib;
-mod table;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -20,6 +19,7 @@ use std::time::Duration;
 
 use clutch_client::{Failure, Reason, blocking};
 use clutch_tests::process::environment;
+use clutch_tests::table::{self, dotted};
 use clutch_tests::{Daemon, Output, Program};
 use serde_json::Value as Json;
 
@@ -153,8 +153,4 @@ fn column(checks: &[Check], differs: impl Fn(&Check) -> bool) -> table::Column {
         column.push(((first.group.clone(), what), cell));
     }
     column
-}
-
-fn dotted((major, minor): (u32, u32)) -> String {
-    format!("{major}.{minor}")
 }

@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// What was tried: its group, and the thing itself.
-pub(super) type Row = (String, String);
+pub type Row = (String, String);
 
 /// What came of each row, in one column.
-pub(super) type Column = Vec<(Row, String)>;
+pub type Column = Vec<(Row, String)>;
 
 /// What stands where nothing is known.
 const UNKNOWN: &str = "?";
 
-/// Tests of one program share the file.
+/// Tests of one program share the file; programs run one after the other.
 static FILE: Mutex<()> = Mutex::new(());
 
 /// Compares what was seen with the table of this name, or writes it there.
+///
+/// # Panics
+///
+/// When the table says something else, or there is none.
 #[track_caller]
-pub(super) fn compare(
-    name: &str,
-    seen: &BTreeMap<(u32, u32), Column>,
-    title: fn((u32, u32)) -> String,
-) {
+pub fn compare(name: &str, seen: &BTreeMap<(u32, u32), Column>, title: fn((u32, u32)) -> String) {
     assert!(seen.values().all(|column| !column.is_empty()), "nothing was seen");
     let _file = FILE.lock();
     let path = path();
@@ -43,7 +43,7 @@ pub(super) fn compare(
             let is_there = titles.contains(&title(*version));
             if !is_there {
                 let reason = format!("the table {name} has no column {}", title(*version));
-                clutch_tests::say_skipped(module_path!(), &reason);
+                crate::say_skipped(module_path!(), &reason);
             }
             is_there
         });
@@ -63,6 +63,11 @@ pub(super) fn compare(
         "docs/COMPATIBILITY.md, table {name}, is not what was seen (`UPDATE_GOLDEN=1` writes \
          that):\n{differences}"
     );
+}
+
+/// The title of an interpreter's column.
+pub fn dotted((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
 }
 
 fn path() -> PathBuf {
@@ -174,10 +179,6 @@ mod tests {
     fn column(cells: [&str; 2]) -> Column {
         let row = |what: &str, cell: &str| (("g".to_owned(), what.to_owned()), cell.to_owned());
         vec![row("a", cells[0]), row("b", cells[1])]
-    }
-
-    fn dotted((major, minor): (u32, u32)) -> String {
-        format!("{major}.{minor}")
     }
 
     #[test]
