@@ -90,7 +90,7 @@ pub use clutch_protocol::operate::{
     Ahead, CancelledCall, Denial, Explanation, PoolOrder, Stack, Step,
 };
 pub use clutch_protocol::retry::RetryError;
-pub use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
+pub use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;

@@ -15,7 +15,7 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn shared(workers: u32, lanes: u32) -> Daemon {
-    let pool = |pool: Pool| pool.workers(workers).key("threads", i64::from(lanes));
+    let pool = |pool: Pool| pool.workers(workers).key("threads", lanes);
     Daemon::builder().pool("default", pool).start()
 }
 
@@ -225,7 +225,8 @@ fn a_line_is_a_calls_when_that_is_alone_and_the_workers_otherwise() {
     wait_for("it has printed", PATIENCE, || line_of("alone").is_some());
     let second = start(&daemon, "job_lanes:say", &of(&["together", &go]));
     wait_for("the other has printed", PATIENCE, || line_of("together").is_some());
-    let calls = ["alone", "together"].map(|word| line_of(word).expect("it is there")["call"].clone());
+    let calls =
+        ["alone", "together"].map(|word| line_of(word).expect("it is there")["call"].clone());
     assert!(calls[0] == json!(call) && calls[1] != json!(call), "{calls:?}");
     assert!(calls[1].is_null() || calls[1] == json!(0), "{calls:?}");
     std::fs::write(&go, "").unwrap();
@@ -257,8 +258,8 @@ fn a_nested_call_is_that_of_the_call_it_names_and_an_ordinary_one_if_it_names_no
 #[test]
 fn calls_that_call_themselves_in_one_worker_are_refused_when_no_lane_is_left_f055() {
     let pool = |pool: Pool| {
-        let nested = [("extra", 0.into()), ("depth", 64.into())];
-        pool.workers(1).key("threads", 3).table("nested", nested)
+        let nested = [("extra", 0_u32.into()), ("depth", 64_u32.into())];
+        pool.workers(1).key("threads", 3_u32).table("nested", nested)
     };
     let daemon = Daemon::builder().pool("default", pool).start();
     let oracle = daemon.oracle();

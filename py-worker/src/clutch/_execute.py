@@ -54,7 +54,9 @@ __all__ = [
     "CALLING",
     "DECODING",
     "FINDING",
+    "NAME_AT",
     "BadNameError",
+    "Coroutine",
     "Executor",
     "is_coroutine_function",
     "split_name",
@@ -76,7 +78,7 @@ _WRAPPERS_MAX = 16
 _BRIEF_CHARACTERS_MAX = 4096
 
 # Behind the timeout and the length of the name.
-_NAME_AT = 16
+NAME_AT = 16
 
 _u64 = Struct("<Q").unpack_from
 _import = __import__
@@ -93,7 +95,7 @@ async def _nothing() -> None:
 
 _coroutine = _nothing()
 _coroutine.close()
-_Coroutine = type(_coroutine)
+Coroutine = type(_coroutine)
 
 
 def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
@@ -122,7 +124,7 @@ class Executor:
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
     ) -> "Answer":
         """The header and body of the frame that answers a `Run`."""
-        if len(meta) < _NAME_AT:
+        if len(meta) < NAME_AT:
             raise ProtocolError("the meta of a call is too short")
         state = self._state
         state.key = key = bytes(meta[8:])
@@ -159,7 +161,7 @@ class Executor:
                     value = function(*args, **kwargs)
                 else:
                     value = function(*args)
-                if type(value) is _Coroutine:
+                if type(value) is Coroutine:
                     value = self._await(value)
                 state.armed = False
             except BaseException as raised:  # noqa: BLE001 - whatever user code raises.

@@ -164,14 +164,14 @@ class Lanes:
         return load("clutch." + name).live(self, call, send, package, ready)
 
 
-def prepare(setup: "Setup") -> Lanes:
+def prepare(setup: "Setup", beyond: int) -> Lanes:
     """Makes the worker fit for several calls, before any user code is loaded."""
     for name in ("_plain", "_failures", "_missing", "_items"):
         load("clutch." + name)
     _lock_imports()
     lanes = Lanes(setup)
     if setup.mode == MODE_ASYNC:
-        lanes.loop = load("clutch._tasks").make_loop()
+        lanes.loop = load("clutch._tasks").make_loop(beyond)
     return lanes
 
 

@@ -36,6 +36,10 @@ class PrivateDescriptors:
         close(low)
         return high
 
+    def beyond(self) -> int:
+        """A number that is above all of them, that of the folder included."""
+        return self._next + 1
+
     def _copy(self, number: int) -> int:
         try:
             copy = dup2(number, self._next, inheritable=False)

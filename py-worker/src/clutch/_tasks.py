@@ -14,13 +14,21 @@ What a plain function returns that is a coroutine after all, and the items of a 
 import asyncio
 from _queue import SimpleQueue
 from _struct import Struct
-from posix import getpid, register_at_fork
+from posix import close, dup, getpid, register_at_fork
 from time import monotonic
 
+from clutch import _coroutine
 from clutch._call import Cancelled
 from clutch._cancel import Lane
 from clutch._control import die, report
-from clutch._execute import CALLING, DECODING, FINDING, is_coroutine_function
+from clutch._execute import (
+    CALLING,
+    DECODING,
+    FINDING,
+    NAME_AT,
+    Coroutine,
+    is_coroutine_function,
+)
 from clutch._frames import EXIT, FAILED, FLAG_ITEMS, READY, RUN, ProtocolError, header_bytes
 from clutch._lanes import LaneExecutor
 from clutch._mailbox import Inbox, Outbox
@@ -43,14 +51,36 @@ __all__ = ["live", "make_loop"]
 # How long the end of a worker waits for the tasks that calls have left behind.
 _END_S = 1.0
 
+# How often the loop may fail without an answer in between: when a call has closed its descriptors,
+# or has put something else in the place of what it needs, it never works again.
+_FAILURES_MAX = 10
+
 _u64 = Struct("<Q").unpack_from
 
 
-def make_loop() -> asyncio.AbstractEventLoop:
-    """The loop of this worker's life; what is called before the first call runs on it, too."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    load("clutch._coroutine").run_on(loop)
+def make_loop(beyond: int) -> asyncio.AbstractEventLoop:
+    """The loop of this worker's life; what is called before the first call runs on it, too.
+
+    Its descriptors have numbers `beyond` that one, out of the way of user code.
+    """
+    occupied: "list[int]" = []
+    try:
+        while not occupied or occupied[-1] < beyond:
+            occupied.append(dup(0))
+    except OSError:
+        # Numbers that high are not allowed here, or there is no number 0.
+        pass
+    try:
+        loop = asyncio.SelectorEventLoop()
+    finally:
+        for number in occupied:
+            close(number)
+    try:
+        asyncio.set_event_loop(loop)
+    except ImportError:
+        # A user has a file of the name `asyncio`, and will never ask for this one's loop.
+        pass
+    _coroutine.run_on(loop)
 
     def forget() -> None:
         # The loop's descriptors are the parent's, too. What a child still runs, it runs to the
@@ -84,6 +114,8 @@ class _TaskExecutor(LaneExecutor):
         payload: memoryview,
     ) -> "Optional[Answer]":
         """The answer of a call; None if it has to go to a thread."""
+        if len(meta) < NAME_AT:
+            raise ProtocolError("the meta of a call is too short")
         self._state = lane
         lane.key = key = bytes(meta[8:])
         (lane.timeout_ms,) = _u64(meta)
@@ -94,7 +126,9 @@ class _TaskExecutor(LaneExecutor):
         encode: "Any" = None
         try:
             place = self._functions.get(key)
-            function = (place[0].get(place[1]) if place else None) or self._find(key)
+            function = place[0].get(place[1]) if place else None
+            if function is None:
+                function = self._find(key)
             # Looking at a function may be user code, too.
             lane.page[0] = call_id
             if flags & FLAG_ITEMS or not self._is_async(key, function):
@@ -111,7 +145,7 @@ class _TaskExecutor(LaneExecutor):
             if lane.interrupted == call_id:
                 raise Cancelled
             value = function(*args, **(kwargs or {}))
-            if asyncio.iscoroutine(value):
+            if type(value) is Coroutine:
                 value = await value
         except BaseException as raised:  # noqa: BLE001 - whatever user code raises.
             error = raised
@@ -132,9 +166,12 @@ class _TaskExecutor(LaneExecutor):
         known = self._are_async.get(key)
         if known is not None and known[0] is function:
             return known[1]
-        is_async = is_coroutine_function(function) or is_coroutine_function(
-            getattr(type(function), "__call__", None)  # noqa: B004 - the class's own, if it is one.
-        )
+        try:
+            is_async = is_coroutine_function(function) or is_coroutine_function(
+                type(function).__call__
+            )
+        except Exception:  # noqa: BLE001 - an object that cannot be looked at; it may be called.
+            is_async = False
         if len(self._are_async) > len(self._functions):
             self._are_async.clear()
         self._are_async[key] = function, is_async
@@ -187,6 +224,8 @@ class Service:
         self._tasks: "set[asyncio.Task[None]]" = set()
         self._jobs: "SimpleQueue[Tuple[Frame, int]]" = SimpleQueue()
         self._threads = self._idle = 0
+        # How many calls were.
+        self.answered = 0
         self.is_over = False
         self.loop.add_reader(self._descriptor, self._read)
 
@@ -265,6 +304,7 @@ class Service:
     def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
         try:
             self._lanes.end()
+            self.answered += 1
             self._places.append(place)
             self._outbox.send(head, body)
         except BaseException as error:  # noqa: BLE001 - a signal handler, or no memory.
@@ -312,6 +352,7 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
     service = Service(lanes, call, package)
     loop = service.loop
     send(header_bytes(READY, 0, len(ready), 0), ready)
+    answered = failures = 0
     while not service.is_over:
         error: "Optional[BaseException]" = None
         try:
@@ -323,6 +364,10 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
             load("clutch._failures").leave_child(error, (package,))
         if error is not None:
             report(error)
+            failures = failures + 1 if answered == service.answered else 0
+            answered = service.answered
+            if failures > _FAILURES_MAX:
+                die("the event loop fails again and again; it can serve no call")
     try:
         loop.run_until_complete(_end(loop))
     except BaseException as raised:  # noqa: BLE001 - as above; the end comes anyway.

@@ -110,7 +110,7 @@ def _live(
     register_at_fork(after_in_child=_leave_parent(call, control, descriptors, stack_fd))
     lanes = None
     if setup.mode != MODE_ONE:
-        lanes = state.lanes = _pristine.load("clutch._lanes").prepare(setup)
+        lanes = state.lanes = _pristine.load("clutch._lanes").prepare(setup, descriptors.beyond())
     forwarder = None
     if setup.log_level:
         forwarder = _pristine.load("clutch._logging").forward_logging(setup.log_level, control)

@@ -194,8 +194,7 @@ impl Dispatcher {
         }
     }
 
-    /// What user code does in a call that a worker has, as far as it was told; the worker's other
-    /// calls are in there, too.
+    /// What user code does in a call that a worker has, as far as it was told.
     pub(super) fn stack_of_call(
         &mut self,
         pool: PoolIndex,
@@ -213,7 +212,7 @@ impl Dispatcher {
         let told = {
             let mut pipe = link.stack().borrow_mut();
             pipe.read(Asker::Dispatcher);
-            stack::of_user(&pipe.text(), &package)
+            stack::of_user_in(&pipe.text(), &package, call.0)
         };
         if let Some(entry) = self.worker(pool, worker) {
             entry.last_stack.clone_from(&told);

@@ -8,7 +8,7 @@ use clutch_protocol::message::WorkerId;
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use crate::limits::{ANSWER_TIMEOUT, DUMP_TIMEOUT, EXAMINE_AFTER, EXAMINE_FRESH, LOOK_APART};
-use crate::pool::{Event, Held, ReplaceCause, StopCause, WorkerState, WorkerView};
+use crate::pool::{Event, ReplaceCause, StopCause, WorkerState, WorkerView};
 use crate::watch::activity::{Activity, Evidence};
 use crate::watch::watcher::{Observation, Subject};
 use crate::watch::weight::{Scale, Weight};
@@ -243,8 +243,7 @@ impl Dispatcher {
     fn plan_liveness(&mut self, now: Instant, pool: PoolIndex) {
         let state = &mut self.pools[pool.0];
         let liveness = &state.config.liveness;
-        let busy = state.policy.workers().filter(WorkerView::has_call);
-        let since = busy.filter_map(|view| had_since(&view));
+        let since = state.policy.workers().filter_map(|view| view.had_since());
         let due = since
             .map(|since| (since + liveness.after).max(now + liveness.every.min(liveness.after)));
         state.liveness_due = due.min();
@@ -258,9 +257,8 @@ impl Dispatcher {
     ) -> Vec<Subject> {
         self.subjects(|index, view| {
             let after = after(index, &self.pools[index.0].config);
-            let had_it_for = had_since(view).map(|since| now.saturating_duration_since(since));
-            let is_long = had_it_for.zip(after).is_some_and(|(had, after)| had >= after);
-            is_long && view.has_call()
+            let times = view.had_since().zip(after);
+            times.is_some_and(|(since, after)| now.saturating_duration_since(since) >= after)
         })
     }
 
@@ -313,8 +311,7 @@ impl Dispatcher {
         let Subject { pool, worker, .. } = seen.subject;
         let bytes = seen.tree_bytes?;
         let memory = self.pools[pool.0].config.memory.clone();
-        let view = self.pools[pool.0].policy.worker(worker);
-        let idle = view.is_some_and(|view| view.is_idle());
+        let idle = self.pools[pool.0].policy.worker(worker).is_some_and(|view| view.is_idle());
         let entry = self.worker(pool, worker).filter(|it| !it.dead && !it.watched.condemned)?;
         entry.watched.rss_bytes = bytes;
         match entry.watched.scale.judge(&memory, bytes, entry.served, idle) {
@@ -351,14 +348,13 @@ impl Dispatcher {
     fn note_other(&mut self, seen: &Observation) {
         let Subject { pool, worker, .. } = seen.subject;
         let view = self.pools[pool.0].policy.worker(worker);
-        let is_idle = view.is_some_and(|view| view.is_idle());
-        let is_starting = view.is_some_and(|view| view.state == WorkerState::Starting);
+        let rests = view.map(|view| (view.is_idle(), view.state));
         let (Some(look), Some(entry)) = (seen.look, self.worker(pool, worker)) else { return };
-        let activity = match () {
-            () if matches!(look.state, 'T' | 't') => Activity::Stopped,
-            () if is_idle => Activity::Idle,
-            () if is_starting => Activity::Starting,
-            () => return,
+        let activity = match rests {
+            _ if matches!(look.state, 'T' | 't') => Activity::Stopped,
+            Some((true, _)) => Activity::Idle,
+            Some((_, WorkerState::Starting)) => Activity::Starting,
+            _ => return,
         };
         entry.watched.activity = Some(activity);
         (entry.watched.rss_bytes, entry.watched.cpu_ms) = (look.rss_bytes, look.cpu_ms);
@@ -389,8 +385,8 @@ impl Dispatcher {
             is_news = entry.watched.logged.replace(activity) != Some(activity);
         }
         if is_news && activity.is_odd() {
-            let (function, calls) = (entry.given.first().cloned(), entry.given.len());
-            let function = function.map(|given| given.function);
+            let function = entry.given.first().map(|given| given.function.clone());
+            let calls = entry.given.len();
             let pool = &self.pools[subject.pool.0].config.name;
             tracing::warn!(pool, worker = %subject.worker, pid = subject.pid,
                 function = function.as_deref().unwrap_or(""), calls, activity = activity.name(),
@@ -401,9 +397,4 @@ impl Dispatcher {
         let is_stopped = occasion == Occasion::Due && activity == Activity::Stopped;
         if is_stopped { self.deal_with_stopped(subject.pool, subject.worker) } else { None }
     }
-}
-
-/// Since when a worker has had the call that it has had longest.
-fn had_since(view: &WorkerView<'_>) -> Option<Instant> {
-    view.calls.iter().map(|held: &Held| held.since).min()
 }

@@ -23,7 +23,7 @@
 //! - [`state`], [`lanes`], [`standing`]: the states of a worker, of each call in it, and of a pool,
 //!   each with the one table of its transitions.
 //! - [`policy`]: the pool itself, and the way of a call through it.
-//! - `room`: which worker gets the next call; `tally`: what is counted of them.
+//! - `assign`, `room`: which worker gets the next call; `tally`: what is counted of them.
 //! - [`queue`]: the calls of a pool, with their deadlines; [`mod@line`]: whose turn it is;
 //!   [`timers`]: every other timer.
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
@@ -45,6 +45,7 @@ pub mod state;
 
 pub mod policy;
 
+mod assign;
 mod room;
 mod tally;
 

@@ -111,6 +111,12 @@ impl WorkerView<'_> {
         self.state.is_up() && !self.calls.is_empty()
     }
 
+    /// Since when it has had the call that it has had longest, if it runs one.
+    pub fn had_since(&self) -> Option<Instant> {
+        let up = self.calls.iter().filter(|_| self.state.is_up());
+        up.map(|held| held.since).min()
+    }
+
     /// Whether it is up and has no call.
     pub fn is_idle(&self) -> bool {
         self.state == WorkerState::Up && self.calls.is_empty()

@@ -145,6 +145,32 @@ pub fn of_user(dump: &str, package: &str) -> String {
     cut(format!("{main}{others}").trim_matches('\n'))
 }
 
+/// The frames of user code in a dump as far as they are a call's: those of its thread, where the
+/// worker runs each of several calls on one and says which; else all.
+pub fn of_user_in(dump: &str, package: &str, call: u64) -> String {
+    match thread_of(dump, call).and_then(|thread| section_of(dump, thread)) {
+        Some(section) => of_user(section, package),
+        None => of_user(dump, package),
+    }
+}
+
+/// The thread of a call, by the line `NAME (thread 0x...): call N, FUNCTION`.
+fn thread_of(dump: &str, call: u64) -> Option<&str> {
+    let calls = dump.lines().filter_map(|line| line.split_once(": call "));
+    let mut own = calls.filter(|(_, rest)| rest.split(',').next() == Some(&call.to_string()));
+    let (who, _) = own.next_back()?;
+    who.strip_suffix(')')?.rsplit_once("(thread ").map(|(_, thread)| thread)
+}
+
+/// The section of a thread, from its header on.
+fn section_of<'a>(dump: &'a str, thread: &str) -> Option<&'a str> {
+    let header = format!("hread {thread} ");
+    let at = dump.rfind(&header)?;
+    let begin = dump[..at].rfind('\n').map_or(0, |end| end + 1);
+    let section = &dump[begin..];
+    Some(section.find("\n\n").map_or(section, |end| &section[..end]))
+}
+
 /// What a certificate tells of what a worker wrote: its crash, if that is there, and first of that
 /// the thread that crashed, which is the one that must not be cut off.
 pub fn of_death(text: &str) -> String {
@@ -229,6 +255,20 @@ Current thread 0x00007f02 (most recent call first):
                       File \"/home/me/job.py\", line 5 in beside";
         assert_eq!(wanted, of_user(DUMP, "py-1"));
         assert_eq!("", of_user("", "py-1"));
+    }
+
+    #[test]
+    fn of_several_calls_each_is_told_what_its_own_thread_does() {
+        let calls = "clutch-1 (thread 0x00007f00): call 7, a:f\n\
+                     clutch-2 (thread 0x00007f01): call 17, a:g: call 7, x\n\
+                     task-3: call 18, a:h\n";
+        let dump = format!("{calls}{DUMP}");
+        let of = |call| of_user_in(&dump, "py-1", call);
+        assert_eq!("  File \"/home/me/job.py\", line 5 in beside", of(17));
+        assert_eq!("", of(7));
+        for call in [18, 99] {
+            assert_eq!(of_user(&dump, "py-1"), of(call), "its thread is not known");
+        }
     }
 
     #[test]
