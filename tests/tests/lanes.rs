@@ -19,13 +19,16 @@ fn shared(workers: u32, lanes: u32) -> Daemon {
     Daemon::builder().pool("default", pool).start()
 }
 
+/// What became of a call.
+type Outcome = Result<u32, Box<Failure>>;
+
 /// A call on a connection of its own.
-fn start(daemon: &Daemon, function: &str, args: &str) -> JoinHandle<Result<u32, Failure>> {
+fn start(daemon: &Daemon, function: &str, args: &str) -> JoinHandle<Outcome> {
     let client = daemon.blocking();
     let (function, args) = (function.to_owned(), args.to_owned());
     std::thread::spawn(move || {
         let args: serde_json::Value = serde_json::from_str(&args).expect("a test writes JSON");
-        client.request(function).args(args).timeout(60 * SECOND).send::<u32>()
+        client.request(function).args(args).timeout(60 * SECOND).send::<u32>().map_err(Box::new)
     })
 }
 
@@ -219,7 +222,7 @@ fn a_line_is_a_calls_when_that_is_alone_and_the_workers_otherwise() {
     let call = workers(&daemon)[0].call.expect("it has one");
     let line_of = |word: &str| {
         let text = daemon.cli(["logs", "--json"]).expect_code(0).stdout;
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
         lines.map(|line| line.expect("each is JSON")).find(|line| line["text"] == json!(word))
     };
     wait_for("it has printed", PATIENCE, || line_of("alone").is_some());
