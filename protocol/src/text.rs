@@ -190,6 +190,11 @@ fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> 
             "its worker (pid {pid}) was stopped by a signal (SIGSTOP) while it ran the call, and \
              is being replaced"
         ),
+        Hindrance::Building => write!(
+            f,
+            "the environment of pool '{pool}' was still being built; `clutch status` shows how far \
+             that is, and `clutch env build` before the daemon's start spares callers the wait"
+        ),
         Hindrance::Stopped { pids } => {
             let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
             let (whose, are) = if pids.contains(' ') { ("es", "are") } else { ("", "is") };

@@ -37,6 +37,7 @@
 //! - [`wait`]: waiting for a condition, never for a time.
 //! - [`mod@python`]: the interpreters of this machine.
 //! - [`packages`]: packages to install, made on the spot.
+//! - [`ground`]: a place where environments are built of them.
 //! - [`process`]: what `/proc` says about a process.
 //! - [`command`]: running a program to its end; the only place that starts one.
 //! - [`binary`]: where the binary under test is.
@@ -69,6 +70,8 @@ pub mod wait;
 pub mod python;
 
 pub mod packages;
+
+pub mod ground;
 
 pub mod process;
 

@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use clutch_supervisor::ServeError;
 use clutch_supervisor::config::{self, Config, Pool, Python};
-use clutch_supervisor::envs::{self, Found, Keeper, Kept, Removal};
-use clutch_supervisor::prepare::OpenFiles;
+use clutch_supervisor::envs::{self, Found, Kept, Removal};
 
 use crate::args::{self, Global};
 use crate::commands::config::FILE;
@@ -116,19 +115,14 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     }
 }
 
-fn keeper() -> Result<Keeper, Error> {
-    let open_files = OpenFiles::as_they_are()?;
-    Ok(Keeper::new(connect::guardian(), open_files.inherited))
-}
-
 async fn build(mut config: Config, global: &Global) -> Result<Exit, Error> {
     let level = if global.verbose { "debug" } else { "info" };
     let _log = logging::start(LogFormat::Text, level)?;
-    let keeper = keeper()?;
+    let keeper = connect::keeper()?;
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&cancelled);
-    let mut building = tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told));
+    let mut building = tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told, |_| false));
     let (provided, failures) = tokio::select! {
         built = &mut building => built.expect("building does not panic"),
         () = interrupt.wait() => {
@@ -155,7 +149,7 @@ fn path(config: &Config) -> Result<Exit, Error> {
         let known = config.pools.keys().cloned().collect::<Vec<_>>().join(", ");
         return Err(Error::WhichPool { known });
     }
-    let path = match (&pool.python, keeper()?.locate(pool)?) {
+    let path = match (&pool.python, connect::keeper()?.locate(pool)?) {
         (_, Some((path, true))) => path,
         (_, Some((_, false))) => return Err(Error::EnvNotBuilt { pool: pool.name.clone() }),
         (Python::Venv(path), None) => path.clone(),
