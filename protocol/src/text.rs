@@ -231,7 +231,7 @@ impl fmt::Display for Certificate {
                 write!(f, "could not be started, it ended with {exit_name}")?;
             }
             // It never ran, so there is no time and there are no calls to tell of.
-            Cause::StartFailed if self.uptime_ms == 0 => {
+            Cause::StartFailed if self.uptime_ms == 0 || *pid == 0 => {
                 f.write_str("could not be started")?;
                 return self.say_detail(f);
             }

@@ -197,13 +197,17 @@ impl Engine {
         }
         let failed = |start: &FirstStart| matches!(start, FirstStart::Failed(_));
         self.distrust_faulty(self.pools_whose_start(failed)).await;
-        let faults = self.faults.borrow_mut().drain(..).collect::<Vec<_>>();
+        let mut faults = self.faults.borrow_mut().drain(..).collect::<Vec<_>>();
         let mut starts = Starts::default();
         let mut certificates = Vec::new();
         for (name, workers, start) in self.core.first_starts() {
             match start {
                 FirstStart::Ready(python) => starts.up.push((name, workers, python)),
                 FirstStart::Failed(certificate) => {
+                    let is_known = faults.iter().any(|(pool, _)| *pool == name);
+                    if !is_known && self.core.has_no_recipe(&name) {
+                        faults.push((name.clone(), PoolFault::Told(certificate.detail.clone())));
+                    }
                     let fault = faults.iter().find(|(pool, _)| *pool == name);
                     let reason = fault.map_or_else(|| text(&certificate), |(_, it)| it.to_string());
                     if fault.is_none() {

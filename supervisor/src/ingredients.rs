@@ -33,6 +33,9 @@ pub enum PoolFault {
     /// It does not get the environment it declares.
     #[error(transparent)]
     Environment(#[from] Arc<EnvError>),
+    /// One of these, as it was told.
+    #[error("{0}")]
+    Told(String),
 }
 
 /// Why a pool has no recipe yet.

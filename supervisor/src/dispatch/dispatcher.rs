@@ -21,7 +21,7 @@ use super::logs::Store;
 use super::nested::{Address, Token};
 use super::reaps::Reaps;
 use super::runs::Runs;
-use super::search::Search;
+use super::search::{Failed, Search};
 use super::stacks::StackReply;
 use super::watch::Watched;
 use crate::cgroup::Group;
@@ -153,6 +153,8 @@ pub(super) struct PoolState {
     pub(super) ingredients: Ingredients,
     /// What is wrong with its interpreter or its declaration, when that is known before its first start.
     pub(super) known_fault: Option<String>,
+    /// The build of its environment that has failed last, if it was tried since nothing changed.
+    pub(super) failed_build: Option<Failed>,
     /// Its interpreter is being looked for, or its environment built.
     pub(super) search: Option<Search>,
     /// Workers of another edition than this have to be replaced.
@@ -231,6 +233,7 @@ impl PoolState {
             recipe,
             ingredients: parts.ingredients,
             known_fault,
+            failed_build: None,
             search: None,
             edition: 0,
             last_edition: 0,

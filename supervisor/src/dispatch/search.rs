@@ -31,6 +31,20 @@ const GIVEN_UP_BUILD: &str = "its environment was still being built";
 /// themselves, unless a file system does not answer them.
 const PROVIDER_SLACK: Duration = Duration::from_secs(30);
 
+/// After a build that failed, so many times as long as it took passes before the next: what fails
+/// for good must not keep a processor busy, and probes come as often as `restart.backoff_max` says.
+const REST_FACTOR: u32 = 4;
+
+/// But no more than this.
+const REST_MAX: Duration = Duration::from_secs(600);
+
+/// A failed build, for as long as no other is tried.
+#[derive(Debug)]
+pub(super) struct Failed {
+    fault: String,
+    until: Instant,
+}
+
 /// A search for an interpreter, and the workers whose starts wait for its end.
 #[derive(Debug)]
 pub(super) struct Search {
@@ -41,6 +55,7 @@ pub(super) struct Search {
     progress: Progress,
     /// Until when the starts are put off, since that is not there.
     put_off: Option<Instant>,
+    begun: Instant,
 }
 
 impl Search {
@@ -54,6 +69,14 @@ impl PoolState {
     /// Whether its workers are not started since its environment is being built.
     pub(super) fn is_building(&self) -> bool {
         self.search.as_ref().is_some_and(|search| search.put_off.is_some())
+    }
+
+    fn note_failed_build(&mut self, fault: &str, took: Duration) {
+        let (pool, rest) = (&self.config.name, (took * REST_FACTOR).min(REST_MAX));
+        let rest_s = rest.as_secs();
+        tracing::error!(pool, reason = fault, rest_s, "the pool has no environment");
+        let (fault, until) = (fault.to_owned(), Instant::now() + rest);
+        self.failed_build = Some(Failed { fault, until });
     }
 
     /// How far the environment is that it waits for, or that a reload has built for it.
@@ -81,6 +104,14 @@ impl Core {
         });
     }
 
+    /// Whether it is not known how a pool's workers are started.
+    pub(crate) fn has_no_recipe(&self, name: &str) -> bool {
+        self.with(|dispatcher| {
+            let pool = dispatcher.by_name.get(name).copied();
+            pool.is_some_and(|pool| dispatcher.pool(pool).recipe.is_none())
+        })
+    }
+
     /// What was taken for a pool's interpreter is none. Starts that are under way end, and the next
     /// ones look for it anew.
     pub(crate) fn distrust(&self, name: &str, fault: &str) {
@@ -92,9 +123,12 @@ impl Core {
 
     /// The pool is made differently now: what the search that is under way may find is of no use.
     pub(super) fn forget_search(&self, pool: PoolIndex) {
-        let Some(mut search) = self.with(|dispatcher| dispatcher.pool(pool).search.take()) else {
-            return;
-        };
+        let search = self.with(|dispatcher| {
+            let state = dispatcher.pool(pool);
+            state.failed_build = None;
+            state.search.take()
+        });
+        let Some(mut search) = search else { return };
         self.fail_starts(pool, &std::mem::take(&mut search.waiting), search.given_up());
     }
 
@@ -134,14 +168,14 @@ impl Core {
         cancelled: &Arc<AtomicBool>,
         found: Result<(config::Pool, Recipe), PoolFault>,
     ) {
-        let waiting = self.with(|dispatcher| {
+        let ended = self.with(|dispatcher| {
             let search = &mut dispatcher.pool(pool).search;
             let is_this = search.as_ref().is_some_and(|s| Arc::ptr_eq(&s.cancelled, cancelled));
             let mut search = search.take_if(|_| is_this)?;
-            Some(std::mem::take(&mut search.waiting))
+            Some((std::mem::take(&mut search.waiting), search.begun.elapsed()))
         });
         // Without it, nobody waits for its end any more.
-        let Some(waiting) = waiting else { return };
+        let Some((waiting, took)) = ended else { return };
         match found {
             Ok((config, recipe)) => {
                 self.with(|dispatcher| {
@@ -154,8 +188,7 @@ impl Core {
             Err(fault) => {
                 let reason = fault.to_string();
                 if let PoolFault::Environment(_) = fault {
-                    let name = self.with(|dispatcher| dispatcher.pool(pool).config.name.clone());
-                    tracing::error!(pool = name, reason, "the pool has no environment");
+                    self.with(|dispatcher| dispatcher.pool(pool).note_failed_build(&reason, took));
                 }
                 self.fail_starts(pool, &waiting, &reason);
             }
@@ -167,7 +200,9 @@ impl Dispatcher {
     /// A worker is to be started whose interpreter is not known.
     pub(super) fn search(&mut self, core: &Core, pool: PoolIndex, worker: WorkerId) {
         let state = self.pool(pool);
-        if let Some(fault) = state.known_fault.clone() {
+        let failed = state.failed_build.as_ref().filter(|failed| Instant::now() < failed.until);
+        let failed = failed.map(|failed| failed.fault.clone());
+        if let Some(fault) = state.known_fault.clone().or(failed) {
             return self.launch_failed(pool, worker, fault);
         }
         if let Some(search) = &mut state.search {
@@ -180,7 +215,8 @@ impl Dispatcher {
         let wish = Wish::default();
         let (cancelled, progress) = (wish.cancelled.clone(), wish.progress.clone());
         let waiting = vec![worker];
-        state.search = Some(Search { waiting, cancelled, progress, put_off: None });
+        let (put_off, begun) = (None, Instant::now());
+        state.search = Some(Search { waiting, cancelled, progress, put_off, begun });
         let (ingredients, config) = (state.ingredients.clone(), state.config.clone());
         let core = core.clone();
         tokio::task::spawn_local(async move {

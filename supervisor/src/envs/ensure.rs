@@ -13,6 +13,9 @@ use super::store::{Access, Claim, Entry, Patience};
 use super::works::{Cancel, Outcome, Part, Wish, Work};
 use crate::prepare::PROBE_TIMEOUT;
 
+/// How often somebody may remove what was just built before it could be locked.
+const BUILDS_MAX: u32 = 3;
+
 impl Keeper {
     /// Has the environment there and held; whether it was there before.
     pub(super) fn ensure(&self, plan: &Plan, pools: &[String], wish: &Wish) -> Outcome {
@@ -55,19 +58,16 @@ impl Keeper {
         let cancel = Cancel::Work(work);
         // As long as others would need to build it.
         let timeout = plan.options.timeout + PROBE_TIMEOUT;
-        let mut reused = true;
-        loop {
+        for built in 0..BUILDS_MAX {
             match entry.access(Patience { timeout, cancel, told: &told })? {
                 Access::Use(hold) => {
                     self.holds().insert(entry.env(), hold);
-                    return Ok(reused);
+                    return Ok(built == 0);
                 }
-                Access::Build(claim) => {
-                    reused = false;
-                    self.build(plan, claim, work)?;
-                }
+                Access::Build(claim) => self.build(plan, claim, work)?,
             }
         }
+        Err(EnvError::Vanished(entry.env()))
     }
 
     fn build(&self, plan: &Plan, claim: Claim, work: &Work) -> Result<(), EnvError> {

@@ -89,6 +89,13 @@ pub enum EnvError {
          it: stop them, so that it can be built anew", .0.display()
     )]
     Damaged(PathBuf),
+    /// It was built, and is not there.
+    #[error(
+        "the environment {} was built and cannot be used: it has no interpreter that may be \
+         executed, or somebody removes it; see what is mounted there, and who else writes there",
+        .0.display()
+    )]
+    Vanished(PathBuf),
     /// uv is wanted, and is not there.
     #[error(
         "build.tool = \"uv\", and there is no uv on PATH ({search_path}): install it \

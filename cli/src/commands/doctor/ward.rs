@@ -245,7 +245,7 @@ fn reasons(error: &ServeError, usable: &[&Pool]) -> BTreeMap<String, Finding> {
             if let Some(pool) = usable.iter().find(|pool| pool.name == *name) {
                 let finding = match fault {
                     PoolFault::Interpreter(fault) => outside::interpreter(fault, &pool.python),
-                    PoolFault::Environment(fault) => judge::no_start(&fault.to_string(), ""),
+                    fault => judge::no_start(&fault.to_string(), ""),
                 };
                 found.insert(name.clone(), finding.of(name));
             }
