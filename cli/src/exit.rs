@@ -86,9 +86,7 @@ impl Exit {
             RunRefusal::NotAllowed
             | RunRefusal::TooMany
             | RunRefusal::ShuttingDown
-            | RunRefusal::NotYet => {
-                Exit::Refused
-            }
+            | RunRefusal::NotYet => Exit::Refused,
             RunRefusal::CannotStart => Exit::Configuration,
             RunRefusal::Lost => Exit::WorkerDied,
         }

@@ -29,8 +29,9 @@ use crate::session::connection::Doorway;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Guardian, Order, Spawner};
 
-/// How long a cancelled probe may take to clean up.
-const PROBE_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a cancelled probe or build may take to clean up. What is killed has ended before; this
+/// is for a busy machine.
+const PROBE_END_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A start that takes this long makes one ask whether the interpreter is one at all.
 const SLOW_START: Duration = Duration::from_secs(1);

@@ -195,9 +195,11 @@ fn f151_a_build_that_fails_is_told_in_pips_own_words_and_one_that_hangs_is_kille
     let output = started.expect_err("it cannot start");
     assert_eq!(8, output.code, "{}", output.stderr);
     for words in [
-        "pool 'absent': the environment of its requirements = [\"tiny==3.0\"] could not be built",
+        "pool 'absent': ",
+        "pool 'as-absent': ",
+        "the environment of its requirements = [\"tiny==3.0\"] could not be built",
         "No matching distribution found for tiny==3.0",
-        "pool 'as-absent': its environment is the one of pool 'absent'",
+        "its environment is the one of pool '",
         "pool 'hangs'",
         "was not built within 1s",
         "build.timeout",

@@ -77,7 +77,7 @@ fn f151_the_other_pools_serve_while_one_is_built_and_its_calls_wait() {
         let found = pool(&daemon, "built");
         match &found.building {
             Some(building) if building.phase == "compiling" => Ok(found),
-            _ => Err(found),
+            _ => Err(format!("{found:?}")),
         }
     });
     assert_eq!("building", built.state);
@@ -331,7 +331,11 @@ fn f151_a_missing_network_is_told_soon_with_what_to_do_and_no_password() {
     for words in ["a package index could not be reached", "No matching distribution"] {
         assert!(broken.reason.contains(words), "{words:?} in {}", broken.reason);
     }
-    let retries = daemon.log().lines().filter(|line| line.contains("INFO pip install: WARNING: Retrying")).count();
+    let retries = daemon
+        .log()
+        .lines()
+        .filter(|line| line.contains("INFO pip install: WARNING: Retrying"))
+        .count();
     assert_eq!(2, retries, "{}", daemon.log());
     let shown = [
         daemon.log(),

@@ -122,7 +122,8 @@ async fn build(mut config: Config, global: &Global) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&cancelled);
-    let mut building = tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told, |_| false));
+    let mut building =
+        tokio::task::spawn_blocking(move || keeper.provide(&mut config, &told, |_| false));
     let (provided, failures) = tokio::select! {
         built = &mut building => built.expect("building does not panic"),
         () = interrupt.wait() => {

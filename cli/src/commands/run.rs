@@ -12,8 +12,8 @@ use std::{fs, io};
 
 use clap::CommandFactory;
 use clutch_protocol::message::{Exit as End, RunProgram, RunRefusal, RunRefused, Streams};
-use clutch_supervisor::config::{self, Config, LocalOptions, Python};
 use clutch_supervisor::ServeError;
+use clutch_supervisor::config::{self, Config, LocalOptions, Python};
 use clutch_supervisor::envs::{Keeper, Wish};
 use clutch_supervisor::run::local::{self, Found};
 

@@ -20,8 +20,8 @@ use clutch_supervisor::run::local::{self, LocalProgram};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::connect;
-use crate::program::build::Build;
 use crate::error::Error;
+use crate::program::build::Build;
 
 /// How long a daemon may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

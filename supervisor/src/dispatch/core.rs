@@ -181,8 +181,7 @@ impl Core {
     pub async fn wait_for_starts(&self, are: impl Fn(&[FirstStart]) -> bool) {
         loop {
             let progress = self.0.progress.notified();
-            let starts: Vec<_> =
-                self.first_starts().into_iter().map(|(.., start)| start).collect();
+            let starts: Vec<_> = self.first_starts().into_iter().map(|(.., start)| start).collect();
             if are(&starts) {
                 return;
             }

@@ -222,8 +222,7 @@ impl Dispatcher {
         tokio::task::spawn_local(async move {
             let mut stages = wish.progress.stages();
             let cancelled = wish.cancelled.clone();
-            let mut work =
-                tokio::task::spawn_blocking(move || ingredients.recipe(&config, &wish));
+            let mut work = tokio::task::spawn_blocking(move || ingredients.recipe(&config, &wish));
             let found = loop {
                 tokio::select! {
                     found = &mut work => break found,

@@ -50,7 +50,8 @@ pub(super) fn interpreter_for(
     };
     let ask = |python: &Python| -> Result<Interpreter, InterpreterError> {
         let choice = interpreter::choose(python, &search)?;
-        let ask = |path| interpreter::probe_until(path, &pool.cwd, &environment, timeout, cancelled);
+        let ask =
+            |path| interpreter::probe_until(path, &pool.cwd, &environment, timeout, cancelled);
         choice.asked.map_or_else(|| ask(&choice.path), Ok)
     };
     let takes = |found: &Interpreter| match content.requires_python.as_deref() {

@@ -36,7 +36,8 @@ pub(super) fn hide(text: &str) -> Cow<'_, str> {
 /// Where a URL's host and what precedes it end. A password may hold any character that is not one
 /// of these unquoted.
 fn authority_end(text: &str) -> usize {
-    let ends = |c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | '<' | '>' | ',') || c.is_whitespace();
+    let ends =
+        |c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | '<' | '>' | ',') || c.is_whitespace();
     text.find(ends).unwrap_or(text.len())
 }
 
@@ -92,7 +93,10 @@ mod tests {
     #[test]
     fn users_and_passwords_of_urls_are_hidden() {
         for (text, expected) in [
-            ("Looking in indexes: https://u:p@h/simple", "Looking in indexes: https://***@h/simple"),
+            (
+                "Looking in indexes: https://u:p@h/simple",
+                "Looking in indexes: https://***@h/simple",
+            ),
             ("a @ https://u:p@h.example/a.whl#x@y", "a @ https://***@h.example/a.whl#x@y"),
             ("https://token@h https://h/b@1", "https://***@h https://h/b@1"),
             ("'http://u:p@ss@h:80', git+ssh://git@h/r", "'http://***@h:80', git+ssh://***@h/r"),

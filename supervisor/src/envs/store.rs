@@ -316,10 +316,12 @@ impl Entry {
         self.move_away(&self.env())
     }
 
-    /// Removes all of it. To be called with the claim, which is worth nothing any more.
+    /// Removes all of it, at once for everyone who looks: whoever is killed meanwhile leaves no
+    /// part of it where it was. To be called with the claim, which is worth nothing any more.
     pub(super) fn remove(&self, claim: Claim) -> Result<(), EnvError> {
-        self.clear(&claim)?;
-        self.move_away(&self.folder())
+        let removed = self.move_away(&self.folder());
+        drop(claim);
+        removed
     }
 
     /// Moves a folder out of the way and removes it: whoever finds it where it was finds all of it.

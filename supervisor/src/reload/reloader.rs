@@ -200,7 +200,11 @@ impl Reloader {
             self.core.try_anew(missing.iter());
             let names = missing.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             let line = format!("{STILL_MISSING}{names}");
-            message = [message, line].into_iter().filter(|m| !m.is_empty()).collect::<Vec<_>>().join("\n");
+            message = [message, line]
+                .into_iter()
+                .filter(|m| !m.is_empty())
+                .collect::<Vec<_>>()
+                .join("\n");
         }
         self.core.set_daemon(config.daemon.clone());
         self.blueprint.config = config;
