@@ -28,6 +28,7 @@ pub use crate::ingredients::{Ingredients, PoolFault, Prepared, Provider, Unmade}
 mod pool_python;
 
 pub use pool_python::{PoolPython, pool_python};
+pub(crate) use pool_python::{asked_python, try_interpreter};
 
 /// How long an interpreter may take to say what it is.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -266,9 +267,10 @@ pub fn environments(
     if failures.is_empty() { Ok(()) } else { Err(ServeError::Environments(failures)) }
 }
 
-/// Works out every pool of `config`, those that are missing in `at_hand` later. Interpreters that may be launchers are asked who they are,
-/// side by side; others are asked only when they do not come up, unless there is a cache, which
-/// makes that cheap: then all are asked everything.
+/// Works out every pool of `config`; those that are missing in `at_hand` have no recipe.
+/// Interpreters that may be launchers are asked who they are, side by side; others are asked only
+/// when they do not come up, unless there is a cache, which makes that cheap: then all are asked
+/// everything.
 ///
 /// # Errors
 ///
@@ -343,28 +345,6 @@ pub fn pools_until(
         prepared.pools.push(PoolParts { config, make, ingredients, policy });
     }
     Ok(prepared)
-}
-
-/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
-/// becomes true.
-pub(crate) fn try_interpreter(
-    pool: &config::Pool,
-    cancelled: &AtomicBool,
-) -> Result<(), InterpreterError> {
-    asked_python(pool, None, cancelled).map(|_| ())
-}
-
-/// The same, and gives what it is. What a cache knows is not asked again.
-pub(crate) fn asked_python(
-    pool: &config::Pool,
-    cache: Option<&Cache>,
-    cancelled: &AtomicBool,
-) -> Result<PoolPython, InterpreterError> {
-    let mut python = pool_python(pool, cache, cancelled)?;
-    if let Some(unasked) = python.doubt.take() {
-        unasked.ask(cancelled)?;
-    }
-    Ok(python)
 }
 
 /// Names of variables and their values.

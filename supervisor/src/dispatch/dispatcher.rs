@@ -147,11 +147,12 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub(super) struct PoolState {
     pub(super) config: config::Pool,
-    /// None when its interpreter cannot be used, or its environment is not there: every start looks
-    /// for it anew, and builds what is missing.
+    /// None when its interpreter cannot be used, or its environment is not there: every start
+    /// looks for it anew, and builds what is missing.
     pub(super) recipe: Option<Rc<Recipe>>,
     pub(super) ingredients: Ingredients,
-    /// What is wrong with its interpreter or its declaration, when that is known before its first start.
+    /// What is wrong with its interpreter or its declaration, when that is known before its first
+    /// start.
     pub(super) known_fault: Option<String>,
     /// The build of its environment that has failed last, if it was tried since nothing changed.
     pub(super) failed_build: Option<Failed>,

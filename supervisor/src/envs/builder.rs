@@ -134,8 +134,8 @@ struct Step {
     hint: &'static str,
 }
 
-/// Builds it where it stays, and tells everyone who waits how far it is. To be called with the claim
-/// on its folder, which is empty.
+/// Builds it where it stays, and tells everyone who waits how far it is. To be called with the
+/// claim on its folder, which is empty.
 pub(super) fn build(plan: &Plan, means: Means<'_>, work: &Work) -> Result<(), EnvError> {
     let deadline = Instant::now() + plan.options.timeout;
     if let Install::List(list) = &plan.install {

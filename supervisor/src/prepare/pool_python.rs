@@ -78,3 +78,25 @@ pub fn pool_python(
         doubt: choice.asked.is_none().then_some(unasked),
     })
 }
+
+/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
+/// becomes true.
+pub(crate) fn try_interpreter(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(), InterpreterError> {
+    asked_python(pool, None, cancelled).map(|_| ())
+}
+
+/// The same, and gives what it is. What a cache knows is not asked again.
+pub(crate) fn asked_python(
+    pool: &config::Pool,
+    cache: Option<&Cache>,
+    cancelled: &AtomicBool,
+) -> Result<PoolPython, InterpreterError> {
+    let mut python = pool_python(pool, cache, cancelled)?;
+    if let Some(unasked) = python.doubt.take() {
+        unasked.ask(cancelled)?;
+    }
+    Ok(python)
+}
