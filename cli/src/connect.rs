@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use clutch_client::{Client, ConnectError, ConnectOptions};
 use clutch_supervisor::config::{self, Config, LocalOptions};
+use clutch_supervisor::envs::Keeper;
+use clutch_supervisor::prepare::OpenFiles;
 use clutch_supervisor::{Guardian, Local, Orphans};
 
 use crate::args::{Global, LocalArgs, TargetArgs};
@@ -25,7 +27,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const SETTLE_MAX: Duration = Duration::from_millis(250);
 
 /// What is logged of a private supervisor where nothing else is wanted.
-const BUILDS_ONLY: &str = "off,clutch_supervisor::envs=info";
+pub(crate) const BUILDS_ONLY: &str = "off,clutch_supervisor::envs=info";
 
 /// How often is looked whether it has.
 const SETTLE_STEP: Duration = Duration::from_millis(5);
@@ -71,6 +73,12 @@ async fn daemon_within(socket: &Socket, patience: Duration) -> Result<Client, Er
 /// What guards each worker: this very program, by its hidden verb.
 pub(crate) fn guardian() -> Guardian {
     Guardian { program: "/proc/self/exe".into(), args: vec!["shim".into()], orphans: Orphans::All }
+}
+
+/// What provides environments to a command that needs no daemon.
+pub(crate) fn keeper() -> Result<Keeper, Error> {
+    let open_files = OpenFiles::as_they_are()?;
+    Ok(Keeper::new(guardian(), open_files.inherited))
 }
 
 /// A client, and the private supervisor behind it if there is one.

@@ -83,9 +83,10 @@ impl Exit {
     pub(crate) fn of_program(refusal: RunRefusal) -> Exit {
         match refusal {
             RunRefusal::NoSuchPool => Exit::Usage,
-            RunRefusal::NotAllowed | RunRefusal::TooMany | RunRefusal::ShuttingDown => {
-                Exit::Refused
-            }
+            RunRefusal::NotAllowed
+            | RunRefusal::TooMany
+            | RunRefusal::ShuttingDown
+            | RunRefusal::NotYet => Exit::Refused,
             RunRefusal::CannotStart => Exit::Configuration,
             RunRefusal::Lost => Exit::WorkerDied,
         }
@@ -217,6 +218,7 @@ mod tests {
             (RunRefusal::ShuttingDown, 7),
             (RunRefusal::CannotStart, 8),
             (RunRefusal::Lost, 6),
+            (RunRefusal::NotYet, 7),
         ];
         for (refusal, code) in expected {
             assert_eq!(code, Exit::of_program(refusal).code(), "{refusal:?}");

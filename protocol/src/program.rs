@@ -114,6 +114,8 @@ pub enum RunRefusal {
     CannotStart,
     /// It was started, and the process that watches over it is gone.
     Lost,
+    /// The environment of its pool is still being built.
+    NotYet,
 }
 
 /// What a guardian is to run for a client. As many descriptors travel with it as streams are open.

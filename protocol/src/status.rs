@@ -49,7 +49,7 @@ pub struct DaemonStatus {
 pub struct PoolStatus {
     /// Its name.
     pub name: String,
-    /// `starting`, `running`, `paused`, `draining`, `crash_loop` or `stopping`.
+    /// `starting`, `building`, `running`, `paused`, `draining`, `crash_loop` or `stopping`.
     pub state: String,
     /// Why it is in that state, and what leads out of it, in words; empty when there is nothing to
     /// say.
@@ -101,6 +101,24 @@ pub struct PoolStatus {
     pub last_death: Option<Certificate>,
     /// Counters of everything that happened, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
+    /// The environment that is being built for it; none when none is.
+    #[serde(default)]
+    pub building: Option<Building>,
+}
+
+/// An environment that is being built, or waited for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Building {
+    /// What it is made of: the key of the configuration, and what stands there.
+    pub made_of: String,
+    /// For how long it has been waited for, in milliseconds.
+    pub since_ms: u64,
+    /// `waiting` (another process builds it), `queued` (others of this daemon are built before it),
+    /// `making`, `resolving`, `downloading`, `compiling` or `installing`.
+    pub phase: String,
+    /// What the builder said last, or who builds it; empty before it has said anything.
+    pub line: String,
 }
 
 /// What an interpreter says of itself. `clutch status`, `clutch pythons` and `clutch plan` all

@@ -190,6 +190,11 @@ fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> 
             "its worker (pid {pid}) was stopped by a signal (SIGSTOP) while it ran the call, and \
              is being replaced"
         ),
+        Hindrance::Building => write!(
+            f,
+            "the environment of pool '{pool}' was still being built; `clutch status` shows how far \
+             that is, and `clutch env build` before the daemon's start spares callers the wait"
+        ),
         Hindrance::Stopped { pids } => {
             let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
             let (whose, are) = if pids.contains(' ') { ("es", "are") } else { ("", "is") };
@@ -226,7 +231,7 @@ impl fmt::Display for Certificate {
                 write!(f, "could not be started, it ended with {exit_name}")?;
             }
             // It never ran, so there is no time and there are no calls to tell of.
-            Cause::StartFailed if self.uptime_ms == 0 => {
+            Cause::StartFailed if self.uptime_ms == 0 || *pid == 0 => {
                 f.write_str("could not be started")?;
                 return self.say_detail(f);
             }

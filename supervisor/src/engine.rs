@@ -19,18 +19,18 @@ use crate::cgroup::{Groups, Unavailable};
 use crate::config::Config;
 use crate::dispatch::{Core, FirstStart, Parts};
 use crate::door::Door;
-use crate::interpreter::InterpreterError;
 use crate::limits::{GROUPS_CLOSE_TIMEOUT, KILL_TIMEOUT, SPAWNER_ORDERS_MAX};
 use crate::net::SharedBudget;
-use crate::prepare::{Prepared, ServeError, Unasked, story};
+use crate::prepare::{PoolFault, Prepared, ServeError, Unasked, story};
 use crate::reload::{self, Blueprint, Reloader};
 use crate::service::Manager;
 use crate::session::connection::Doorway;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Guardian, Order, Spawner};
 
-/// How long a cancelled probe may take to clean up.
-const PROBE_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a cancelled probe or build may take to clean up. What is killed has ended before; this
+/// is for a busy machine.
+const PROBE_END_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A start that takes this long makes one ask whether the interpreter is one at all.
 const SLOW_START: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct Starts {
     pub up: Vec<PoolUp>,
     /// Pools that do not, by name, and why.
     pub broken: Vec<(String, String)>,
+    /// Pools whose environment is being built: calls wait for it.
+    pub building: Vec<String>,
 }
 
 /// The data plane. Lives on one thread, inside a [`LocalSet`].
@@ -56,8 +58,8 @@ pub struct Engine {
     /// Reloads that are wanted, until somebody sees to them.
     reloads: Option<mpsc::Receiver<reload::Order>>,
     unasked: Vec<Unasked>,
-    /// Interpreters that cannot be used, as far as that is known.
-    faults: RefCell<Vec<(String, InterpreterError)>>,
+    /// What is wrong with pools, whatever their workers do, as far as that is known.
+    faults: RefCell<Vec<(String, PoolFault)>>,
     asking_is_over: CancelOnDrop,
     close: watch::Sender<bool>,
     /// Ends timers and launches when the engine ends.
@@ -165,27 +167,41 @@ impl Engine {
     }
 
     /// Waits until it is known of every pool whether it has a worker that is ready; a start takes
-    /// `limits.start_timeout` at most.
+    /// `limits.start_timeout` at most. Pools whose environment is being built are not waited for
+    /// as soon as another pool is up.
     ///
     /// # Errors
     ///
     /// When no pool has one: what the first workers of all of them died of, or what is wrong with
-    /// their interpreters, if that is it.
+    /// their interpreters or environments, if that is it.
     pub async fn first_starts(&self) -> Result<Starts, ServeError> {
-        let is_known = |start: &FirstStart| !matches!(start, FirstStart::Pending);
+        let are_known = |starts: &[FirstStart]| {
+            let is_up = |start: &FirstStart| matches!(start, FirstStart::Ready(_));
+            let is_open = |start: &FirstStart| match start {
+                FirstStart::Pending => true,
+                // Should it fail, nobody can be served, and that is worth waiting for.
+                FirstStart::Building => !starts.iter().any(is_up),
+                FirstStart::Ready(_) | FirstStart::Failed(_) => false,
+            };
+            !starts.iter().any(is_open)
+        };
         tokio::select! {
-            () = self.core.wait_for_starts(is_known) => {}
+            () = self.core.wait_for_starts(are_known) => {}
             never = self.find_fault_with_slow_starts() => match never {},
         }
         let failed = |start: &FirstStart| matches!(start, FirstStart::Failed(_));
         self.distrust_faulty(self.pools_whose_start(failed)).await;
-        let faults = self.faults.borrow_mut().drain(..).collect::<Vec<_>>();
+        let mut faults = self.faults.borrow_mut().drain(..).collect::<Vec<_>>();
         let mut starts = Starts::default();
         let mut certificates = Vec::new();
         for (name, workers, start) in self.core.first_starts() {
             match start {
                 FirstStart::Ready(python) => starts.up.push((name, workers, python)),
                 FirstStart::Failed(certificate) => {
+                    let is_known = faults.iter().any(|(pool, _)| *pool == name);
+                    if !is_known && self.core.has_no_recipe(&name) {
+                        faults.push((name.clone(), PoolFault::Told(certificate.detail.clone())));
+                    }
                     let fault = faults.iter().find(|(pool, _)| *pool == name);
                     let reason = fault
                         .map_or_else(|| story(&certificate, "its first"), |(_, it)| it.to_string());
@@ -194,12 +210,13 @@ impl Engine {
                     }
                     starts.broken.push((name, reason));
                 }
+                FirstStart::Building => starts.building.push(name),
                 FirstStart::Pending => {}
             }
         }
         match (starts.up.is_empty(), starts.broken.is_empty(), certificates.is_empty()) {
             (false, ..) | (_, true, _) => Ok(starts),
-            (.., true) => Err(ServeError::Interpreters(faults)),
+            (.., true) => Err(ServeError::Unusable(faults)),
             (.., false) => Err(ServeError::FirstStart(faults, certificates)),
         }
     }
@@ -228,7 +245,7 @@ impl Engine {
     }
 
     /// What is wrong with the interpreters of these pools, if anything.
-    async fn ask_interpreters(&self, pools: &[String]) -> Vec<(String, InterpreterError)> {
+    async fn ask_interpreters(&self, pools: &[String]) -> Vec<(String, PoolFault)> {
         let mut questions = JoinSet::new();
         for unasked in self.unasked.iter().filter(|unasked| pools.contains(&unasked.pool)) {
             let unasked = unasked.clone();
@@ -238,7 +255,7 @@ impl Engine {
         let mut faults = Vec::new();
         while let Some(answer) = questions.join_next().await {
             if let Ok((pool, Err(fault))) = answer {
-                faults.push((pool, fault));
+                faults.push((pool, PoolFault::from(fault)));
             }
         }
         faults.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -281,6 +298,8 @@ impl Engine {
     /// are served until their last answer; new ones are told that the daemon is stopping.
     pub async fn stop(mut self, how: Stop, door: &mut Door, hurry: impl Future<Output = ()>) {
         let now = Instant::now();
+        // What a reload builds or asks is of no use any more.
+        self.asking_is_over.0.store(true, Ordering::Relaxed);
         let stop_grace = self.core.daemon().stop_grace;
         // How long a stop may take before everything is killed.
         let stop_bound = stop_grace + self.core.grace_max() * 2 + KILL_TIMEOUT;

@@ -15,7 +15,7 @@ use crate::cgroup::Unavailable;
 use crate::config::Config;
 use crate::door::Door;
 use crate::engine::{Engine, run_on_this_thread};
-use crate::envs::Keeper;
+use crate::envs::{AtHand, Keeper};
 use crate::package;
 use crate::prepare::{self, OpenFiles, ServeError};
 use crate::worker::spawner::Guardian;
@@ -152,13 +152,15 @@ fn run(
     guardian: Guardian,
     handed: mpsc::Receiver<UnixStream>,
     mut stopped: mpsc::Receiver<Stop>,
-    (up, given_up): (&sync_mpsc::SyncSender<()>, &AtomicBool),
+    (up, given_up): (&sync_mpsc::SyncSender<()>, &Arc<AtomicBool>),
 ) -> Result<(), ServeError> {
     let (package, _directory) = package::unpack_temporary()?;
     let open_files = OpenFiles::as_they_are()?;
     let keeper = Keeper::new(guardian.clone(), open_files.inherited);
-    prepare::environments(&keeper, &mut config, given_up)?;
-    let pools = prepare::pools(&config, &package.boot, open_files.inherited, None)?;
+    prepare::environments(&keeper, &mut config, given_up, |_| false)?;
+    let at_hand = AtHand::default();
+    let open = open_files.inherited;
+    let pools = prepare::pools(&config, &package.boot, open, (None, None), &at_hand)?;
     run_on_this_thread(async move {
         let mut engine =
             Engine::start(&config, pools, guardian, Err(Unavailable::Off), PathBuf::new())?;

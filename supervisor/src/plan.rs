@@ -85,7 +85,9 @@ fn plan_on(config: &Config, cache: Option<&Cache>, processors: &Processors) -> P
         problems: Vec::new(),
     };
     let mut rooms = Vec::new();
-    for (pool, prepared) in prepare::pool_pythons(config, cache, &AtomicBool::new(false)) {
+    let never = AtomicBool::new(false);
+    let ask = |pool: &config::Pool| prepare::pool_python(pool, cache, &never);
+    for (pool, prepared) in prepare::of_each_pool(config, ask) {
         if let Err(error) = &prepared {
             plan.problems.push(format!("pool '{}': {error}", pool.name));
         }

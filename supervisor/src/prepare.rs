@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use thiserror::Error;
 
 use crate::config::{self, Config};
 use crate::dispatch::PoolParts;
-use crate::envs::{EnvError, Keeper};
+use crate::envs::{AtHand, Failures, Keeper};
 use crate::interpreter::{Asker, Cache, Interpreter, InterpreterError};
 use crate::limits::{DUMP_TIMEOUT, STARTS_AT_ONCE};
 use crate::package::{self, PackageError};
@@ -22,12 +23,13 @@ use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
 
-pub use crate::ingredients::{Ingredients, Prepared};
+pub use crate::ingredients::{Ingredients, PoolFault, Prepared, Provider, Unmade};
 
 mod pool_python;
 
-pub(crate) use pool_python::pool_pythons;
+pub(crate) use pool_python::of_each_pool;
 pub use pool_python::{PoolPython, pool_python};
+pub(crate) use pool_python::{asked_python, try_interpreter};
 
 /// How long an interpreter may take to say what it is.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,15 +53,15 @@ pub enum ServeError {
     /// The worker's Python package cannot be unpacked.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// Pools whose interpreter cannot be used, all of them.
+    /// Pools whose interpreter or declaration cannot be used, all of them.
     #[error("{}", list(.0))]
-    Interpreters(Vec<(String, InterpreterError)>),
+    Unusable(Vec<(String, PoolFault)>),
     /// Pools that do not get the environment they declare, all of them.
     #[error("{}", list(.0))]
-    Environments(Vec<(String, EnvError)>),
-    /// Pools whose interpreter cannot be used, and pools whose first worker did not become ready.
+    Environments(Failures),
+    /// Pools that cannot be used, and pools whose first worker did not become ready.
     #[error("{}", list_both(.0, .1))]
-    FirstStart(Vec<(String, InterpreterError)>, Vec<Certificate>),
+    FirstStart(Vec<(String, PoolFault)>, Vec<Certificate>),
     /// The workers alone need more descriptors than there can be.
     #[error(
         "{workers} workers need {needed} open files, and at most {limit} may be open; configure \
@@ -109,7 +111,7 @@ impl ServeError {
             ServeError::Socket(_)
             | ServeError::Activation(_)
             | ServeError::Package(_)
-            | ServeError::Interpreters(_)
+            | ServeError::Unusable(_)
             | ServeError::Environments(_)
             | ServeError::FirstStart(..)
             | ServeError::OpenFiles { .. } => ServeExit::Configuration,
@@ -123,7 +125,7 @@ fn list<E: std::fmt::Display>(failures: &[(String, E)]) -> String {
     lines.join("\n")
 }
 
-fn list_both(failures: &[(String, InterpreterError)], certificates: &[Certificate]) -> String {
+fn list_both(failures: &[(String, PoolFault)], certificates: &[Certificate]) -> String {
     let parts = [list(failures), list_certificates(certificates, "its first")];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
 }
@@ -256,6 +258,7 @@ impl Unasked {
 }
 
 /// Provides the pools of `config` with the environments they declare, which may take minutes.
+/// Pools that `leaves_alone` says true of are left as they are.
 ///
 /// # Errors
 ///
@@ -263,28 +266,33 @@ impl Unasked {
 pub fn environments(
     keeper: &Keeper,
     config: &mut Config,
-    cancelled: &AtomicBool,
+    cancelled: &Arc<AtomicBool>,
+    leaves_alone: impl Fn(&config::Pool) -> bool,
 ) -> Result<(), ServeError> {
-    let (_, failures) = keeper.provide(config, cancelled);
+    let (_, failures) = keeper.provide(config, cancelled, leaves_alone);
     if failures.is_empty() { Ok(()) } else { Err(ServeError::Environments(failures)) }
 }
 
-/// Works out every pool of `config`. Interpreters that may be launchers are asked who they are,
-/// side by side; others are asked only when they do not come up, unless there is a cache, which
-/// makes that cheap: then all are asked everything.
+/// Works out every pool of `config`; those that are missing in `at_hand` have no recipe.
+/// Interpreters that may be launchers are asked who they are, side by side; others are asked only
+/// when they do not come up, unless there is a cache, which makes that cheap: then all are asked
+/// everything.
 ///
 /// # Errors
 ///
-/// When no pool has an interpreter that can be used: names all of them.
+/// When no pool can be used: names all of them, and why.
 pub fn pools(
     config: &Config,
     boot: &Path,
     open_files: u64,
-    cache: Option<&Cache>,
+    (cache, provider): (Option<&Cache>, Option<Provider>),
+    at_hand: &AtHand,
 ) -> Result<Prepared, ServeError> {
-    let prepared = pools_until(config, boot, open_files, cache, &AtomicBool::new(false))?;
+    let never = AtomicBool::new(false);
+    let from = (cache, provider);
+    let prepared = pools_until(config, boot, open_files, from, at_hand, &never)?;
     if !prepared.faults.is_empty() && prepared.faults.len() == prepared.pools.len() {
-        return Err(ServeError::Interpreters(prepared.faults));
+        return Err(ServeError::Unusable(prepared.faults));
     }
     Ok(prepared)
 }
@@ -299,10 +307,15 @@ pub fn pools_until(
     config: &Config,
     boot: &Path,
     open_files: u64,
-    cache: Option<&Cache>,
+    (cache, provider): (Option<&Cache>, Option<Provider>),
+    at_hand: &AtHand,
     cancelled: &AtomicBool,
 ) -> Result<Prepared, ServeError> {
-    let probes = pool_pythons(config, cache, cancelled);
+    let probes = of_each_pool(config, |pool| match at_hand.faults.get(&pool.name) {
+        _ if at_hand.missing.contains(&pool.name) => Ok(None),
+        Some(fault) => Err(PoolFault::from(Arc::clone(fault))),
+        None => Ok(Some(pool_python(pool, cache, cancelled)?)),
+    });
     let shared = shared_boot(config)?;
     let mut prepared = Prepared { pools: Vec::new(), unasked: Vec::new(), faults: Vec::new() };
     for (pool, probed) in probes {
@@ -311,35 +324,24 @@ pub fn pools_until(
             _ => boot,
         };
         let payload_max = config.daemon.payload;
-        let ingredients = Ingredients { boot: boot.to_owned(), payload_max, open_files };
+        let (boot, provider) = (boot.to_owned(), provider.clone());
+        let ingredients = Ingredients { boot, payload_max, open_files, provider };
         let make = match probed {
-            Ok(PoolPython { executable, environment, doubt, facts, place: _ }) => {
+            Ok(Some(PoolPython { executable, environment, doubt, facts, place: _ })) => {
                 prepared.unasked.extend(doubt);
                 Ok(ingredients.mix(pool, &executable, environment).with_facts(facts))
             }
+            Ok(None) => Err(Unmade::NotThere),
             Err(error) => {
                 let fault = error.to_string();
                 prepared.faults.push((pool.name.clone(), error));
-                Err(fault)
+                Err(Unmade::Faulty(fault))
             }
         };
         let (policy, config) = (policy(pool), pool.clone());
         prepared.pools.push(PoolParts { config, make, ingredients, policy });
     }
     Ok(prepared)
-}
-
-/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
-/// becomes true.
-pub(crate) fn try_interpreter(
-    pool: &config::Pool,
-    cancelled: &AtomicBool,
-) -> Result<(PathBuf, Environment), InterpreterError> {
-    let PoolPython { executable, environment, doubt, .. } = pool_python(pool, None, cancelled)?;
-    if let Some(unasked) = doubt {
-        unasked.ask(cancelled)?;
-    }
-    Ok((executable, environment))
 }
 
 /// Names of variables and their values.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clutch_protocol::message::Stop;
@@ -15,7 +16,7 @@ use crate::engine::{Engine, PoolUp, Starts, run_on_this_thread};
 use crate::envs::Keeper;
 use crate::interpreter::Cache;
 use crate::package;
-use crate::prepare::{self, OpenFiles, ServeError};
+use crate::prepare::{self, OpenFiles, Provider, ServeError};
 use crate::reload::{Asker, Blueprint, Order};
 use crate::service::{self, Activated, Manager};
 use crate::socket::Claim;
@@ -46,6 +47,8 @@ pub struct ServeReady {
     pub pools: Vec<PoolUp>,
     /// Its pools that do not, by name, and why.
     pub broken: Vec<(String, String)>,
+    /// Its pools that will when their environments are built.
+    pub building: Vec<String>,
 }
 
 /// The way clients come in.
@@ -109,18 +112,21 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&ServeReady)) -> Result<(
     config.daemon.connections = connections;
     let keeper = Keeper::new(guardian.clone(), open_files.inherited);
     let keeper = keeper.telling(service::extend_start);
-    prepare::environments(&keeper, &mut config, &AtomicBool::new(false))?;
+    // What has to be built is built while the other pools serve.
+    let at_hand = keeper.provide_what_is_there(&mut config, &Arc::new(AtomicBool::new(false)));
     let cache = Cache::in_state(&package::state_dir()?);
     let open = open_files.inherited;
-    let pools = prepare::pools(&config, &package.boot, open, Some(&cache))?;
+    let provider = Provider { keeper: keeper.clone(), source: config.source.clone() };
+    let from = (Some(&cache), Some(provider));
+    let pools = prepare::pools(&config, &package.boot, open, from, &at_hand)?;
     // Last of all that takes time, so that a start which fails before leaves no trace there.
     let groups = cgroup::open(&config.daemon.cgroup);
     let blueprint = Blueprint { config, boot: package.boot.clone(), open_files, keeper };
     run_on_this_thread(async move {
         let signals = Signals::listen()?;
         let engine = Engine::start(&blueprint.config, pools, guardian, groups, address)?;
-        run(engine, entrance, signals, blueprint, |Starts { up, broken }| {
-            let up = ServeReady { socket, pid: std::process::id(), pools: up, broken };
+        run(engine, entrance, signals, blueprint, |Starts { up, broken, building }| {
+            let up = ServeReady { socket, pid: std::process::id(), pools: up, broken, building };
             ready(&up);
             status_of(&up)
         })
@@ -136,6 +142,9 @@ fn status_of(up: &ServeReady) -> String {
     if !up.broken.is_empty() {
         let names = up.broken.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
         text += &format!("; broken: {}", names.join(", "));
+    }
+    if !up.building.is_empty() {
+        text += &format!("; building the environment of: {}", up.building.join(", "));
     }
     text
 }

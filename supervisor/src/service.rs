@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram as StdDatagram, UnixListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
@@ -21,6 +22,10 @@ use thiserror::Error;
 use tokio::net::UnixDatagram;
 
 use crate::sys;
+
+/// Whether the service manager knows that the start is over: from then on it is not asked for more
+/// time to start, nor told another status than that of a running daemon.
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// How long a word to the service manager may take. It reads them as they come.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,7 +40,7 @@ pub struct Manager {
 /// Asks the service manager for so much more time to start, if there is one. This may be before
 /// there is a data plane; it is one datagram.
 pub fn extend_start(time: Duration) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() || STARTED.load(Ordering::Relaxed) {
         return;
     }
     let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
@@ -66,6 +71,7 @@ impl Manager {
 
     /// Tells it that calls are taken now.
     pub async fn ready(&self, status: &str) {
+        STARTED.store(true, Ordering::Relaxed);
         self.tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]).await;
     }
 

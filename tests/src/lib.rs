@@ -37,6 +37,7 @@
 //! - [`wait`]: waiting for a condition, never for a time.
 //! - [`mod@python`]: the interpreters of this machine.
 //! - [`packages`]: packages to install, made on the spot.
+//! - [`ground`]: a place where environments are built of them.
 //! - [`science`]: an environment with numpy and its friends, from the package index.
 //! - [`table`]: the tables of `docs/COMPATIBILITY.md`.
 //! - [`process`]: what `/proc` says about a process.
@@ -71,6 +72,8 @@ pub mod wait;
 pub mod python;
 
 pub mod packages;
+
+pub mod ground;
 
 pub mod science;
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 
-use clutch_tests::{Clutch, Daemon, Pool, SECOND, kill, wait_for};
+use clutch_tests::ground::{Ground, needs};
+use clutch_tests::packages::Slow;
+use clutch_tests::{Clutch, Pool, SECOND, kill, wait_for};
 use serde_json::Value;
 
 /// Fields by their path, with their types as the page writes them.
@@ -138,7 +140,12 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let tmp = clutch_tests::Tmp::new();
     tmp.write("code/slow.py", "import time\ntime.sleep(0.6)\n");
     let slow = |pool: Pool| pool.workers(2).path(tmp.join("code")).preload(&["slow"]);
-    let daemon = Daemon::builder().pool("default", slow).start();
+    // And one whose environment is not there before this is over.
+    let ground = Ground::new();
+    let never = Slow::new(&ground.tmp).requirement();
+    let daemon =
+        ground.daemon().pool("default", slow).pool("waits", needs(&[&never])).start_partly();
+    wait_for("it is built", 60 * SECOND, || daemon.status().pools[1].building.is_some());
     let victim = daemon.worker_pids("default")[0];
     kill(victim);
     wait_for("the death is known", 10 * SECOND, || daemon.status().pools[0].last_death.is_some());

@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Subcommand;
 use clutch_supervisor::ServeError;
 use clutch_supervisor::config::{Config, Pool, Python};
-use clutch_supervisor::envs::{self, EnvError, Found, Keeper, Kept, Provided, Removal};
-use clutch_supervisor::prepare::OpenFiles;
+use clutch_supervisor::envs::{self, Failures, Found, Kept, Provided, Removal};
 
 use crate::args::{self, Global};
 use crate::commands::config::{keep_only, named_or_here};
@@ -105,26 +104,21 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     }
 }
 
-fn keeper() -> Result<Keeper, Error> {
-    let open_files = OpenFiles::as_they_are()?;
-    Ok(Keeper::new(connect::guardian(), open_files.inherited))
-}
-
 /// What came of declarations.
 pub(crate) struct Built {
     /// The configuration, whose pools now have what they declare, where that could be had.
     pub(crate) config: Config,
     pub(crate) provided: Vec<Provided>,
-    pub(crate) failures: Vec<(String, EnvError)>,
+    pub(crate) failures: Failures,
 }
 
 /// Builds what the pools of a configuration declare. Ctrl-C leaves nothing half-made behind.
 pub(crate) async fn provide(mut config: Config, interrupt: &mut Interrupt) -> Result<Built, Error> {
-    let keeper = keeper()?;
+    let keeper = connect::keeper()?;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&cancelled);
     let mut building = tokio::task::spawn_blocking(move || {
-        let (provided, failures) = keeper.provide(&mut config, &told);
+        let (provided, failures) = keeper.provide(&mut config, &told, |_| false);
         Built { config, provided, failures }
     });
     tokio::select! {
@@ -160,7 +154,7 @@ fn path(config: &Config) -> Result<Exit, Error> {
         let known = config.pools.keys().cloned().collect::<Vec<_>>().join(", ");
         return Err(Error::WhichPool { known });
     }
-    let path = match (&pool.python, keeper()?.locate(pool)?) {
+    let path = match (&pool.python, connect::keeper()?.locate(pool)?) {
         (_, Some((path, true))) => path,
         (_, Some((_, false))) => return Err(Error::EnvNotBuilt { pool: pool.name.clone() }),
         (Python::Venv(path), None) => path.clone(),

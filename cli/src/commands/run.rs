@@ -12,12 +12,15 @@ use std::{fs, io};
 
 use clap::CommandFactory;
 use clutch_protocol::message::{Exit as End, RunProgram, RunRefusal, RunRefused, Streams};
+use clutch_supervisor::ServeError;
 use clutch_supervisor::config::{self, Config, LocalOptions, Python};
+use clutch_supervisor::envs::{Keeper, Wish};
 use clutch_supervisor::run::local::{self, Found};
 
 use crate::args::{Cli, Global, pool_name};
-use crate::connect::Socket;
+use crate::connect::{self, Socket};
 use crate::error::Error;
+use crate::logging::{self, LogFormat};
 use crate::output;
 use crate::program::{Own, Relay, Stdio, Way};
 
@@ -135,8 +138,14 @@ fn try_run(args: &Args, global: &Global) -> Result<End, Error> {
         umask: own.umask,
         streams: Streams { open: stdio.open(), terminal: None, ignored: own.ignored },
     };
+    // Holds the pool's environment until the program has ended.
+    let keeper;
     let way = if args.local {
-        let pool = local_pool(args, &cwd)?;
+        let mut pool = local_pool(args, &cwd)?;
+        keeper = connect::keeper()?;
+        if args.python.is_none() && args.venv.is_none() {
+            provide(&keeper, &mut pool, args.config.as_deref())?;
+        }
         let Found { executable, venv } = local::find(&pool.python, &pool.env, &cwd)?;
         asked.interpreter = bytes(executable.clone());
         asked.venv = venv.map_or_else(Vec::new, bytes);
@@ -150,6 +159,19 @@ fn try_run(args: &Args, global: &Global) -> Result<End, Error> {
         Way::daemon(&Socket::of(global).path()?)?
     };
     Relay::start(way, asked, stdio, &own)?.run()
+}
+
+/// Provides a pool with the environment it declares; a build is told of on standard error.
+fn provide(keeper: &Keeper, pool: &mut config::Pool, file: Option<&Path>) -> Result<(), Error> {
+    if pool.declared.is_none() {
+        return Ok(());
+    }
+    let _log = logging::start(LogFormat::Text, connect::BUILDS_ONLY)?;
+    let failed = |error| ServeError::Environments(vec![(pool.name.clone(), error)]);
+    let mut provided = pool.clone();
+    keeper.provide_pool(&mut provided, file, &Wish::default()).map_err(failed)?;
+    *pool = provided;
+    Ok(())
 }
 
 fn bytes(path: PathBuf) -> Vec<u8> {

@@ -102,6 +102,9 @@ fn ready_text(ready: &ServeReady, spares: &Spares) -> String {
         ready.pid,
         pools.join(", ")
     );
+    for pool in &ready.building {
+        text += &format!("\npool {pool} builds its environment; calls wait for it");
+    }
     for (pool, reason) in &ready.broken {
         text += &format!("\npool {pool} is broken: {}", output::escape_block(reason));
     }
@@ -126,6 +129,7 @@ fn ready_json(ready: &ServeReady, spares: &Spares) -> serde_json::Value {
         "pid": ready.pid,
         "pools": pools,
         "broken": broken,
+        "building": ready.building,
     })
 }
 
@@ -140,6 +144,7 @@ mod tests {
             pid: 7,
             pools: vec![("cpu".into(), 1, "3.12.1".into()), ("io".into(), 4, "3.8.18".into())],
             broken: Vec::new(),
+            building: Vec::new(),
         };
         let spares = Spares::from([("cpu".into(), 0), ("io".into(), 2)]);
         assert_eq!(

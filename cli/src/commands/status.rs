@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerStatus};
+use clutch_protocol::status::{Building, DaemonStatus, PoolStatus, Status, WorkerStatus};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::commands::pythons::described;
@@ -93,6 +93,11 @@ fn pool_section(pool: &PoolStatus) -> String {
     if let Some(facts) = &pool.interpreter {
         let at = &facts.executable;
         let _ = writeln!(text, "  {}", one_line(&format!("{}, at {at}", described(facts))));
+    }
+    if let Some(Building { made_of, since_ms, phase, line }) = &pool.building {
+        let said = if line.is_empty() { String::new() } else { format!(": {line}") };
+        let building = format!("builds its {made_of} for {}: {phase}{said}", span(*since_ms));
+        let _ = writeln!(text, "  {}", one_line(&building));
     }
     for line in worker_table(&pool.workers).lines() {
         let _ = writeln!(text, "  {}", line.trim_end());
@@ -282,6 +287,12 @@ mod tests {
                 memory_bound_reason: String::new(),
                 last_death: None,
                 counters: counters(&[("answered.ok", 12), ("deaths.exited", 0)]),
+                building: Some(Building {
+                    made_of: "requirements = [\"a\"]".into(),
+                    since_ms: 12_000,
+                    phase: "downloading".into(),
+                    line: "Downloading a".into(),
+                }),
             }],
         }
     }
@@ -297,6 +308,7 @@ mod tests {
             "pool default (python3) is running\n",
             "  1 running, 4 of 4096 queued, the oldest for 1s; 2 workers wanted\n",
             "\ncounters: accepted 5\n",
+            "  builds its requirements = [\"a\"] for 12s: downloading: Downloading a\n",
             "counters: answered.ok 12\n",
             "0.3",
             "1m1s",

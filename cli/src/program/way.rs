@@ -22,6 +22,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::connect;
 use crate::error::Error;
+use crate::program::build::Build;
 
 /// How long a daemon may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -34,7 +35,8 @@ const READ_BYTES: usize = 4096;
 
 /// A way to a program, before there is one.
 pub(crate) enum Way {
-    Daemon(UnixStream),
+    /// A connection, and where the next one is made.
+    Daemon(UnixStream, PathBuf),
     Local(Box<config::Pool>, PathBuf),
 }
 
@@ -55,11 +57,7 @@ enum Socket {
 impl Way {
     /// Connects to the daemon.
     pub(crate) fn daemon(socket: &Path) -> Result<Way, Error> {
-        let options = ConnectOptions::new(socket)
-            .timeout(ANSWER_MAX)
-            .program(concat!("clutch run ", env!("CARGO_PKG_VERSION")));
-        let (socket, _) = clutch_client::blocking::connect_raw(&options)?;
-        Ok(Way::Daemon(socket))
+        Ok(Way::Daemon(connect_to(socket)?, socket.to_owned()))
     }
 
     /// Needs no daemon.
@@ -75,14 +73,41 @@ impl Way {
                 let program = LocalProgram::start(&connect::guardian(), &program, streams)?;
                 Socket::Local(program, pool)
             }
-            Way::Daemon(socket) => {
-                ask(&socket, &asked)?;
+            Way::Daemon(socket, path) => {
+                let socket = ask_patiently(socket, &path, &asked)?;
                 hand_over(&socket, streams).map_err(Error::Prepare)?;
                 Socket::Daemon(socket)
             }
         };
         let decoder = Decoder::with_payload_max(0);
         Ok(Running { socket, decoder, buffer: BytesMut::new(), exited: None })
+    }
+}
+
+fn connect_to(socket: &Path) -> Result<UnixStream, Error> {
+    let options = ConnectOptions::new(socket)
+        .timeout(ANSWER_MAX)
+        .program(concat!("clutch run ", env!("CARGO_PKG_VERSION")));
+    let (socket, _) = clutch_client::blocking::connect_raw(&options)?;
+    Ok(socket)
+}
+
+/// Asks the daemon, and again when the environment that is being built for the pool is there, which
+/// has a limit of its own. Gives the connection on which it has agreed.
+fn ask_patiently(
+    mut socket: UnixStream,
+    path: &Path,
+    asked: &RunProgram,
+) -> Result<UnixStream, Error> {
+    let mut build = Build::default();
+    loop {
+        match ask(&socket, asked) {
+            Err(Error::NotRun(refused)) if refused.refusal == RunRefusal::NotYet => {
+                build.wait(path, &asked.pool)?;
+                socket = connect_to(path)?;
+            }
+            answer => return answer.map(|()| socket),
+        }
     }
 }
 

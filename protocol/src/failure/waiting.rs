@@ -57,6 +57,8 @@ pub enum Hindrance {
         /// The worker's process.
         pid: u32,
     },
+    /// The environment that the pool declares was being built.
+    Building,
 }
 
 /// What became of a pool that takes no more calls.

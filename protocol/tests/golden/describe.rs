@@ -273,7 +273,8 @@ enums! {
     Exit { 0 Code(code), 1 Signal(signal) }
     Target { 0 Process, 1 Group }
     RunRefusal {
-        0 NoSuchPool, 1 NotAllowed, 2 TooMany, 3 ShuttingDown, 4 CannotStart, 5 Lost
+        0 NoSuchPool, 1 NotAllowed, 2 TooMany, 3 ShuttingDown, 4 CannotStart, 5 Lost,
+        6 NotYet,
     }
     Reason {
         0 Raised(exception),
@@ -303,6 +304,7 @@ enums! {
         6 Capped { wished_ms },
         7 Unanswered,
         8 Frozen { pid },
+        9 Building,
     }
     Shutdown { 0 Daemon, 1 Ended, 2 Drain }
     Payload { 0 Arguments, 1 Result }

@@ -335,12 +335,13 @@ const CAUSES: [Cause; 12] = [
     Cause::Stalled,
 ];
 
-const HINDRANCES: [Hindrance; 5] = [
+const HINDRANCES: [Hindrance; 6] = [
     Hindrance::Attempt,
     Hindrance::Paused,
     Hindrance::NoWorker,
     Hindrance::Caller,
     Hindrance::Unanswered,
+    Hindrance::Building,
 ];
 
 const MISSING: [MissingWhat; 5] = [
@@ -658,6 +659,7 @@ fn programs(samples: &mut Samples) {
         RunRefusal::ShuttingDown,
         RunRefusal::CannotStart,
         RunRefusal::Lost,
+        RunRefusal::NotYet,
     ] {
         let refused = RunRefused { refusal, sentence: format!("no: {refusal:?}") };
         let name = format!("run-refused-{refusal:?}");

@@ -260,8 +260,12 @@ mod tests {
         let (launched, outcomes) = tokio::sync::mpsc::channel(2);
         let (spawner, _) = Spawner::start(guardian, None, launched).unwrap();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
-        let ingredients =
-            Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
+        let ingredients = Ingredients {
+            boot: boot.to_owned(),
+            payload_max: 1 << 20,
+            open_files: 1024,
+            provider: None,
+        };
         let pools = vec![PoolParts { config, make: Ok(recipe), ingredients, policy }];
         let core = Core::new(Parts {
             daemon,

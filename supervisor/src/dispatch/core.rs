@@ -177,11 +177,12 @@ impl Core {
         self.with(|dispatcher| dispatcher.first_starts())
     }
 
-    /// Resolves when `is` is true of every pool's first start.
-    pub async fn wait_for_starts(&self, is: impl Fn(&FirstStart) -> bool) {
+    /// Resolves when `are` is true of the pools' first starts.
+    pub async fn wait_for_starts(&self, are: impl Fn(&[FirstStart]) -> bool) {
         loop {
             let progress = self.0.progress.notified();
-            if self.first_starts().iter().all(|(.., start)| is(start)) {
+            let starts: Vec<_> = self.first_starts().into_iter().map(|(.., start)| start).collect();
+            if are(&starts) {
                 return;
             }
             progress.await;

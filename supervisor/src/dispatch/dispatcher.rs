@@ -22,7 +22,7 @@ use super::logs::Store;
 use super::nested::{Address, Token};
 use super::reaps::Reaps;
 use super::runs::Runs;
-use super::search::Search;
+use super::search::{Failed, Search};
 use super::stacks::StackReply;
 use super::watch::Watched;
 use crate::cgroup::Group;
@@ -30,7 +30,7 @@ use crate::config;
 use crate::logs::{Ring, Sink};
 use crate::pool::nesting::Nesting;
 use crate::pool::{CallKey, Effect, Event, Pool};
-use crate::prepare::Ingredients;
+use crate::prepare::{Ingredients, Unmade};
 use crate::watch::watcher::Watcher;
 use crate::worker::launch::Recipe;
 use crate::worker::link::Link;
@@ -60,8 +60,8 @@ pub struct Parts {
 pub struct PoolParts {
     /// Its configuration.
     pub config: config::Pool,
-    /// How its workers are started, or why its interpreter cannot be used.
-    pub make: Result<Recipe, String>,
+    /// How its workers are started, or why that is not known.
+    pub make: Result<Recipe, Unmade>,
     /// What a recipe is made of, should there be none yet.
     pub ingredients: Ingredients,
     /// Who decides.
@@ -77,6 +77,8 @@ pub enum FirstStart {
     Ready(String),
     /// No worker was ever ready, and one has died.
     Failed(Box<Certificate>),
+    /// It is not known yet, and will not be for long: its environment is being built.
+    Building,
 }
 
 /// A worker process, beside what the policy knows of it.
@@ -142,12 +144,16 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub(super) struct PoolState {
     pub(super) config: config::Pool,
-    /// None when its interpreter cannot be used: every start looks for it anew.
+    /// None when its interpreter cannot be used, or its environment is not there: every start
+    /// looks for it anew, and builds what is missing.
     pub(super) recipe: Option<Rc<Recipe>>,
     pub(super) ingredients: Ingredients,
-    /// What is wrong with its interpreter, when that is known before its first start.
+    /// What is wrong with its interpreter or its declaration, when that is known before its first
+    /// start.
     pub(super) known_fault: Option<String>,
-    /// Its interpreter is being looked for.
+    /// The build of its environment that has failed last, if it was tried since nothing changed.
+    pub(super) failed_build: Option<Failed>,
+    /// Its interpreter is being looked for, or its environment built.
     pub(super) search: Option<Search>,
     /// Workers of another edition than this have to be replaced.
     pub(super) edition: u64,
@@ -217,13 +223,15 @@ impl PoolState {
     pub(super) fn new(parts: PoolParts) -> PoolState {
         let (recipe, known_fault) = match parts.make {
             Ok(recipe) => (Some(Rc::new(recipe)), None),
-            Err(fault) => (None, Some(fault)),
+            Err(Unmade::Faulty(fault)) => (None, Some(fault)),
+            Err(Unmade::NotThere) => (None, None),
         };
         PoolState {
             config: parts.config,
             recipe,
             ingredients: parts.ingredients,
             known_fault,
+            failed_build: None,
             search: None,
             edition: 0,
             last_edition: 0,
@@ -239,6 +247,13 @@ impl PoolState {
             ring: Ring::default(),
             sink: None,
             liveness_due: None,
+        }
+    }
+
+    fn first_start(&self) -> FirstStart {
+        match &self.first_start {
+            FirstStart::Pending if self.is_building() => FirstStart::Building,
+            known => known.clone(),
         }
     }
 }
@@ -290,7 +305,7 @@ impl Dispatcher {
     pub(super) fn first_starts(&self) -> Vec<(String, u32, FirstStart)> {
         self.pools
             .iter()
-            .map(|p| (p.config.name.clone(), p.config.workers, p.first_start.clone()))
+            .map(|p| (p.config.name.clone(), p.config.workers, p.first_start()))
             .collect()
     }
 

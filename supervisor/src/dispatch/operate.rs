@@ -45,6 +45,9 @@ impl Core {
                 return Err(Denied::new(Denial::ShuttingDown, sentence));
             }
             dispatcher.pool(found).counters.one("operator_orders");
+            if order == PoolOrder::Reset {
+                dispatcher.pool(found).failed_build = None;
+            }
             tracing::info!(pool, ?order, "an operator's order");
             Ok(found)
         })?;

@@ -88,6 +88,10 @@ impl Dispatcher {
         }
     }
 
+    fn is_building(&self, pool: PoolIndex) -> bool {
+        self.pools[pool.0].is_building()
+    }
+
     /// What a caller wishes, if that is more than its pool allows.
     pub(super) fn wished(&self, pool: PoolIndex, timeout_ms: u64) -> Option<Duration> {
         let wished = Duration::from_millis(timeout_ms);
@@ -106,6 +110,9 @@ impl Dispatcher {
                 Hindrance::Frozen { pid: pids.first().copied().unwrap_or(0) }
             }
             Some(pids) => Hindrance::Stopped { pids },
+            None if worker.is_none() && policy.stands_still() && self.is_building(pool) => {
+                Hindrance::Building
+            }
             None => call.map_or(Hindrance::Work, |call| call.hindrance(now, policy)),
         };
         let stack = call

@@ -164,6 +164,20 @@ impl Core {
         })
     }
 
+    /// What these pools have not got is tried again now, as if an operator said so.
+    pub(crate) fn try_anew<'a>(&self, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            let pool = self.with(|dispatcher| {
+                let pool = dispatcher.by_name.get(name).copied()?;
+                dispatcher.pool(pool).failed_build = None;
+                Some(pool)
+            });
+            if let Some(pool) = pool {
+                self.tell(pool, Event::Operator(Order::Reset));
+            }
+        }
+    }
+
     /// The daemon's own settings.
     pub(crate) fn daemon(&self) -> config::Daemon {
         self.with(|dispatcher| dispatcher.daemon.clone())

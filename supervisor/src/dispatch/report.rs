@@ -5,10 +5,13 @@ use std::time::Instant;
 
 use clutch_protocol::Deaths;
 use clutch_protocol::failure::{Ancestor, Cause, Certificate};
-use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
+use clutch_protocol::status::{
+    Building, DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus,
+};
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
+use crate::envs::{Report, Stage};
 use crate::pool;
 use crate::pool::{EmptySlot, Held, Opening, WorkerView};
 use crate::watch::activity::Activity;
@@ -88,6 +91,7 @@ impl Dispatcher {
             memory_bound_reason,
             last_death: pool.last_death.clone(),
             counters: pool_counters(pool),
+            building: pool.building().map(|report| building(now, report)),
         }
     }
 
@@ -110,6 +114,7 @@ impl Dispatcher {
             pool::PoolState::Running if pool.policy.workers_wanted() == 0 => {
                 ("running", "no worker is needed; the next call starts one".to_owned())
             }
+            pool::PoolState::Running if pool.is_building() => ("building", building_reason(pool)),
             pool::PoolState::Running => ("starting", "no worker is ready yet".to_owned()),
         }
     }
@@ -272,6 +277,11 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
         Opening::Closed => "an operator drains it, and ",
         Opening::Open | Opening::Ending => "",
     };
+    if pool.is_building() {
+        return format!(
+            "{wish}its environment could not be built and is being built anew; the last: {last}"
+        );
+    }
     if let FirstStart::Failed(_) = pool.first_start {
         return format!(
             "{wish}no worker of it has ever started; one start is tried now and then, and at once \
@@ -284,6 +294,29 @@ fn crash_loop_reason(failures: u32, pool: &PoolState) -> String {
         Deaths(failures),
         pool.config.name
     )
+}
+
+/// How far an environment is, as `status` shows it.
+fn building(now: Instant, report: Report) -> Building {
+    Building {
+        made_of: report.what,
+        since_ms: millis_since(now, report.since),
+        phase: report.phase.to_owned(),
+        line: report.line,
+    }
+}
+
+/// What is built for a pool, and how far it is, in words.
+fn building_reason(pool: &PoolState) -> String {
+    let Some(report) = pool.building() else { return String::new() };
+    let Report { stage, what, phase, line, .. } = report;
+    let how = match stage {
+        Stage::Waiting => format!("built by {line}, which is waited for"),
+        Stage::Queued => "built as soon as others are".to_owned(),
+        Stage::Looking | Stage::Building if line.is_empty() => format!("being built ({phase})"),
+        Stage::Looking | Stage::Building => format!("being built ({phase}: {line})"),
+    };
+    format!("its environment is {how}, from its {what}; calls wait for it")
 }
 
 /// A slot between two workers.

@@ -160,6 +160,23 @@ impl Core {
     }
 }
 
+/// Why a pool cannot run a program for want of an interpreter or an environment.
+fn without_recipe(state: &PoolState) -> String {
+    let pool = &state.config.name;
+    if state.is_building() {
+        return format!(
+            "the environment of pool '{pool}' is being built; `clutch status` shows how far that \
+             is: try again when it is there"
+        );
+    }
+    match &state.last_death {
+        Some(death) if !death.detail.is_empty() => {
+            format!("pool '{pool}' cannot start anything: {}", death.detail)
+        }
+        _ => format!("the interpreter of pool '{pool}' cannot be used; `clutch status` says why"),
+    }
+}
+
 impl Dispatcher {
     fn admit_run(&mut self, asked: &RunProgram) -> Result<(Admitted, u64, String), RunRefused> {
         let refuse = |refusal, sentence| Err(RunRefused { refusal, sentence });
@@ -179,10 +196,11 @@ impl Dispatcher {
         let pool = state.config.name.clone();
         let command = recipe::command(&asked.arguments);
         let Some(base) = state.recipe.as_ref().map(|recipe| recipe.spawn_without_slot()) else {
-            let sentence = format!(
-                "the interpreter of pool '{pool}' cannot be used; `clutch status` says why"
-            );
-            return refuse(RunRefusal::CannotStart, sentence);
+            let refusal = match state.is_building() {
+                true => RunRefusal::NotYet,
+                false => RunRefusal::CannotStart,
+            };
+            return refuse(refusal, without_recipe(state));
         };
         let admitted = Admitted { pool: state.config.clone(), base };
         self.pools[index.0].counters.one("runs");

@@ -12,7 +12,7 @@ use super::process::{self, Job};
 use super::specifier;
 use crate::config::{Pool, Python};
 use crate::environment;
-use crate::interpreter::{self, Interpreter};
+use crate::interpreter::{self, Asker, Interpreter, InterpreterError, Places, Search};
 use crate::prepare::PROBE_TIMEOUT;
 
 /// Minor versions of Python that are looked for when the usual one does not fit, newest first.
@@ -26,22 +26,27 @@ print('clutch-identity', sys.implementation.cache_tag, _imp.extension_suffixes()
 /// What begins the answer.
 const IDENTITY_MARK: &str = "clutch-identity ";
 
-/// The interpreter to build with: the pool's own, or another one if the pool leaves the choice and
-/// the declaration does not take the usual one.
+/// The interpreter to build with: what `python` means, as for any pool, or another one if the pool
+/// leaves the choice and the declaration does not take the usual one.
 pub(super) fn interpreter_for(
-    pool: &Pool,
+    (pool, python): (&Pool, &Python),
     content: &Content,
     cancelled: &AtomicBool,
 ) -> Result<Interpreter, EnvError> {
     let account = pool.process.account.as_ref();
     let environment = environment::build(&pool.env, std::env::vars_os(), None, account);
-    let search_path = environment
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map_or_else(OsString::new, |(_, value)| value.clone());
-    let ask = |python: &Python| {
-        let path = interpreter::resolve(python, &search_path, &pool.cwd)?;
-        interpreter::probe_until(&path, &pool.cwd, &environment, PROBE_TIMEOUT, cancelled)
+    let search_path = environment::search_path(&environment);
+    let (cwd, timeout, cache) = (&pool.cwd, PROBE_TIMEOUT, None);
+    let asker = Asker { cwd, environment: &environment, timeout, cancelled, account, cache };
+    let search = Search {
+        search_path: &search_path,
+        cwd: &pool.cwd,
+        places: &Places::of_this_machine(),
+        ask: &|path| asker.who(path),
+    };
+    let ask = |python: &Python| -> Result<Interpreter, InterpreterError> {
+        let choice = interpreter::choose(python, &search)?;
+        choice.asked.map_or_else(|| asker.who(&choice.path), Ok)
     };
     let takes = |found: &Interpreter| match content.requires_python.as_deref() {
         None => Ok(true),
@@ -54,13 +59,13 @@ pub(super) fn interpreter_for(
             EnvError::Declaration { path, fault }
         }),
     };
-    let usual = ask(&pool.python);
+    let usual = ask(python);
     if let Ok(found) = &usual
         && takes(found)?
     {
         return Ok(usual?);
     }
-    if pool.python == Python::default() && content.requires_python.is_some() {
+    if *python == Python::default() && content.requires_python.is_some() {
         for minor in MINORS {
             if let Ok(found) = ask(&Python::Named(format!("3.{minor}")))
                 && takes(&found)?
@@ -92,7 +97,7 @@ pub(super) fn identity(found: &Interpreter, means: Means<'_>) -> Result<String, 
     let program = || found.executable.display().to_string();
     let mut identity = None;
     let mut words = String::new();
-    let end = process::run(means.guardian, &job, means.cancelled, &mut |line| {
+    let end = process::run(means.guardian, &job, means.cancel, &mut |line| {
         words = format!("  {line}");
         identity = line.strip_prefix(IDENTITY_MARK).map(str::to_owned).or(identity.take());
     });
@@ -104,6 +109,7 @@ pub(super) fn identity(found: &Interpreter, means: Means<'_>) -> Result<String, 
             program: program(),
             timeout: PROBE_TIMEOUT,
             words,
+            hint: "",
         }),
         (Ok(process::End::Ended(end)), None) => Err(EnvError::Failed {
             what: "interpreter".to_owned(),

@@ -1,12 +1,10 @@
 //! Building one environment: which programs run, with what, and what is said when one fails.
 
-use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use clutch_protocol::message::Exit;
@@ -15,16 +13,13 @@ use nix::unistd::{AccessFlags, eaccess};
 use super::declaration::Install;
 use super::error::{BuilderEnd, EnvError};
 use super::process::{self, End, Job};
+use super::secrets::Secrets;
 use super::store::{Entry, failed};
+use super::words::{self, Tail};
+use super::works::{Cancel, Work};
 use crate::config::{Build, Env, Tool};
 use crate::environment;
 use crate::worker::spawner::Guardian;
-
-/// How many of a builder's last lines are shown when it fails.
-const WORDS_LINES_MAX: usize = 30;
-
-/// And how many bytes of them.
-const WORDS_BYTES_MAX: usize = 4 << 10;
 
 /// What would have a builder install to somewhere else, or ask, or refuse.
 const NOT_PASSED: [&str; 17] = [
@@ -48,8 +43,19 @@ const NOT_PASSED: [&str; 17] = [
 ];
 
 /// What cannot be had of an interpreter without `venv`.
-const NO_VENV: &str = "\nan interpreter without `venv` and `ensurepip` cannot make environments: \
-                       install them (Debian and Ubuntu: python3-venv), or install uv";
+const NO_VENV: &str = " (an interpreter without `venv` and `ensurepip` cannot make environments: \
+                       install them (Debian and Ubuntu: python3-venv), or install uv)";
+
+/// What a builder is at that makes an empty environment.
+const MAKING: &str = "making";
+
+/// What an installer is at first.
+const RESOLVING: &str = "resolving";
+
+/// How often an installer tries again what the network does not give it, unless the daemon's
+/// environment says otherwise. With the five times of pip, each with a wait for an answer that does
+/// not come, a missing network would be told after minutes; and a pool tries again by itself.
+const RETRIES: &str = "2";
 
 /// What builds environments, found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,11 +64,16 @@ pub(super) enum Builder {
     Uv(PathBuf),
     /// `venv` and pip.
     Pip,
+    /// None: uv is wanted, and is not there. That is no fault where nothing has to be built.
+    NoUv {
+        /// The directories searched.
+        search_path: String,
+    },
 }
 
 impl Builder {
     /// The one that is wanted, if it is there.
-    pub(super) fn find(tool: Tool) -> Result<Builder, EnvError> {
+    pub(super) fn find(tool: Tool) -> Builder {
         let search_path = std::env::var_os("PATH").unwrap_or_default();
         let on_path = || {
             std::env::split_paths(&search_path)
@@ -70,18 +81,19 @@ impl Builder {
                 .find(|path| path.is_file() && eaccess(path, AccessFlags::X_OK).is_ok())
         };
         match tool {
-            Tool::Pip => Ok(Builder::Pip),
-            Tool::Auto => Ok(on_path().map_or(Builder::Pip, Builder::Uv)),
-            Tool::Uv => on_path().map(Builder::Uv).ok_or_else(|| EnvError::NoUv {
-                search_path: search_path.to_string_lossy().into_owned(),
-            }),
+            Tool::Pip => Builder::Pip,
+            Tool::Auto => on_path().map_or(Builder::Pip, Builder::Uv),
+            Tool::Uv => on_path().map_or_else(
+                || Builder::NoUv { search_path: search_path.to_string_lossy().into_owned() },
+                Builder::Uv,
+            ),
         }
     }
 
     /// Its name.
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Builder::Uv(_) => "uv",
+            Builder::Uv(_) | Builder::NoUv { .. } => "uv",
             Builder::Pip => "pip",
         }
     }
@@ -108,20 +120,23 @@ pub(super) struct Plan {
 pub(super) struct Means<'a> {
     pub(super) guardian: &'a Guardian,
     pub(super) open_files: u64,
-    pub(super) cancelled: &'a AtomicBool,
+    pub(super) cancel: Cancel<'a>,
 }
 
 /// One program of a build.
 struct Step {
     /// What it is called when it fails.
     name: &'static str,
+    /// What it is at before it says anything.
+    phase: &'static str,
     program: PathBuf,
     args: Vec<OsString>,
     hint: &'static str,
 }
 
-/// Builds it where it stays. To be called with the claim on its folder, which is empty.
-pub(super) fn build(plan: &Plan, means: Means<'_>) -> Result<(), EnvError> {
+/// Builds it where it stays, and tells everyone who waits how far it is. To be called with the
+/// claim on its folder, which is empty.
+pub(super) fn build(plan: &Plan, means: Means<'_>, work: &Work) -> Result<(), EnvError> {
     let deadline = Instant::now() + plan.options.timeout;
     if let Install::List(list) = &plan.install {
         let path = plan.entry.requirements();
@@ -133,8 +148,14 @@ pub(super) fn build(plan: &Plan, means: Means<'_>) -> Result<(), EnvError> {
         written.map_err(failed("write", &path))?;
     }
     let environment = variables(plan);
-    for step in steps(plan) {
-        run(plan, &step, &environment, deadline, means)?;
+    let mut given = plan.options.find_links.clone();
+    if let Install::List(list) = &plan.install {
+        given.extend_from_slice(list);
+    }
+    let secrets = Secrets::of_builder(&environment, &given);
+    for step in steps(plan)? {
+        work.tell(|progress| progress.say(Some(step.phase), ""));
+        run(plan, &step, (&environment, &secrets), deadline, means, work)?;
     }
     if plan.entry.store.shared {
         let env = plan.entry.env();
@@ -144,32 +165,38 @@ pub(super) fn build(plan: &Plan, means: Means<'_>) -> Result<(), EnvError> {
     Ok(())
 }
 
-fn steps(plan: &Plan) -> Vec<Step> {
+fn steps(plan: &Plan) -> Result<Vec<Step>, EnvError> {
     let steps = match &plan.builder {
         Builder::Uv(uv) => uv_steps(plan, uv),
         Builder::Pip => pip_steps(plan),
+        Builder::NoUv { search_path } => {
+            return Err(EnvError::NoUv { search_path: search_path.clone() });
+        }
     };
-    steps.into_iter().flatten().collect()
+    Ok(steps.into_iter().flatten().collect())
 }
 
 fn uv_steps(plan: &Plan, uv: &Path) -> [Option<Step>; 2] {
     let env = plan.entry.env();
     let interpreter = plan.interpreter.as_os_str();
-    let step = |name, args: Vec<OsString>| Step { name, program: uv.to_owned(), args, hint: "" };
+    let step = |name, phase, args: Vec<OsString>| {
+        let (program, hint) = (uv.to_owned(), "");
+        Step { name, phase, program, args, hint }
+    };
     let make =
-        words(["venv", "--quiet", "--no-project", "--python"], [interpreter, env.as_os_str()]);
+        args_of(["venv", "--quiet", "--no-project", "--python"], [interpreter, env.as_os_str()]);
     let install = match installable(plan) {
         Some(file) => {
             let python = env.join("bin/python");
-            let mut args = words(["pip", "install", "--compile-bytecode", "--python"], []);
+            let mut args = args_of(["pip", "install", "--compile-bytecode", "--python"], []);
             args.extend([python.into_os_string(), "-r".into(), file.into_os_string()]);
             Some(("uv pip install", args))
         }
         None => match &plan.install {
             Install::UvLock(_) => {
                 let options = ["sync", "--frozen", "--no-dev", "--no-install-project"];
-                let mut args = words(options, []);
-                args.extend(words(["--compile-bytecode", "--python"], [interpreter]));
+                let mut args = args_of(options, []);
+                args.extend(args_of(["--compile-bytecode", "--python"], [interpreter]));
                 Some(("uv sync", args))
             }
             Install::List(_) | Install::File(_) => None,
@@ -177,23 +204,25 @@ fn uv_steps(plan: &Plan, uv: &Path) -> [Option<Step>; 2] {
     };
     let install = install.map(|(name, mut args)| {
         args.extend(find_links(plan));
-        step(name, args)
+        step(name, RESOLVING, args)
     });
-    [Some(step("uv venv", make)), install]
+    [Some(step("uv venv", MAKING, make)), install]
 }
 
 fn pip_steps(plan: &Plan) -> [Option<Step>; 2] {
     let env = plan.entry.env();
     let make = Step {
         name: "python -m venv",
+        phase: MAKING,
         program: plan.interpreter.clone(),
-        args: words(["-I", "-m", "venv"], [env.as_os_str()]),
+        args: args_of(["-I", "-m", "venv"], [env.as_os_str()]),
         hint: NO_VENV,
     };
     let install = installable(plan).map(|file| {
-        let mut args = words(["-I", "-u", "-m", "pip", "install", "-r"], [file.as_os_str()]);
+        let mut args = args_of(["-I", "-u", "-m", "pip", "install", "-r"], [file.as_os_str()]);
         args.extend(find_links(plan));
-        Step { name: "pip install", program: env.join("bin/python"), args, hint: "" }
+        let (name, phase, program) = ("pip install", RESOLVING, env.join("bin/python"));
+        Step { name, phase, program, args, hint: "" }
     });
     [Some(make), install]
 }
@@ -208,13 +237,18 @@ fn installable(plan: &Plan) -> Option<PathBuf> {
     }
 }
 
-fn words<const N: usize, const M: usize>(words: [&str; N], more: [&OsStr; M]) -> Vec<OsString> {
+fn args_of<const N: usize, const M: usize>(words: [&str; N], more: [&OsStr; M]) -> Vec<OsString> {
     words.into_iter().map(OsStr::new).chain(more).map(OsStr::to_owned).collect()
 }
 
+/// Directories where packages are; what is a URL may hold a password, and is no argument.
 fn find_links(plan: &Plan) -> Vec<OsString> {
-    let links = plan.options.find_links.iter();
+    let links = plan.options.find_links.iter().filter(|link| !is_url(link));
     links.flat_map(|link| ["--find-links".into(), link.into()]).collect()
+}
+
+fn is_url(link: &str) -> bool {
+    link.contains("://")
 }
 
 /// The environment of the builder: what a person at the daemon's terminal has, so that their
@@ -238,6 +272,11 @@ fn variables(plan: &Plan) -> Vec<(OsString, OsString)> {
     ] {
         set(name, OsStr::new(value));
     }
+    for name in ["PIP_RETRIES", "UV_HTTP_RETRIES"] {
+        if std::env::var_os(name).is_none() {
+            set(name, OsStr::new(RETRIES));
+        }
+    }
     set("UV_PROJECT_ENVIRONMENT", plan.entry.env().as_os_str());
     if plan.entry.store.shared {
         // The modes of a shared environment are changed, and those of uv's cache must not be.
@@ -256,20 +295,34 @@ fn variables(plan: &Plan) -> Vec<(OsString, OsString)> {
         set("PIP_EXTRA_INDEX_URL", OsStr::new(&urls));
         set("UV_INDEX", OsStr::new(&urls));
     }
+    // These are added to what the variables hold already.
+    for (name, separator) in [("PIP_FIND_LINKS", " "), ("UV_FIND_LINKS", ",")] {
+        let links = plan.options.find_links.iter().filter(|link| is_url(link));
+        let mut all: Vec<_> = links.map(OsString::from).collect();
+        if all.is_empty() {
+            continue;
+        }
+        all.extend(std::env::var_os(name));
+        set(name, &all.join(OsStr::new(separator)));
+    }
     variables
 }
 
 fn run(
     plan: &Plan,
     step: &Step,
-    environment: &[(OsString, OsString)],
+    (environment, secrets): (&[(OsString, OsString)], &Secrets),
     deadline: Instant,
     means: Means<'_>,
+    work: &Work,
 ) -> Result<(), EnvError> {
     let mut tail = Tail::default();
     let mut line = |line: &str| {
+        let line = secrets.hide(line);
         tracing::info!(pool = plan.pool, "{}: {line}", step.name);
-        tail.push(line);
+        let phase = words::phase(&line);
+        work.tell(|progress| progress.say(phase, &line));
+        tail.push(&line);
     };
     let job = Job {
         program: &step.program,
@@ -279,48 +332,26 @@ fn run(
         open_files: means.open_files,
         deadline,
     };
-    let end = process::run(means.guardian, &job, means.cancelled, &mut line);
+    let end = process::run(means.guardian, &job, means.cancel, &mut line);
     let program = step.name.to_owned();
     let what = plan.what.clone();
     match end {
         Ok(End::Ended(BuilderEnd::Exited(Exit::Code(0)))) => Ok(()),
         Ok(End::Ended(end)) => {
-            let (words, hint) = (tail.text(), step.hint);
+            let words = tail.text();
+            let hint = if step.hint.is_empty() { words::hint(&words) } else { step.hint };
             Err(EnvError::Failed { what, program, end, words, hint })
         }
         Ok(End::TimedOut) => {
-            let timeout = plan.options.timeout;
-            Err(EnvError::TimedOut { what, program, timeout, words: tail.text() })
+            let (timeout, words) = (plan.options.timeout, tail.text());
+            let hint = words::hint(&words);
+            Err(EnvError::TimedOut { what, program, timeout, words, hint })
         }
         Ok(End::Cancelled) => Err(EnvError::Cancelled),
         Err(source) => {
             let program = step.program.display().to_string();
             Err(EnvError::Start { program, source })
         }
-    }
-}
-
-/// The last lines of a builder.
-#[derive(Default)]
-struct Tail {
-    lines: VecDeque<String>,
-    bytes: usize,
-}
-
-impl Tail {
-    fn push(&mut self, line: &str) {
-        self.bytes += line.len();
-        self.lines.push_back(line.to_owned());
-        while self.lines.len() > WORDS_LINES_MAX
-            || (self.bytes > WORDS_BYTES_MAX && self.lines.len() > 1)
-        {
-            let gone = self.lines.pop_front().map_or(0, |line| line.len());
-            self.bytes -= gone;
-        }
-    }
-
-    fn text(&self) -> String {
-        self.lines.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -372,7 +403,7 @@ mod tests {
             let args: Vec<_> = step.args.iter().map(|arg| arg.to_str().unwrap()).collect();
             format!("{} {}", step.program.display(), args.join(" "))
         };
-        steps(&plan(install, builder)).into_iter().map(line).collect()
+        steps(&plan(install, builder)).unwrap().into_iter().map(line).collect()
     }
 
     #[test]
@@ -414,6 +445,7 @@ mod tests {
     fn a_builders_settings_are_passed_and_what_bends_it_is_not() {
         let mut plan = plan(Install::List(Vec::new()), Builder::Pip);
         plan.options.index_url = Some("https://u:p@i.example/simple".to_owned());
+        plan.options.find_links.push("https://u:p@l.example/".to_owned());
         let variables = variables(&plan);
         let value = |name: &str| {
             let found = variables.iter().find(|(known, _)| known == OsStr::new(name));
@@ -421,25 +453,16 @@ mod tests {
         };
         assert_eq!(Some("https://u:p@i.example/simple".to_owned()), value("PIP_INDEX_URL"));
         assert_eq!(Some("0".to_owned()), value("PIP_USER"));
+        assert_eq!(Some("2".to_owned()), value("PIP_RETRIES"));
+        for links in ["PIP_FIND_LINKS", "UV_FIND_LINKS"] {
+            assert!(value(links).unwrap().starts_with("https://u:p@l.example/"));
+        }
         assert_eq!(Some("/s/k/env".to_owned()), value("UV_PROJECT_ENVIRONMENT"));
         assert_eq!(None, value("PIP_TARGET"));
         assert!(value("PATH").is_some());
-        let shown = format!("{:?}", steps(&plan).into_iter().map(|s| s.args).collect::<Vec<_>>());
+        let steps = steps(&plan).unwrap();
+        let shown = format!("{:?}", steps.into_iter().map(|step| step.args).collect::<Vec<_>>());
         assert!(!shown.contains("u:p@"), "{shown}");
-    }
-
-    #[test]
-    fn last_words_are_bounded() {
-        let mut tail = Tail::default();
-        for number in 0..100 {
-            tail.push(&format!("line {number}"));
-        }
-        assert_eq!(WORDS_LINES_MAX, tail.text().lines().count());
-        assert!(tail.text().ends_with("  line 99"));
-        for _ in 0..10 {
-            tail.push(&"x".repeat(2000));
-        }
-        assert!(tail.text().len() <= WORDS_BYTES_MAX + 100, "{}", tail.text().len());
     }
 
     #[test]

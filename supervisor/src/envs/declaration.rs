@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::error::EnvError;
 use super::key::Hasher;
-use super::{files, requirement, script};
+use super::{files, requirement, script, secrets};
 use crate::config::Declared;
 
 /// The longest list of requirements that is shown whole.
@@ -172,7 +172,7 @@ fn normal(list: &[String], file: Option<&Path>) -> Result<Vec<String>, EnvError>
     for text in list {
         normal.push(requirement::normal(text).map_err(|error| EnvError::Declaration {
             path: file.unwrap_or(Path::new("requirements")).to_owned(),
-            fault: format!("{text:?} is no requirement: {error}"),
+            fault: format!("{:?} is no requirement: {error}", secrets::hide(text)),
         })?);
     }
     normal.sort();
@@ -181,23 +181,11 @@ fn normal(list: &[String], file: Option<&Path>) -> Result<Vec<String>, EnvError>
 }
 
 fn shown(list: &[String]) -> String {
-    let text = format!("{:?}", list.iter().map(|text| without_password(text)).collect::<Vec<_>>());
+    let text = format!("{:?}", list.iter().map(|text| secrets::hide(text)).collect::<Vec<_>>());
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{} ...", &text[..end]),
         None => text,
     }
-}
-
-/// A requirement without the user and password in its URL: it is shown and logged.
-fn without_password(text: &str) -> String {
-    if let Some((scheme, rest)) = text.split_once("://") {
-        let host = rest.split('/').next().unwrap_or(rest);
-        if let Some((_, host)) = host.rsplit_once('@') {
-            let path = rest.split_once('/').map_or(String::new(), |(_, path)| format!("/{path}"));
-            return format!("{scheme}://***@{host}{path}");
-        }
-    }
-    text.to_owned()
 }
 
 fn parent(path: &Path) -> PathBuf {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clutch_protocol::message::Exit;
@@ -88,6 +89,13 @@ pub enum EnvError {
          it: stop them, so that it can be built anew", .0.display()
     )]
     Damaged(PathBuf),
+    /// It was built, and is not there.
+    #[error(
+        "the environment {} was built and cannot be used: it has no interpreter that may be \
+         executed, or somebody removes it; see what is mounted there, and who else writes there",
+        .0.display()
+    )]
+    Vanished(PathBuf),
     /// uv is wanted, and is not there.
     #[error(
         "build.tool = \"uv\", and there is no uv on PATH ({search_path}): install it \
@@ -107,7 +115,7 @@ pub enum EnvError {
     },
     /// The builder failed.
     #[error(
-        "the environment of its {what} could not be built: {program} {end}{}{hint}",
+        "the environment of its {what} could not be built: {program} {end}{hint}{}",
         said(words)
     )]
     Failed {
@@ -119,13 +127,13 @@ pub enum EnvError {
         end: BuilderEnd,
         /// Its last words.
         words: String,
-        /// What may be done about it; empty, or a sentence in a line of its own.
+        /// What may be done about it; empty, or in parentheses.
         hint: &'static str,
     },
     /// The build took too long.
     #[error(
         "the environment of its {what} was not built within {timeout:?}, so {program} was killed; \
-         make build.timeout longer, or see what it waits for{}",
+         make build.timeout longer, or see what it waits for{hint}{}",
         said(words)
     )]
     TimedOut {
@@ -137,12 +145,16 @@ pub enum EnvError {
         timeout: Duration,
         /// Its last words.
         words: String,
+        /// What may be done about it; empty, or in parentheses.
+        hint: &'static str,
     },
     /// Another pool declares the same, and is told why it cannot have it.
-    #[error("its environment is the one of pool '{pool}', which cannot be built")]
+    #[error("its environment is the one of pool '{pool}', which cannot be built: {error}")]
     AsOf {
         /// The other pool.
         pool: String,
+        /// Why that one cannot have it.
+        error: Arc<EnvError>,
     },
     /// Whoever wanted it does not any more.
     #[error("the build of its environment was given up")]

@@ -92,6 +92,7 @@ pub fn collect(max_age: Duration, dry: bool) -> Result<Vec<Removal>, EnvError> {
                 Some(_) => None,
             };
             if let (Some(claim), None, false) = (claim, kept, dry) {
+                claim.sign();
                 entry.remove(claim)?;
             }
             removals.push(Removal { found, kept });

@@ -3,26 +3,23 @@
 //! A pool's declaration is turned into the virtual environment that it stands for: afterwards its
 //! configuration says `venv`, and nobody else has to know.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::base;
-use super::builder::{self, Builder, Means, Plan};
+use super::builder::{Builder, Means, Plan};
 use super::declaration::{self, Content};
 use super::error::EnvError;
-use super::mark::{Mark, Use};
-use super::store::{Access, Claim, Entry, Hold, Patience, Store};
+use super::mark::Use;
+use super::progress::Report;
+use super::store::{Hold, Store};
+use super::works::{AT_ONCE, Cancel, Wish, Works};
 use crate::config::{Config, Pool, Python};
 use crate::interpreter::Interpreter;
-use crate::prepare::PROBE_TIMEOUT;
 use crate::worker::spawner::Guardian;
-
-/// How many builds, or looks at declarations, run side by side. Builders use several processors
-/// and the network themselves.
-const AT_ONCE: usize = 4;
 
 /// What a pool got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +32,18 @@ pub struct Provided {
     pub reused: bool,
 }
 
+/// Pools that cannot have what they declare, and why.
+pub type Failures = Vec<(String, Arc<EnvError>)>;
+
+/// What is known of declarations before anything is built.
+#[derive(Clone, Debug, Default)]
+pub struct AtHand {
+    /// Pools whose environment is not there, or is being built by somebody.
+    pub missing: BTreeSet<String>,
+    /// Pools whose declaration cannot be used, and why.
+    pub faults: BTreeMap<String, Arc<EnvError>>,
+}
+
 /// Provides environments, and keeps others from removing them as long as it lives.
 #[derive(Clone, Debug)]
 pub struct Keeper {
@@ -44,8 +53,12 @@ pub struct Keeper {
     /// By the path of the environment. A pool's former environment stays held, since workers that
     /// leave a pool may use it for as long as their last call takes.
     holds: Arc<Mutex<BTreeMap<PathBuf, Hold>>>,
+    /// What `python` was in the pools that have these environments now.
+    bases: Arc<Mutex<BTreeMap<PathBuf, Python>>>,
+    /// What is under way.
+    pub(super) works: Arc<Works>,
     /// Is told how long a build may take, before it begins or is waited for.
-    tell: fn(Duration),
+    pub(super) tell: fn(Duration),
 }
 
 /// What a pool's declaration comes to.
@@ -61,7 +74,8 @@ enum Wanted {
 impl Keeper {
     /// One that has provided nothing yet. Builders run under `guardian`.
     pub fn new(guardian: Guardian, open_files: u64) -> Keeper {
-        Keeper { guardian, open_files, holds: Arc::default(), tell: |_| () }
+        let (holds, bases, works) = (Arc::default(), Arc::default(), Arc::default());
+        Keeper { guardian, open_files, holds, bases, works, tell: |_| () }
     }
 
     /// The same, which tells how long a build may take before one begins or is waited for.
@@ -71,53 +85,135 @@ impl Keeper {
     }
 
     /// Provides every pool of `config` with what it declares, and has it say so: its `python`
-    /// becomes the environment's. Gives what was provided, and what could not be.
+    /// becomes the environment's. Gives what was provided, and what could not be. Pools that
+    /// `leaves_alone` says true of are left as they are.
     pub fn provide(
         &self,
         config: &mut Config,
-        cancelled: &AtomicBool,
-    ) -> (Vec<Provided>, Vec<(String, EnvError)>) {
+        cancelled: &Arc<AtomicBool>,
+        leaves_alone: impl Fn(&Pool) -> bool,
+    ) -> (Vec<Provided>, Failures) {
         let source = config.source.clone();
-        let declaring: Vec<&Pool> =
-            config.pools.values().filter(|pool| pool.declared.is_some()).collect();
-        let wanted = in_parallel(declaring, |pool| (pool.name.clone(), self.want(pool, cancelled)));
+        let wish = Wish::until(cancelled);
         let mut failures = Vec::new();
         let mut plans: BTreeMap<PathBuf, (Plan, Vec<String>)> = BTreeMap::new();
-        for (name, wanted) in wanted {
+        for (name, wanted) in self.want_all(config, cancelled, leaves_alone) {
             match wanted {
                 Ok(Wanted::Nothing) => {}
                 Ok(Wanted::Interpreter(path)) => {
-                    set_python(config, &name, Python::File(path));
+                    pool_of(config, &name).python = Python::File(path);
                 }
                 Ok(Wanted::Env(plan)) => {
                     let env = plan.entry.env();
                     plans.entry(env).or_insert_with(|| (*plan, Vec::new())).1.push(name);
                 }
-                Err(error) => failures.push((name, error)),
+                Err(error) => failures.push((name, Arc::new(error))),
             }
         }
         let built = in_parallel(plans.into_values().collect(), |(plan, pools)| {
-            let ensured = self.ensure(&plan, cancelled);
-            (plan, pools, ensured)
+            let outcome = self.ensure(&plan, &pools, &wish);
+            (plan, pools, outcome)
         });
         let mut provided = Vec::new();
-        for (plan, pools, ensured) in built {
-            let env = plan.entry.env();
-            match ensured {
-                Ok(reused) => {
-                    for pool in pools {
-                        let usage = Use { pool: pool.clone(), config: source.clone() };
-                        plan.entry.note_use(&usage);
-                        set_python(config, &pool, Python::Venv(env.clone()));
-                        provided.push(Provided { pool, env: env.clone(), reused });
-                    }
-                }
-                Err(error) => failures.extend(each_its_own(pools, error)),
+        for (plan, pools, outcome) in built {
+            match outcome {
+                Ok(reused) => provided.extend(pools.into_iter().map(|pool| {
+                    let env = self.settle(&plan, pool_of(config, &pool), source.as_deref());
+                    Provided { pool, env, reused }
+                })),
+                Err(error) => failures.extend(each_its_own(pools, &error)),
             }
         }
         provided.sort_by(|a, b| a.pool.cmp(&b.pool));
         failures.sort_by(|(a, _), (b, _)| a.cmp(b));
         (provided, failures)
+    }
+
+    /// As [`Keeper::provide`], as far as nothing has to be built or waited for.
+    pub fn provide_what_is_there(
+        &self,
+        config: &mut Config,
+        cancelled: &Arc<AtomicBool>,
+    ) -> AtHand {
+        let source = config.source.clone();
+        let mut at_hand = AtHand::default();
+        for (name, wanted) in self.want_all(config, cancelled, |_| false) {
+            match wanted.and_then(|wanted| self.is_there(&wanted).map(|is| (wanted, is))) {
+                Ok((Wanted::Nothing, _)) => {}
+                Ok((Wanted::Interpreter(path), _)) => {
+                    pool_of(config, &name).python = Python::File(path);
+                }
+                Ok((Wanted::Env(plan), true)) => {
+                    self.settle(&plan, pool_of(config, &name), source.as_deref());
+                }
+                Ok((Wanted::Env(_), false)) => {
+                    at_hand.missing.insert(name);
+                }
+                Err(error) => {
+                    at_hand.faults.insert(name, Arc::new(error));
+                }
+            }
+        }
+        at_hand
+    }
+
+    /// As [`Keeper::provide`], for one pool.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot have what it declares.
+    pub fn provide_pool(
+        &self,
+        pool: &mut Pool,
+        source: Option<&Path>,
+        wish: &Wish,
+    ) -> Result<(), Arc<EnvError>> {
+        match self.want(pool, &wish.cancelled)? {
+            Wanted::Nothing => {}
+            Wanted::Interpreter(path) => pool.python = Python::File(path),
+            Wanted::Env(plan) => {
+                self.ensure(&plan, std::slice::from_ref(&pool.name), wish)?;
+                self.settle(&plan, pool, source);
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the environment is that a pool waits for; none if it waits for none.
+    pub fn report(&self, pool: &str) -> Option<Report> {
+        self.works.report(pool)
+    }
+
+    fn want_all(
+        &self,
+        config: &Config,
+        cancelled: &AtomicBool,
+        leaves_alone: impl Fn(&Pool) -> bool,
+    ) -> Vec<(String, Result<Wanted, EnvError>)> {
+        let declaring = config.pools.values().filter(|pool| pool.declared.is_some());
+        let declaring = declaring.filter(|pool| !leaves_alone(pool)).collect();
+        in_parallel(declaring, |pool: &Pool| (pool.name.clone(), self.want(pool, cancelled)))
+    }
+
+    /// Whether there is nothing to be built; what is there is held from now on.
+    fn is_there(&self, wanted: &Wanted) -> Result<bool, EnvError> {
+        let Wanted::Env(plan) = wanted else { return Ok(true) };
+        let hold = plan.entry.hold()?;
+        let is_there = hold.is_some();
+        self.holds().extend(hold.map(|hold| (plan.entry.env(), hold)));
+        Ok(is_there)
+    }
+
+    /// A pool uses its environment from now on.
+    fn settle(&self, plan: &Plan, pool: &mut Pool, source: Option<&Path>) -> PathBuf {
+        let env = plan.entry.env();
+        let config = source.map(Path::to_owned);
+        plan.entry.note_use(&Use { pool: pool.name.clone(), config });
+        let before = std::mem::replace(&mut pool.python, Python::Venv(env.clone()));
+        if pool.python != before {
+            locked(&self.bases).insert(env.clone(), before);
+        }
+        env
     }
 
     /// The environment that a pool's declaration stands for, and whether it is there; none if it
@@ -136,13 +232,18 @@ impl Keeper {
     /// Reads a declaration and asks its interpreter who it is.
     fn want(&self, pool: &Pool, cancelled: &AtomicBool) -> Result<Wanted, EnvError> {
         let Some(declared) = &pool.declared else { return Ok(Wanted::Nothing) };
-        // A tool that is missing is no fault where there is nothing to build.
         let builder = Builder::find(pool.build.tool);
-        let uv = matches!(builder, Ok(Builder::Uv(_)));
+        let uv = matches!(builder, Builder::Uv(_));
         let Some(content) = declaration::read(declared, &pool.cwd, uv)? else {
             return Ok(Wanted::Nothing);
         };
-        let found = base::interpreter_for(pool, &content, cancelled)?;
+        // Of one that was provided before, `python` is the environment by now.
+        let python = match &pool.python {
+            Python::Venv(env) => locked(&self.bases).get(env).cloned(),
+            Python::Named(_) | Python::File(_) => None,
+        };
+        let python = python.as_ref().unwrap_or(&pool.python);
+        let found = base::interpreter_for((pool, python), &content, cancelled)?;
         let Some(install) = content.install.clone() else {
             return Ok(Wanted::Interpreter(found.executable));
         };
@@ -158,7 +259,7 @@ impl Keeper {
             pool: pool.name.clone(),
             what: content.what,
             install,
-            builder: builder?,
+            builder,
             interpreter: found.executable,
             python,
             options: pool.build.clone(),
@@ -181,7 +282,8 @@ impl Keeper {
         hasher.part("interpreter", found.executable.as_os_str().as_encoded_bytes());
         hasher.part("real", real.as_os_str().as_encoded_bytes());
         hasher.part("version", python.as_bytes());
-        hasher.part("identity", base::identity(found, self.means(cancelled))?.as_bytes());
+        let identity = base::identity(found, self.means(Cancel::Flag(cancelled)))?;
+        hasher.part("identity", identity.as_bytes());
         let options = &pool.build;
         hasher.part("index", options.index_url.as_deref().unwrap_or_default().as_bytes());
         for url in &options.extra_index_urls {
@@ -193,88 +295,32 @@ impl Keeper {
         Ok(hasher.digits())
     }
 
-    /// Has the environment there and held; whether it was there before.
-    fn ensure(&self, plan: &Plan, cancelled: &AtomicBool) -> Result<bool, EnvError> {
-        let entry = &plan.entry;
-        if self.holds().contains_key(&entry.env()) && entry.is_usable() {
-            return Ok(true);
-        }
-        entry.store.sweep();
-        if !entry.is_usable() {
-            (self.tell)(plan.options.timeout + PROBE_TIMEOUT);
-        }
-        let mut reused = true;
-        // As long as others would need to build it.
-        let patience = Patience { timeout: plan.options.timeout + PROBE_TIMEOUT, cancelled };
-        loop {
-            match entry.access(patience)? {
-                Access::Use(hold) => {
-                    self.holds().insert(entry.env(), hold);
-                    return Ok(reused);
-                }
-                Access::Build(claim) => {
-                    reused = false;
-                    self.build(plan, entry, claim, cancelled)?;
-                }
-            }
-        }
+    pub(super) fn means<'a>(&'a self, cancel: Cancel<'a>) -> Means<'a> {
+        Means { guardian: &self.guardian, open_files: self.open_files, cancel }
     }
 
-    fn build(
-        &self,
-        plan: &Plan,
-        entry: &Entry,
-        claim: Claim,
-        cancelled: &AtomicBool,
-    ) -> Result<(), EnvError> {
-        entry.clear(&claim)?;
-        let env = entry.env().display().to_string();
-        let (pool, what, python) = (&plan.pool, &plan.what, &plan.python);
-        let tool = plan.builder.name();
-        tracing::info!(pool, what, python, tool, env, "building an environment");
-        let begun = Instant::now();
-        match builder::build(plan, self.means(cancelled)) {
-            Ok(()) => {
-                let mark = Mark::new(entry.env(), what, &plan.interpreter, python, tool);
-                entry.complete(&mark, claim)?;
-                let seconds = rounded(begun.elapsed());
-                tracing::info!(pool, env, seconds, "the environment is built");
-                Ok(())
-            }
-            Err(error) => {
-                // What is left is of no use, and without a mark never used; if it cannot be removed
-                // now, the next build does it.
-                if let Err(left) = entry.remove(claim) {
-                    tracing::warn!(error = %left, "what a failed build has left is still there");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn means<'a>(&'a self, cancelled: &'a AtomicBool) -> Means<'a> {
-        Means { guardian: &self.guardian, open_files: self.open_files, cancelled }
-    }
-
-    fn holds(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Hold>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn holds(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Hold>> {
+        locked(&self.holds)
     }
 }
 
-fn set_python(config: &mut Config, pool: &str, python: Python) {
-    let pool = config.pools.get_mut(pool).expect("it was just looked at");
-    pool.python = python;
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One failure, told to everyone it concerns: errors hold what cannot be copied, so all but the
-/// first are pointed to it.
-fn each_its_own(pools: Vec<String>, error: EnvError) -> Vec<(String, EnvError)> {
-    let mut pools = pools.into_iter();
-    let Some(first) = pools.next() else { return Vec::new() };
-    let same = |pool| (pool, EnvError::AsOf { pool: first.clone() });
-    let mut all: Vec<_> = pools.map(same).collect();
-    all.insert(0, (first, error));
-    all
+fn pool_of<'a>(config: &'a mut Config, name: &str) -> &'a mut Pool {
+    config.pools.get_mut(name).expect("it was just looked at")
+}
+
+/// One failure, told to everyone it concerns, with whose it is.
+fn each_its_own(pools: Vec<String>, error: &Arc<EnvError>) -> Failures {
+    let first = pools.first().cloned().unwrap_or_default();
+    let told = pools.into_iter().map(|pool| {
+        let (of, error) = (first.clone(), Arc::clone(error));
+        let same = if pool == of { error } else { Arc::new(EnvError::AsOf { pool: of, error }) };
+        (pool, same)
+    });
+    told.collect()
 }
 
 /// Does each piece of work on one of a few threads, and gives the results in their order.
@@ -299,10 +345,6 @@ fn in_parallel<T: Send, R: Send>(work: Vec<T>, each: impl Fn(T) -> R + Sync) -> 
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-fn rounded(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10.0).round() / 10.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,10 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_concerns_several_is_told_in_full_once() {
+    fn a_failure_that_concerns_several_is_told_to_each() {
         let pools = vec!["a".to_owned(), "b".to_owned()];
-        let told = each_its_own(pools, EnvError::Cancelled);
-        assert!(matches!(&told[0], (name, EnvError::Cancelled) if name == "a"));
-        assert!(matches!(&told[1], (name, EnvError::AsOf { pool }) if name == "b" && pool == "a"));
+        let told = each_its_own(pools, &Arc::new(EnvError::Cancelled));
+        let words = EnvError::Cancelled.to_string();
+        assert_eq!(("a", &words), (&*told[0].0, &told[0].1.to_string()));
+        assert!(told[1].1.to_string().ends_with(&words));
+        assert!(matches!(&*told[1].1, EnvError::AsOf { pool, .. } if pool == "a"));
     }
 }

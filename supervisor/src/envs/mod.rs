@@ -21,13 +21,17 @@
 //! - `base`: the interpreter an environment is built with.
 //! - `key`: what makes two environments the same.
 //! - `store`: folders and locks; `mark`: what is noted about an environment.
-//! - `builder`, `process`: uv or pip, run under a guardian.
+//! - `ensure`: having one there; `works`: what is under way in this process, and who waits for it;
+//!   `progress`: how far it is.
+//! - `builder`, `process`: uv or pip, run under a guardian; `words`: what they say; `secrets`: what
+//!   of that nobody sees.
 //! - `gc`: what is there, and what may go.
 //! - `error`: what can be wrong.
 
 mod base;
 mod builder;
 mod declaration;
+mod ensure;
 mod error;
 mod files;
 mod gc;
@@ -35,12 +39,18 @@ mod keeper;
 mod key;
 mod mark;
 mod process;
+mod progress;
 pub(crate) mod requirement;
 mod script;
+mod secrets;
 mod specifier;
 mod store;
+mod words;
+mod works;
 
 pub use error::EnvError;
 pub use gc::{Found, Kept, Removal, collect, list};
-pub use keeper::{Keeper, Provided};
+pub use keeper::{AtHand, Failures, Keeper, Provided};
+pub use progress::{Progress, Report, Stage};
 pub use requirement::RequirementError;
+pub use works::Wish;

@@ -10,7 +10,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -22,6 +21,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::BuilderEnd;
+use super::works::Cancel;
 use crate::interpreter;
 use crate::limits::KILL_TIMEOUT;
 use crate::worker::handover::hand_over;
@@ -65,7 +65,7 @@ pub(super) enum End {
 pub(super) fn run(
     guardian: &Guardian,
     job: &Job<'_>,
-    cancelled: &AtomicBool,
+    cancel: Cancel<'_>,
     line: &mut dyn FnMut(&str),
 ) -> io::Result<End> {
     let (mut guarded, outputs) = Guarded::start(guardian, job)?;
@@ -77,7 +77,7 @@ pub(super) fn run(
         let now = Instant::now();
         if given_up.is_none() {
             given_up = match () {
-                () if cancelled.load(Ordering::Relaxed) => Some(End::Cancelled),
+                () if cancel.is_set() => Some(End::Cancelled),
                 () if now >= job.deadline => Some(End::TimedOut),
                 () => None,
             };

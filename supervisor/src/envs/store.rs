@@ -14,7 +14,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -23,10 +23,15 @@ use nix::unistd::{AccessFlags, eaccess, syncfs};
 
 use super::error::EnvError;
 use super::mark::Mark;
+use super::works::Cancel;
 use crate::package;
 
 /// How often one looks whether a lock has become free.
 const LOCK_LOOK_MS: u8 = 50;
+
+/// How often a lock must be found held before it is said that it is waited for: whoever lists or
+/// cleans up environments holds each for a moment.
+const TOLD_LOOKS: u32 = 3;
 
 /// How often a damaged environment must be found in use to be taken for one.
 const DAMAGED_LOOKS: u32 = 3;
@@ -66,11 +71,13 @@ pub(super) enum Access {
     Build(Claim),
 }
 
-/// How long one waits for a lock, and for whom.
-#[derive(Clone, Copy, Debug)]
+/// How long one waits for a lock.
+#[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
     pub(super) timeout: Duration,
-    pub(super) cancelled: &'a AtomicBool,
+    pub(super) cancel: Cancel<'a>,
+    /// Is told once who holds it, when that is waited for.
+    pub(super) told: &'a dyn Fn(&str),
 }
 
 /// One environment's folder.
@@ -167,10 +174,20 @@ impl Entry {
         self.mark().is_some() && eaccess(&self.env().join("bin/python"), AccessFlags::X_OK).is_ok()
     }
 
+    /// The right to use it, if it is there and nobody holds it alone.
+    pub(super) fn hold(&self) -> Result<Option<Hold>, EnvError> {
+        if !self.is_usable() {
+            return Ok(None);
+        }
+        let lock = self.lock(FlockArg::LockSharedNonblock)?;
+        // It may have been removed before it was locked.
+        Ok(lock.filter(|_| self.is_usable()).map(|lock| Hold { _lock: lock }))
+    }
+
     /// Waits until it can be used, or has to be built by the caller.
     pub(super) fn access(&self, patience: Patience<'_>) -> Result<Access, EnvError> {
         let begun = Instant::now();
-        let mut told = false;
+        let mut looks = 0;
         let mut looks_damaged = 0;
         loop {
             self.make_folder()?;
@@ -194,12 +211,13 @@ impl Entry {
                 }
             }
             let holder = self.holder();
-            if !told {
-                told = true;
+            looks += 1;
+            if looks == TOLD_LOOKS {
                 let env = self.env().display().to_string();
                 tracing::info!(env, holder, "waiting for an environment that is being built");
+                (patience.told)(&holder);
             }
-            if patience.cancelled.load(Ordering::Relaxed) {
+            if patience.cancel.is_set() {
                 return Err(EnvError::Cancelled);
             }
             if begun.elapsed() >= patience.timeout {
@@ -298,10 +316,12 @@ impl Entry {
         self.move_away(&self.env())
     }
 
-    /// Removes all of it. To be called with the claim, which is worth nothing any more.
+    /// Removes all of it, at once for everyone who looks: whoever is killed meanwhile leaves no
+    /// part of it where it was. To be called with the claim, which is worth nothing any more.
     pub(super) fn remove(&self, claim: Claim) -> Result<(), EnvError> {
-        self.clear(&claim)?;
-        self.move_away(&self.folder())
+        let removed = self.move_away(&self.folder());
+        drop(claim);
+        removed
     }
 
     /// Moves a folder out of the way and removes it: whoever finds it where it was finds all of it.
@@ -311,7 +331,11 @@ impl Entry {
         let name = format!("{GONE_PREFIX}{}-{count}", std::process::id());
         let away = self.store.root.join(name);
         match fs::rename(path, &away) {
-            Ok(()) => fs::remove_dir_all(&away).map_err(failed("remove", &away)),
+            Ok(()) => match fs::remove_dir_all(&away) {
+                // Somebody else sweeps what was moved away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed.map_err(failed("remove", &away)),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(failed("remove", path)(error)),
         }
@@ -320,7 +344,7 @@ impl Entry {
 
 impl Claim {
     /// Says who holds it, for others that wait.
-    fn sign(&self) {
+    pub(super) fn sign(&self) {
         let mut file: &File = &self.lock;
         let pid = std::process::id();
         // Only the message to others is poorer without it.
@@ -337,6 +361,7 @@ pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
@@ -345,8 +370,9 @@ mod tests {
     }
 
     fn access(entry: &Entry) -> Result<Access, EnvError> {
-        let cancelled = AtomicBool::new(false);
-        entry.access(Patience { timeout: Duration::from_millis(120), cancelled: &cancelled })
+        let never = AtomicBool::new(false);
+        let (timeout, cancel) = (Duration::from_millis(180), Cancel::Flag(&never));
+        entry.access(Patience { timeout, cancel, told: &|_| () })
     }
 
     fn build(entry: &Entry, claim: Claim) {

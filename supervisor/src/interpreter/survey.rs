@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::places::{Place, Places, in_directory};
 use super::{Asker, Cache, Facts, InterpreterError, check_executable, is_binary};
-use crate::config::Config;
+use crate::config::{Config, Pool};
 use crate::prepare;
 
 /// How long one interpreter is waited for.
@@ -57,7 +57,8 @@ pub fn survey(config: Option<&Config>, search_path: &OsStr, cwd: &Path, cache: &
     let cancelled = AtomicBool::new(false);
     let mut found = candidates(search_path, cwd, &Places::of_this_machine());
     let mut pools = Vec::new();
-    let prepared = config.map(|config| prepare::pool_pythons(config, Some(cache), &cancelled));
+    let ask = |pool: &Pool| prepare::pool_python(pool, Some(cache), &cancelled);
+    let prepared = config.map(|config| prepare::of_each_pool(config, ask));
     for (pool, prepared) in prepared.unwrap_or_default() {
         if let Ok(prepared) = &prepared
             && !found.iter().any(|(path, _)| same(path, &prepared.executable))

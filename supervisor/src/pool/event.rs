@@ -131,6 +131,14 @@ pub enum Event {
         /// Why.
         cause: StopCause,
     },
+    /// What a worker is to be started with is being made, or is there now: its start may take until
+    /// then.
+    PutOff {
+        /// Which.
+        worker: WorkerId,
+        /// Until when.
+        until: Instant,
+    },
     /// A signal has stopped a worker's python: it can do nothing until it goes on.
     Halted {
         /// Which.

@@ -29,7 +29,7 @@
 //! - `ladder`: how a worker is made to give up a call; `retry`: which call is tried again.
 //! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they
 //!   are replaced though nothing is wrong; `elastic`: how many there are.
-//! - `halts`: those that a signal has stopped.
+//! - `halts`: those that a signal has stopped; `put_off`: starts for which something is built.
 //! - `nested`: workers whose calls wait for calls of their own; [`nesting`]: who waits for whom,
 //!   over all pools, and whether anything comes of it; `standstill`: how long calls waited for a
 //!   start.
@@ -61,6 +61,7 @@ mod endings;
 mod halts;
 mod nested;
 mod operator;
+mod put_off;
 mod replace;
 mod standstill;
 mod starts;

@@ -148,6 +148,7 @@ impl Pool {
             Event::AttemptFailed { worker, call } => self.failed(now, worker, call, effects),
             Event::Undelivered { worker, call } => self.undelivered(now, worker, call, effects),
             Event::Doomed { worker, cause } => self.doom(now, worker, cause, effects),
+            Event::PutOff { worker, until } => self.put_off(worker, until),
             Event::Halted { worker } => self.halted(worker),
             Event::Resumed { worker } => self.resumed(now, worker, effects),
             Event::StackDumped { worker } => self.dumped(now, worker, effects),

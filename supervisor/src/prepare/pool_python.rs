@@ -24,14 +24,15 @@ pub struct PoolPython {
     pub(super) doubt: Option<Unasked>,
 }
 
-/// What each pool of a configuration runs, in its order; they are looked for side by side.
-pub(crate) fn pool_pythons<'a>(
-    config: &'a Config,
-    cache: Option<&Cache>,
-    cancelled: &AtomicBool,
-) -> Vec<(&'a config::Pool, Result<PoolPython, InterpreterError>)> {
+/// What `ask` finds out about each pool of a configuration, in its order; they are asked about side
+/// by side.
+pub(crate) fn of_each_pool<T: Send>(
+    config: &Config,
+    ask: impl Fn(&config::Pool) -> T + Sync,
+) -> Vec<(&config::Pool, T)> {
+    let ask = &ask;
     std::thread::scope(|scope| {
-        let start = |pool| (pool, scope.spawn(move || pool_python(pool, cache, cancelled)));
+        let start = |pool| (pool, scope.spawn(move || ask(pool)));
         let threads: Vec<_> = config.pools.values().map(start).collect();
         let joined = threads.into_iter().map(|(pool, thread)| {
             (pool, thread.join().expect("probing an interpreter does not panic"))
@@ -89,6 +90,28 @@ pub fn pool_python(
         facts,
         doubt: choice.asked.is_none().then_some(unasked),
     })
+}
+
+/// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`
+/// becomes true.
+pub(crate) fn try_interpreter(
+    pool: &config::Pool,
+    cancelled: &AtomicBool,
+) -> Result<(), InterpreterError> {
+    asked_python(pool, None, cancelled).map(|_| ())
+}
+
+/// The same, and gives what it is. What a cache knows is not asked again.
+pub(crate) fn asked_python(
+    pool: &config::Pool,
+    cache: Option<&Cache>,
+    cancelled: &AtomicBool,
+) -> Result<PoolPython, InterpreterError> {
+    let mut python = pool_python(pool, cache, cancelled)?;
+    if let Some(unasked) = python.doubt.take() {
+        unasked.ask(cancelled)?;
+    }
+    Ok(python)
 }
 
 /// Whether a worker could not run either. A slow machine, or packages that cannot be listed, are

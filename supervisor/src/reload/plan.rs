@@ -1,19 +1,20 @@
 //! What a reload would change: the file read and checked, and compared with what runs. It blocks,
 //! so it is worked out on another thread, and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clutch_protocol::reload::{ReloadResult, Reloaded};
 
 use crate::config::{self, Config, Daemon};
 use crate::dispatch::PoolParts;
-use crate::envs::Keeper;
+use crate::envs::{AtHand, Keeper};
 use crate::interpreter::Cache;
 use crate::package;
 use crate::pool::settings::Size;
-use crate::prepare::{self, OpenFiles, Prepared, ServeError};
+use crate::prepare::{self, OpenFiles, PoolFault, Prepared, Provider, ServeError};
 use crate::worker::launch::Recipe;
 
 /// What a daemon was made of, so that it can be made anew.
@@ -66,6 +67,8 @@ pub(super) struct Plan {
     pub(super) steps: BTreeMap<String, Step>,
     /// Keys of the table `daemon` with new values.
     pub(super) daemon: Vec<String>,
+    /// Pools whose environment is missing as it was.
+    pub(super) missing: BTreeSet<String>,
 }
 
 /// Reads the configuration, prepares everything it names, and compares it with what runs.
@@ -76,7 +79,7 @@ pub(super) struct Plan {
 pub(super) fn plan(
     blueprint: &Blueprint,
     running: &Running,
-    cancelled: &AtomicBool,
+    cancelled: &Arc<AtomicBool>,
 ) -> Result<Plan, Reloaded> {
     let wrong = |message: String| Reloaded::nothing(ReloadResult::Wrong, message);
     let Some(source) = &blueprint.config.source else {
@@ -87,11 +90,21 @@ pub(super) fn plan(
     config.daemon.connections = blueprint.open_files.connections(&config);
     let daemon = compare_daemons(&blueprint.config.daemon, &config.daemon).map_err(wrong)?;
     let open_files = blueprint.open_files.inherited;
-    prepare::environments(&blueprint.keeper, &mut config, cancelled)
+    // A pool whose environment is missing as it was builds it by itself, and holds up nobody.
+    let waits = |pool: &config::Pool| {
+        let before = running.get(&pool.name);
+        before.is_some_and(|before| before.recipe.is_none() && before.config == *pool)
+    };
+    let declaring = config.pools.values().filter(|pool| pool.declared.is_some() && waits(pool));
+    let missing = declaring.map(|pool| pool.name.clone()).collect();
+    let at_hand = AtHand { missing, ..AtHand::default() };
+    prepare::environments(&blueprint.keeper, &mut config, cancelled, waits)
         .map_err(|error| wrong(error.to_string()))?;
     let cache = package::state_dir().ok().map(|directory| Cache::in_state(&directory));
-    let cache = cache.as_ref();
-    let prepared = prepare::pools_until(&config, &blueprint.boot, open_files, cache, cancelled);
+    let keeper = blueprint.keeper.clone();
+    let from = (cache.as_ref(), Some(Provider { keeper, source: config.source.clone() }));
+    let boot = &blueprint.boot;
+    let prepared = prepare::pools_until(&config, boot, open_files, from, &at_hand, cancelled);
     let Prepared { pools, unasked, mut faults } =
         prepared.map_err(|error| wrong(error.to_string()))?;
     let mut steps: BTreeMap<String, Step> =
@@ -104,13 +117,13 @@ pub(super) fn plan(
     for unasked in unasked {
         let starts = matches!(steps.get(&unasked.pool), Some(Step::Replace(_) | Step::Add(_)));
         if starts && let Err(fault) = unasked.ask(cancelled) {
-            faults.push((unasked.pool.clone(), fault));
+            faults.push((unasked.pool.clone(), PoolFault::from(fault)));
         }
     }
     if !faults.is_empty() {
-        return Err(wrong(ServeError::Interpreters(faults).to_string()));
+        return Err(wrong(ServeError::Unusable(faults).to_string()));
     }
-    Ok(Plan { config, steps, daemon })
+    Ok(Plan { config, steps, daemon, missing: at_hand.missing })
 }
 
 /// What is said when there is no file to read.
@@ -184,8 +197,9 @@ mod tests {
         let config = config.unwrap().pools.remove("a").unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
         let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
+        let (boot_file, provider) = (boot.to_owned(), None);
         let ingredients =
-            Ingredients { boot: boot.to_owned(), payload_max: 1 << 20, open_files: 1024 };
+            Ingredients { boot: boot_file, payload_max: 1 << 20, open_files: 1024, provider };
         let policy = Pool::new(prepare::settings(&config));
         PoolParts { policy, make: Ok(recipe), ingredients, config }
     }

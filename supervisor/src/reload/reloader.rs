@@ -30,6 +30,10 @@ pub const ORDERS_MAX: usize = 1;
 pub(crate) const BUSY: &str = "a reload is under way and another one waits already; try again when \
     they are done";
 
+/// What is said of pools that wait for their environment and are not touched by a reload.
+const STILL_MISSING: &str = "what these pools declare is not there yet and is tried again now, \
+    `clutch status` shows how far that is: ";
+
 /// A wish that the configuration be read anew.
 #[derive(Debug)]
 pub struct Order {
@@ -162,7 +166,7 @@ impl Reloader {
         if self.core.is_stopping() {
             return refused("the daemon is stopping");
         }
-        let Plan { config, steps, daemon } = plan;
+        let Plan { config, steps, daemon, missing } = plan;
         let mut pools = BTreeMap::new();
         let mut undo = Undo::default();
         let mut last = Vec::new();
@@ -178,7 +182,7 @@ impl Reloader {
             order.answer(&Reloaded { result, message, pools, daemon });
         }
         let end = wait(&self.core, &under, std::future::pending()).await;
-        let message = match end {
+        let mut message = match end {
             End::Complete => String::new(),
             End::Late(left) => late(&left),
             End::Failed(certificates) => {
@@ -192,6 +196,16 @@ impl Reloader {
             End::GivenUp => return refused("the daemon is stopping"),
         };
         self.settle(last);
+        if !missing.is_empty() {
+            self.core.try_anew(missing.iter());
+            let names = missing.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let line = format!("{STILL_MISSING}{names}");
+            message = [message, line]
+                .into_iter()
+                .filter(|m| !m.is_empty())
+                .collect::<Vec<_>>()
+                .join("\n");
+        }
         self.core.set_daemon(config.daemon.clone());
         self.blueprint.config = config;
         self.watching = watching;

@@ -87,7 +87,7 @@ fn failure(core: &Core, under: &Under) -> Option<Certificate> {
     match under.kind {
         Kind::Added => match core.first_start(under.pool) {
             FirstStart::Failed(certificate) => Some(*certificate),
-            FirstStart::Pending | FirstStart::Ready(_) => None,
+            FirstStart::Pending | FirstStart::Ready(_) | FirstStart::Building => None,
         },
         Kind::Replaced => match core.turnover(under.pool) {
             Turnover::Failed(certificate) => Some(*certificate),

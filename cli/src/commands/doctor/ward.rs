@@ -8,6 +8,7 @@ use clutch_protocol::failure::Reason;
 use clutch_supervisor::config::{Config, Pool};
 use clutch_supervisor::doctor::pool::{self as outside, INTERPRETER, VARIABLES};
 use clutch_supervisor::doctor::{Finding, Status};
+use clutch_supervisor::prepare::PoolFault;
 use clutch_supervisor::{Local, ServeError};
 use serde_json::Value;
 
@@ -182,10 +183,14 @@ fn blame_variables(found: &mut [Finding]) {
 /// Why no worker of any of these pools starts, by pool.
 fn reasons(error: &ServeError, usable: &[&Pool]) -> BTreeMap<String, Finding> {
     let mut found = BTreeMap::new();
-    if let ServeError::Interpreters(faults) | ServeError::FirstStart(faults, _) = error {
+    if let ServeError::Unusable(faults) | ServeError::FirstStart(faults, _) = error {
         for (name, fault) in faults {
             if let Some(pool) = usable.iter().find(|pool| pool.name == *name) {
-                found.insert(name.clone(), outside::interpreter(fault, &pool.python).of(name));
+                let finding = match fault {
+                    PoolFault::Interpreter(fault) => outside::interpreter(fault, &pool.python),
+                    fault => judge::no_start(&fault.to_string(), ""),
+                };
+                found.insert(name.clone(), finding.of(name));
             }
         }
     }
