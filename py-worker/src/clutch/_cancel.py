@@ -20,10 +20,10 @@ disarming returns. That one may be raised inside of disarming, even between taki
 the next instruction; so disarming starts over when it is, and the lock knows whose it is.
 
 An exception may be raised anywhere, also between the instruction that takes a lock and the one that
-sees to its release; other calls would then wait for that lock for ever. `with lock:` is safe. So is
-not what the import system, `logging` or `queue` do in Python; there, the canceller waits until the
-thread has come out of them. It looks and sets in one go: it has only just got the interpreter, and
-nobody takes that away from it within a few microseconds.
+sees to its release; other calls would then wait for that lock for ever. `with lock:` is safe. What
+`logging` or `queue` do in Python is not; and an import that is cut off would leave half a module to
+all other calls. There, the canceller waits until the thread has come out of it. It looks and sets
+in one go: it has only just got the interpreter, and nobody takes that away within microseconds.
 """
 
 import sys
@@ -59,8 +59,10 @@ _LOCKING = (
     "/clutch/_logging.py",
 )
 _LOCKING_FOLDERS = ("/asyncio/", "/concurrent/", "/logging/", "/multiprocessing/")
-# What is in no file: the import system.
-_FROZEN = "<frozen "
+# The import system, which is in no file.
+_IMPORTING = "<frozen importlib"
+# Whether an import is further out is not looked for; one look has to be quick.
+_FRAMES_MAX = 2000
 
 
 class Lane(State):
@@ -206,11 +208,15 @@ def _is_interruptible(ident: int) -> bool:
     if frame is None:
         return False
     file = frame.f_code.co_filename
-    return not (
-        file.startswith(_FROZEN)
-        or file.endswith(_LOCKING)
-        or any(folder in file for folder in _LOCKING_FOLDERS)
-    )
+    if file.endswith(_LOCKING) or any(folder in file for folder in _LOCKING_FOLDERS):
+        return False
+    for _ in range(_FRAMES_MAX):
+        if frame is None:
+            break
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _thrower() -> "Callable[[int, Any], object] | None":
