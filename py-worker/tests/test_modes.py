@@ -357,10 +357,12 @@ class Threads(Several):
     def test_a_coroutine_is_cancelled_while_it_waits(self):
         worker = self.start()
         self.assertEqual("slept", worker.call("tasks:nap", 0))
-        call_id = self.ask(worker, "clean_up")
-        self.begun(worker, call_id, 4)
-        worker.interrupt(call_id)
-        self.assertEqual((call_id, "Cancelled"), self.next(worker))
+        # Also while its loop is being made.
+        for _ in range(30):
+            call_id = self.ask(worker, "clean_up")
+            self.begun(worker, call_id, 4)
+            worker.interrupt(call_id)
+            self.assertEqual((call_id, "Cancelled"), self.next(worker))
 
     def test_what_is_raised_is_told_as_ever(self):
         worker = self.start()
@@ -397,6 +399,7 @@ class Threads(Several):
                 ("boom",),
                 ("deep",),
                 ("log", "x"),
+                ("nap", 0.001),
                 ("import_it", "late"),
             ],
         )

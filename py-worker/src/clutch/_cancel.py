@@ -176,7 +176,7 @@ class Canceller:
         self._wanted.put((lane, call_id))
 
     def _run(self) -> None:
-        pending: "list[Tuple[Lane, int, float]]" = []
+        pending: "list[_Wanted]" = []
         pause = _PAUSE_MIN_S
         while True:
             try:
@@ -184,22 +184,40 @@ class Canceller:
                     lane, call_id = self._wanted.get(True, pause)
                 else:
                     lane, call_id = self._wanted.get()
-                if lane.on_interrupt is not None:
-                    # It may wait in an event loop.
-                    lane.on_interrupt()
-                pending.append((lane, call_id, monotonic() + _TRY_FOR_S))
+                pending.append(_Wanted(lane, call_id))
                 pause = _PAUSE_MIN_S
             except Empty:
                 pause = min(2 * pause, _PAUSE_MAX_S)
             except BaseException:  # noqa: BLE001, S112 - user code may throw into any thread.
                 continue
-            pending = [entry for entry in pending if not _is_done(*entry)]
+            try:
+                pending = [wanted for wanted in pending if not wanted.is_done()]
+            except BaseException:  # noqa: BLE001, S112 - as above; then they are tried again.
+                continue
 
 
-def _is_done(lane: Lane, call_id: int, until: float) -> bool:
-    # Lets go of the interpreter, so that it is not taken away right after it was got back.
-    sleep(0)
-    return lane.reach(call_id) or monotonic() > until
+class _Wanted:
+    """A call that is to be cancelled."""
+
+    __slots__ = ("_call_id", "_is_woken", "_lane", "_until")
+
+    def __init__(self, lane: Lane, call_id: int) -> None:
+        self._lane = lane
+        self._call_id = call_id
+        self._until = monotonic() + _TRY_FOR_S
+        self._is_woken = False
+
+    def is_done(self) -> bool:
+        """Tries, and says whether there is no more to do."""
+        # In this order: what is looked at before the call is, is the call's.
+        wake = self._lane.on_interrupt
+        if wake is not None and not self._is_woken and self._lane.taken == self._call_id:
+            # It waits in an event loop. Only once: what it does then is its own business.
+            self._is_woken = True
+            wake()
+        # Lets go of the interpreter, so that it is not taken away right after it was got back.
+        sleep(0)
+        return self._lane.reach(self._call_id) or monotonic() > self._until
 
 
 def _is_interruptible(ident: int) -> bool:

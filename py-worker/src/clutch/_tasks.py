@@ -170,7 +170,7 @@ class _TaskExecutor(LaneExecutor):
             is_async = is_coroutine_function(function) or is_coroutine_function(
                 type(function).__call__
             )
-        except BaseException:  # noqa: BLE001 - it cannot be looked at; it may be called all the same.
+        except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
             is_async = False
         if len(self._are_async) > len(self._functions):
             self._are_async.clear()
