@@ -40,22 +40,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Canceller", "Lane"]
 
-# How long to try. By then, the daemon has long lost patience.
-_TRY_FOR_S = 1.0
+# How long to try, if the call does not end before. By then, the daemon has long lost patience.
+_TRY_FOR_S = 60.0
 _PAUSE_MIN_S = 0.001
 _PAUSE_MAX_S = 0.05
 
-# Files of the standard library whose Python code holds locks that calls share.
+# Files whose Python code holds locks that calls share, or makes and takes down event loops.
 _LOCKING = (
     "/_threading_local.py",
     "/_weakrefset.py",
     "/contextlib.py",
     "/functools.py",
     "/queue.py",
+    "/selectors.py",
+    "/socket.py",
     "/subprocess.py",
     "/tempfile.py",
     "/threading.py",
     "/weakref.py",
+    "/clutch/_coroutine.py",
     "/clutch/_logging.py",
 )
 _LOCKING_FOLDERS = ("/asyncio/", "/concurrent/", "/logging/", "/multiprocessing/")
