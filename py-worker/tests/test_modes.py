@@ -286,7 +286,8 @@ class Several(support.FolderTestCase):
         for _ in range(20):
             self.assertEqual(5, worker.call("tasks:quick"))
         self.assertEqual(0, worker.finish(), worker.stderr())
-        self.assertEqual(set(), set(worker.stderr().splitlines()) - {"WARNING:root:x"})
+        # A coroutine may be cut off before its first step, which Python mentions.
+        self.assertNotIn("clutch worker:", worker.stderr())
 
 
 class Threads(Several):
@@ -357,10 +358,12 @@ class Threads(Several):
     def test_a_coroutine_is_cancelled_while_it_waits(self):
         worker = self.start()
         self.assertEqual("slept", worker.call("tasks:nap", 0))
-        call_id = self.ask(worker, "clean_up")
-        self.begun(worker, call_id, 4)
-        worker.interrupt(call_id)
-        self.assertEqual((call_id, "Cancelled"), self.next(worker))
+        # Also while its loop is being made.
+        for _ in range(30):
+            call_id = self.ask(worker, "clean_up")
+            self.begun(worker, call_id, 4)
+            worker.interrupt(call_id)
+            self.assertEqual((call_id, "Cancelled"), self.next(worker))
 
     def test_what_is_raised_is_told_as_ever(self):
         worker = self.start()
@@ -397,6 +400,7 @@ class Threads(Several):
                 ("boom",),
                 ("deep",),
                 ("log", "x"),
+                ("nap", 0.001),
                 ("import_it", "late"),
             ],
         )
@@ -404,6 +408,32 @@ class Threads(Several):
     def start(self, **options):
         self.write("late.py", "import random, decimal, fractions\nVALUE = 1\n")
         return super().start(**options)
+
+    def test_an_import_is_not_cut_off(self):
+        self.write(
+            "slow.py",
+            """
+            import os, time
+            os.mkdir("importing")
+            while not os.path.exists("go on"):
+                time.sleep(0.001)
+            VALUE = 7
+            """,
+        )
+        worker = self.start()
+        calls = [self.ask(worker, "import_it", "slow") for _ in range(2)]
+        support.wait_for(lambda: os.path.exists(os.path.join(self.folder, "importing")), "it")
+        for call_id in calls:
+            self.begun(worker, call_id, 4)
+        worker.interrupt(calls[0])
+        worker.ping()
+        self.assertTrue(worker.is_quiet())
+        self.write("go on", "")
+        # One of the two imports it, the other waits; both come out of it whole.
+        self.assertEqual(
+            {calls[0]: "Cancelled", calls[1]: 7}, dict(self.next(worker) for _ in calls)
+        )
+        self.assertEqual(7, worker.call("tasks:import_it", "slow"))
 
     def test_what_calls_changed_is_put_back_when_none_runs(self):
         worker = self.start()
@@ -586,6 +616,13 @@ class Tasks(Several):
             2000,
             [("nap", 0.001), ("nap", 0), ("quick",), ("boom_async",), ("spin", 0.001), ("child",)],
         )
+
+    def test_a_file_named_asyncio_is_the_users(self):
+        self.write("asyncio.py", "mine = 1")
+        self.write("mine.py", "async def f():\n    import asyncio\n    return asyncio.mine")
+        worker = self.worker(mode=support.ASYNC, lanes=2)
+        self.assertEqual(1, worker.call("mine:f"))
+        self.assertEqual(0, worker.finish())
 
     def test_one_call_too_many_ends_the_worker(self):
         worker = self.start(lanes=1)

@@ -20,10 +20,10 @@ disarming returns. That one may be raised inside of disarming, even between taki
 the next instruction; so disarming starts over when it is, and the lock knows whose it is.
 
 An exception may be raised anywhere, also between the instruction that takes a lock and the one that
-sees to its release; other calls would then wait for that lock for ever. `with lock:` is safe. So is
-not what the import system, `logging` or `queue` do in Python; there, the canceller waits until the
-thread has come out of them. It looks and sets in one go: it has only just got the interpreter, and
-nobody takes that away from it within a few microseconds.
+sees to its release; other calls would then wait for that lock for ever. `with lock:` is safe. What
+`logging` or `queue` do in Python is not; and an import that is cut off would leave half a module to
+all other calls. There, the canceller waits until the thread has come out of it. It looks and sets
+in one go: it has only just got the interpreter, and nobody takes that away within microseconds.
 """
 
 import sys
@@ -40,27 +40,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Canceller", "Lane"]
 
-# How long to try. By then, the daemon has long lost patience.
-_TRY_FOR_S = 1.0
+# How long to try, if the call does not end before. By then, the daemon has long lost patience.
+_TRY_FOR_S = 60.0
 _PAUSE_MIN_S = 0.001
 _PAUSE_MAX_S = 0.05
 
-# Files of the standard library whose Python code holds locks that calls share.
+# Files whose Python code holds locks that calls share, or makes and takes down event loops.
 _LOCKING = (
     "/_threading_local.py",
     "/_weakrefset.py",
     "/contextlib.py",
     "/functools.py",
     "/queue.py",
+    "/selectors.py",
+    "/socket.py",
     "/subprocess.py",
     "/tempfile.py",
     "/threading.py",
     "/weakref.py",
+    "/clutch/_coroutine.py",
     "/clutch/_logging.py",
 )
 _LOCKING_FOLDERS = ("/asyncio/", "/concurrent/", "/logging/", "/multiprocessing/")
-# What is in no file: the import system.
-_FROZEN = "<frozen "
+# The import system, which is in no file.
+_IMPORTING = "<frozen importlib"
+# Whether an import is further out is not looked for; one look has to be quick.
+_FRAMES_MAX = 2000
 
 
 class Lane(State):
@@ -174,7 +179,7 @@ class Canceller:
         self._wanted.put((lane, call_id))
 
     def _run(self) -> None:
-        pending: "list[Tuple[Lane, int, float]]" = []
+        pending: "list[_Wanted]" = []
         pause = _PAUSE_MIN_S
         while True:
             try:
@@ -182,22 +187,40 @@ class Canceller:
                     lane, call_id = self._wanted.get(True, pause)
                 else:
                     lane, call_id = self._wanted.get()
-                if lane.on_interrupt is not None:
-                    # It may wait in an event loop.
-                    lane.on_interrupt()
-                pending.append((lane, call_id, monotonic() + _TRY_FOR_S))
+                pending.append(_Wanted(lane, call_id))
                 pause = _PAUSE_MIN_S
             except Empty:
                 pause = min(2 * pause, _PAUSE_MAX_S)
             except BaseException:  # noqa: BLE001, S112 - user code may throw into any thread.
                 continue
-            pending = [entry for entry in pending if not _is_done(*entry)]
+            try:
+                pending = [wanted for wanted in pending if not wanted.is_done()]
+            except BaseException:  # noqa: BLE001, S112 - as above; then they are tried again.
+                continue
 
 
-def _is_done(lane: Lane, call_id: int, until: float) -> bool:
-    # Lets go of the interpreter, so that it is not taken away right after it was got back.
-    sleep(0)
-    return lane.reach(call_id) or monotonic() > until
+class _Wanted:
+    """A call that is to be cancelled."""
+
+    __slots__ = ("_call_id", "_is_woken", "_lane", "_until")
+
+    def __init__(self, lane: Lane, call_id: int) -> None:
+        self._lane = lane
+        self._call_id = call_id
+        self._until = monotonic() + _TRY_FOR_S
+        self._is_woken = False
+
+    def is_done(self) -> bool:
+        """Tries, and says whether there is no more to do."""
+        # In this order: what is looked at before the call is, is the call's.
+        wake = self._lane.on_interrupt
+        if wake is not None and not self._is_woken and self._lane.taken == self._call_id:
+            # It waits in an event loop. Only once: what it does then is its own business.
+            self._is_woken = True
+            wake()
+        # Lets go of the interpreter, so that it is not taken away right after it was got back.
+        sleep(0)
+        return self._lane.reach(self._call_id) or monotonic() > self._until
 
 
 def _is_interruptible(ident: int) -> bool:
@@ -206,11 +229,15 @@ def _is_interruptible(ident: int) -> bool:
     if frame is None:
         return False
     file = frame.f_code.co_filename
-    return not (
-        file.startswith(_FROZEN)
-        or file.endswith(_LOCKING)
-        or any(folder in file for folder in _LOCKING_FOLDERS)
-    )
+    if file.endswith(_LOCKING) or any(folder in file for folder in _LOCKING_FOLDERS):
+        return False
+    for _ in range(_FRAMES_MAX):
+        if frame is None:
+            break
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            return False
+        frame = frame.f_back
+    return True
 
 
 def _thrower() -> "Callable[[int, Any], object] | None":

@@ -170,7 +170,7 @@ class _TaskExecutor(LaneExecutor):
             is_async = is_coroutine_function(function) or is_coroutine_function(
                 type(function).__call__
             )
-        except Exception:  # noqa: BLE001 - an object that cannot be looked at; it may be called.
+        except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
             is_async = False
         if len(self._are_async) > len(self._functions):
             self._are_async.clear()
@@ -292,7 +292,8 @@ class Service:
             self._idle -= 1
         else:
             error = self._add_thread()
-            if not self._threads:
+            # If there are any, one of them will come to it.
+            if error is not None and not self._threads:
                 self._fail(call_id, error, place)
                 return
         self._jobs.put((frame, place))
@@ -311,8 +312,8 @@ class Service:
             report(error)
             die(f"an answer could not be sent: {type(error).__name__}")
 
-    def _add_thread(self) -> BaseException:
-        """Starts one more thread. What it could not be started for, if it could not."""
+    def _add_thread(self) -> "Optional[BaseException]":
+        """Starts one more thread; or says why it could not."""
 
         def make(lane: Lane) -> LaneExecutor:
             return _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
@@ -320,13 +321,12 @@ class Service:
         try:
             start(self._lanes, self._threads, make, self._work)
         except (RuntimeError, MemoryError) as error:
-            # If there are any, one of them will come to it.
             return RuntimeError(
                 f"no thread could be started for a function that is not async ({error}): make the "
                 "pool's `process.processes` larger, or whatever else limits its threads"
             )
         self._threads += 1
-        return RuntimeError()
+        return None
 
     def _work(self, lane: Lane, executor: "Executor") -> None:
         """A thread's life."""
