@@ -141,6 +141,9 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let victim = daemon.worker_pids("default")[0];
     kill(victim);
     wait_for("the death is known", 10 * SECOND, || daemon.status().pools[0].last_death.is_some());
+    let mut client = daemon.raw();
+    client.start("default", "time:sleep", "[60]");
+    wait_for("a call runs", 10 * SECOND, || daemon.status().pools[0].running == 1);
     let text = daemon.cli(["status", "--json"]).expect_code(0).stdout;
     let status: Value = serde_json::from_str(&text).expect("a status is JSON");
     let documented = documented();
