@@ -153,6 +153,9 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let mut program = program.spawn(Stdio::piped(), Stdio::null(), Stdio::null());
     let runs = || daemon.status().pools[0].runs.iter().any(|run| run.pid > 0);
     wait_for("a program runs", 20 * SECOND, runs);
+    let mut client = daemon.raw();
+    client.start("default", "time:sleep", "[60]");
+    wait_for("a call runs", 10 * SECOND, || daemon.status().pools[0].running == 1);
     let text = daemon.cli(["status", "--json"]).expect_code(0).stdout;
     drop(program.stdin.take());
     program.wait().expect("it is ours");

@@ -9,7 +9,6 @@ use super::given::Given;
 use super::groups;
 use crate::cgroup::Group;
 use crate::config;
-use crate::config::Memory;
 use crate::pool::{Begun, CallKey, StopCause, WorkerState};
 use crate::watch::process;
 use crate::worker::oom::OomWatch;
@@ -32,18 +31,16 @@ pub(super) struct Story<'a> {
     pub(super) begun: &'a Begun,
     /// Whether the kernel did it.
     pub(super) oom: &'a mut OomWatch,
-    /// How much it was allowed to hold.
-    pub(super) memory: &'a Memory,
 }
 
 /// Writes a worker's certificate.
 pub(super) fn write(
-    (pool, limits): (&str, &config::Limits),
+    config: &config::Pool,
     worker: WorkerId,
     entry: &mut Worker,
     story: Story<'_>,
 ) -> Certificate {
-    let Story { before, is_idle, exited, begun, oom, memory } = story;
+    let Story { before, is_idle, exited, begun, oom } = story;
     let exit = exited.map(|exited| exited.exit);
     let mut cause = cause(entry, before, exit);
     // A SIGKILL that nobody here ordered may be the kernel's.
@@ -52,7 +49,9 @@ pub(super) fn write(
     if unordered && exit == killed {
         match entry.group.as_ref().and_then(Group::ooms) {
             // Nobody else is in its group, so that its count is the better one.
-            Some(ooms) => cause = groups::blame(entry, memory, is_idle, ooms).unwrap_or(cause),
+            Some(ooms) => {
+                cause = groups::blame(entry, &config.memory, is_idle, ooms).unwrap_or(cause)
+            }
             None if oom.claim(entry.oom_kills_before) => cause = Cause::OutOfMemory,
             None => {}
         }
@@ -62,11 +61,11 @@ pub(super) fn write(
     let had = entry.given.iter().filter(|given| is_hung || begun.has(given.call));
     entry.died_with = had.cloned().collect();
     if cause == Cause::StartTimedOut {
-        entry.detail = super::imports::of_late_start(limits, entry);
+        entry.detail = super::imports::of_late_start(&config.limits, entry);
     }
     let cpu_us = exited.map_or(0, |exited| exited.user_us.saturating_add(exited.system_us));
     let certificate = Certificate {
-        pool: pool.to_owned(),
+        pool: config.name.clone(),
         worker,
         pid: exited.map_or(entry.pid, |exited| exited.pid),
         cause,
@@ -237,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::cgroup::Ooms;
+    use crate::config::Memory;
     use crate::dispatch::{Core, Parts, PoolParts};
     use crate::net::{Outbox, SharedBudget};
     use crate::pool::{Pool, Verdict};

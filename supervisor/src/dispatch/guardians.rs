@@ -185,10 +185,8 @@ impl Dispatcher {
         let is_newest = entry.edition == state.edition;
         let is_given_up = entry.edition > state.edition;
         let never_ready = entry.python.is_empty();
-        let (config, name) = (&state.config, &state.config.name);
-        let (oom, memory) = (&mut self.oom, &config.memory);
-        let story = Story { before, is_idle, exited, begun, oom, memory };
-        let certificate = certificate::write((name, &config.limits), worker, entry, story);
+        let story = Story { before, is_idle, exited, begun, oom: &mut self.oom };
+        let certificate = certificate::write(&state.config, worker, entry, story);
         entry.certificate = Some(Box::new(certificate.clone()));
         let cause = super::counters::death(certificate.cause);
         state.counters.one(cause);

@@ -230,7 +230,7 @@ impl Dispatcher {
         if !has {
             return Err(format!("it answered call {id}, which it does not have"));
         }
-        if self.pools[link.pool.0].policy.awaits(link.worker, call) {
+        if self.pools[link.pool.0].policy.expects(link.worker, call) {
             return Ok(Some(call));
         }
         self.pool(link.pool).counters.one("late_answers_dropped");

@@ -256,7 +256,8 @@ pub enum Effect {
         /// Which call.
         call: CallKey,
     },
-    /// Tell a worker that a call of its is not wanted any more, by the flag that user code can look at.
+    /// Tell a worker that one of its calls is not wanted any more, by the flag that user code can
+    /// look at.
     Warn {
         /// Which worker.
         worker: WorkerId,

@@ -122,7 +122,7 @@ fn a_call_that_hangs_ends_its_worker_when_the_others_have_ended() {
     assert_eq!(vec![assign(id(0, 2), 5)], world.call(5), "it gets no more calls");
     assert_eq!(vec![Effect::Terminate { worker }], world.answer(worker, 3));
     assert_eq!("stopping", world.state_of(worker));
-    assert!(!world.pool.awaits(worker, CallKey(1)), "what it says of it now is late");
+    assert!(!world.pool.expects(worker, CallKey(1)), "what it says of it now is late");
     assert_eq!(NOTHING, world.die(worker), "its slot was seen to");
 }
 

@@ -268,7 +268,7 @@ impl Life {
         let key = CallKey(call);
         // As the dispatcher does it: what a worker says that was told to go is late, and what a
         // caller wants to be tried again is not told to it.
-        if !pool.awaits(worker, key) {
+        if !pool.expects(worker, key) {
             return None;
         }
         let may_retry = pool.may_retry(self.world.now, key) || pool.is_attempt_over(key);

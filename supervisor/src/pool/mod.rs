@@ -30,9 +30,8 @@
 //! - `endings`: how workers go; `starts`: how they are started again, or not; `replace`: how they
 //!   are replaced though nothing is wrong; `elastic`: how many there are.
 //! - `halts`: those that a signal has stopped; `put_off`: starts for which something is built.
-//! - `nested`: workers whose calls wait for calls of their own; [`nesting`]: who waits for whom,
-//!   over all pools, and whether anything comes of it; `standstill`: how long calls waited for a
-//!   start.
+//! - `nested`: calls that wait for calls of their own; [`nesting`]: who waits for whom, over all
+//!   pools, and whether anything comes of it; `standstill`: how long calls waited for a start.
 //! - `operator`: what can be ordered while all this runs; `view`: what can be asked.
 //! - [`backoff`]: how long something waits before it is tried again.
 

@@ -240,7 +240,7 @@ fn a_late_answer_is_nobodys_answer() {
     world.pass(SECOND);
     let before = world.pool.worker_state(id(0, 1));
     assert_eq!(Some(WorkerState::Stopping(StopCause::Interrupted)), before);
-    assert!(!world.pool.awaits(id(0, 1), CallKey(1)));
+    assert!(!world.pool.expects(id(0, 1), CallKey(1)));
     world.answer(id(0, 1), 1);
     assert_eq!(before, world.pool.worker_state(id(0, 1)));
 }
@@ -299,7 +299,7 @@ fn a_stalled_worker_is_killed_once_and_its_guardian_has_to_report_f031() {
     let doomed = Event::Doomed { worker: id(0, 1), cause: StopCause::Stalled };
     let effects = world.tell(doomed.clone());
     assert!(effects.contains(&Effect::Kill { worker: id(0, 1) }), "{effects:?}");
-    assert!(world.pool.awaits(id(0, 1), CallKey(1)), "it had it when it was told to go");
+    assert!(world.pool.expects(id(0, 1), CallKey(1)), "it had it when it was told to go");
     let view = world.pool.worker(id(0, 1)).unwrap();
     assert_eq!(WorkerState::Stopping(StopCause::Stalled), view.state);
     assert_eq!("a signal had stopped it", view.reason());

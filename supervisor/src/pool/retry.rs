@@ -102,7 +102,7 @@ impl Pool {
         call: CallKey,
         effects: &mut Vec<Effect>,
     ) {
-        if self.awaits(worker, call) && self.calls.place(call) == Some(Place::Running(worker)) {
+        if self.expects(worker, call) && self.calls.place(call) == Some(Place::Running(worker)) {
             self.try_again(now, call, Verdict::TimedOut, effects);
         }
         self.answered(now, worker, call, effects);

@@ -89,7 +89,7 @@ impl Pool {
 
     /// Whether a worker's answer to a call would be one: it has the call, and was not told to go
     /// for not giving it up.
-    pub fn awaits(&self, worker: WorkerId, call: CallKey) -> bool {
+    pub fn expects(&self, worker: WorkerId, call: CallKey) -> bool {
         self.workers.get(&worker).is_some_and(|entry| {
             let held = entry.lanes.get(call);
             held.is_some_and(|held| entry.state.is_up() || held.is_running())
