@@ -67,9 +67,8 @@ mod starts;
 
 pub mod nesting;
 
-mod view;
-
 pub mod backoff;
+mod view;
 
 pub use event::{
     Begun, CallKey, Caller, Effect, Event, Order, ReplaceCause, Retry, StopCause, Verdict,
