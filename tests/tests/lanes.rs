@@ -132,7 +132,9 @@ fn a_call_that_hangs_costs_no_other_call_and_its_worker_goes_when_they_have_ende
 
 #[test]
 fn a_cancelled_call_leaves_the_others_and_its_worker_alone() {
-    let daemon = shared(1, 2);
+    // It is not replaced for taking an interrupt slowly, on a machine that is busy.
+    let pool = |pool: Pool| pool.workers(1).key("threads", 2_u32).limit("interrupt", "20s");
+    let daemon = Daemon::builder().pool("default", pool).start();
     let oracle = daemon.oracle();
     let (go, never) = (path(&daemon, "go"), path(&daemon, "never"));
     let beside = start(&daemon, "job_lanes:hold", &of(&[&go]));
