@@ -56,6 +56,12 @@ impl Program {
         Program { command, stdin: None, timeout: 60 * SECOND }
     }
 
+    /// A program that finds every signal as in a person's shell, though this process was started
+    /// with some of them ignored, as by `nohup` or in a script's background.
+    pub fn with_default_signals(program: impl AsRef<OsStr>) -> Program {
+        Program::new("env").args([OsStr::new("--default-signal"), program.as_ref()])
+    }
+
     /// More arguments.
     #[must_use]
     pub fn args<I, S>(mut self, args: I) -> Program

@@ -265,7 +265,7 @@ struct Ended {
 fn run(case: &Case, launcher: &[&OsStr], tmp: &Tmp) -> Ended {
     let (out, err) = (tmp.join("stdout"), tmp.join("stderr"));
     let file = |path: &Path| Stdio::from(File::create(path).expect("a test may write"));
-    let program = Clutch::private(Program::new("sh"))
+    let program = Clutch::private(Program::with_default_signals("sh"))
         .args(["-c", case.line, "sh"])
         .args(launcher)
         .envs(private_environment(tmp))

@@ -52,6 +52,8 @@ if child == 0:
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
     if has_shell:
         play_shell()
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     for number in range(3):
         os.dup2(slave, number)
     os.closerange(3, 100)
