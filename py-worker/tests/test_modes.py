@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import textwrap
 import unittest
 
 import support
@@ -288,6 +289,40 @@ class Several(support.FolderTestCase):
         self.assertEqual(0, worker.finish(), worker.stderr())
         # A coroutine may be cut off before its first step, which Python mentions.
         self.assertNotIn("clutch worker:", worker.stderr())
+
+
+class GivenAway(unittest.TestCase):
+    """A call of the mode `async` that goes from the loop to a thread while it is cancelled."""
+
+    def test_a_cancel_is_not_lost_on_the_way(self):
+        script = """
+            import sys
+            sys.path.insert(0, sys.argv[1])
+            from clutch._cancel import Lane
+            from clutch._frames import MODE_ASYNC
+            from clutch._lanes import Lanes
+
+            class Leaving(Lane):
+                # The control thread has just told the task, when the loop gives the call away.
+                def hear(self, *told):
+                    heard = super().hear(*told)
+                    self.leave(lanes.early)
+                    return heard
+
+            lanes = Lanes(type("Setup", (), {"lanes": 2, "mode": MODE_ASYNC}))
+            page = memoryview(bytearray(8)).cast("Q")
+            task, thread = Leaving("task", page), Lane("thread", page)
+            task.begin(7, lanes.early)
+            lanes.tasks[7] = task
+            lanes.lanes.append(thread)
+            lanes.hear(7, True)
+            del lanes.tasks[7]
+            thread.begin(7, lanes.early)
+            assert thread.interrupted == 7, (thread.interrupted, lanes.early)
+            assert not lanes.early, lanes.early
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script), support.SOURCE]
+        subprocess.check_call(command, timeout=support.DEADLINE_S)
 
 
 class Threads(Several):

@@ -123,12 +123,14 @@ class Lane(State):
             if interrupted is not None:
                 self._hear(call_id, interrupted)
 
-    def hear(self, call_id: int, interrupted: bool) -> bool:
+    def hear(self, call_id: int, interrupted: bool, early: "dict[int, bool]") -> bool:
         """Tells a call that it was warned or interrupted, if it is here."""
         with self._lock:
             if self.taken != call_id:
                 return False
             self._hear(call_id, interrupted)
+            # Not later: the call may be given away then, and this be for whoever takes it.
+            early.pop(call_id, None)
             return True
 
     def _hear(self, call_id: int, interrupted: bool) -> None:

@@ -122,8 +122,7 @@ class Lanes:
         early[call_id] = early.get(call_id, False) or interrupted
         task = self.tasks.get(call_id)
         for lane in list(self.lanes) if task is None else [task]:
-            if lane.hear(call_id, interrupted):
-                early.pop(call_id, None)
+            if lane.hear(call_id, interrupted, early):
                 if interrupted:
                     self.canceller.reach(lane, call_id)
                 return

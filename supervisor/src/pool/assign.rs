@@ -41,11 +41,11 @@ impl Pool {
         self.room.shared().find(|worker| may_begin || is_busy(worker))
     }
 
-    /// How many workers have calls. Those in workers that get no more are taken together: as many
-    /// as a worker may have count as one, and fewer take nobody's place, so that the lanes they
-    /// leave free are made up for by other workers.
+    /// How many workers have calls. Those in workers that get no more now are taken together: as
+    /// many as a worker may have count as one, and fewer take nobody's place, so that the lanes
+    /// which nobody can use are made up for by other workers.
     pub(super) const fn busy_workers(&self) -> u32 {
-        self.tally.busy + self.tally.leaving / self.settings.lanes
+        self.tally.busy + self.tally.closed / self.settings.lanes
     }
 
     /// Hands waiting calls to workers: after every event, so that no call ever waits while a

@@ -299,6 +299,27 @@ fn a_stopped_worker_gets_no_more_calls_and_keeps_those_it_has() {
 }
 
 #[test]
+fn a_spare_makes_up_for_lanes_that_nobody_can_use() {
+    let mut settings = shared(1, 2);
+    settings.size.spares = 1;
+    let (worker, spare) = (id(1, 1), id(0, 1));
+    let mut world = World::ready_of(settings);
+    world.call(1);
+    world.call(2);
+    world.cancel(1);
+    assert_eq!(vec![assign(spare, 3)], world.call(3), "a lane is busy with what nobody wants");
+    assert_eq!(NOTHING, world.call(4), "as many run as may");
+
+    let mut world = World::ready_of(settings);
+    world.call(1);
+    world.tell(Event::Halted { worker });
+    assert_eq!(vec![assign(spare, 2)], world.call(2), "its other lane stands still");
+    assert_eq!(NOTHING, world.call(3), "as many run as may");
+    assert_eq!(NOTHING, world.tell(Event::Resumed { worker }));
+    assert_eq!(vec![assign(spare, 3)], world.answer(worker, 1));
+}
+
+#[test]
 fn a_drain_lets_every_call_of_a_worker_finish() {
     let mut world = World::ready_of(shared(1, 2));
     world.call(1);

@@ -157,18 +157,14 @@ impl Life {
             let has_room = worker.calls.len() < worker.lanes as usize;
             worker.state == WorkerState::Up && !worker.halted && has_room
         };
-        // One that runs nothing is one more at work, unless so many are already.
-        let has_lane = |busy_max: usize| {
-            let may_begin = (pool.busy_workers() as usize) < busy_max;
-            pool.workers().filter(is_free).any(|worker| may_begin || worker.is_busy())
-        };
+        let has_lane = || pool.workers().any(|worker| is_free(&worker));
         if is_waiting && running < size * lanes {
-            assert!(!has_lane(size), "a call waits while a lane is free");
+            assert!(!has_lane(), "a call waits while a lane is free: {pool:#?}");
         }
         let at_work = running - pool.waiting_calls() as usize;
         let has_place = at_work < size * lanes && running < (size + extra) * lanes;
         if is_waiting && pool.calls().nested_waiting() > 0 && has_place {
-            assert!(!has_lane(size + extra), "a nested call waits while a lane is free");
+            assert!(!has_lane(), "a nested call waits while a lane is free: {pool:#?}");
         }
         if is_waiting {
             let is_moving = |worker: WorkerView<'_>| {

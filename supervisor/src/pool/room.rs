@@ -35,6 +35,13 @@ pub(super) enum Standing {
     Shared(Seat),
 }
 
+impl Worker {
+    /// Whether it may be given one more call.
+    pub(super) fn is_open(&self) -> bool {
+        self.state == WorkerState::Up && !self.halted && self.lanes.load() < self.lanes.count()
+    }
+}
+
 /// Workers that may be given a call.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -57,8 +64,7 @@ impl Room {
 
     /// A worker may have changed: it stands where it belongs after this.
     pub(super) fn note(&mut self, worker: WorkerId, entry: &mut Worker) {
-        let load = entry.lanes.load();
-        let is_open = entry.state == WorkerState::Up && !entry.halted && load < entry.lanes.count();
+        let (load, is_open) = (entry.lanes.load(), entry.is_open());
         let is_doubtful = load > entry.lanes.running();
         match entry.standing {
             Standing::Nowhere if !is_open => return,

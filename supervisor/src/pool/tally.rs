@@ -8,12 +8,13 @@ use super::state::WorkerState;
 pub(super) struct Tally {
     /// Workers that have become ready and were not told to go.
     pub(super) up: u32,
-    /// Those that get calls and run some that somebody waits for.
+    /// Those that may be given one more call and run some that somebody waits for.
     pub(super) busy: u32,
     /// Calls that somebody waits for, in workers that are up.
     pub(super) running: u32,
-    /// Those of them in workers that get no more.
-    pub(super) leaving: u32,
+    /// Those of them in workers that are given no more now: such as leave, stand still, or have a
+    /// call in every lane.
+    pub(super) closed: u32,
     /// Those of them that wait for calls of their own.
     pub(super) waiting: u32,
     /// Workers that are up and take no call before one of theirs, which all wait for others, ends.
@@ -26,12 +27,13 @@ impl Tally {
         let (running, waiting) = (worker.lanes.running(), worker.lanes.waiting());
         let counted = match worker.state {
             WorkerState::Up => Tally {
-                busy: u32::from(running > 0),
+                busy: if worker.is_open() { u32::from(running > 0) } else { 0 },
+                closed: if worker.is_open() { 0 } else { running },
                 tied: u32::from(waiting == worker.lanes.count()),
                 ..Tally::default()
             },
             WorkerState::Retiring(_) => Tally {
-                leaving: running,
+                closed: running,
                 tied: u32::from(waiting > 0 && waiting == running),
                 ..Tally::default()
             },
@@ -48,7 +50,7 @@ impl Tally {
         change(&mut self.up, before.up, after.up);
         change(&mut self.busy, before.busy, after.busy);
         change(&mut self.running, before.running, after.running);
-        change(&mut self.leaving, before.leaving, after.leaving);
+        change(&mut self.closed, before.closed, after.closed);
         change(&mut self.waiting, before.waiting, after.waiting);
         change(&mut self.tied, before.tied, after.tied);
         assert!(self.waiting <= self.running, "only what runs waits");
