@@ -68,8 +68,8 @@ pub struct Welcome {
     pub payload_bytes_max: u32,
     /// How many calls may be unanswered on one connection before the daemon stops reading it.
     pub in_flight_max: u32,
-    /// Its pools. Who has many calls for one of them keeps about as many under way as it has
-    /// workers: what waits in a queue spends its deadline there, and keeps others waiting.
+    /// Its pools. Who has many calls for one of them keeps about as many under way as it can run
+    /// at once: what waits in a queue spends its deadline there, and keeps others waiting.
     pub pools: Vec<PoolSize>,
 }
 
@@ -78,7 +78,8 @@ pub struct Welcome {
 pub struct PoolSize {
     /// Its name.
     pub name: String,
-    /// How many workers it has.
+    /// How many calls its workers can run at once: one each, or as many as `threads` or `async`
+    /// says.
     pub workers: u32,
 }
 

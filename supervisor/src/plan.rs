@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use clutch_protocol::status::Interpreter as Facts;
 use serde::Serialize;
 
-use crate::config::{self, Config, Declared, Threads};
+use crate::config::{self, Config, Threads};
 use crate::interpreter::Cache;
 use crate::prepare::{self, OpenFiles, PoolPython};
 use crate::worker::share::{Processors, Share, THREAD_VARIABLES};
@@ -86,15 +86,15 @@ fn plan_on(config: &Config, cache: Option<&Cache>, processors: &Processors) -> P
     };
     let mut rooms = Vec::new();
     let never = AtomicBool::new(false);
-    let ask = |pool: &config::Pool| prepare::pool_python(pool, cache, &never);
+    let ask = |pool: &config::Pool| prepare::planned_python(pool, cache, &never);
     for (pool, prepared) in prepare::of_each_pool(config, ask) {
         if let Err(error) = &prepared {
             plan.problems.push(format!("pool '{}': {error}", pool.name));
         }
-        let prepared = prepared.ok();
+        let (prepared, installs) = prepared.map_or((None, None), |it| (Some(it.0), it.1));
         let environment = prepared.as_ref().map_or(&[][..], |it| &it.environment);
         let share = Share::of(pool, environment, processors);
-        let planned = pool_plan(pool, prepared.as_ref(), &share);
+        let planned = pool_plan(pool, (prepared.as_ref(), installs), &share);
         pool_warnings(&mut plan, pool, &share, planned.threads);
         plan.pools.push(planned);
         rooms.push(share.processors().clone());
@@ -109,14 +109,18 @@ fn plan_on(config: &Config, cache: Option<&Cache>, processors: &Processors) -> P
     plan
 }
 
-fn pool_plan(pool: &config::Pool, prepared: Option<&PoolPython>, share: &Share) -> PoolPlan {
+fn pool_plan(
+    pool: &config::Pool,
+    (prepared, installs): (Option<&PoolPython>, Option<String>),
+    share: &Share,
+) -> PoolPlan {
     let slots = pool.workers.saturating_add(pool.spares);
     let (threads, threads_from) = threads(pool, prepared, share);
     PoolPlan {
         name: pool.name.clone(),
         executable: prepared.map_or(String::new(), |it| it.executable.display().to_string()),
         interpreter: prepared.and_then(|it| it.facts.clone()),
-        installs: pool.declared.as_ref().and_then(Declared::in_words),
+        installs,
         workers_min: pool.workers_min,
         workers_max: pool.workers,
         spares: pool.spares,

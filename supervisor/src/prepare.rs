@@ -29,7 +29,7 @@ mod pool_python;
 
 pub(crate) use pool_python::of_each_pool;
 pub use pool_python::{PoolPython, pool_python};
-pub(crate) use pool_python::{asked_python, try_interpreter};
+pub(crate) use pool_python::{asked_python, planned_python, try_interpreter};
 
 /// How long an interpreter may take to say what it is.
 pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -357,7 +357,7 @@ fn shared_boot(config: &Config) -> Result<Option<PathBuf>, ServeError> {
             tracing::warn!(
                 pools,
                 "these pools' workers are root, and so is all they call; set \
-                process.user to run them as somebody with less rights"
+                process.user to run them as somebody with fewer rights"
             );
         }
     }

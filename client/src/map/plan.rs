@@ -100,7 +100,7 @@ pub(crate) struct Plan<R> {
     sizer: Sizer,
     payload_bytes_max: u64,
     chunks_max: u32,
-    /// How many workers the pool has, if the daemon said so.
+    /// How many calls the pool's workers can run at once, if the daemon said so.
     workers: Option<u32>,
     /// How many chunks may be unanswered now: halved when the queue is full, grown by successes.
     chunks_now: u32,
@@ -155,7 +155,7 @@ impl<R: DeserializeOwned> Plan<R> {
         }
     }
 
-    /// Keeps about as many chunks under way as the pool has workers.
+    /// Keeps about as many chunks under way as the pool can run at once.
     pub(crate) fn for_workers(mut self, welcome: &Welcome) -> Plan<R> {
         let pools = &welcome.pools;
         let pool = pools.iter().find(|pool| pool.name == self.settings.target.pool);

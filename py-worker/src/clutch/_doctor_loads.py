@@ -71,11 +71,22 @@ def main(file: str, arguments: "list[str]", preload: "list[str]") -> "dict[str, 
 
 
 def warm_up(
-    file: str, arguments: "list[str]", preload: "list[str]", steps: "list[list[Any]]"
+    file: str,
+    arguments: "list[str]",
+    preload: "list[str]",
+    steps: "list[list[Any]]",
+    one_loop: bool = False,
 ) -> "dict[str, Any]":
-    """Calls the last of some functions, each with its arguments, after everything before it."""
+    """Calls the last of some functions, each with its arguments, after everything before it.
+
+    On `one_loop`, where the pool's workers have one for all coroutines.
+    """
     from clutch._warmup import run  # noqa: PLC0415 - a worker that is not asked has no use for it.
 
+    if one_loop:
+        from clutch._tasks import make_loop  # noqa: PLC0415 - as above.
+
+        make_loop(0)
     _preload(file, arguments, preload)
     if file:
         _load_main(file)

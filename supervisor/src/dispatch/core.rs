@@ -119,13 +119,14 @@ impl Core {
         self.with(|dispatcher| dispatcher.counters.one(name));
     }
 
-    /// How large each pool is.
+    /// How many calls each pool can run at once.
     pub(crate) fn pool_sizes(&self) -> Vec<PoolSize> {
         self.with(|dispatcher| {
             let pools = dispatcher.pools.iter().filter(|pool| !pool.removed);
-            let sizes = pools.map(|pool| PoolSize {
-                name: pool.config.name.clone(),
-                workers: pool.policy.settings().size.max,
+            let sizes = pools.map(|pool| {
+                let (workers, lanes) =
+                    (pool.policy.settings().size.max, pool.config.concurrency.lanes());
+                PoolSize { name: pool.config.name.clone(), workers: workers.saturating_mul(lanes) }
             });
             sizes.collect()
         })

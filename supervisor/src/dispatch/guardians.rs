@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use clutch_protocol::failure::Cause;
+use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::message::{
     Exited, Halted, Signal, SpawnFailed, SpawnStage, Spawned, Swept, WorkerId,
 };
@@ -210,23 +210,11 @@ impl Dispatcher {
             }
             return;
         }
-        tracing::warn!(
-            pool = state.config.name,
-            %worker,
-            pid = certificate.pid,
-            cause = cause.trim_start_matches("deaths."),
-            exit = certificate.exit_name,
-            function = certificate.function.as_deref().unwrap_or(""),
-            calls_served = certificate.calls_served,
-            peak_rss_bytes = certificate.peak_rss_bytes,
-            call = certificate.call,
-            cpu_ms = certificate.cpu_ms,
-            uptime_ms = certificate.uptime_ms,
-            out_of_memory = certificate.out_of_memory,
-            detail = certificate.detail,
-            stack = certificate.stack,
-            "worker died"
-        );
+        // Nothing has died where there was nothing to start: that was said when the build failed.
+        let is_told = certificate.pid == 0 && state.builds_again(Instant::now()).is_some();
+        if !is_told {
+            warn_of_death(&state.config.name, worker, cause, &certificate);
+        }
         if is_newest && never_ready {
             state.failed_start = Some(certificate.clone());
         }
@@ -238,6 +226,26 @@ impl Dispatcher {
             state.last_death = Some(certificate);
         }
     }
+}
+
+fn warn_of_death(pool: &str, worker: WorkerId, cause: &str, certificate: &Certificate) {
+    tracing::warn!(
+        pool,
+        %worker,
+        pid = certificate.pid,
+        cause = cause.trim_start_matches("deaths."),
+        exit = certificate.exit_name,
+        function = certificate.function.as_deref().unwrap_or(""),
+        calls_served = certificate.calls_served,
+        peak_rss_bytes = certificate.peak_rss_bytes,
+        call = certificate.call,
+        cpu_ms = certificate.cpu_ms,
+        uptime_ms = certificate.uptime_ms,
+        out_of_memory = certificate.out_of_memory,
+        detail = certificate.detail,
+        stack = certificate.stack,
+        "worker died"
+    );
 }
 
 /// What a guardian could not do for a client's program, in words.

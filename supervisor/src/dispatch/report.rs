@@ -124,7 +124,7 @@ impl Dispatcher {
         let workers = pool.policy.workers().map(|view| self.worker_status(now, pool, &view));
         let empty = pool.policy.empty_slots().filter(|slot| slot.until.is_some());
         let mut lines: Vec<_> =
-            workers.chain(empty.map(|slot| backoff_status(now, slot))).collect();
+            workers.chain(empty.map(|slot| backoff_status(now, pool, slot))).collect();
         lines.sort_by_key(|line| line.id);
         lines
     }
@@ -320,12 +320,20 @@ fn building_reason(pool: &PoolState) -> String {
 }
 
 /// A slot between two workers.
-fn backoff_status(now: Instant, slot: EmptySlot) -> WorkerStatus {
+fn backoff_status(now: Instant, pool: &PoolState, slot: EmptySlot) -> WorkerStatus {
     let wait = slot.until.map_or(0, |until| millis_since(until, now));
+    let reason = match pool.builds_again(now) {
+        // Starts before that fail for the same reason.
+        Some(until) => {
+            let wait = wait.max(millis_since(until, now));
+            format!("its environment could not be built; built again in {wait} ms")
+        }
+        None => format!("tried again in {wait} ms; in this slot, {}", Deaths(slot.failures)),
+    };
     WorkerStatus {
         id: slot.id,
         state: "backoff".to_owned(),
-        reason: format!("tried again in {wait} ms; in this slot, {}", Deaths(slot.failures)),
+        reason,
         since_ms: slot.since.map_or(0, |since| millis_since(now, since)),
         pid: 0,
         python: String::new(),

@@ -71,6 +71,11 @@ impl PoolState {
         self.search.as_ref().is_some_and(|search| search.put_off.is_some())
     }
 
+    /// When the build that failed is tried again, while that is to come.
+    pub(super) fn builds_again(&self, now: Instant) -> Option<Instant> {
+        self.failed_build.as_ref().map(|failed| failed.until).filter(|until| now < *until)
+    }
+
     fn note_failed_build(&mut self, fault: &str, took: Duration) {
         let (pool, rest) = (&self.config.name, (took * REST_FACTOR).min(REST_MAX));
         let rest_s = rest.as_secs();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::elf;
 use super::finding::{Finding, Status};
-use crate::config::{Pool, Python, Threads, WarmUp};
+use crate::config::{Concurrency, Pool, Python, Threads, WarmUp};
 use crate::environment;
 use crate::envs::EnvError;
 use crate::interpreter::InterpreterError;
@@ -68,6 +68,8 @@ pub fn patient(pool: &Pool, call_timeout: Duration, deaths: u32) -> Pool {
     (patient.main, patient.allow, patient.declared) = (None, None, None);
     (patient.preload, patient.watch, patient.args) = (Vec::new(), Vec::new(), Vec::new());
     patient.warm_up = WarmUp::default();
+    // What a start does, it does on the main thread, where no event loop runs yet.
+    patient.concurrency = Concurrency::One;
     patient.replace = Replace { max_calls: Some(1), ..Replace::default() };
     patient.restart =
         Restart { deaths, backoff: BACKOFF, backoff_max: BACKOFF, ..Restart::default() };

@@ -1,16 +1,16 @@
 //! The interpreter that an environment is built with: which one fits, and what makes it itself.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::builder::Means;
-use super::declaration::Content;
+use super::builder::{Builder, Means};
+use super::declaration::{self, Content};
 use super::error::EnvError;
 use super::process::{self, Job};
 use super::specifier;
-use crate::config::{Pool, Python};
+use crate::config::{Declared, Pool, Python};
 use crate::environment;
 use crate::interpreter::{self, Asker, Interpreter, InterpreterError, Places, Search};
 use crate::prepare::PROBE_TIMEOUT;
@@ -27,12 +27,13 @@ print('clutch-identity', sys.implementation.cache_tag, _imp.extension_suffixes()
 const IDENTITY_MARK: &str = "clutch-identity ";
 
 /// The interpreter to build with: what `python` means, as for any pool, or another one if the pool
-/// leaves the choice and the declaration does not take the usual one.
+/// leaves the choice and the declaration does not take the usual one. With the key `python` that
+/// stands for it.
 pub(super) fn interpreter_for(
     (pool, python): (&Pool, &Python),
     content: &Content,
     cancelled: &AtomicBool,
-) -> Result<Interpreter, EnvError> {
+) -> Result<(Python, Interpreter), EnvError> {
     let account = pool.process.account.as_ref();
     let environment = environment::build(&pool.env, std::env::vars_os(), None, account);
     let search_path = environment::search_path(&environment);
@@ -63,14 +64,15 @@ pub(super) fn interpreter_for(
     if let Ok(found) = &usual
         && takes(found)?
     {
-        return Ok(usual?);
+        return Ok((python.clone(), usual?));
     }
     if *python == Python::default() && content.requires_python.is_some() {
         for minor in MINORS {
-            if let Ok(found) = ask(&Python::Named(format!("3.{minor}")))
+            let other = Python::Named(format!("3.{minor}"));
+            if let Ok(found) = ask(&other)
                 && takes(&found)?
             {
-                return Ok(found);
+                return Ok((other, found));
             }
         }
     }
@@ -81,6 +83,34 @@ pub(super) fn interpreter_for(
         path: found.executable,
         version: found.version,
     })
+}
+
+/// What a pool's environment would be made of, whether it is there or not.
+#[derive(Debug)]
+pub(crate) struct Base {
+    /// The key `python` that stands for the interpreter it is made with.
+    pub(crate) python: Python,
+    /// What is installed in it, in a few words; none where only an interpreter is asked for.
+    pub(crate) installs: Option<String>,
+}
+
+/// What the environment that a pool declares would be made of; none if it declares none. Builds
+/// nothing.
+pub(crate) fn base_of(pool: &Pool, cancelled: &AtomicBool) -> Result<Option<Base>, EnvError> {
+    let Some(declared) = &pool.declared else { return Ok(None) };
+    let uv = matches!(Builder::find(pool.build.tool), Builder::Uv(_));
+    let Some(content) = declaration::read(declared, &pool.cwd, uv)? else { return Ok(None) };
+    let python = match content.requires_python {
+        // It is looked for with the answers that are known, later.
+        None => pool.python.clone(),
+        Some(_) => interpreter_for((pool, &pool.python), &content, cancelled)?.0,
+    };
+    let of_script = |path: &Path| format!("what the metadata of {} lists", path.display());
+    let installs = content.install.is_some().then(|| match declared {
+        Declared::Script(path) => of_script(path),
+        other => other.in_words().unwrap_or_default(),
+    });
+    Ok(Some(Base { python, installs }))
 }
 
 /// What makes an interpreter's environments its own.

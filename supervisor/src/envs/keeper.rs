@@ -243,7 +243,7 @@ impl Keeper {
             Python::Named(_) | Python::File(_) => None,
         };
         let python = python.as_ref().unwrap_or(&pool.python);
-        let found = base::interpreter_for((pool, python), &content, cancelled)?;
+        let (_, found) = base::interpreter_for((pool, python), &content, cancelled)?;
         let Some(install) = content.install.clone() else {
             return Ok(Wanted::Interpreter(found.executable));
         };

@@ -48,6 +48,7 @@ mod store;
 mod words;
 mod works;
 
+pub(crate) use base::base_of;
 pub use error::EnvError;
 pub use gc::{Found, Kept, Removal, collect, list};
 pub use keeper::{AtHand, Failures, Keeper, Provided};

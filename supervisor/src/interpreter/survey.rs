@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::places::{Place, Places, in_directory};
 use super::{Asker, Cache, Facts, InterpreterError, check_executable, is_binary};
 use crate::config::{Config, Pool};
-use crate::prepare;
+use crate::prepare::{self, PoolFault};
 
 /// How long one interpreter is waited for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ pub struct PoolChoice {
     /// Its name.
     pub pool: String,
     /// The file, or why there is none.
-    pub executable: Result<PathBuf, InterpreterError>,
+    pub executable: Result<PathBuf, PoolFault>,
 }
 
 /// Looks for interpreters everywhere, and asks each that is not known.
@@ -57,9 +57,10 @@ pub fn survey(config: Option<&Config>, search_path: &OsStr, cwd: &Path, cache: &
     let cancelled = AtomicBool::new(false);
     let mut found = candidates(search_path, cwd, &Places::of_this_machine());
     let mut pools = Vec::new();
-    let ask = |pool: &Pool| prepare::pool_python(pool, Some(cache), &cancelled);
+    let ask = |pool: &Pool| prepare::planned_python(pool, Some(cache), &cancelled);
     let prepared = config.map(|config| prepare::of_each_pool(config, ask));
     for (pool, prepared) in prepared.unwrap_or_default() {
+        let prepared = prepared.map(|(prepared, _)| prepared);
         if let Ok(prepared) = &prepared
             && !found.iter().any(|(path, _)| same(path, &prepared.executable))
         {

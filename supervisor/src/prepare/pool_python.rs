@@ -2,12 +2,13 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Environment, PROBE_TIMEOUT, Unasked};
+use super::{Environment, PROBE_TIMEOUT, PoolFault, Unasked};
 use crate::config::{self, Config, Python};
-use crate::environment;
 use crate::interpreter::{self, Asker, Cache, Facts, InterpreterError, Place, Places};
+use crate::{environment, envs};
 
 /// What a pool's workers are started with, as far as its interpreter decides it.
 #[derive(Clone, Debug)]
@@ -90,6 +91,20 @@ pub fn pool_python(
         facts,
         doubt: choice.asked.is_none().then_some(unasked),
     })
+}
+
+/// The same before the environment is there that the pool declares: the interpreter that this is
+/// made with, which `requires-python` has a say in, and what is installed in it.
+pub(crate) fn planned_python(
+    pool: &config::Pool,
+    cache: Option<&Cache>,
+    cancelled: &AtomicBool,
+) -> Result<(PoolPython, Option<String>), PoolFault> {
+    let Some(base) = envs::base_of(pool, cancelled).map_err(Arc::new)? else {
+        return Ok((pool_python(pool, cache, cancelled)?, None));
+    };
+    let pool = config::Pool { python: base.python, ..pool.clone() };
+    Ok((pool_python(&pool, cache, cancelled)?, base.installs))
 }
 
 /// Looks for a pool's interpreter and asks it who it is. Blocks; gives up soon after `cancelled`

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clutch_supervisor::config::{Main, Pool};
+use clutch_supervisor::config::{Concurrency, Main, Pool};
 use clutch_supervisor::doctor::pool::{ENVIRONMENT, INTERPRETER, processors};
 use clutch_supervisor::doctor::{Finding, Status};
 use serde_json::{Value, json};
@@ -146,7 +146,8 @@ impl Checks<'_> {
             return Next::Ask(self.loading(id, subject, "clutch._doctor_loads:main", arguments));
         }
         let steps = self.steps(id, subject, found);
-        let arguments = json!([script, argv, preload, steps]);
+        let one_loop = matches!(self.pool.concurrency, Concurrency::Async(_));
+        let arguments = json!([script, argv, preload, steps, one_loop]);
         Next::Ask(self.loading(id, subject, "clutch._doctor_loads:warm_up", arguments))
     }
 
