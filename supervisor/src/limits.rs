@@ -177,4 +177,11 @@ pub const DUMP_TIMEOUT: Duration = Duration::from_millis(100);
 /// CPython 3.8 to 3.13.
 pub const DUMP_PATIENCE: Duration = Duration::from_millis(75);
 
+/// The same where a worker runs several calls. Its threads give the interpreter to one another, and
+/// to the control thread when chance has it: measured, with 16 that compute, mostly later than the
+/// above, and up to 0.8 s. A late call's error does without its stack then; a look that crashed the
+/// worker would cost all others.
+pub const DUMP_PATIENCE_OF_SEVERAL: Duration = Duration::from_millis(1500);
+
 const _: () = assert!(DUMP_PATIENCE.as_millis() < DUMP_TIMEOUT.as_millis());
+const _: () = assert!(DUMP_PATIENCE_OF_SEVERAL.as_millis() < STACK_TIMEOUT.as_millis());

@@ -130,6 +130,20 @@ fn a_call_that_hangs_costs_no_other_call_and_its_worker_goes_when_they_have_ende
     oracle.judge(daemon);
 }
 
+/// A look by a signal is safe only while C code holds the interpreter, which is known late where
+/// many threads want it. It must not crash a worker that has other calls.
+#[test]
+fn no_signal_looks_at_a_worker_of_several_calls_in_a_hurry() {
+    let pool = |pool: Pool| pool.workers(1).key("threads", 2).preload(&["job_stuck"]);
+    let daemon = Daemon::builder().pool("default", pool).start();
+    let client = daemon.blocking();
+    let stuck = client.request("job_stuck:hold_gil_in_a_sleep").timeout(300 * MILLISECOND);
+    match stuck.send::<u32>().expect_err("it cannot answer").reason {
+        Reason::TimedOut { stack, .. } => assert_eq!("", stack),
+        reason => panic!("{reason:?}"),
+    }
+}
+
 #[test]
 fn a_cancelled_call_leaves_the_others_and_its_worker_alone() {
     // It is not replaced for taking an interrupt slowly, on a machine that is busy.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::core::Core;
 use super::dispatcher::{Dispatcher, Worker};
 use super::operate::Denied;
-use crate::limits::{DUMP_PATIENCE, STACK_TIMEOUT};
+use crate::limits::{DUMP_PATIENCE, DUMP_PATIENCE_OF_SEVERAL, STACK_TIMEOUT};
 use crate::pool::{Begun, CallKey, Event, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::Asker;
@@ -147,6 +147,9 @@ impl Dispatcher {
         let Some(link) = self.link(pool, worker) else {
             return false;
         };
+        let view = self.pools[pool.0].policy.worker(worker);
+        let has_several = view.is_some_and(|view| view.lanes > 1);
+        let patience = if has_several { DUMP_PATIENCE_OF_SEVERAL } else { DUMP_PATIENCE };
         let Some(entry) = self.worker(pool, worker) else {
             return false;
         };
@@ -159,7 +162,7 @@ impl Dispatcher {
         // Those that have ended would be kept otherwise.
         while entry.tasks.try_join_next().is_some() {}
         entry.tasks.spawn_local(async move {
-            tokio::time::sleep_until(tokio::time::Instant::now() + DUMP_PATIENCE).await;
+            tokio::time::sleep_until(tokio::time::Instant::now() + patience).await;
             core.with(|dispatcher| dispatcher.insist_on_stack(pool, worker, ask));
         });
         entry.dumping
