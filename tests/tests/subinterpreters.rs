@@ -5,22 +5,19 @@ use std::time::Duration;
 
 use clutch_client::{Failure, Reason};
 use clutch_tests::process::alive;
-use clutch_tests::{Daemon, MILLISECOND, Pool, Python, SECOND, python, say_skipped, wait_for};
+use clutch_tests::{Daemon, MILLISECOND, Pool, SECOND, python, say_skipped, wait_for};
 
 /// Nothing here takes nearly as long, unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A daemon with one worker of two interpreters; none where no python can do that.
 fn isolated() -> Option<Daemon> {
-    let found = python("3.14").or_else(|| python("3.13"));
-    if found.is_none() {
+    let Some(newest) = python("3.14").or_else(|| python("3.13")) else {
         say_skipped(module_path!(), "this machine has no CPython 3.13 or newer");
-    }
-    let pool = |python: &Python| {
-        let python = python.clone();
-        move |pool: Pool| pool.workers(1).key("subinterpreters", 2_u32).python(&python)
+        return None;
     };
-    Some(Daemon::builder().pool("default", pool(found?)).start())
+    let pool = |pool: Pool| pool.workers(1).key("subinterpreters", 2_u32).python(newest);
+    Some(Daemon::builder().pool("default", pool).start())
 }
 
 fn at_once(daemon: &Daemon, function: &str, count: u32) -> Vec<Result<(u64, u32), Box<Failure>>> {
@@ -85,12 +82,13 @@ fn an_older_python_is_refused_with_what_is_needed() {
         return;
     };
     let pool = |pool: Pool| pool.workers(1).key("subinterpreters", 2_u32).python(old);
-    let daemon = Daemon::builder().pool("default", pool).start_unready();
-    let told = || {
-        let failure = daemon.blocking().call::<u32>("job_isolated:pid", ()).expect_err("refused");
-        failure.to_string()
+    let output = match Daemon::builder().pool("default", pool).try_start() {
+        Ok(daemon) => panic!("it started:\n{}", daemon.log()),
+        Err(output) => output.expect_code(8),
     };
-    wait_for("the reason is told", PATIENCE, || {
-        told().contains("`subinterpreters` needs CPython 3.13 or newer")
-    });
+    let (major, minor, micro) = old.version;
+    let found = format!("cpython {major}.{minor}.{micro}");
+    for part in ["`subinterpreters` needs CPython 3.13 or newer", &found, "the pool's `python`"] {
+        assert!(output.stderr.contains(part), "{part:?} in {}", output.stderr);
+    }
 }

@@ -23,7 +23,7 @@ back by writing it. A lock of Python's belongs to one interpreter.
 import faulthandler
 import sys
 import threading
-from _socket import AF_UNIX, SHUT_RD, SOCK_STREAM, socketpair
+from _socket import SHUT_RD
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from marshal import dumps
 from posix import _exit, close, pipe, read, set_blocking, write
@@ -31,11 +31,10 @@ from select import POLLIN, poll
 from time import monotonic
 
 from clutch._call import state
-from clutch._control import STACK_SIGNAL, die, report
+from clutch._control import STACK_SIGNAL, die, is_of_system, report
 from clutch._frames import FAILED, READY, Setup, header_bytes
 from clutch._limits import CALL_ID_BITS
 from clutch._pristine import load, pristine_imports
-from clutch._receive import receive_exactly, shielded
 from clutch._words import FOLDER, STARTED, TAKEN, hear, make_words
 
 TYPE_CHECKING = False
@@ -96,10 +95,9 @@ class Interpreters:
         self._threads: "list[threading.Thread]" = []
         # Only one interpreter at a time is made or taken down.
         self._making = threading.Lock()
-        self._news, self._tell = socketpair(AF_UNIX, SOCK_STREAM)
-        self._receive = shielded(self._news)
+        self._news, tell = given["news"]
         named = {name: getattr(setup, name) for name in Setup.__slots__}
-        self._given: "Dict[str, Any]" = {**given, "setup": named, "news": self._tell.fileno()}
+        self._given: "Dict[str, Any]" = {**given, "setup": named, "news": tell}
         self.error: "Optional[BaseException]" = None
 
     def hear(self, call_id: int, interrupted: bool) -> None:
@@ -198,7 +196,7 @@ class Interpreters:
     def _is_news(self, seconds: float) -> bool:
         until = monotonic() + seconds
         waiting = poll()
-        waiting.register(self._news.fileno(), POLLIN)
+        waiting.register(self._news, POLLIN)
         while True:
             try:
                 return bool(waiting.poll(max(0.0, until - monotonic()) * 1000))
@@ -206,7 +204,16 @@ class Interpreters:
                 report(error)
 
     def _hear(self) -> bytes:
-        return bytes(receive_exactly(self._receive, 1) or b"")
+        news: "list[bytes]" = []
+        while not news:
+            try:
+                # One step of C code, so that no handler can come between taking and keeping it.
+                news.extend(map(read, (self._news,), (1,)))
+            except BaseException as error:  # noqa: BLE001 - whatever a signal raises.
+                if is_of_system(error):
+                    die(f"a call closed descriptors of the worker ({error}); it can serve no other")
+                report(error)
+        return news[0]
 
 
 def live(
@@ -226,6 +233,7 @@ def live(
         stdio=descriptors.stdio,
         turn=_token(descriptors.beyond()),
         gate=_token(descriptors.beyond()),
+        news=_token(descriptors.beyond()),
         stacks=_token(descriptors.beyond()),
     )
     write(given["turn"][1], b"x")

@@ -25,7 +25,7 @@ __all__ = [
     "make_words",
 ]
 
-# What an interpreter tells the main thread on a socket.
+# What an interpreter tells the main thread through a pipe.
 STARTED = b"s"
 FAILED_TO_START = b"f"
 ENDED = b"e"

@@ -62,9 +62,12 @@ pub enum ConcurrencyError {
     },
 }
 
+/// What a key's value means.
+type Make = fn(u32) -> Concurrency;
+
 /// Checks the keys of one pool. The first one that is there stands.
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawPool, at: &Key) -> Concurrency {
-    let keys: [(_, _, fn(u32) -> Concurrency); 3] = [
+    let keys: [(_, _, Make); 3] = [
         ("threads", raw.threads, Concurrency::Threads),
         ("async", raw.tasks, Concurrency::Async),
         ("subinterpreters", raw.subinterpreters, Concurrency::Subinterpreters),
