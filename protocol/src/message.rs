@@ -281,6 +281,8 @@ pub enum Mode {
     Threads,
     /// On one event loop, on its main thread.
     Async,
+    /// Each in a subinterpreter of its own.
+    Subinterpreters,
 }
 
 /// A worker is ready for calls.

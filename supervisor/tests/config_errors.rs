@@ -363,12 +363,19 @@ fn a_worker_runs_its_calls_in_one_way_only() {
             &["`threads` and `async` both say", "keep one of them"],
         ),
         ("[pools.a]\nthreads = 0\n", "2:11", &["0 is out of range", "write 1 to 256"]),
+        (
+            "[pools.a]\nasync = 4\nsubinterpreters = 8\n",
+            "3:19",
+            &["`async` and `subinterpreters` both say", "keep one of them"],
+        ),
+        ("[pools.a]\nsubinterpreters = 257\n", "2:19", &["257 is out of range"]),
         ("[pools.a]\nasync = 257\n", "2:9", &["257 is out of range", "write 1 to 256"]),
     ]);
     for (text, concurrency) in [
         ("[pools.a]\n", Concurrency::One),
         ("[pools.a]\nthreads = 1\n", Concurrency::Threads(1)),
         ("[pools.a]\nasync = 256\n", Concurrency::Async(256)),
+        ("[pools.a]\nsubinterpreters = 2\n", Concurrency::Subinterpreters(2)),
     ] {
         let config = parse(text, None, Path::new("/")).unwrap();
         assert_eq!(concurrency, config.pools["a"].concurrency);

@@ -264,7 +264,7 @@ enums! {
     }
     Stream { 0 Stdout, 1 Stderr }
     Stop { 0 Graceful, 1 Now }
-    Mode { 0 One, 1 Threads, 2 Async }
+    Mode { 0 One, 1 Threads, 2 Async, 3 Subinterpreters }
     SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
     Resource {
         0 Core, 1 OpenFiles, 2 AddressSpace, 3 CpuTime, 4 FileSize, 5 Processes

@@ -542,6 +542,8 @@ fn workers(samples: &mut Samples) {
     samples.meta("setup-bare", Kind::Setup, 0, &bare, NONE);
     let tasks = Setup { mode: Mode::Async, lanes: 256, ..bare };
     samples.meta("setup-async", Kind::Setup, 0, &tasks, NONE);
+    let isolated = Setup { mode: Mode::Subinterpreters, lanes: 2, ..tasks };
+    samples.meta("setup-subinterpreters", Kind::Setup, 0, &isolated, NONE);
     let ready = Ready {
         version: 1,
         pid: 4711,

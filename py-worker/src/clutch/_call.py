@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from clutch._lanes import Lanes
+    from clutch._subinterpreters import Interpreters
 
 __all__ = ["Call", "Cancelled", "State", "current_call", "on_interrupt", "state"]
 
@@ -94,7 +95,7 @@ class State:
         # Where the daemon reads which call has begun. See `_page`.
         self.page = memoryview(bytearray(8)).cast("Q")
         # Where the worker runs several calls: their states, of which this is none. See `_lanes`.
-        self.lanes: "Lanes | None" = None
+        self.lanes: "Lanes | Interpreters | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     # type name, message, notes, frames, traceback, chain, bases.
     ExceptionData = Tuple[str, str, List[str], List[FrameData], str, List[LinkData], List[str]]
 
-__all__ = ["as_dict", "cut", "describe", "format_traceback", "message_of"]
+__all__ = ["advice", "as_dict", "cut", "describe", "format_traceback", "message_of"]
 
 _CAUSE = 0
 _CONTEXT = 1
@@ -39,6 +39,8 @@ _HEADINGS = (
     "The above exception was the direct cause of the following exception:",
     "During handling of the above exception, another exception occurred:",
 )
+# What Python says of a module written for one interpreter in a process.
+_REFUSED = "does not support loading in subinterpreters"
 _UNPRINTABLE = "<exception str() failed>"
 
 # Up to here an exception is formatted by Python's own code. Default recursion ends at 1000 frames.
@@ -81,6 +83,17 @@ def as_dict(data: "ExceptionData") -> "dict[str, Any]":
         ],
         "bases": bases,
     }
+
+
+def advice(text: str) -> str:
+    """What to do about what this text tells, where Python's own words do not say it."""
+    if _REFUSED not in text:
+        return ""
+    return (
+        "this pool has the key `subinterpreters`, which needs modules that can be loaded in them: "
+        "take the key away, or send the call to a pool without it (`threads` and more `workers` "
+        "work with any module)"
+    )
 
 
 def message_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import sys
 from posix import _exit
 
 from clutch._convert import UnserializableError, convert, type_name
-from clutch._errors import cut, describe, format_traceback, message_of
+from clutch._errors import advice, cut, describe, format_traceback, message_of
 from clutch._execute import DECODING, FINDING, BadNameError, split_name
 from clutch._frames import (
     CODEC_JSON,
@@ -76,7 +76,11 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
 def raised(error: BaseException, skip: "tuple[str, ...]") -> bytes:
     """The meta for an exception of a user's."""
     try:
-        return failed_raised(encode_exception(*describe(error, skip)))
+        name, message, notes, frames, text, chain, bases = describe(error, skip)
+        note = advice(text)
+        if note:
+            notes, text = [*notes, note], f"{text}{note}\n"
+        return failed_raised(encode_exception(name, message, notes, frames, text, chain, bases))
     except BaseException as unexpected:  # noqa: BLE001 - an answer is owed, whatever happens.
         message = f"the exception could not be described: {type_name(type(unexpected))}"
         return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", [], []))

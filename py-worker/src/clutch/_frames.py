@@ -27,6 +27,7 @@ __all__ = [
     "MAGIC",
     "MODE_ASYNC",
     "MODE_ONE",
+    "MODE_SUBINTERPRETERS",
     "MODE_THREADS",
     "PING",
     "PONG",
@@ -88,6 +89,7 @@ CODEC_RAW = 3
 MODE_ONE = 0
 MODE_THREADS = 1
 MODE_ASYNC = 2
+MODE_SUBINTERPRETERS = 3
 
 # magic, length, id, meta, kind, flags, codec, descriptors, reserved, checksum.
 HEADER = Struct("<4sIQIBBBBII")
@@ -239,7 +241,7 @@ def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:
             f"the daemon speaks protocol version {setup.version}, this worker {VERSION}; "
             "they must come from one installation"
         )
-    if setup.mode > MODE_ASYNC or not 0 < setup.lanes <= LANES_MAX:
+    if setup.mode > MODE_SUBINTERPRETERS or not 0 < setup.lanes <= LANES_MAX:
         raise ProtocolError(f"unknown mode {setup.mode} with {setup.lanes} calls at once")
     return setup
 

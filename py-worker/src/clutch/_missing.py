@@ -10,7 +10,7 @@ import posix
 import sys
 
 from clutch._convert import type_name
-from clutch._errors import cut, format_traceback, message_of
+from clutch._errors import advice, cut, format_traceback, message_of
 from clutch._frames import encode_missing, failed_not_found
 from clutch._limits import FAILURE_TEXT_BYTES_MAX, LINK_TEXT_BYTES_MAX
 
@@ -114,7 +114,8 @@ def _brief(error: BaseException) -> str:
 
 def _module_message(name: str, error: BaseException) -> str:
     if not is_absent(name, error):
-        return f"importing module '{name}' failed: {_brief(error)}"
+        note = advice(message_of(error))
+        return f"importing module '{name}' failed: {_brief(error)}{note and '; ' + note}"
     absent = getattr(error, "name", None) or name
     searched = ", ".join(repr(entry) for entry in sys.path[:_PATHS_SHOWN])
     return (

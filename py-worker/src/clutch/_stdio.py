@@ -16,7 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-__all__ = ["PrivateDescriptors", "line_buffered", "make_flush", "make_restore"]
+__all__ = [
+    "PrivateDescriptors",
+    "line_buffered",
+    "make_flush",
+    "make_restore",
+    "make_restore_streams",
+]
 
 # Linux's number (the module has no name for it): a handle on a folder that may not be readable.
 _O_PATH = 0o10000000
@@ -91,18 +97,28 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
 
     It gives a new flush function when a stream had to be replaced.
     """
-    stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
-    seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
     saved_in, saved_out, saved_error = descriptors.stdio
     folder = descriptors.folder()
-    modules = sys
+    restore_streams = make_restore_streams()
 
     def restore() -> "Callable[[], None] | None":
-        nonlocal stdin, stdout, stderr, seen_in, seen_out, seen_error
         fchdir(folder)
         dup2(saved_in, 0)
         dup2(saved_out, 1)
         dup2(saved_error, 2)
+        return restore_streams()
+
+    return restore
+
+
+def make_restore_streams() -> "Callable[[], Callable[[], None] | None]":
+    """The part of it that is about the streams of this interpreter."""
+    stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
+    seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
+    modules = sys
+
+    def restore_streams() -> "Callable[[], None] | None":
+        nonlocal stdin, stdout, stderr, seen_in, seen_out, seen_error
         try:
             if (
                 getattr(modules, "stdout", None) is stdout
@@ -125,7 +141,7 @@ def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], 
         seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
         return make_flush()
 
-    return restore
+    return restore_streams
 
 
 class _NeverClosed:

@@ -36,6 +36,7 @@ from clutch._frames import (
     FAILED,
     HEADER,
     MODE_ONE,
+    MODE_SUBINTERPRETERS,
     READY,
     SETUP,
     ProtocolError,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 
     from clutch._receive import ReceiveInto
 
-__all__ = ["run"]
+__all__ = ["load_user_code", "run"]
 
 _EXIT_CODE_START_FAILED = 1
 _import = __import__
@@ -108,6 +109,11 @@ def _live(
     install_handler()
     start_control(control, stack_fd, state.page)
     register_at_fork(after_in_child=_leave_parent(call, control, descriptors, stack_fd))
+    if setup.mode == MODE_SUBINTERPRETERS:
+        given = {"here": here, "inherited": inherited, "stack": stack_fd}
+        given.update(call=call.fileno(), control=control.fileno())
+        mode = _pristine.load("clutch._subinterpreters")
+        return mode.live(setup, call, send, descriptors, given, _ready())
     lanes = None
     if setup.mode != MODE_ONE:
         lanes = state.lanes = _pristine.load("clutch._lanes").prepare(setup, descriptors.beyond())
@@ -117,18 +123,17 @@ def _live(
     package = f"{here}/{__package__}/"
     meta = None
     if setup.preload or setup.main or setup.initializer or setup.warm:
-        meta = _load_user_code(setup, (package, here + "/"), stack_fd, control)
+        meta = load_user_code(setup, (package, here + "/"), stack_fd, control)
     if meta is not None:
         send(header_bytes(FAILED, 0, len(meta), 0), meta)
         return _EXIT_CODE_START_FAILED
     flush, restore = make_flush(), make_restore(descriptors)
     if forwarder is not None:
         flush, restore = forwarder.after_calls(flush, restore)
-    python = "%d.%d.%d" % sys.version_info[:3]
-    meta = encode_ready(getpid(), python, sys.executable or "")
+    ready = _ready()
     if lanes is not None:
-        return lanes.live(call, send, package, (flush, restore), meta)
-    send(header_bytes(READY, 0, len(meta), 0), meta)
+        return lanes.live(call, send, package, (flush, restore), ready)
+    send(header_bytes(READY, 0, len(ready), 0), ready)
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
     serve(frames, send, Executor(package, setup.payload_bytes_max), flush, restore)
@@ -150,7 +155,12 @@ def _receive_setup(receive_into: "ReceiveInto") -> "Setup | None":
     return decode_setup(meta)
 
 
-def _load_user_code(
+def _ready() -> bytes:
+    python = "%d.%d.%d" % sys.version_info[:3]
+    return encode_ready(getpid(), python, sys.executable or "")
+
+
+def load_user_code(
     setup: Setup, skip: "tuple[str, ...]", stack_fd: int, control: socket
 ) -> "bytes | None":
     """Loads what the pool wants loaded. A failure's meta when that raises."""

@@ -1,4 +1,5 @@
-//! How many calls one worker runs at once: the keys `threads` and `async`.
+//! How many calls one worker runs at once: the keys `threads`, `async` and
+//! `subinterpreters`.
 
 use clutch_protocol::message::Mode;
 use thiserror::Error;
@@ -19,6 +20,8 @@ pub enum Concurrency {
     Threads(u32),
     /// So many calls at once, all on one event loop.
     Async(u32),
+    /// So many calls at once, each in a subinterpreter of its own.
+    Subinterpreters(u32),
 }
 
 impl Concurrency {
@@ -27,7 +30,7 @@ impl Concurrency {
     pub const fn lanes(self) -> u32 {
         match self {
             Self::One => 1,
-            Self::Threads(lanes) | Self::Async(lanes) => lanes,
+            Self::Threads(lanes) | Self::Async(lanes) | Self::Subinterpreters(lanes) => lanes,
         }
     }
 
@@ -38,6 +41,7 @@ impl Concurrency {
             Self::One => Mode::One,
             Self::Threads(_) => Mode::Threads,
             Self::Async(_) => Mode::Async,
+            Self::Subinterpreters(_) => Mode::Subinterpreters,
         }
     }
 }
@@ -58,17 +62,26 @@ pub enum ConcurrencyError {
     },
 }
 
-/// Checks both keys of one pool.
+/// What a key's value means.
+type Make = fn(u32) -> Concurrency;
+
+/// Checks the keys of one pool. The first one that is there stands.
 pub(super) fn check(checker: &mut Checker<'_>, raw: &RawPool, at: &Key) -> Concurrency {
-    let threads = checker.number(&at.child("threads"), raw.threads, &LANES);
-    let tasks = checker.number(&at.child("async"), raw.tasks, &LANES);
-    if raw.threads.is_some() && raw.tasks.is_some() {
-        let error = ConcurrencyError::Two { one: "threads", other: "async" };
-        checker.report(&at.child("async"), Reason::Concurrency(error));
+    let keys: [(_, _, Make); 3] = [
+        ("threads", raw.threads, Concurrency::Threads),
+        ("async", raw.tasks, Concurrency::Async),
+        ("subinterpreters", raw.subinterpreters, Concurrency::Subinterpreters),
+    ];
+    let mut stands: Option<&'static str> = None;
+    let mut concurrency = Concurrency::One;
+    for (other, value, make) in keys {
+        let Some(lanes) = checker.number(&at.child(other), value, &LANES) else { continue };
+        if let Some(one) = stands {
+            let error = ConcurrencyError::Two { one, other };
+            checker.report(&at.child(other), Reason::Concurrency(error));
+        } else {
+            (stands, concurrency) = (Some(other), make(lanes));
+        }
     }
-    match (threads, tasks) {
-        (Some(lanes), _) => Concurrency::Threads(lanes),
-        (None, Some(lanes)) => Concurrency::Async(lanes),
-        (None, None) => Concurrency::One,
-    }
+    concurrency
 }

@@ -99,15 +99,19 @@ pub(super) struct RawPool {
     /// How many more are kept ready, to take over at once when a worker is lost.
     #[schemars(extend("default" = 0))]
     pub(super) spares: Option<i64>,
-    /// How many calls each worker runs at once, each on a thread of its own. Without this and
-    /// `async`, one at a time. Not together with `async`.
+    /// How many calls each worker runs at once, each on a thread of its own. Without this,
+    /// `async` and `subinterpreters`, one at a time. Not together with either.
     #[schemars(example = 8)]
     pub(super) threads: Option<i64>,
     /// How many calls each worker runs at once on one event loop, for functions that are
-    /// `async def`. Not together with `threads`.
+    /// `async def`. Not together with `threads` or `subinterpreters`.
     #[serde(rename = "async")]
     #[schemars(example = 100)]
     pub(super) tasks: Option<i64>,
+    /// How many calls each worker runs at once, each in an interpreter of its own in the same
+    /// process. Needs CPython 3.13 or newer. Not together with `threads` or `async`.
+    #[schemars(example = 4)]
+    pub(super) subinterpreters: Option<i64>,
     /// Directories added to `sys.path`.
     #[schemars(extend("default" = []))]
     pub(super) path: Option<Vec<String>>,

@@ -39,6 +39,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_failures.py",
     "clutch/_frames.py",
     "clutch/_imports.py",
+    "clutch/_inside.py",
     "clutch/_items.py",
     "clutch/_json_codec.py",
     "clutch/_lanes.py",
@@ -48,6 +49,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_mailbox.py",
     "clutch/_missing.py",
     "clutch/_nesting.py",
+    "clutch/_no_faulthandler.py",
     "clutch/_page.py",
     "clutch/_plain.py",
     "clutch/_pristine.py",
@@ -55,9 +57,11 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_receive.py",
     "clutch/_setup.py",
     "clutch/_stdio.py",
+    "clutch/_subinterpreters.py",
     "clutch/_tasks.py",
     "clutch/_threads.py",
     "clutch/_warmup.py",
+    "clutch/_words.py",
     "clutch/_worker.py",
 ];
 
