@@ -197,6 +197,7 @@ class Subinterpreters(Base):
             text = worker.stack()[before:]
             self.assertIn(": call %d\n" % call_id, text)
             self.assertTrue(text.endswith("(all)\n"), text)
+            self.assertNotIn("<string>", text)
             return re.search(stack, text)
 
         support.wait_for(dumped, "the stack of the call")

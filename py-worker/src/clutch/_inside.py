@@ -162,7 +162,7 @@ def _live(lane: _Lane, control: socket, setup: Setup, given: "Dict[str, Any]") -
         forwarder = load("clutch._logging").forward_logging(setup.log_level, control)
     meta = None
     if setup.preload or setup.main or setup.initializer or setup.warm:
-        meta = load_user_code(setup, (package, here + "/", "<string>"), given["stack"], control)
+        meta = load_user_code(setup, (package, here + "/"), given["stack"], control)
     if meta is not None:
         # Nobody else sends before all have started.
         lane.send(header_bytes(FAILED, 0, len(meta), 0), meta)

@@ -184,7 +184,9 @@ class Interpreters:
             self.error = error
             write(self._given["news"], _NOT_MADE)
             return
-        failed = interpreters.exec(number, _LIVE, {**shared, "given": dumps(given)})
+        # Its frame is one of ours to whoever looks at stacks and tracebacks.
+        code = compile(_LIVE, __file__, "exec")
+        failed = interpreters.exec(number, code, {**shared, "given": dumps(given)})
         if failed is not None:
             die(f"{given['place'] + 1}. interpreter: {failed.errdisplay}")
         try:
