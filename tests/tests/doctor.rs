@@ -347,6 +347,23 @@ fn what_a_pool_calls_at_its_start_is_called_and_each_failure_is_its_own() {
 }
 
 #[test]
+fn what_a_pool_of_several_calls_at_once_needs_at_its_start_is_there() {
+    let text = "import asyncio, signal\nsignal.signal(signal.SIGUSR1, signal.SIG_DFL)\n\
+                async def begin():\n    global loop\n    loop = asyncio.get_running_loop()\n\
+                async def fine():\n    assert asyncio.get_running_loop() is loop\n\
+                def plain():\n    pass\n";
+    let on_a_loop = "async = 5\ninitializer = \"start:begin\"\nwarm = [\"start:fine\"]";
+    for keys in [on_a_loop, "threads = 3\ninitializer = \"start:plain\""] {
+        let patient = Patient::new(&format!("{keys}\npreload = [\"start\"]"));
+        patient.tmp.write("start.py", text);
+        let report = patient.examine(&[]);
+        let all = report.json["findings"].as_array().expect("it is a list");
+        let fails: Vec<_> = all.iter().filter(|finding| finding["status"] == "fail").collect();
+        assert!(fails.is_empty(), "{keys}: {fails:#?}");
+    }
+}
+
+#[test]
 fn behind_an_initializer_that_fails_nothing_is_tried() {
     let patient = Patient::new("initializer = \"start:begin\"\nwarm = [\"start:load\"]");
     let text = "def begin():\n    raise RuntimeError(\"on purpose\")\ndef load():\n    pass\n";

@@ -147,6 +147,12 @@ fn f151_a_build_that_fails_is_its_pools_trouble_alone_and_heals() {
         daemon.counter("again", "deaths.start_failed") >= deaths + 3
     });
     assert!(builds_of(&daemon, "tiny==4.0") <= others + 1, "{}", daemon.log());
+    // Nothing has died, and what went wrong was said when it did.
+    assert!(!daemon.log().contains("worker died"), "{}", daemon.log());
+    wait_for("it is told what it waits for", 30 * SECOND, || {
+        let words = "its environment could not be built; built again in ";
+        pool(&daemon, "again").workers.iter().any(|worker| worker.reason.starts_with(words))
+    });
 
     ground.publish("3.0");
     daemon.cli(["pool", "reset", "absent"]).expect_code(0);

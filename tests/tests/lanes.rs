@@ -290,3 +290,16 @@ fn calls_that_call_themselves_in_one_worker_are_refused_when_no_lane_is_left_f05
     assert_eq!(1, daemon.counter("default", "answered.Nested"));
     oracle.judge(daemon);
 }
+
+#[test]
+fn a_map_has_as_many_chunks_under_way_as_the_pool_can_run_at_once() {
+    let daemon = shared(1, 3);
+    let oracle = daemon.oracle();
+    let client = daemon.blocking();
+    // Each waits for two others, so fewer than three at once would never end.
+    let pids = client.map("job_lanes:join", 0..6).timeout(PATIENCE).collect::<Vec<u32>>();
+    let pids = pids.expect("all of them meet");
+    assert!(pids.len() == 6 && pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
+    drop(client);
+    oracle.judge(daemon);
+}

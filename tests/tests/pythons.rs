@@ -508,6 +508,19 @@ fn a_plan_says_what_each_worker_will_get_and_warns() {
 }
 
 #[test]
+fn a_plan_names_the_interpreter_that_a_declaration_asks_for() {
+    let Some(python) = python("3.9") else { skip!("there is no CPython 3.9") };
+    let tmp = Tmp::new();
+    let (major, minor, micro) = python.version;
+    let project = "[project]\nname = \"it\"\nversion = \"1\"\nrequires-python = \"==3.9.*\"\n";
+    tmp.write("pyproject.toml", project);
+    tmp.write("clutch.toml", "[pools.a]\nproject = \".\"\n");
+    let command = Clutch::command(["plan"]).envs(private_environment(&tmp)).dir(tmp.path());
+    let plan = command.env("PYENV_ROOT", pyenv_root()).run().expect_code(0);
+    assert!(plan.stdout.contains(&format!("cpython {major}.{minor}.{micro}")), "{}", plan.stdout);
+}
+
+#[test]
 fn a_plan_that_cannot_work_ends_with_8_and_says_why() {
     let output = ask("[pools.a]\npython = \"3.99\"\n", &["plan"]).expect_code(8);
     assert!(output.stderr.contains("pool 'a': there is no Python 3.99"), "{}", output.stderr);

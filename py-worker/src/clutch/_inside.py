@@ -29,7 +29,7 @@ from clutch._loop import make_send
 from clutch._pristine import load
 from clutch._receive import receive_exactly, shielded
 from clutch._setup import become
-from clutch._stdio import line_buffered, make_flush, make_restore_streams
+from clutch._stdio import line_buffered, make_flush, make_restore
 from clutch._words import ACTIVE, ENDED, FAILED_TO_START, FOLDER, OVER, STARTED, TAKEN, LaneState
 from clutch._worker import load_user_code
 
@@ -168,7 +168,7 @@ def _live(lane: _Lane, control: socket, setup: Setup, given: "Dict[str, Any]") -
         lane.send(header_bytes(FAILED, 0, len(meta), 0), meta)
         write(news, FAILED_TO_START)
         return
-    flush, restore = make_flush(), make_restore_streams()
+    flush, restore = make_flush(), make_restore(None)
     if forwarder is not None:
         flush, restore = forwarder.after_calls(flush, restore)
     write(news, STARTED)

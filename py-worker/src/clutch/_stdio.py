@@ -16,13 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-__all__ = [
-    "PrivateDescriptors",
-    "line_buffered",
-    "make_flush",
-    "make_restore",
-    "make_restore_streams",
-]
+__all__ = ["PrivateDescriptors", "line_buffered", "make_flush", "make_restore"]
 
 # Linux's number (the module has no name for it): a handle on a folder that may not be readable.
 _O_PATH = 0o10000000
@@ -92,33 +86,27 @@ def make_flush() -> "Callable[[], None]":
     return flush
 
 
-def make_restore(descriptors: PrivateDescriptors) -> "Callable[[], Callable[[], None] | None]":
+def make_restore(
+    descriptors: "PrivateDescriptors | None",
+) -> "Callable[[], Callable[[], None] | None]":
     """A function that undoes, after each call, what the call did to the streams and folder.
 
-    It gives a new flush function when a stream had to be replaced.
+    It gives a new flush function when a stream had to be replaced. Without descriptors, only the
+    streams of this interpreter are put back.
     """
-    saved_in, saved_out, saved_error = descriptors.stdio
-    folder = descriptors.folder()
-    restore_streams = make_restore_streams()
-
-    def restore() -> "Callable[[], None] | None":
-        fchdir(folder)
-        dup2(saved_in, 0)
-        dup2(saved_out, 1)
-        dup2(saved_error, 2)
-        return restore_streams()
-
-    return restore
-
-
-def make_restore_streams() -> "Callable[[], Callable[[], None] | None]":
-    """The part of it that is about the streams of this interpreter."""
     stdin, stdout, stderr = sys.stdin, sys.stdout, sys.stderr
     seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
     modules = sys
+    saved_in, saved_out, saved_error = (0, 1, 2) if descriptors is None else descriptors.stdio
+    folder = None if descriptors is None else descriptors.folder()
 
-    def restore_streams() -> "Callable[[], None] | None":
+    def restore() -> "Callable[[], None] | None":
         nonlocal stdin, stdout, stderr, seen_in, seen_out, seen_error
+        if folder is not None:
+            fchdir(folder)
+            dup2(saved_in, 0)
+            dup2(saved_out, 1)
+            dup2(saved_error, 2)
         try:
             if (
                 getattr(modules, "stdout", None) is stdout
@@ -141,7 +129,7 @@ def make_restore_streams() -> "Callable[[], Callable[[], None] | None]":
         seen_in, seen_out, seen_error = _closable(stdin), _closable(stdout), _closable(stderr)
         return make_flush()
 
-    return restore_streams
+    return restore
 
 
 class _NeverClosed:
