@@ -50,12 +50,7 @@ impl Failure {
                 "the queue of pool '{pool}' is full ({limit} calls wait); call slower, or raise \
                  limits.queue"
             ),
-            Reason::CrashLoop { failures, last } => write!(
-                f,
-                "pool '{pool}' is in a crash loop: {}; a start is tried now and then, and at once \
-                 after `clutch pool reset {pool}`; the last: {last}",
-                Deaths(*failures)
-            ),
+            Reason::CrashLoop { failures, last } => crash_loop(f, pool, *failures, last),
             Reason::NotAllowed => write!(
                 f,
                 "pool '{pool}' does not allow {function}; add it to the pool's allow list"
@@ -276,6 +271,26 @@ impl fmt::Display for Phases {
         let Phases { queue_us, run_us, start_us } = *self;
         write!(f, "queue {}, start {}, run {}", Span(queue_us), Span(start_us), Span(run_us))
     }
+}
+
+fn crash_loop(
+    f: &mut fmt::Formatter<'_>,
+    pool: &str,
+    failures: u32,
+    last: &Certificate,
+) -> fmt::Result {
+    write!(f, "pool '{pool}' is in a crash loop: ")?;
+    // Where there was nothing to start, nothing has died.
+    if last.cause == Cause::StartFailed && last.pid == 0 {
+        f.write_str("its workers cannot be started")?;
+    } else {
+        write!(f, "{}", Deaths(failures))?;
+    }
+    write!(
+        f,
+        "; a start is tried now and then, and at once after `clutch pool reset {pool}`; the last: \
+         {last}"
+    )
 }
 
 /// Deaths that no success has followed: the same words in errors, in `status` and in the log.

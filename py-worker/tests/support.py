@@ -10,6 +10,7 @@ import os
 import pickle
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -25,6 +26,12 @@ TESTDATA = os.path.join(os.path.dirname(os.path.dirname(SOURCE)), "protocol", "t
 
 if SOURCE not in sys.path:
     sys.path.insert(0, SOURCE)
+
+# A runner in a script's background ignores them, and so would every worker that it starts, which a
+# guardian prevents.
+for number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 RESULT, PING, PONG, SETUP, READY, RUN, FAILED, INTERRUPT, EXIT = 6, 9, 10, 32, 33, 34, 35, 36, 37
 WARN = 38

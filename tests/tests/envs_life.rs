@@ -130,6 +130,7 @@ fn f151_a_build_that_fails_is_its_pools_trouble_alone_and_heals() {
         assert!(broken.last_death.expect("it died").detail.contains(words));
         let refused = daemon.cli(["call", "--pool", name, "tiny:version"]).expect_code(7);
         assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        assert!(refused.stderr.contains("its workers cannot be started;"), "{}", refused.stderr);
         let run = daemon.cli(["run", "--pool", name, "-c", "pass"]).expect_code(8);
         assert!(run.stderr.contains(words), "{}", run.stderr);
         let listed = daemon.cli(["pool", "list"]).expect_code(0).stdout;
