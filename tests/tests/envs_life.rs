@@ -50,6 +50,22 @@ fn wait_begun(slow: &Slow, count: usize) {
     wait_for("the build has begun", 60 * SECOND, || slow.begun().len() == count);
 }
 
+/// A daemon with a pool `good`, and a pool `built` whose environment is being built until `Slow` is
+/// opened.
+#[track_caller]
+fn beside_a_build() -> (Ground, Slow, Daemon) {
+    let ground = Ground::new();
+    let slow = Slow::new(&ground.tmp);
+    let requirement = slow.requirement();
+    let daemon = ground
+        .daemon()
+        .pool("built", needs(&[&requirement]))
+        .pool("good", |pool| pool)
+        .start_partly();
+    wait_begun(&slow, 1);
+    (ground, slow, daemon)
+}
+
 #[track_caller]
 fn kill_builder(slow: &Slow) {
     let [builder, child] = slow.begun()[0];
@@ -170,15 +186,7 @@ fn f151_a_build_that_fails_is_its_pools_trouble_alone_and_heals() {
 
 #[test]
 fn f151_a_builder_that_is_killed_is_tried_again() {
-    let ground = Ground::new();
-    let slow = Slow::new(&ground.tmp);
-    let requirement = slow.requirement();
-    let daemon = ground
-        .daemon()
-        .pool("built", needs(&[&requirement]))
-        .pool("good", |pool| pool)
-        .start_partly();
-    wait_begun(&slow, 1);
+    let (_ground, slow, daemon) = beside_a_build();
     kill_builder(&slow);
     let broken = wait_state(&daemon, "built", "crash_loop");
     assert!(broken.reason.contains("could not be built"), "{}", broken.reason);
@@ -222,15 +230,7 @@ fn f151_pools_with_one_declaration_share_one_build_for_as_long_as_one_wants_it()
 #[test]
 fn f151_a_stop_during_a_build_leaves_nothing() {
     for by_signal in [true, false] {
-        let ground = Ground::new();
-        let slow = Slow::new(&ground.tmp);
-        let requirement = slow.requirement();
-        let mut daemon = ground
-            .daemon()
-            .pool("built", needs(&[&requirement]))
-            .pool("good", |pool| pool)
-            .start_partly();
-        wait_begun(&slow, 1);
+        let (ground, slow, mut daemon) = beside_a_build();
         if by_signal {
             daemon.signal(Signal::SIGTERM);
         } else {
@@ -246,15 +246,7 @@ fn f151_a_stop_during_a_build_leaves_nothing() {
 
 #[test]
 fn f151_a_daemon_that_is_killed_beside_a_build_is_cleaned_up_after() {
-    let ground = Ground::new();
-    let slow = Slow::new(&ground.tmp);
-    let requirement = slow.requirement();
-    let daemon = ground
-        .daemon()
-        .pool("built", needs(&[&requirement]))
-        .pool("good", |pool| pool)
-        .start_partly();
-    wait_begun(&slow, 1);
+    let (ground, slow, daemon) = beside_a_build();
     kill(daemon.pid());
     for pid in slow.begun()[0] {
         wait_dead(pid, 10 * SECOND);
@@ -262,7 +254,7 @@ fn f151_a_daemon_that_is_killed_beside_a_build_is_cleaned_up_after() {
     drop(daemon);
     assert_eq!(false, ground.list()[0]["complete"]);
     slow.open();
-    let daemon = ground.daemon().pool("built", needs(&[&requirement])).start();
+    let daemon = ground.daemon().pool("built", needs(&[&slow.requirement()])).start();
     assert_eq!("42", answer(&daemon, "built", "slow:answer"));
     assert_eq!(2, slow.begun().len());
 }
@@ -389,15 +381,7 @@ fn f151_passwords_are_in_no_command_line_mark_or_list() {
 
 #[test]
 fn f151_a_program_waits_for_the_environment_of_its_pool_and_says_so() {
-    let ground = Ground::new();
-    let slow = Slow::new(&ground.tmp);
-    let requirement = slow.requirement();
-    let daemon = ground
-        .daemon()
-        .pool("built", needs(&[&requirement]))
-        .pool("good", |pool| pool)
-        .start_partly();
-    wait_begun(&slow, 1);
+    let (ground, slow, daemon) = beside_a_build();
     let (out, err) = (ground.tmp.join("out"), ground.tmp.join("err"));
     let file = |path| Stdio::from(fs::File::create(path).expect("it can be made"));
     let code = "import slow; print(slow.answer())";
