@@ -1,7 +1,7 @@
 //! Frames for a raw peer to send: true ones, and forged ones.
 
 use clutch_protocol::frame::{Codec, Flags, Header, Kind};
-use clutch_protocol::message::{Call, Hello, Retry, Role, version};
+use clutch_protocol::message::{Call, Hello, Retry, Role, RunProgram, Streams, version};
 use clutch_protocol::wire;
 
 /// A frame with everything chosen freely but the lengths, which are true.
@@ -66,4 +66,21 @@ pub fn sealed(mut bytes: [u8; 32]) -> [u8; 32] {
     let crc = crc32fast::hash(&bytes[..28]);
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());
     bytes
+}
+
+/// A wish to run a piece of code in the default pool's interpreter, with these streams of ours.
+pub fn run_program(code: &str, open: &[u8], terminal: Option<u32>) -> Vec<u8> {
+    let asked = RunProgram {
+        pool: "default".into(),
+        arguments: vec![b"-c".into(), code.into()],
+        environment: vec![],
+        set: vec![],
+        directory: b"/".into(),
+        interpreter: vec![],
+        venv: vec![],
+        umask: 0o22,
+        streams: Streams { open: open.into(), terminal, ignored: 0 },
+    };
+    let meta = wire::encode(&asked).expect("it can be encoded");
+    frame(Kind::RunProgram, 1, Codec::None, &meta, b"")
 }

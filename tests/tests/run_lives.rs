@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use clutch_protocol::message::{Refusal, RunProgram, Streams};
-use clutch_protocol::{Codec, Header, Kind, wire};
+use clutch_protocol::message::Refusal;
+use clutch_protocol::{Header, Kind};
 use clutch_tests::command::wait;
 use clutch_tests::daemon::wait_dead;
 use clutch_tests::{
@@ -293,18 +293,7 @@ fn another_interpreter_can_be_named() {
 }
 
 fn asked(open: &[u8], terminal: Option<u32>) -> Vec<u8> {
-    let asked = RunProgram {
-        pool: "default".into(),
-        arguments: vec![b"-c".into(), b"pass".into()],
-        environment: vec![],
-        set: vec![],
-        directory: b"/".into(),
-        interpreter: vec![],
-        venv: vec![],
-        umask: 0o22,
-        streams: Streams { open: open.into(), terminal, ignored: 0 },
-    };
-    forge::frame(Kind::RunProgram, 1, Codec::None, &wire::encode(&asked).unwrap(), b"")
+    forge::run_program("pass", open, terminal)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Stdio;
 
-use clutch_protocol::message::{Exit, Forward, RunEnded, RunProgram, RunStarted, Streams, Target};
+use clutch_protocol::message::{Exit, Forward, RunEnded, RunStarted, Target};
 use clutch_protocol::{Codec, Header, Kind, wire};
 use clutch_tests::builder::private_environment;
 use clutch_tests::command::wait;
@@ -18,20 +18,8 @@ use nix::sys::signal::Signal;
 
 /// A client that was told that its program's streams are awaited.
 fn ready(daemon: &Daemon, code: &str) -> RawClient {
-    let asked = RunProgram {
-        pool: "default".into(),
-        arguments: vec![b"-c".into(), code.into()],
-        environment: vec![],
-        set: vec![],
-        directory: b"/".into(),
-        interpreter: vec![],
-        venv: vec![],
-        umask: 0o22,
-        streams: Streams { open: vec![0, 1, 2], terminal: None, ignored: 0 },
-    };
-    let meta = wire::encode(&asked).unwrap();
     let mut client = daemon.raw();
-    client.say(&forge::frame(Kind::RunProgram, 1, Codec::None, &meta, b""));
+    client.say(&forge::run_program(code, &[0, 1, 2], None));
     client.expect(Kind::RunReady, 10 * SECOND);
     client
 }
