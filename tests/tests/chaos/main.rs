@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use clutch_tests::{Daemon, SECOND, wait_for};
+use clutch_tests::{Daemon, Pool, SECOND, wait_for};
 
 use crate::callers::Books;
 
@@ -66,7 +66,11 @@ impl Storm<'_> {
 /// Lives through one storm.
 fn weather(seed: u64) {
     println!("seed {seed}");
-    let daemon = Daemon::builder().pool("default", |pool| pool.workers(WORKERS)).start();
+    // Workers are killed while they start, too; where the machine is slow that is all of them, and
+    // a crash loop. Being refused for one stays a fault of the storm's.
+    let restart = [("deaths", 10_000.into())];
+    let pool = |pool: Pool| pool.workers(WORKERS).table("restart", restart);
+    let daemon = Daemon::builder().pool("default", pool).start();
     // Large arguments pass through, and an allocator keeps some of what it was given back.
     let oracle = daemon.oracle().memory_budget(64 << 20);
     let storm = Storm {
