@@ -319,6 +319,7 @@ mod tests {
             payload_bytes_max: 10,
             in_flight_max: 1,
             pools: Vec::new(),
+            attached_bytes_max: 0,
         }
     }
 

@@ -90,6 +90,17 @@ byte_enum! {
         /// Daemon → client: it is not run, or nobody knows how it ended. Meta
         /// [`crate::message::RunRefused`].
         RunRefused = 27,
+        /// Worker → daemon → client, and client → daemon → worker: one item of a stream of call
+        /// `id`. Meta [`crate::stream::Item`], payload the item.
+        Item = 28,
+        /// Against the items: how many more of them may be sent. Meta [`crate::stream::Credit`].
+        Credit = 29,
+        /// Client → daemon → worker: a stream that an argument stands for has ended. Meta
+        /// [`crate::stream::ItemsEnd`].
+        ItemsEnd = 30,
+        /// Worker → daemon on the control socket, daemon → client: how far call `id` has come. Meta
+        /// [`crate::stream::Progress`].
+        Progress = 31,
 
         /// Daemon → worker, first: how to become a worker. Meta [`crate::message::Setup`].
         Setup = 32,
@@ -170,7 +181,15 @@ impl Flags {
     /// `Call`: send what the call prints to the caller as `Output` frames.
     pub const OUTPUT: Flags = Flags(4);
 
-    const KNOWN: u8 = 7;
+    /// `Call`, `Run`, `Result`, `Item`: the payload begins with a table of what travels beside it,
+    /// see [`crate::attachment`].
+    pub const ATTACHED: Flags = Flags(8);
+    /// `Call`, `Run`: the function gives an iterator, whose items are wanted one by one.
+    pub const STREAM: Flags = Flags(16);
+    /// `Call`: the caller wants to know how far it has come, as `Progress` frames.
+    pub const PROGRESS: Flags = Flags(32);
+
+    const KNOWN: u8 = 63;
 
     /// The flags with this number, if every bit is known.
     pub const fn from_byte(byte: u8) -> Option<Flags> {

@@ -60,6 +60,10 @@ pub mod json;
 
 pub mod logs;
 
+pub mod attachment;
+
+pub mod stream;
+
 pub mod status;
 
 pub mod reload;

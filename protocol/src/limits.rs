@@ -68,9 +68,38 @@ pub const LOG_NAME_BYTES_MAX: usize = 512;
 /// Modules whose import times a worker tells, the slowest: what a person reads.
 pub const IMPORT_TIMES_MAX: usize = 16;
 
-/// File descriptors that may travel with one frame. Only `Spawn`, `SpawnProgram`
-/// and `RunStreams` carry any in this version.
-pub const DESCRIPTORS_MAX: u8 = 4;
+/// File descriptors that may travel with one frame; Linux passes at most 253 at once. Small buffers
+/// share one, so more than a few are of distinct shared arrays or files.
+pub const DESCRIPTORS_MAX: u8 = 64;
+
+/// How many things may be attached to one payload: each costs its receiver a mapping or an object.
+pub const ATTACHMENTS_MAX: usize = 4096;
+
+/// From this length on, bytes and arrays travel beside their payload. CPython's pickler hands
+/// buffers from this length on to its file as they are, so that leaving them out costs nothing.
+pub const ATTACH_BYTES_MIN: usize = 64 << 10;
+
+/// Where attached buffers that share a descriptor begin: multiples of this. A cache line, and what
+/// Arrow and BLAS want.
+pub const ATTACHMENT_ALIGNMENT: u64 = 64;
+
+/// The default for the bytes that may be attached to one payload.
+pub const ATTACHED_BYTES_DEFAULT: u64 = 16 << 30;
+
+/// The most dimensions of an array: numpy's limit until version 2.
+pub const DIMENSIONS_MAX: usize = 32;
+
+/// The longest name of an array's element type, in bytes: `<M8[100ns]` and the like.
+pub const DTYPE_BYTES_MAX: usize = 32;
+
+/// Streams of one call: the one it answers with, and those its arguments stand for.
+pub const STREAMS_MAX: u32 = 64;
+
+/// Items of one stream that may be under way: what a receiver has to keep at most.
+pub const STREAM_CREDIT_MAX: u32 = 4096;
+
+/// The longest message of a progress report, in bytes: what a line on a terminal shows.
+pub const PROGRESS_TEXT_BYTES_MAX: usize = 512;
 
 /// How many base classes of an exception travel by name. Exceptions of the standard library have at
 /// most five; a caller who waits for the seventeenth asks for a nearer one.

@@ -71,6 +71,8 @@ pub struct Welcome {
     /// Its pools. Who has many calls for one of them keeps about as many under way as it can run
     /// at once: what waits in a queue spends its deadline there, and keeps others waiting.
     pub pools: Vec<PoolSize>,
+    /// How many bytes may be attached to one payload.
+    pub attached_bytes_max: u64,
 }
 
 /// How large a pool is.
@@ -270,6 +272,8 @@ pub struct Setup {
     /// How many of them it may be given at once, at most
     /// [`LANES_MAX`](crate::limits::LANES_MAX); 1 in mode `One`.
     pub lanes: u32,
+    /// How many bytes may be attached to one result or item.
+    pub attached_bytes_max: u64,
 }
 
 /// How a worker runs the calls it is given.

@@ -142,13 +142,14 @@ def setup_meta(
     warm=(),
     mode=0,
     lanes=1,
+    attached_bytes_max=16 << 30,
 ):
     """The meta of a `Setup`."""
     meta = struct.pack("<H", 1) + text("default") + struct.pack("<II", 3, 2)
     meta += texts(list(argv)) + text(main) + texts(list(path)) + texts(list(preload))
     meta += struct.pack("<IQI", payload_bytes_max, start_stack_ms, log_level)
     meta += text(initializer) + text(initargs) + texts(list(warm))
-    return meta + struct.pack("<II", mode, lanes)
+    return meta + struct.pack("<IIQ", mode, lanes, attached_bytes_max)
 
 
 def read_log(meta):
@@ -214,6 +215,7 @@ class Worker:
         warm=(),
         mode=0,
         lanes=1,
+        attached_bytes_max=16 << 30,
         boot=BOOT,
         ready=True,
         executable=sys.executable,
@@ -264,6 +266,7 @@ class Worker:
                 warm,
                 mode,
                 lanes,
+                attached_bytes_max,
             )
             first = frame(SETUP, 0, meta)
         self.call_socket.sendall(first)

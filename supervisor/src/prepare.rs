@@ -22,6 +22,7 @@ use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
+use crate::worker::launch::Longest;
 
 pub use crate::ingredients::{Ingredients, PoolFault, Prepared, Provider, Unmade};
 
@@ -323,9 +324,12 @@ pub fn pools_until(
             (Some(_), Some(shared)) => shared,
             _ => boot,
         };
-        let payload_max = config.daemon.payload;
+        let longest = Longest {
+            payload_bytes: config.daemon.payload,
+            attached_bytes: config.daemon.attached,
+        };
         let (boot, provider) = (boot.to_owned(), provider.clone());
-        let ingredients = Ingredients { boot, payload_max, open_files, provider };
+        let ingredients = Ingredients { boot, longest, open_files, provider };
         let make = match probed {
             Ok(Some(PoolPython { executable, environment, doubt, facts, place: _ })) => {
                 prepared.unasked.extend(doubt);

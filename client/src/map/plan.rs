@@ -645,6 +645,7 @@ mod tests {
             payload_bytes_max: 1000,
             in_flight_max: 1000,
             pools: vec![PoolSize { name: DEFAULT_POOL.into(), workers: 3 }],
+            attached_bytes_max: 0,
         };
         let plan = |timeout| {
             let settings = Settings { timeout, ..Settings::new("m:f") };

@@ -148,6 +148,7 @@ impl Peer {
             payload_bytes_max,
             in_flight_max,
             pools: Vec::new(),
+            attached_bytes_max: 1 << 40,
         };
         self.decoder = Decoder::with_payload_max(payload_bytes_max);
         self.send(Kind::Welcome, 0, &wire::encode(&welcome).unwrap(), b"");

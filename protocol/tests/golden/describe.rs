@@ -1,6 +1,7 @@
 //! What a meta means, field by field, and its bytes by the layout PROTOCOL.md writes down. Nothing
 //! here asks the serializer, so it is a second opinion on it.
 
+use clutch_protocol::attachment::{Attachment, Attachments, Content, Split};
 use clutch_protocol::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
     NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
@@ -13,6 +14,7 @@ use clutch_protocol::message::{
     SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd, Progress};
 use serde_json::{Value as Json, json};
 
 use super::hex;
@@ -27,6 +29,8 @@ pub(super) enum Node {
     U64(u64),
     I32(i32),
     Bool(bool),
+    F64(f64),
+    I64(i64),
     Str(String),
     Bytes(Vec<u8>),
     List(Vec<Node>),
@@ -44,6 +48,8 @@ impl Node {
             Node::U64(int) => out.extend(int.to_le_bytes()),
             Node::I32(int) => out.extend(int.to_le_bytes()),
             Node::Bool(bool) => out.push((*bool).into()),
+            Node::F64(float) => out.extend(float.to_le_bytes()),
+            Node::I64(int) => out.extend(int.to_le_bytes()),
             Node::Str(text) => {
                 out.extend((text.len() as u64).to_le_bytes());
                 out.extend(text.as_bytes());
@@ -80,6 +86,8 @@ impl Node {
             Node::U64(int) => json!({"type": "u64", "value": int}),
             Node::I32(int) => json!({"type": "i32", "value": int}),
             Node::Bool(bool) => json!({"type": "bool", "value": bool}),
+            Node::F64(float) => json!({"type": "f64", "value": float}),
+            Node::I64(int) => json!({"type": "i64", "value": int}),
             Node::Str(text) => json!({"type": "str", "value": text}),
             Node::Bytes(bytes) => json!({"type": "bytes", "value": hex(bytes)}),
             Node::List(items) => {
@@ -132,6 +140,8 @@ plain! {
     u64 => |int| Node::U64(*int);
     i32 => |int| Node::I32(*int);
     bool => |bool| Node::Bool(*bool);
+    f64 => |float| Node::F64(*float);
+    i64 => |int| Node::I64(*int);
     String => |text| Node::Str(text.clone());
     Vec<u8> => |bytes| Node::Bytes(bytes.clone());
 }
@@ -158,7 +168,9 @@ macro_rules! lists {
     };
 }
 
-lists! { String Vec<u8> ImportTime TraceFrame Link Ancestor PoolSize ResourceLimit u32 }
+lists! {
+    String Vec<u8> ImportTime TraceFrame Link Ancestor PoolSize ResourceLimit u32 u64 i64 Attachment
+}
 
 /// The fields of a struct in the order of the wire. One that is left out does not compile.
 macro_rules! structs {
@@ -177,7 +189,9 @@ macro_rules! structs {
 
 structs! {
     Hello { version_min, version_max, role, program, worker }
-    Welcome { version, pid, program, payload_bytes_max, in_flight_max, pools }
+    Welcome {
+        version, pid, program, payload_bytes_max, in_flight_max, pools, attached_bytes_max
+    }
     PoolSize { name, workers }
     Refused { refusal, sentence }
     Reload { wait }
@@ -190,8 +204,15 @@ structs! {
     Output { stream, dropped_bytes }
     Setup {
         version, pool, worker, argv, main, path, preload, payload_bytes_max, start_stack_ms,
-        log_level, initializer, initargs, warm, mode, lanes
+        log_level, initializer, initargs, warm, mode, lanes,
+        attached_bytes_max
     }
+    Attachments { list }
+    Attachment { descriptor, offset, bytes, content }
+    Item { stream, index }
+    Credit { stream, items }
+    ItemsEnd { stream, failure }
+    Progress { done, total, message }
     Imports { finished, elapsed_ms, modules }
     ImportTime { module, total_ms, own_ms }
     Log { level, level_name, logger, created_ms, call, dropped, text }
@@ -264,6 +285,11 @@ enums! {
     }
     Stream { 0 Stdout, 1 Stderr }
     Stop { 0 Graceful, 1 Now }
+    Content {
+        0 Bytes, 1 ByteArray, 2 Array { dtype, shape, strides, writable }, 3 Arrow,
+        4 Range { split }, 5 RowGroup { index }, 6 Stream { stream },
+    }
+    Split { 0 Bytes, 1 Lines }
     Mode { 0 One, 1 Threads, 2 Async, 3 Subinterpreters }
     SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
     Resource {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use bytes::BytesMut;
+use clutch_protocol::attachment::{Attachment, Attachments, Content, Split};
 use clutch_protocol::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
     NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
@@ -17,6 +18,7 @@ use clutch_protocol::message::{
     SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
 };
 use clutch_protocol::operate::{Denial, Operation, Outcome, PoolOrder};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd, Progress};
 use clutch_protocol::wire::{Decode, Encode};
 use clutch_protocol::{json, plain, wire};
 use serde_json::{Value as Json, json};
@@ -29,6 +31,8 @@ fn every_frame_is_the_same_bytes_for_ever() {
     let mut samples = Samples::default();
     connection(&mut samples);
     calls(&mut samples);
+    streams(&mut samples);
+    attachments(&mut samples);
     failures(&mut samples);
     operations(&mut samples);
     workers(&mut samples);
@@ -42,8 +46,9 @@ fn every_frame_is_the_same_bytes_for_ever() {
         lines.join(",\n")
     };
     let text = format!(
-        "{{\"frames\": [\n{}\n],\n\"invalid\": [\n{}\n]}}\n",
+        "{{\"frames\": [\n{}\n],\n\"tables\": [\n{}\n],\n\"invalid\": [\n{}\n]}}\n",
         lines(&samples.frames),
+        lines(&samples.tables),
         lines(&invalid())
     );
     compare("frames.json", &text);
@@ -52,6 +57,7 @@ fn every_frame_is_the_same_bytes_for_ever() {
 #[derive(Default)]
 struct Samples {
     frames: Vec<Json>,
+    tables: Vec<Json>,
     kinds: Vec<Kind>,
     variants: BTreeSet<(&'static str, u32)>,
 }
@@ -131,6 +137,21 @@ impl Samples {
         }));
     }
 
+    /// A table of attachments, which goes in front of a payload.
+    fn table(&mut self, name: &str, table: &Attachments) {
+        let node = table.describe();
+        let mut bytes = Vec::new();
+        node.bytes(&mut bytes);
+        let head = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        assert_eq!([&head[..], &bytes].concat(), table.encode().unwrap(), "{name}: the layout");
+        node.variants(&mut |name, index| {
+            self.variants.insert((name, index));
+        });
+        self.tables.push(json!({
+            "name": name, "table": node.json(), "bytes": hex(&table.encode().unwrap()),
+        }));
+    }
+
     fn check_that_all_is_shown(&self) {
         for kind in Kind::ALL {
             assert!(self.kinds.contains(kind), "no sample of {kind:?}");
@@ -175,6 +196,7 @@ fn connection(samples: &mut Samples) {
         payload_bytes_max: 64 << 20,
         in_flight_max: 1024,
         pools: vec![PoolSize { name: "default".into(), workers: 2 }],
+        attached_bytes_max: 16 << 30,
     };
     samples.meta("welcome", Kind::Welcome, 0, &welcome, NONE);
     for refusal in [
@@ -252,6 +274,8 @@ fn calls(samples: &mut Samples) {
     }
     let rest = with(Codec::Plain, &arguments, Flags::NONE);
     samples.meta("call-retry", Kind::Call, 7, &insistent, rest);
+    let rest = with(Codec::Plain, &arguments, Flags::STREAM.with(Flags::PROGRESS));
+    samples.meta("call-stream", Kind::Call, 7, &call, rest);
     samples.bare("cancel", Kind::Cancel, 7, NONE);
     let value = plain::to_vec(&2f64.sqrt()).unwrap();
     let value = with(Codec::Plain, &value, Flags::NONE);
@@ -264,6 +288,57 @@ fn calls(samples: &mut Samples) {
         let text = with(Codec::Raw, b"half a line, ", Flags::NONE);
         samples.meta(name, Kind::Output, 7, &output, text);
     }
+}
+
+fn streams(samples: &mut Samples) {
+    let item = plain::to_vec(&"größe").unwrap();
+    let item = Rest { payload: Some((Codec::Plain, &item)), ..NONE };
+    samples.meta("item", Kind::Item, 7, &Item { stream: 0, index: 1 << 40 }, item);
+    samples.meta("credit", Kind::Credit, 7, &Credit { stream: 0, items: 32 }, NONE);
+    for (name, failure) in [("items-end", ""), ("items-broken", "the file ended: größe")] {
+        let end = ItemsEnd { stream: 1, failure: failure.into() };
+        samples.meta(name, Kind::ItemsEnd, 7, &end, NONE);
+    }
+    let progress = Progress { done: 1.5, total: None, message: "größe".into() };
+    samples.meta("progress", Kind::Progress, 7, &progress, NONE);
+    let progress = Progress { total: Some(3.0), message: String::new(), ..progress };
+    samples.meta("progress-of", Kind::Progress, 7, &progress, NONE);
+}
+
+/// A payload of everything that can be attached: the list of it all.
+fn attachments(samples: &mut Samples) {
+    let array = |writable, strides| Content::Array {
+        dtype: "<f8".into(),
+        shape: vec![2, 3],
+        strides,
+        writable,
+    };
+    let contents = [
+        (0, Content::Bytes),
+        (0, Content::ByteArray),
+        (0, array(false, vec![])),
+        (1, array(true, vec![8, 16])),
+        (0, Content::Arrow),
+        (2, Content::Range { split: Split::Bytes }),
+        (2, Content::Range { split: Split::Lines }),
+        (2, Content::RowGroup { index: 5 }),
+        (0, Content::Stream { stream: 1 }),
+    ];
+    let list = contents.into_iter().map(|(descriptor, content)| {
+        let none = matches!(content, Content::Stream { .. });
+        let (offset, bytes) = if none { (0, 0) } else { (64, 48) };
+        Attachment { descriptor, offset, bytes, content }
+    });
+    let table = Attachments { list: list.collect() };
+    samples.table("attachments", &table);
+    // The list of nine buffers: PROTO 5, EMPTY_LIST, MARK, NEXT_BUFFER..., APPENDS, STOP.
+    let value = [&b"\x80\x05]("[..], &[0x97; 9], b"e."].concat();
+    let payload = [table.encode().unwrap(), value].concat();
+    let (read, _) = Attachments::split(&payload, 3).unwrap();
+    assert_eq!(table, read);
+    let rest =
+        Rest { flags: Flags::ATTACHED, payload: Some((Codec::Plain, &payload)), descriptors: 3 };
+    samples.bare("result-attached", Kind::Result, 7, rest);
 }
 
 fn exception() -> Exception {
@@ -525,6 +600,7 @@ fn workers(samples: &mut Samples) {
         warm: vec!["mytasks:load".into(), "mytasks:Model.warm".into()],
         mode: Mode::Threads,
         lanes: 8,
+        attached_bytes_max: 16 << 30,
     };
     samples.meta("setup", Kind::Setup, 0, &setup, NONE);
     let bare = Setup {

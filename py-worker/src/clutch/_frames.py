@@ -15,14 +15,19 @@ __all__ = [
     "CODEC_NONE",
     "CODEC_PLAIN",
     "CODEC_RAW",
+    "CREDIT",
     "EXIT",
     "FAILED",
     "FLAGS_KNOWN",
+    "FLAG_ATTACHED",
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
+    "FLAG_STREAM",
     "HEADER",
     "IMPORTS",
     "INTERRUPT",
+    "ITEM",
+    "ITEMS_END",
     "LOG",
     "MAGIC",
     "MODE_ASYNC",
@@ -31,6 +36,7 @@ __all__ = [
     "MODE_THREADS",
     "PING",
     "PONG",
+    "PROGRESS",
     "READY",
     "RESULT",
     "RUN",
@@ -74,11 +80,18 @@ WARN = 38
 LOG = 39
 STACK = 40
 IMPORTS = 41
+# Of streams: in both directions but the last, which is on the control socket.
+ITEM = 28
+CREDIT = 29
+ITEMS_END = 30
+PROGRESS = 31
 
 FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
-# With the one that only clients and the daemon use.
-FLAGS_KNOWN = 7
+FLAG_ATTACHED = 8
+FLAG_STREAM = 16
+# With those that only clients and the daemon use.
+FLAGS_KNOWN = 63
 
 CODEC_NONE = 0
 CODEC_PLAIN = 1
@@ -192,6 +205,7 @@ class Setup:
 
     __slots__ = (
         "argv",
+        "attached_bytes_max",
         "generation",
         "initargs",
         "initializer",
@@ -226,6 +240,7 @@ class Setup:
         self.warm = [name.decode() for name in reader.raws()]
         self.mode = reader.u32()
         self.lanes = reader.u32()
+        self.attached_bytes_max = reader.u64()
 
 
 def decode_setup(meta: "bytes | bytearray | memoryview") -> Setup:

@@ -36,6 +36,9 @@ pub(super) const IN_FLIGHT: RangeInclusive<u32> = 1..=1_000_000;
 /// The longest payload: at least what a few numbers need, at most what the protocol takes.
 pub(super) const PAYLOAD: RangeInclusive<u64> = 1024..=PAYLOAD_BYTES_MAX as u64;
 
+/// Bytes attached to one payload: nothing, or up to what any machine has.
+pub(super) const ATTACHED: RangeInclusive<u64> = 0..=1 << 44;
+
 /// Memory for requests: up to what any machine has.
 pub(super) const MEMORY: RangeInclusive<u64> = 1024..=1 << 40;
 

@@ -80,6 +80,9 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         let payload = show_size(payload);
         checker.report(&memory_at, Reason::PayloadAboveMemory { memory, payload });
     }
+    let attached = checker
+        .size(&at.child("attached"), raw.attached.as_deref(), &bounds::ATTACHED)
+        .unwrap_or(default.attached);
     let stop_grace = checker
         .duration(&at.child("stop_grace"), raw.stop_grace.as_deref(), &bounds::GRACE)
         .unwrap_or(default.stop_grace);
@@ -88,6 +91,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         in_flight,
         payload: u32::try_from(payload).expect("the range of payloads ends at 1 GiB"),
         memory,
+        attached,
         stop_grace,
         socket: socket(checker, raw.socket.as_deref(), &at.child("socket")),
         log: check_log(checker, &raw.log, &at.child("log")),

@@ -44,6 +44,8 @@ pub struct Daemon {
     pub payload: u32,
     /// How many bytes of requests it holds in all.
     pub memory: u64,
+    /// How many bytes may be attached to one call, result or item, in memory of their own.
+    pub attached: u64,
     /// How long a graceful stop waits for running calls.
     pub stop_grace: Duration,
     /// Where it listens; none means the per-user default.
@@ -197,6 +199,7 @@ impl Default for Daemon {
             in_flight: 8192,
             payload: clutch_protocol::limits::PAYLOAD_BYTES_DEFAULT,
             memory: 1 << 30,
+            attached: clutch_protocol::limits::ATTACHED_BYTES_DEFAULT,
             stop_grace: Duration::from_secs(30),
             socket: None,
             log: Log::default(),

@@ -54,6 +54,10 @@ pub(super) struct RawDaemon {
     /// How many bytes of requests the daemon holds in all, waiting or running.
     #[schemars(extend("default" = "1GiB"))]
     pub(super) memory: Option<String>,
+    /// How many bytes of large buffers, such as arrays, one call, result or item may have beside
+    /// its payload. They are in memory of their own, which the daemon passes on.
+    #[schemars(extend("default" = "16GiB"))]
+    pub(super) attached: Option<String>,
     /// How long a graceful stop waits for running calls.
     #[schemars(extend("default" = "30s"))]
     pub(super) stop_grace: Option<String>,

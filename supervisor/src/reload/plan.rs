@@ -162,11 +162,22 @@ fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
         ))
     };
     // Every key by its name, so that a new one cannot be forgotten.
-    let Daemon { connections, in_flight, stop_grace, socket, payload, memory, log, cgroup } = old;
+    let Daemon {
+        connections,
+        in_flight,
+        stop_grace,
+        socket,
+        payload,
+        memory,
+        attached,
+        log,
+        cgroup,
+    } = old;
     let fixed = [
         ("socket", *socket != new.socket),
         ("payload", *payload != new.payload),
         ("memory", *memory != new.memory),
+        ("attached", *attached != new.attached),
         ("log", *log != new.log),
         ("cgroup", *cgroup != new.cgroup),
     ];
@@ -191,15 +202,16 @@ mod tests {
     use crate::interpreter::Facts;
     use crate::pool::Pool;
     use crate::prepare::Ingredients;
+    use crate::worker::launch::Longest;
 
     fn parts(keys: &str) -> PoolParts {
         let config = config::parse(&format!("[pools.a]\n{keys}\n"), None, Path::new("/"));
         let config = config.unwrap().pools.remove("a").unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
-        let recipe = Recipe::new(&config, python, boot, Vec::new(), 1 << 20, 1024);
+        let longest = Longest::default();
+        let recipe = Recipe::new(&config, python, boot, Vec::new(), longest, 1024);
         let (boot_file, provider) = (boot.to_owned(), None);
-        let ingredients =
-            Ingredients { boot: boot_file, payload_max: 1 << 20, open_files: 1024, provider };
+        let ingredients = Ingredients { boot: boot_file, longest, open_files: 1024, provider };
         let policy = Pool::new(prepare::settings(&config));
         PoolParts { policy, make: Ok(recipe), ingredients, config }
     }

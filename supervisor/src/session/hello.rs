@@ -71,6 +71,7 @@ pub fn judge(
         payload_bytes_max: daemon.payload,
         in_flight_max: daemon.in_flight,
         pools,
+        attached_bytes_max: daemon.attached,
     };
     Ok((hello, welcome))
 }

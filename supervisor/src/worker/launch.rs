@@ -24,6 +24,15 @@ pub struct Recipe {
     facts: Option<Arc<Facts>>,
 }
 
+/// How long a result may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Longest {
+    /// Its payload.
+    pub payload_bytes: u32,
+    /// What is attached to it.
+    pub attached_bytes: u64,
+}
+
 impl Recipe {
     /// Works out the recipe of `pool`: run by the interpreter `executable`, started with the `boot`
     /// script of the worker's package, in the finished `environment`, with `open_files` as its soft
@@ -35,7 +44,7 @@ impl Recipe {
         executable: &Path,
         boot: &Path,
         environment: Vec<(OsString, OsString)>,
-        payload_bytes_max: u32,
+        longest: Longest,
         open_files: u64,
     ) -> Recipe {
         let config::Pool {
@@ -86,10 +95,10 @@ impl Recipe {
             pool: name.clone(),
             worker: WorkerId { slot: 0, generation: 0 },
             argv: arguments(main.as_ref(), args),
-            main: main.as_ref().map_or(Vec::new(), |main| bytes(main.file.as_os_str())),
+            main: main_file(main.as_ref()),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
-            payload_bytes_max,
+            payload_bytes_max: longest.payload_bytes,
             start_stack_ms: millis(stack_after(timings.start_timeout)),
             log_level: *logging,
             initializer: warm_up.initializer.clone().unwrap_or_default(),
@@ -97,6 +106,7 @@ impl Recipe {
             warm: warm_up.warm.clone(),
             mode: concurrency.mode(),
             lanes: concurrency.lanes(),
+            attached_bytes_max: longest.attached_bytes,
         };
         Recipe { spawn, setup, package: folder_name(boot), share, facts: None }
     }
@@ -180,6 +190,11 @@ impl Recipe {
 fn stack_after(start_timeout: Duration) -> Duration {
     let margin = (start_timeout / 10).max(Duration::from_secs(1).min(start_timeout / 2));
     start_timeout - margin
+}
+
+/// The script that becomes `__main__`, if there is one.
+fn main_file(main: Option<&config::Main>) -> Vec<u8> {
+    main.map_or(Vec::new(), |main| bytes(main.file.as_os_str()))
 }
 
 /// What `sys.argv` shall be.
