@@ -324,11 +324,7 @@ pub fn pools_until(
             (Some(_), Some(shared)) => shared,
             _ => boot,
         };
-        let bounds = Bounds {
-            payload_bytes: config.daemon.payload,
-            attached_bytes: config.daemon.attached,
-            open_files,
-        };
+        let bounds = Bounds::new(&config.daemon, open_files);
         let (boot, provider) = (boot.to_owned(), provider.clone());
         let ingredients = Ingredients { boot, bounds, provider };
         let make = match probed {

@@ -35,6 +35,13 @@ pub struct Bounds {
     pub open_files: u64,
 }
 
+impl Bounds {
+    /// Those that `daemon` gives.
+    pub const fn new(daemon: &config::Daemon, open_files: u64) -> Bounds {
+        Bounds { payload_bytes: daemon.payload, attached_bytes: daemon.attached, open_files }
+    }
+}
+
 impl Recipe {
     /// Works out the recipe of `pool`: run by the interpreter `executable`, started with the `boot`
     /// script of the worker's package, in the finished `environment`, within `bounds`.
