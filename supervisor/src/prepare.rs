@@ -22,7 +22,7 @@ use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
-use crate::worker::launch::Longest;
+use crate::worker::launch::Bounds;
 
 pub use crate::ingredients::{Ingredients, PoolFault, Prepared, Provider, Unmade};
 
@@ -333,12 +333,9 @@ pub fn pools_until(
             (Some(_), Some(shared)) => shared,
             _ => boot,
         };
-        let longest = Longest {
-            payload_bytes: config.daemon.payload,
-            attached_bytes: config.daemon.attached,
-        };
+        let bounds = Bounds::new(&config.daemon, open_files);
         let (boot, provider) = (boot.to_owned(), provider.clone());
-        let ingredients = Ingredients { boot, longest, open_files, provider };
+        let ingredients = Ingredients { boot, bounds, provider };
         let make = match probed {
             Ok(Some(PoolPython { executable, environment, doubt, facts, place: _ })) => {
                 prepared.unasked.extend(doubt);
