@@ -22,6 +22,7 @@ __all__ = [
     "PAYLOAD_BYTES_MAX",
     "PROGRESS_TEXT_BYTES_MAX",
     "RECEIVE_BYTES",
+    "RECORD_BYTES_MAX",
     "SOURCE_TEXT_BYTES_MAX",
     "STREAMS_MAX",
     "STREAM_CREDIT_MAX",
@@ -45,6 +46,7 @@ LANES_MAX = 256
 STREAMS_MAX = 64
 STREAM_CREDIT_MAX = 4096
 PROGRESS_TEXT_BYTES_MAX = 512
+RECORD_BYTES_MAX = 1 << 30
 
 # A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
 RECEIVE_BYTES = 64 << 10
