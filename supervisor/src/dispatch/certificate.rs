@@ -238,7 +238,7 @@ mod tests {
     use crate::cgroup::Ooms;
     use crate::config::Memory;
     use crate::dispatch::{Core, Parts, PoolParts};
-    use crate::net::{Outbox, SharedBudget};
+    use crate::net::{Attached, Outbox, SharedBudget};
     use crate::pool::{Pool, Verdict};
     use crate::prepare::Ingredients;
     use crate::session::Peer;
@@ -287,7 +287,7 @@ mod tests {
         let meta = Bytes::from(wire::encode(&meta).unwrap());
         let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
         let frame = Frame { header, meta, payload: Bytes::new() };
-        core.call(Instant::now(), &peer, frame, None).unwrap();
+        core.call(Instant::now(), &peer, frame, Attached::default(), None).unwrap();
         let verdict = Verdict::WorkerDied { worker, quarantined: false };
         core.with(|d| d.settle(Instant::now(), POOL, CallKey(call), verdict));
         let mut bytes = [0; 4096];
