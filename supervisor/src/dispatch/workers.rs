@@ -33,6 +33,8 @@ impl Core {
             Kind::Result => self.worker_answered(now, link, frame),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
             Kind::Failed => self.worker_failed(now, link, frame),
+            Kind::Item => self.worker_item(link, frame),
+            Kind::Credit => self.worker_credit(link, frame),
             Kind::Ready => self.worker_ready(link, frame),
             kind => Err(format!("a worker may not send a {kind:?} frame")),
         };
@@ -44,8 +46,8 @@ impl Core {
     }
 
     /// A worker sent a frame on its control socket. Interrupts take effect on the call socket, so
-    /// they are not answered here. What it says are records of `logging`,
-    /// and the answers to pings.
+    /// they are not answered here. What it says are records of `logging`, how far its calls have
+    /// come, and the answers to pings.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
@@ -54,6 +56,7 @@ impl Core {
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
             Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
+            Kind::Progress => self.with(|d| d.take_progress(Instant::now(), link, frame)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
@@ -80,7 +83,13 @@ impl Core {
     }
 
     /// The worker broke the rules, or cannot be reached any more: it has to go.
-    fn worker_faulted(&self, pool: PoolIndex, worker: WorkerId, cause: StopCause, fault: String) {
+    pub(super) fn worker_faulted(
+        &self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        cause: StopCause,
+        fault: String,
+    ) {
         self.with(|dispatcher| {
             let state = dispatcher.pool(pool);
             if let Some(entry) = state.workers.get_mut(&worker)
@@ -146,6 +155,7 @@ impl Core {
         link: &Link,
         frame: &Frame,
     ) -> Result<Option<Event>, String> {
+        self.catch_up_with_progress(link, frame.header.id);
         self.with(|dispatcher| {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
@@ -181,6 +191,7 @@ impl Core {
             }
             WorkerFailure::Cancelled => Reason::Cancelled,
         };
+        self.catch_up_with_progress(link, frame.header.id);
         self.with(|dispatcher| {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);

@@ -88,6 +88,8 @@ pub struct Connection {
     pub(super) frame_deadline: Option<Instant>,
     /// The program it is to run.
     program: Option<Frame>,
+    /// A request beyond those that may be unanswered: nothing is read behind it.
+    pub(super) held: Option<Frame>,
 }
 
 impl Connection {
@@ -108,6 +110,7 @@ impl Connection {
             errands: JoinSet::new(),
             frame_deadline: None,
             program: None,
+            held: None,
         }
     }
 
@@ -274,11 +277,15 @@ impl Connection {
             if allowance == 0 {
                 return Ok(Turn::Over);
             }
-            let frame = match self.inbox.next_frame() {
+            let frame = match self.held.take().map_or_else(|| self.inbox.next_frame(), held_first) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
+            if self.is_full() && wants_answer(frame.header.kind) {
+                self.held = Some(frame);
+                break;
+            }
             // These cost more than passing on does.
             let price = match frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
@@ -320,6 +327,16 @@ impl Connection {
             InboxError::Socket(_) => End::Broken,
         }
     }
+}
+
+fn held_first(frame: Frame) -> Result<Option<Frame>, InboxError> {
+    Ok(Some(frame))
+}
+
+/// Whether a frame adds to what its client is owed. The others are about what it is owed already:
+/// were a cancel or a credit not read since too much is unanswered, that might stay so.
+const fn wants_answer(kind: Kind) -> bool {
+    !matches!(kind, Kind::Cancel | Kind::Credit | Kind::Item | Kind::ItemsEnd | Kind::Pong)
 }
 
 /// Cancels a client's calls when its connection ends, even by a panic.

@@ -15,10 +15,16 @@ use crate::net::hangup::wait_until_closed;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Whether nothing may be read now: too many calls in flight, or answers unread.
+    /// Whether nothing may be read now: too many calls in flight and one more wanted, or answers
+    /// unread.
     pub(super) fn must_pause(&self) -> bool {
-        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
+        self.held.is_some() && self.is_full()
             || self.peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
+    }
+
+    /// Whether no more may be in flight.
+    pub(super) fn is_full(&self) -> bool {
+        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
     }
 
     /// Waits until the client has got on with its answers. A client that does not read at all is
