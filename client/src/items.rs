@@ -5,10 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use clutch_protocol::stream::{Item, Progress};
-use clutch_protocol::{Frame, wire};
+use clutch_protocol::wire;
 use tokio::sync::mpsc;
 
 use crate::exchange::garbage;
+use crate::inbox::Delivery;
 use crate::pending::Closing;
 
 /// Where the items of a call's answer go, in their order.
@@ -18,7 +19,7 @@ pub(crate) struct ItemSink {
     pub(crate) window: u32,
     next: u64,
     /// None when whoever waits for the answer takes them too.
-    channel: Option<mpsc::Sender<Frame>>,
+    channel: Option<mpsc::Sender<Delivery>>,
 }
 
 impl ItemSink {
@@ -28,14 +29,15 @@ impl ItemSink {
     }
 
     /// Items go through a channel that holds all that may be on their way.
-    pub(crate) fn channel(window: u32) -> (ItemSink, mpsc::Receiver<Frame>) {
+    pub(crate) fn channel(window: u32) -> (ItemSink, mpsc::Receiver<Delivery>) {
         let (sender, receiver) = mpsc::channel(window as usize);
         (ItemSink { window, next: 0, channel: Some(sender) }, receiver)
     }
 
     /// Takes the next item; gives it back if it is the waiter's.
-    pub(crate) fn take(&mut self, frame: Frame) -> Result<Option<Frame>, Closing> {
-        let Item { stream, index } = wire::decode(&frame.meta).map_err(|error| garbage(&error))?;
+    pub(crate) fn take(&mut self, delivery: Delivery) -> Result<Option<Delivery>, Closing> {
+        let item = wire::decode(&delivery.frame.meta);
+        let Item { stream, index } = item.map_err(|error| garbage(&error))?;
         let fault = |text: String| Closing::Protocol(text.into());
         if stream != 0 || index != self.next {
             let next = self.next;
@@ -45,9 +47,9 @@ impl ItemSink {
         }
         self.next += 1;
         let Some(channel) = &self.channel else {
-            return Ok(Some(frame));
+            return Ok(Some(delivery));
         };
-        match channel.try_send(frame) {
+        match channel.try_send(delivery) {
             // Its receiver is gone when the caller is; it has cancelled then.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(None),
             Err(mpsc::error::TrySendError::Full(_)) => {
@@ -79,13 +81,14 @@ impl fmt::Debug for ProgressSink {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::{Header, Kind};
+    use clutch_protocol::{Frame, Header, Kind};
 
     use super::*;
 
-    fn item(stream: u32, index: u64) -> Frame {
+    fn item(stream: u32, index: u64) -> Delivery {
         let meta = wire::encode(&Item { stream, index }).unwrap().into();
-        Frame { header: Header::new(Kind::Item, 1), meta, payload: bytes::Bytes::new() }
+        let (header, payload) = (Header::new(Kind::Item, 1), bytes::Bytes::new());
+        Delivery { frame: Frame { header, meta, payload }, descriptors: Vec::new() }
     }
 
     #[test]

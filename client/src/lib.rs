@@ -45,6 +45,8 @@
 
 mod limits;
 
+mod sys;
+
 mod error;
 
 mod transport;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use clutch_protocol::Reason;
 use clutch_protocol::message::Stream;
-use clutch_protocol::{Frame, Reason};
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 
+use crate::inbox::Delivery;
 use crate::items::{ItemSink, ProgressSink};
 
 /// Ids of requests: unique on their connection, never 0, never used again.
@@ -52,9 +53,9 @@ impl From<&Closing> for Reason {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The daemon's answer.
-    Reply(Frame),
+    Reply(Delivery),
     /// An item of the answer, before it: only for who waits for them here.
-    Item(Frame),
+    Item(Delivery),
     /// There will be none.
     Lost {
         /// Why.
@@ -201,15 +202,18 @@ impl<W> Pending<W> {
 
     /// Hands an item to its call; to the waiter itself, if that is where items go. Those of a call
     /// that is over are dropped.
-    pub(crate) fn item(&mut self, frame: Frame) -> Result<Option<(&W, Frame)>, Closing> {
-        let Some((waiter, sink)) = self.entries.get_mut(&frame.header.id) else {
+    pub(crate) fn item(
+        &mut self,
+        delivery: Delivery,
+    ) -> Result<Option<(&W, Delivery)>, Closing> {
+        let Some((waiter, sink)) = self.entries.get_mut(&delivery.frame.header.id) else {
             return Ok(None);
         };
         let Some(items) = sink.as_mut().and_then(|sink| sink.items.as_mut()) else {
             let fault = "the daemon sent an item of a call that is no stream";
             return Err(Closing::Protocol(fault.into()));
         };
-        Ok(items.take(frame)?.map(|frame| (&*waiter, frame)))
+        Ok(items.take(delivery)?.map(|delivery| (&*waiter, delivery)))
     }
 
     /// Who wants to know how far a call has come.

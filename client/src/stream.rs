@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use clutch_protocol::limits::STREAM_CREDIT_MAX;
-use clutch_protocol::{Failure, Frame, Reason};
+use clutch_protocol::{Failure, Reason};
 use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client::Client;
 use crate::codec::decode;
 use crate::exchange::{Reply, Target, Trouble};
+use crate::inbox::Delivery;
 use crate::items::ItemSink;
 use crate::limits::STREAM_WINDOW;
 use crate::request::{Ready, Request, value};
@@ -64,7 +65,7 @@ enum State {
 type Answer = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + Send>>;
 
 struct Running {
-    items: mpsc::Receiver<Frame>,
+    items: mpsc::Receiver<Delivery>,
     /// The call, until it is answered; dropping it cancels the call.
     answer: Option<Answer>,
     /// How it failed, if it did: told behind the items.
@@ -102,7 +103,11 @@ pub(crate) const fn refill_of(window: u32) -> u32 {
 }
 
 /// Decodes an item.
-pub(crate) fn item_of<T: DeserializeOwned>(frame: &Frame, target: &Target) -> Result<T, Failure> {
+pub(crate) fn item_of<T: DeserializeOwned>(
+    delivery: &Delivery,
+    target: &Target,
+) -> Result<T, Failure> {
+    let frame = &delivery.frame;
     decode(frame.header.codec, &frame.payload).map_err(|reason: Reason| {
         let reason = match reason {
             Reason::Unserializable { path, type_name, message } => Reason::Unserializable {
@@ -225,10 +230,11 @@ impl<T: DeserializeOwned> Stream for ItemStream<T> {
                 State::Running(running) => running,
             };
             match running.items.poll_recv(cx) {
-                Poll::Ready(Some(frame)) => {
-                    let item = item_of(&frame, &this.target);
+                Poll::Ready(Some(delivery)) => {
+                    let item = item_of(&delivery, &this.target);
                     if item.is_ok() {
-                        running.refill(&this.client, this.window, frame.header.id);
+                        let id = delivery.frame.header.id;
+                        running.refill(&this.client, this.window, id);
                     } else {
                         this.state = State::Ended;
                     }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use clutch_protocol::{Failure, Frame, Kind, Reason};
+use clutch_protocol::{Failure, Kind, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +13,7 @@ use super::Client;
 use super::connection::read;
 use super::desk::Mailbox;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open_reply};
+use crate::inbox::Delivery;
 use crate::items::ItemSink;
 use crate::limits::STREAM_WINDOW;
 use crate::pending::Outcome;
@@ -124,7 +125,7 @@ impl<T: DeserializeOwned> ItemStream<T> {
         let got = self.client.connection.collect(&running.mailbox, deadline.net());
         let frame = match got {
             None => Err(Trouble::sent(0, deadline.passed())),
-            Some((_, Outcome::Item(frame))) => return self.take(id, deadline, &frame).map(Some),
+            Some((_, Outcome::Item(item))) => return self.take(id, deadline, &item).map(Some),
             Some((_, outcome)) => read(outcome),
         };
         if !matches!(&frame, Err(trouble) if matches!(trouble.reason, Reason::TimedOut { .. })) {
@@ -136,8 +137,8 @@ impl<T: DeserializeOwned> ItemStream<T> {
         Ok(None)
     }
 
-    fn take(&mut self, id: u64, deadline: Deadline, frame: &Frame) -> Result<T, Failure> {
-        let item = item_of(frame, &self.target)?;
+    fn take(&mut self, id: u64, deadline: Deadline, item: &Delivery) -> Result<T, Failure> {
+        let item = item_of(item, &self.target)?;
         let State::Running(running) = &mut self.state else { return Ok(item) };
         running.taken += 1;
         if running.taken >= refill_of(self.window) {

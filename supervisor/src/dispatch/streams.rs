@@ -28,7 +28,7 @@ use super::call::Call;
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
-use crate::net::OutboxError;
+use crate::net::{Attached, OutboxError};
 use crate::pool::{CallKey, Event, StopCause};
 use crate::session::Peer;
 use crate::worker::link::{Link, frame_head};
@@ -110,6 +110,14 @@ pub(crate) enum StreamFault {
         stream: u32,
         /// What it says.
         index: u64,
+    },
+    /// There is too much beside an item.
+    #[error("an item has {bytes} bytes attached, at most {limit} may be")]
+    Attached {
+        /// How many there are.
+        bytes: u64,
+        /// How many there may be.
+        limit: u64,
     },
     /// What is to be said of a stream's end is a novel.
     #[error("a stream's failure may have {FAILURE_TEXT_BYTES_MAX} bytes, not {0}")]
@@ -205,12 +213,22 @@ struct Owned<'a> {
 
 impl Core {
     /// A worker sent an item of what it answers.
-    pub(super) fn worker_item(&self, link: &Link, frame: &Frame) -> Result<Option<Event>, String> {
+    pub(super) fn worker_item(
+        &self,
+        link: &Link,
+        frame: &Frame,
+        attached: &Attached,
+    ) -> Result<Option<Event>, String> {
         let item: Item = wire::decode(&frame.meta).map_err(|error| error.to_string())?;
         self.with(|dispatcher| {
             let Owned { call, streams } = dispatcher.streams_of(link, frame.header.id)?;
             streams.give(item)?;
-            Ok(dispatcher.pass_item_on(link, call, frame))
+            let most = dispatcher.daemon.attached;
+            if attached.bytes() > most {
+                let bytes = attached.bytes();
+                return Err(format!("an item has {bytes} bytes attached, at most {most} may be"));
+            }
+            Ok(dispatcher.pass_item_on(link, call, frame, attached))
         })
     }
 
@@ -267,8 +285,17 @@ impl Core {
     /// # Errors
     ///
     /// When it may not.
-    pub(crate) fn client_item(&self, peer: &Peer, frame: &Frame) -> Result<(), StreamFault> {
+    pub(crate) fn client_item(
+        &self,
+        peer: &Peer,
+        frame: &Frame,
+        attached: &Attached,
+    ) -> Result<(), StreamFault> {
         let Item { stream, index } = wire::decode(&frame.meta)?;
+        let (bytes, limit) = (attached.bytes(), self.with(|dispatcher| dispatcher.daemon.attached));
+        if bytes > limit {
+            return Err(StreamFault::Attached { bytes, limit });
+        }
         let take = |input: &mut Input| {
             if index != input.sent || input.credit == 0 {
                 let call = frame.header.id;
@@ -278,7 +305,7 @@ impl Core {
             input.sent += 1;
             Ok(())
         };
-        self.client_input(peer, frame, stream, take)
+        self.client_input(peer, (frame, attached), stream, take)
     }
 
     /// A stream of a client's has ended.
@@ -295,14 +322,14 @@ impl Core {
             input.has_ended = true;
             Ok(())
         };
-        self.client_input(peer, frame, stream, end)
+        self.client_input(peer, (frame, &Attached::default()), stream, end)
     }
 
     /// Passes a frame of a client's stream on, once it is noted.
     fn client_input(
         &self,
         peer: &Peer,
-        frame: &Frame,
+        (frame, attached): (&Frame, &Attached),
         stream: u32,
         note: impl FnOnce(&mut Input) -> Result<(), StreamFault>,
     ) -> Result<(), StreamFault> {
@@ -314,7 +341,7 @@ impl Core {
             let sent = dispatcher.with_run(pool, worker, key, |link, given| {
                 let Some(input) = given.streams.input(stream) else { return Err(nothing) };
                 note(input)?;
-                Ok(link.call.send(&head_of(frame, given.run), &frame.payload))
+                Ok(link.call.send_attached(&head_of(frame, given.run), &frame.payload, attached))
             });
             Ok(sent.transpose()?.map(|sent| (pool, worker, sent)))
         })?;
@@ -338,7 +365,9 @@ impl Core {
     /// What follows when a worker could not be sent something of a stream: it is gone, which its
     /// guardian tells, or it does not read what it asked for.
     fn settle_sent(&self, to: Option<(PoolIndex, WorkerId, Result<(), OutboxError>)>) {
-        if let Some((pool, worker, Err(error @ OutboxError::Full { .. }))) = to {
+        if let Some((pool, worker, Err(error))) = to
+            && error != OutboxError::Closed
+        {
             self.worker_faulted(pool, worker, StopCause::Protocol, error.to_string());
         }
     }
@@ -366,7 +395,13 @@ impl Dispatcher {
     }
 
     /// Passes an item on to its caller, if that still waits.
-    fn pass_item_on(&mut self, link: &Link, call: CallKey, frame: &Frame) -> Option<Event> {
+    fn pass_item_on(
+        &mut self,
+        link: &Link,
+        call: CallKey,
+        frame: &Frame,
+        attached: &Attached,
+    ) -> Option<Event> {
         if !self.counts(link, call) {
             self.pool(link.pool).counters.one("late_items_dropped");
             return None;
@@ -375,11 +410,14 @@ impl Dispatcher {
         assert!(entry.items.credit > 0, "a worker is lent no more than its caller takes");
         entry.items.credit -= 1;
         entry.items.sent += 1;
-        entry.peer.send(&head_of(frame, entry.id), &frame.payload);
+        entry.peer.send_attached(&head_of(frame, entry.id), &frame.payload, attached);
         let bytes = u64::from(frame.header.payload_bytes);
         let counters = &mut self.pool(link.pool).counters;
         counters.one("items_out");
         counters.add("bytes_out", bytes);
+        if !attached.is_empty() {
+            counters.add("attached_bytes_out", attached.bytes());
+        }
         self.note_moved(link, call)
     }
 
