@@ -23,6 +23,7 @@ use crate::map::{Items, Map};
 use crate::opening;
 use crate::pending::Closing;
 use crate::request::Request;
+use crate::stream::ItemStream;
 use crate::transport::ConnectOptions;
 
 /// A connection to a daemon. Clones share it; the last one dropped closes it.
@@ -111,6 +112,17 @@ impl Client {
         args: impl Serialize,
     ) -> Result<R, Failure> {
         self.request(function).args(args).send().await
+    }
+
+    /// Calls a generator function, or any that gives an iterator, and gives its items as they come.
+    /// [`ItemStream`] says how; a stream of a call with a pool or a timeout of its own begins with
+    /// [`request`](Client::request).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> ItemStream<T> {
+        self.request(function).args(args).stream()
     }
 
     /// A call with a pool, a timeout, keywords or output of its own.

@@ -27,13 +27,14 @@
 //! - [`Request`]: one call with everything that can be said about it.
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
+//! - [`ItemStream`]: the items of a generator, as they come.
 //! - [`Map`]: one function over many items.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `inbox` and `outbound` (bytes), `transport` and `opening`
+//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes), `transport` and `opening`
 //! (connecting), `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
 
 #![expect(
@@ -72,6 +73,10 @@ mod retry;
 
 mod request;
 
+mod items;
+
+mod stream;
+
 mod reply;
 
 mod operate;
@@ -92,6 +97,7 @@ pub use clutch_protocol::operate::{
     Ahead, CancelledCall, Denial, Explanation, PoolOrder, Stack, Step,
 };
 pub use clutch_protocol::retry::RetryError;
+pub use clutch_protocol::stream::Progress;
 pub use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
@@ -107,4 +113,5 @@ pub use reply::Answered;
 pub use request::Request;
 pub use retry::Retry;
 pub use serde_json::value::RawValue;
+pub use stream::ItemStream;
 pub use transport::{ConnectOptions, default_socket};

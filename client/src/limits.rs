@@ -84,6 +84,11 @@ pub(crate) const CHUNKS_IN_FLIGHT: u32 = 64;
 /// Items of one map that may be pulled and not yet yielded, unless the caller says otherwise.
 pub(crate) const WINDOW_ITEMS: u32 = 32_768;
 
+/// Items of a stream that may be on their way to their reader, unless it says otherwise: enough
+/// that a worker does not wait for the way there and back, and few enough that nobody minds when
+/// they are large.
+pub(crate) const STREAM_WINDOW: u32 = 32;
+
 /// How often one chunk that never started is sent again.
 pub(crate) const RESENDS_MAX: u32 = 24;
 

@@ -177,6 +177,11 @@ fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> 
              no more than that; raise that key",
             Span(wished_ms.saturating_mul(1000))
         ),
+        Hindrance::Reader { items } => write!(
+            f,
+            "its stream waited for its reader after {items} items; read faster, or pass a longer \
+             timeout: a stream's covers its whole life"
+        ),
         Hindrance::Unanswered => f.write_str(
             "the daemon did not answer: it may be stopped or overloaded, `clutch ping` asks it",
         ),

@@ -5,13 +5,14 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map.
+//! - `map`: the driver of a blocking map; `stream`: items as they come.
 
 mod connection;
 mod desk;
 mod map;
 mod opening;
 mod remarks;
+mod stream;
 mod turn;
 
 use std::fmt;
@@ -29,6 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use map::{Ordered, Unordered};
+pub use stream::ItemStream;
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
@@ -120,6 +122,17 @@ impl Client {
         args: impl Serialize,
     ) -> Result<R, Failure> {
         self.request(function).args(args).send()
+    }
+
+    /// Calls a generator function, or any that gives an iterator, and gives its items as they come.
+    /// [`ItemStream`] says how; a stream of a call with a pool or a timeout of its own begins with
+    /// [`request`](Client::request).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> ItemStream<T> {
+        self.request(function).args(args).stream()
     }
 
     /// A call with a pool, a timeout, keywords or output of its own.
