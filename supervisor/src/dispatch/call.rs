@@ -17,7 +17,7 @@ use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
-use super::metas::{ANSWER_BYTES, push_answer, push_run};
+use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure};
 use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
@@ -32,6 +32,8 @@ pub struct Call {
     pub(super) id: u64,
     pool: PoolIndex,
     function: Rc<str>,
+    /// What it does with its items, encoded.
+    each: Option<Box<[u8]>>,
     flags: Flags,
     codec: Codec,
     payload: Bytes,
@@ -144,7 +146,7 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -155,7 +157,8 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         state.counters.one("accepted");
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
+        let wishes = (retry.as_ref(), each.as_ref());
+        if let Some(reason) = refusal(&state.config, &function, &frame.header, wishes) {
             state.counters.one(answered(&reason));
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
@@ -183,6 +186,7 @@ impl Dispatcher {
                 id,
                 pool,
                 function,
+                each: encode_each(each),
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
@@ -236,7 +240,7 @@ impl Dispatcher {
         // pinned to the struct by a test.
         let head = &mut self.head;
         head.clear();
-        let meta_bytes = 16 + call.function.len();
+        let meta_bytes = run_bytes(&call.function, call.each.as_deref());
         head.extend_from_slice(
             &Header {
                 flags: call.flags,
@@ -247,7 +251,7 @@ impl Dispatcher {
             }
             .encode(),
         );
-        push_run(head, left, &call.function);
+        push_run(head, left, &call.function, call.each.as_deref());
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
@@ -322,6 +326,7 @@ impl Dispatcher {
         };
         let begins =
             call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, key, &reason));
+        let item = self.item_of(call.pool, key, call.flags, &reason);
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -333,6 +338,7 @@ impl Dispatcher {
             phases: call.phases(now, &state.policy),
             reason,
             quarantined,
+            item,
         };
         send_failure(&call.peer, call.id, &failure);
         true
