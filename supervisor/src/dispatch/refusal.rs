@@ -5,6 +5,7 @@ use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
 use clutch_protocol::message::{Apply, Each, Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
+use crate::net::Attached;
 use crate::session::Peer;
 use crate::worker::link::frame_head;
 
@@ -61,6 +62,12 @@ fn of_each(config: &crate::config::Pool, header: &Header, each: &Each) -> Option
         Each { fold, .. } if fold.is_empty() => None,
         Each { fold, .. } => refusal_of_name(config, fold),
     }
+}
+
+/// What is wrong with attachments of more memory than may be attached to one payload.
+pub(super) fn too_large(attached: &Attached, what: Payload, limit: u64) -> Option<Reason> {
+    let bytes = attached.bytes();
+    (bytes > limit).then_some(Reason::TooLarge { what, bytes, limit })
 }
 
 /// A failure of a call that no pool has seen.
