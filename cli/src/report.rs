@@ -187,6 +187,7 @@ mod tests {
             phases: Phases::default(),
             reason: Reason::WorkerDied(Box::new(certificate)),
             quarantined: false,
+            item: None,
         }
     }
 

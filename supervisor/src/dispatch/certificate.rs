@@ -283,7 +283,8 @@ mod tests {
         let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
         let peer = Rc::new(Peer::new(1, outbox));
         let (pool, function) = ("a".to_owned(), "m:f".to_owned());
-        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry: None };
+        let (retry, each) = (None, None);
+        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry, each };
         let meta = Bytes::from(wire::encode(&meta).unwrap());
         let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
         let frame = Frame { header, meta, payload: Bytes::new() };
