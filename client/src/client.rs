@@ -212,7 +212,7 @@ impl Client {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let frame = self.connection().exchange(&letter, None, deadline).await;
-        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+        open(frame.map_err(|trouble| target.failure(trouble))?.frame, answer_to(kind), &target)
     }
 
     /// What the daemon said when it accepted this client.

@@ -1,6 +1,8 @@
 //! What both clients do with a request before it is sent and with its answer afterwards: names are
 //! checked, deadlines become numbers, frames become replies or failures. No waiting here.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcom
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
+use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
 use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
@@ -166,13 +169,21 @@ pub(crate) struct Letter {
     pub(crate) codec: Codec,
     pub(crate) meta: Vec<u8>,
     pub(crate) payload: Bytes,
+    /// What travels beside it.
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl Letter {
     /// A frame with nothing behind its header.
     pub(crate) const fn bare(kind: Kind) -> Letter {
-        let (flags, codec) = (Flags::NONE, Codec::None);
-        Letter { kind, flags, codec, meta: Vec::new(), payload: Bytes::new() }
+        Letter {
+            kind,
+            flags: Flags::NONE,
+            codec: Codec::None,
+            meta: Vec::new(),
+            payload: Bytes::new(),
+            descriptors: Vec::new(),
+        }
     }
 
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
@@ -196,7 +207,8 @@ impl Letter {
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
         let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
-        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload })
+        let descriptors = Vec::new();
+        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
     }
 
     /// Its header.
@@ -206,7 +218,7 @@ impl Letter {
             kind: self.kind,
             flags: self.flags,
             codec: self.codec,
-            descriptors: 0,
+            descriptors: u8::try_from(self.descriptors.len()).expect("they were counted"),
             id,
             meta_bytes: bytes(self.meta.len()),
             payload_bytes: bytes(self.payload.len()),
@@ -237,8 +249,8 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
 }
 
 /// Reads the answer to a call.
-pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure> {
-    let frame = open(frame, Kind::Result, target)?;
+pub(crate) fn open_reply(delivery: Delivery, target: &Target) -> Result<Reply, Failure> {
+    let frame = open(delivery.frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
     let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
@@ -250,7 +262,7 @@ pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// The answer to a request.
-    Answer(Frame),
+    Answer(Delivery),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
     /// Log lines for request `.0`, and more will come.
@@ -262,7 +274,8 @@ pub(crate) enum Incoming {
 }
 
 /// Sorts a frame.
-pub(crate) fn sort(frame: Frame) -> Incoming {
+pub(crate) fn sort(delivery: Delivery) -> Incoming {
+    let frame = &delivery.frame;
     match frame.header.kind {
         Kind::Result
         | Kind::Error
@@ -270,20 +283,22 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
         | Kind::StatusReport
         | Kind::Stopping
         | Kind::Reloaded
-        | Kind::Operated => Incoming::Answer(frame),
+        | Kind::Operated => Incoming::Answer(delivery),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {
                 let id = frame.header.id;
-                let chunk = OutputChunk { id, stream, dropped_bytes, bytes: frame.payload };
+                let bytes = frame.payload.clone();
+                let chunk = OutputChunk { id, stream, dropped_bytes, bytes };
                 Incoming::Output(id, chunk)
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },
         Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
-            Ok(LogLines { last: true, .. }) => Incoming::Answer(frame),
+            Ok(LogLines { last: true, .. }) => Incoming::Answer(delivery),
             Ok(LogLines { dropped, .. }) => {
-                Incoming::Lines(frame.header.id, LogChunk { dropped, json: frame.payload })
+                let json = frame.payload.clone();
+                Incoming::Lines(frame.header.id, LogChunk { dropped, json })
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },

@@ -44,6 +44,8 @@
 
 mod limits;
 
+mod sys;
+
 mod error;
 
 mod transport;

@@ -53,6 +53,10 @@ pub(crate) const CANCEL_WAIT: Duration = Duration::from_millis(500);
 /// reads. See `blocking::connection`.
 pub(crate) const WRITE_LOOK: Duration = Duration::from_millis(10);
 
+/// How long to wait before descriptors are passed again of which the system says that too many are
+/// between two sockets already: a daemon that is not stopped reads them within that.
+pub(crate) const CROWDED_WAIT: Duration = Duration::from_millis(2);
+
 /// Cancels and pongs of a blocking client that may wait for another thread's frame.
 pub(crate) const REMARKS_MAX: usize = 1_024;
 

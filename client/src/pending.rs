@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use clutch_protocol::Reason;
 use clutch_protocol::message::Stream;
-use clutch_protocol::{Frame, Reason};
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
+
+use crate::inbox::Delivery;
 
 /// Ids of requests: unique on their connection, never 0, never used again.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl From<&Closing> for Reason {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The daemon's answer.
-    Reply(Frame),
+    Reply(Delivery),
     /// There will be none.
     Lost {
         /// Why.

@@ -39,6 +39,12 @@ pub struct DaemonStatus {
     pub clients: u64,
     /// Descriptors the process has open.
     pub descriptors: u64,
+    /// Descriptors among them that travel with calls and answers.
+    #[serde(default)]
+    pub descriptors_attached: u64,
+    /// Bytes of memory that those stand for. None of it is the daemon's own.
+    #[serde(default)]
+    pub attached_bytes: u64,
     /// Counters of everything that happened to connections, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
 }

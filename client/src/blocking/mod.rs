@@ -33,6 +33,7 @@ pub use map::{Ordered, Unordered};
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
+use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
 use crate::pending::OutputSink;
@@ -202,7 +203,7 @@ impl Client {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let frame = self.connection.exchange(&letter, None, deadline);
-        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+        open(frame.map_err(|trouble| target.failure(trouble))?.frame, answer_to(kind), &target)
     }
 
     /// Sends a request that is answered piece by piece.
@@ -211,7 +212,7 @@ impl Client {
         letter: &Letter,
         output: OutputSink,
         deadline: Deadline,
-    ) -> Result<Frame, Trouble> {
+    ) -> Result<Delivery, Trouble> {
         self.connection.exchange(letter, Some(output), deadline)
     }
 

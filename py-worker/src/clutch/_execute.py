@@ -18,6 +18,7 @@ from clutch._frames import (
     FAILED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
+    FLAG_STREAM,
     RESULT,
     MetaReader,
     ProtocolError,
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 
     from clutch._failures import Attempt
     from clutch._items import Items
+    from clutch._streams import Stream
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
     Answer = Tuple[bytes, Union[bytes, memoryview]]
     Decode = Callable[[memoryview], Any]
+    # What runs a call that is more than one call of a function.
+    Many = Union[Items, Stream]
 
     class Encode(Protocol):
         """How a codec writes a result; None when the value is not plain data as it is."""
@@ -106,7 +110,16 @@ def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
 class Executor:
     """Runs calls, one at a time. `now` is told what it is at."""
 
-    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "_state", "kept")
+    __slots__ = (
+        "_codecs",
+        "_functions",
+        "_payload_bytes_max",
+        "_pid",
+        "_skip",
+        "_state",
+        "kept",
+        "line",
+    )
 
     def __init__(self, package: str, payload_bytes_max: int, now: State = state) -> None:
         self._state = now
@@ -119,6 +132,8 @@ class Executor:
         # What came of the last call, until its answer was sent: what frees it may be user code,
         # which must not cost the caller the answer.
         self.kept: object = None
+        # Where calls that stream get their ports. See `_port`.
+        self.line: "Any" = None
 
     def execute(
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
@@ -184,7 +199,12 @@ class Executor:
         return self._answered(call_id, codec, value, items, encode)
 
     def _answered(
-        self, call_id: int, codec: int, value: object, items: "Optional[Items]", encode: "Encode"
+        self,
+        call_id: int,
+        codec: int,
+        value: object,
+        items: "Optional[Union[Items, Stream]]",
+        encode: "Encode",
     ) -> "Answer":
         """The answer with the result. What encoding it raises costs this call and no other."""
         try:
@@ -271,6 +291,11 @@ class Executor:
         self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
+        if flags & FLAG_STREAM:
+            encode = self._codecs[codec][1]
+            how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
+            streams = load("clutch._streams")
+            return streams.unfold(function, flags, args, call_id, self._state, how)
         if codec == CODEC_RAW:
             raise TypeError("raw bytes are one argument; use plain or json for more")
         if flags & FLAG_ITEMS:

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     # the call did not come that far.
     Attempt = Tuple[int, bytes, int, Any, Any, Any]
 
-__all__ = ["encode_slowly", "failure", "leave_child", "raised"]
+__all__ = ["FailedError", "encode_slowly", "failure", "leave_child", "raised"]
+
+
+class FailedError(Exception):
+    """What a call failed of, ready to be sent."""
+
+    def __init__(self, meta: bytes) -> None:
+        super().__init__(meta)
+        self.meta = meta
 
 
 def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
@@ -51,6 +59,8 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return failed_cancelled()
     if isinstance(error, ProtocolError):
         raise error
+    if type(error) is FailedError:
+        return error.meta
     if type(error) is UnserializableError:
         return failed_unserializable(error.path, error.type_name, error.message)
     if stage == FINDING:

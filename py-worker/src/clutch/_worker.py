@@ -136,7 +136,9 @@ def _live(
     send(header_bytes(READY, 0, len(ready), 0), ready)
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
-    serve(frames, send, Executor(package, setup.payload_bytes_max), flush, restore)
+    executor = Executor(package, setup.payload_bytes_max)
+    executor.line = [call, frames, send, flush]
+    serve(frames, send, executor, flush, restore)
     return 0
 
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
 use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
@@ -19,7 +19,8 @@ use super::given::Given;
 use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, push_answer, push_run};
 use super::phases::Waited;
-use super::refusal::{early_failure, refusal, send_failure};
+use super::refusal::{early_failure, refusal, send_failure, too_large};
+use crate::net::Attached;
 use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
@@ -35,6 +36,8 @@ pub struct Call {
     flags: Flags,
     codec: Codec,
     payload: Bytes,
+    /// What is attached to it. Kept until it is answered: another attempt needs it again.
+    attached: Attached,
     pub(super) timeout: Duration,
     /// Whether that is all that the call has left that waits for it.
     pub(super) is_cut_short: bool,
@@ -108,6 +111,7 @@ impl Core {
         now: Instant,
         peer: &Rc<Peer>,
         frame: Frame,
+        attached: Attached,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Result<(), CallFault> {
         let meta: message::Call = wire::decode(&frame.meta)?;
@@ -118,7 +122,8 @@ impl Core {
         if frame.header.codec == Codec::None {
             return Err(CallFault::NoCodec);
         }
-        let taken = self.with(|dispatcher| dispatcher.take_in(now, peer, frame, meta, memory));
+        let taken = self
+            .with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
         if let Some((pool, event)) = taken {
             let nested = matches!(event, Event::CallArrived { nested: true, .. });
             if nested {
@@ -140,7 +145,7 @@ impl Dispatcher {
         &mut self,
         now: Instant,
         peer: &Rc<Peer>,
-        frame: Frame,
+        (frame, attached): (Frame, Attached),
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
@@ -155,7 +160,13 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         state.counters.one("accepted");
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
+        if !attached.is_empty() {
+            state.counters.add("attached_bytes_in", attached.bytes());
+        }
+        let most = self.daemon.attached;
+        let reason = refusal(&state.config, &function, &frame.header, retry.as_ref());
+        let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
+        if let Some(reason) = reason {
             state.counters.one(answered(&reason));
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
@@ -186,6 +197,7 @@ impl Dispatcher {
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
+                attached,
                 timeout,
                 is_cut_short,
                 wished: self.wished(pool, timeout_ms),
@@ -241,6 +253,7 @@ impl Dispatcher {
             &Header {
                 flags: call.flags,
                 codec: call.codec,
+                descriptors: call.attached.count(),
                 meta_bytes: u32::try_from(meta_bytes).expect("a function's name is short"),
                 payload_bytes: u32::try_from(payload.len()).expect("it came in one frame"),
                 ..Header::new(Kind::Run, run)
@@ -261,7 +274,7 @@ impl Dispatcher {
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
         // The payload is kept: a worker that dies before it has begun is followed by another.
-        if link.call.send(head, &payload).is_err() {
+        if link.call.send_attached(head, &payload, &call.attached).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
             entry.given.pop();
@@ -276,6 +289,7 @@ impl Dispatcher {
         worker: WorkerId,
         key: CallKey,
         frame: &Frame,
+        attached: &Attached,
     ) -> bool {
         let Some(call) = self.forget(key) else {
             return false;
@@ -285,6 +299,9 @@ impl Dispatcher {
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
+        if !attached.is_empty() {
+            state.counters.add("attached_bytes_out", attached.bytes());
+        }
         let meta = Answer {
             phases: call.phases(now, &state.policy),
             worker,
@@ -298,6 +315,7 @@ impl Dispatcher {
             &Header {
                 flags: frame.header.flags,
                 codec: frame.header.codec,
+                descriptors: attached.count(),
                 meta_bytes: ANSWER_BYTES,
                 payload_bytes: frame.header.payload_bytes,
                 ..Header::new(Kind::Result, call.id)
@@ -305,7 +323,7 @@ impl Dispatcher {
             .encode(),
         );
         push_answer(head, &meta);
-        call.peer.send(head, &frame.payload);
+        call.peer.send_attached(head, &frame.payload, attached);
         true
     }
 

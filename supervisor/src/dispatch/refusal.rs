@@ -5,6 +5,7 @@ use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
 use clutch_protocol::message::{Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
+use crate::net::Attached;
 use crate::session::Peer;
 use crate::worker::link::frame_head;
 
@@ -39,6 +40,12 @@ pub(super) fn refusal(
     let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
     let bytes = u64::from(header.payload_bytes);
     (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })
+}
+
+/// What is wrong with attachments of more memory than may be attached to one payload.
+pub(super) fn too_large(attached: &Attached, what: Payload, limit: u64) -> Option<Reason> {
+    let bytes = attached.bytes();
+    (bytes > limit).then_some(Reason::TooLarge { what, bytes, limit })
 }
 
 /// A failure of a call that no pool has seen.

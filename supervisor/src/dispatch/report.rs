@@ -44,6 +44,7 @@ impl Dispatcher {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
+        counters.insert("descriptors_refused".to_owned(), self.holdings.refused());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -53,6 +54,8 @@ impl Dispatcher {
                 socket: self.address.shown(),
                 clients: self.clients,
                 descriptors: open_descriptors(),
+                descriptors_attached: self.holdings.held() as u64,
+                attached_bytes: self.holdings.bytes(),
                 counters,
             },
             pools: self

@@ -12,7 +12,8 @@ use clutch_protocol::{Frame, Header, Kind, retry, wire};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
-use crate::net::InboxError;
+use super::refusal::too_large;
+use crate::net::{Attached, InboxError};
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::escape;
@@ -23,14 +24,14 @@ const DETAIL_BYTES_MAX: usize = 16 << 10;
 
 impl Core {
     /// A worker sent a frame on its call socket.
-    pub(crate) fn worker_frame(&self, link: &Link, frame: &Frame) {
+    pub(crate) fn worker_frame(&self, link: &Link, frame: &Frame, attached: &Attached) {
         let now = Instant::now();
         let (pool, worker) = (link.pool, link.worker);
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
         let told = match frame.header.kind {
-            Kind::Result => self.worker_answered(now, link, frame),
+            Kind::Result => self.worker_answered(now, link, frame, attached),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
             Kind::Failed => self.worker_failed(now, link, frame),
             Kind::Ready => self.worker_ready(link, frame),
@@ -145,7 +146,14 @@ impl Core {
         now: Instant,
         link: &Link,
         frame: &Frame,
+        attached: &Attached,
     ) -> Result<Option<Event>, String> {
+        if !attached.is_empty() {
+            let most = self.with(|dispatcher| dispatcher.daemon.attached);
+            if let Some(reason) = too_large(attached, Payload::Result, most) {
+                return self.call_failed(now, link, frame.header.id, reason);
+            }
+        }
         self.with(|dispatcher| {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
@@ -155,7 +163,7 @@ impl Core {
             if counts && dispatcher.tries_again(now, link, call, None) {
                 return Ok(dispatcher.attempt_failed(link, frame.header.id));
             }
-            if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
+            if !(counts && dispatcher.answer(now, link.worker, call, frame, attached)) {
                 dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, frame.header.id))
@@ -181,14 +189,25 @@ impl Core {
             }
             WorkerFailure::Cancelled => Reason::Cancelled,
         };
+        self.call_failed(now, link, frame.header.id, reason)
+    }
+
+    /// A worker is done with what it was given as `run`, and there is no result.
+    fn call_failed(
+        &self,
+        now: Instant,
+        link: &Link,
+        run: u64,
+        reason: Reason,
+    ) -> Result<Option<Event>, String> {
         self.with(|dispatcher| {
-            let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
+            let Some(call) = dispatcher.own_call(link, run)? else {
                 return Ok(None);
             };
             dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
-                return Ok(dispatcher.attempt_failed(link, frame.header.id));
+                return Ok(dispatcher.attempt_failed(link, run));
             }
             let word = dispatcher.history.word(reason.name());
             if counts && dispatcher.fail(now, call, reason, false) {
@@ -197,7 +216,7 @@ impl Core {
             } else {
                 dispatcher.late(now, link, call);
             }
-            Ok(dispatcher.served(link, frame.header.id))
+            Ok(dispatcher.served(link, run))
         })
     }
 }

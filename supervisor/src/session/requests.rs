@@ -11,13 +11,19 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::connection::Connection;
 use super::peer::Peer;
 use crate::dispatch::Core;
+use crate::net::Attached;
 use crate::reload::plan::NO_SOURCE;
 use crate::reload::reloader::BUSY;
 use crate::reload::{Asker, Order};
 
 impl Connection {
     /// Does what a frame asks for.
-    pub(super) fn take(&mut self, now: Instant, frame: Frame) -> Result<(), Refused> {
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        frame: Frame,
+        attached: Attached,
+    ) -> Result<(), Refused> {
         let memory = self.memory.take();
         let core = &self.doorway.core;
         let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
@@ -32,7 +38,7 @@ impl Connection {
         }
         match kind {
             Kind::Call => {
-                let taken = core.call(now, &self.peer, frame, memory);
+                let taken = core.call(now, &self.peer, frame, attached, memory);
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Cancel => {
