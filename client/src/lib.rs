@@ -28,6 +28,7 @@
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
 //! - [`Map`]: one function over many items.
+//! - [`MapFile`]: one function over the chunks of a file.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
@@ -78,6 +79,8 @@ mod operate;
 
 mod map;
 
+mod map_file;
+
 mod logs;
 
 pub mod blocking;
@@ -101,6 +104,10 @@ pub use exchange::{DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use map_file::{
+    Csv, FileChunk, FileError, FileFault, FileOrdered, FileUnordered, MapFile, MapFileError,
+    ParquetFault, SourceFile, Split,
+};
 pub use operate::OperateError;
 pub use pending::OutputChunk;
 pub use reply::Answered;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clutch_protocol::Failure;
@@ -11,7 +10,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::settings::{Input, Settings};
-use super::source::{FileError, SourceFile};
+use super::source::FileError;
 use super::split::Split;
 use super::stream::{FileOrdered, FileUnordered};
 use crate::client::Client;

@@ -294,7 +294,7 @@ mod tests {
             ["a,b\n", "\"1\n1\",2\r\n", "3,\"\"\"\n\"\n", "4,4"],
             *pieces(text, csv, 1).unwrap()
         );
-        assert_eq!(["a,b\n\"1\n1\",2\r\n", "3,\"\"\"\n\"\n4,4"], *pieces(text, csv, 5).unwrap());
+        assert_eq!(["a,b\n\"1\n1\",2\r\n", "3,\"\"\"\n\"\n4,4"], *pieces(text, csv, 9).unwrap());
         assert_eq!(1, pieces(text, csv, 1000).unwrap().len());
         let marked = b"\xef\xbb\xbf\"x\ny\"\n1\n";
         assert_eq!(["\u{feff}\"x\ny\"\n", "1\n"], *pieces(marked, csv, 1).unwrap());

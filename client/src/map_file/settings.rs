@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,6 +80,29 @@ impl Job {
             flags = flags.with(Flags::OUTPUT);
         }
         Ok((Job { settings, source, flags, arguments }, cuts))
+    }
+
+    /// A chunk as a call.
+    pub(crate) fn ready<C>(&self, client: C, cut: &Cut) -> Ready<C> {
+        let Settings { target, wishes, timeout, output, .. } = &self.settings;
+        let (target, wishes) = (target.clone(), wishes.clone());
+        let payload = (Codec::Plain, self.flags, self.payload(cut));
+        Ready::encoded(client, target, wishes, *timeout, payload)
+            .with_output(output.clone().map(OutputSink::new))
+            .with_descriptors(vec![Arc::clone(self.source.descriptor())])
+    }
+
+    /// What came of a chunk: nothing where no record begins in it, so that the function was not
+    /// called.
+    pub(crate) fn read<R: DeserializeOwned>(
+        &self,
+        answer: Result<Reply, Failure>,
+    ) -> Result<Option<R>, Failure> {
+        let reply = answer?;
+        match reply.codec {
+            Codec::None => Ok(None),
+            _ => value(&reply, &self.settings.target).map(Some),
+        }
     }
 
     /// A chunk's payload: the table of what is attached, and the arguments.

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -109,6 +109,8 @@ pub struct SourceFile(Arc<Source>);
 struct Source {
     path: PathBuf,
     file: File,
+    /// The same, to be sent.
+    descriptor: Arc<OwnedFd>,
     bytes: u64,
     modified: (i64, i64),
 }
@@ -133,12 +135,13 @@ impl SourceFile {
         // The flags travel with the descriptor, and nobody else has a use for these.
         let cleared = fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()));
         cleared.map_err(|error| fail(FileFault::Open(error.into())))?;
-        let modified = (metadata.mtime(), metadata.mtime_nsec());
+        let descriptor = file.try_clone().map_err(|error| fail(FileFault::Open(error)))?;
         Ok(SourceFile(Arc::new(Source {
             path: path.to_owned(),
             file,
+            descriptor: Arc::new(descriptor.into()),
             bytes: metadata.len(),
-            modified,
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
         })))
     }
 
@@ -154,8 +157,8 @@ impl SourceFile {
     }
 
     /// Its descriptor, to be sent.
-    pub(crate) fn descriptor(&self) -> impl AsFd + Send + Sync + 'static {
-        Descriptor(Arc::clone(&self.0))
+    pub(super) fn descriptor(&self) -> &Arc<OwnedFd> {
+        &self.0.descriptor
     }
 
     /// Whether it is still what was opened, as far as that shows: appending to it is no change.
@@ -185,14 +188,6 @@ impl SourceFile {
 
     pub(super) fn fault(&self, fault: FileFault) -> FileError {
         FileError { path: self.0.path.clone(), fault }
-    }
-}
-
-struct Descriptor(Arc<Source>);
-
-impl AsFd for Descriptor {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.file.as_fd()
     }
 }
 

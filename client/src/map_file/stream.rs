@@ -13,16 +13,25 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Cuts, FileError, Job, MapFile, MapFileError, Order, Parcel, Plan, Step};
 use crate::client::Client;
+use crate::exchange::Reply;
 
-type Answer<R> = (Parcel, Result<Option<R>, Failure>);
-type Sending<R> = Pin<Box<dyn Future<Output = Answer<R>> + Send>>;
+type Answer = (Parcel, Result<Reply, Failure>);
+type Sending = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+type Item<R> = Result<(u64, Result<R, MapFileError>), FileError>;
+
+/// A failed chunk names itself.
+fn indexed<R>(item: Item<R>) -> Result<(u64, R), MapFileError> {
+    let (index, result) = item?;
+    result.map(|value| (index, value))
+}
 
 struct Driver<R> {
     client: Client,
     job: Job,
     plan: Plan<R>,
     cuts: Cuts,
-    sending: FuturesUnordered<Sending<R>>,
+    sending: FuturesUnordered<Sending>,
     pause: Option<Pin<Box<Sleep>>>,
     is_over: bool,
 }
@@ -30,7 +39,7 @@ struct Driver<R> {
 // Only `sending` and `pause` are pinned, and they are boxed.
 impl<R> Unpin for Driver<R> {}
 
-impl<R: DeserializeOwned + 'static> Driver<R> {
+impl<R: DeserializeOwned> Driver<R> {
     fn begin(map: MapFile<Client, R>, order: Order) -> Result<Driver<R>, FileError> {
         let MapFile { client, input, settings, .. } = map;
         let (job, cuts) = Job::begin(settings, input)?;
@@ -39,10 +48,7 @@ impl<R: DeserializeOwned + 'static> Driver<R> {
         Ok(Driver { client, job, plan, cuts, sending, pause: None, is_over: false })
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<(u64, Result<R, MapFileError>), FileError>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<R>>> {
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -96,7 +102,6 @@ impl<R: DeserializeOwned + 'static> Driver<R> {
         let mut ready = self.job.ready(self.client.clone(), &parcel.cut);
         self.sending.push(Box::pin(async move {
             let answer = ready.send().await;
-            let answer = super::settings::read(answer, &ready.target);
             (parcel, answer)
         }));
         // It is written when it is first polled, which shall be now.
@@ -118,7 +123,7 @@ impl<R: DeserializeOwned + 'static> Driver<R> {
                 self.plan.change(changed);
             }
         }
-        self.plan.answered(parcel, answer);
+        self.plan.answered(parcel, self.job.read(answer));
         Poll::Ready(())
     }
 }
@@ -127,7 +132,7 @@ impl<R: DeserializeOwned + 'static> Driver<R> {
 #[must_use = "a map does nothing until it is polled"]
 pub struct FileOrdered<R>(Driver<R>);
 
-impl<R: DeserializeOwned + 'static> FileOrdered<R> {
+impl<R: DeserializeOwned> FileOrdered<R> {
     pub(super) fn begin(map: MapFile<Client, R>) -> Result<FileOrdered<R>, FileError> {
         Driver::begin(map, Order::File).map(FileOrdered)
     }
@@ -135,6 +140,11 @@ impl<R: DeserializeOwned + 'static> FileOrdered<R> {
     /// The next result; `None` when there are no more.
     pub async fn next(&mut self) -> Option<Result<R, MapFileError>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// The next result and the index of its chunk: chunks that no record begins in have none.
+    pub async fn next_indexed(&mut self) -> Option<Result<(u64, R), MapFileError>> {
+        poll_fn(|cx| self.0.poll(cx)).await.map(indexed)
     }
 
     /// All results.
@@ -162,7 +172,7 @@ impl<R: DeserializeOwned + 'static> FileOrdered<R> {
     }
 }
 
-impl<R: DeserializeOwned + 'static> Stream for FileOrdered<R> {
+impl<R: DeserializeOwned> Stream for FileOrdered<R> {
     type Item = Result<R, MapFileError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -178,7 +188,7 @@ impl<R: DeserializeOwned + 'static> Stream for FileOrdered<R> {
 #[must_use = "a map does nothing until it is polled"]
 pub struct FileUnordered<R>(Driver<R>);
 
-impl<R: DeserializeOwned + 'static> FileUnordered<R> {
+impl<R: DeserializeOwned> FileUnordered<R> {
     pub(super) fn begin(map: MapFile<Client, R>) -> Result<FileUnordered<R>, FileError> {
         Driver::begin(map, Order::Done).map(FileUnordered)
     }
@@ -199,14 +209,11 @@ impl<R: DeserializeOwned + 'static> FileUnordered<R> {
     }
 }
 
-impl<R: DeserializeOwned + 'static> Stream for FileUnordered<R> {
+impl<R: DeserializeOwned> Stream for FileUnordered<R> {
     type Item = Result<(u64, R), MapFileError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = ready!(self.0.poll(cx));
-        Poll::Ready(item.map(|item| match item {
-            Ok((index, result)) => result.map(|value| (index, value)),
-            Err(error) => Err(error.into()),
-        }))
+        Poll::Ready(item.map(indexed))
     }
 }
