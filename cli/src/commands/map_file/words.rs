@@ -53,6 +53,7 @@ pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Failure> 
             phases: clutch_client::Phases::default(),
             reason: Reason::Unserializable { path, type_name, message },
             quarantined: false,
+            item: None,
         }
     })
 }
