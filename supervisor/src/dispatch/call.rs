@@ -17,11 +17,12 @@ use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
-use super::metas::{ANSWER_BYTES, push_answer, push_run};
+use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure, too_large};
+use super::streams::{Items, Streams};
 use crate::net::Attached;
-use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
+use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -33,6 +34,8 @@ pub struct Call {
     pub(super) id: u64,
     pool: PoolIndex,
     function: Rc<str>,
+    /// What it does with its items, encoded.
+    each: Option<Box<[u8]>>,
     flags: Flags,
     codec: Codec,
     payload: Bytes,
@@ -48,6 +51,8 @@ pub struct Call {
     pub(super) attempts: Attempts,
     /// Whether it is written down why nobody wants it.
     pub(super) is_unwanted: bool,
+    /// What its client may still be sent of its items, and how many there were.
+    pub(super) items: Items,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -83,6 +88,21 @@ impl Call {
     /// Whether the caller wants to see what it prints.
     pub fn wants_output(&self) -> bool {
         self.flags.has(Flags::OUTPUT)
+    }
+
+    /// Whether it answers with a stream.
+    pub fn gives_items(&self) -> bool {
+        self.flags.has(Flags::STREAM)
+    }
+
+    /// Whether an argument of it can stand for a stream of its client's.
+    pub fn may_take_items(&self) -> bool {
+        self.flags.has(Flags::ATTACHED)
+    }
+
+    /// Whether the caller wants to know how far it has come.
+    pub fn wants_progress(&self) -> bool {
+        self.flags.has(Flags::PROGRESS)
     }
 }
 
@@ -149,7 +169,7 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -164,7 +184,8 @@ impl Dispatcher {
             state.counters.add("attached_bytes_in", attached.bytes());
         }
         let most = self.daemon.attached;
-        let reason = refusal(&state.config, &function, &frame.header, retry.as_ref());
+        let wishes = (retry.as_ref(), each.as_ref());
+        let reason = refusal(&state.config, &function, &frame.header, wishes);
         let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
         if let Some(reason) = reason {
             state.counters.one(answered(&reason));
@@ -194,6 +215,7 @@ impl Dispatcher {
                 id,
                 pool,
                 function,
+                each: encode_each(each),
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
@@ -205,6 +227,7 @@ impl Dispatcher {
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
                 is_unwanted: false,
+                items: Items::default(),
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -248,7 +271,7 @@ impl Dispatcher {
         // pinned to the struct by a test.
         let head = &mut self.head;
         head.clear();
-        let meta_bytes = 16 + call.function.len();
+        let meta_bytes = run_bytes(&call.function, call.each.as_deref());
         head.extend_from_slice(
             &Header {
                 flags: call.flags,
@@ -260,7 +283,7 @@ impl Dispatcher {
             }
             .encode(),
         );
-        push_run(head, left, &call.function);
+        push_run(head, left, &call.function, call.each.as_deref());
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
@@ -269,7 +292,9 @@ impl Dispatcher {
         if entry.given.is_empty() {
             entry.begin_stack();
         }
-        entry.given.push(Given { call: key, run, function: call.function.clone() });
+        let (credit, function) = (call.items.credit, call.function.clone());
+        let streams = Streams::new(call.gives_items(), call.may_take_items(), credit);
+        entry.given.push(Given { call: key, run, function, streams, progress: None });
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
@@ -279,6 +304,9 @@ impl Dispatcher {
             call.attempts.never_began();
             entry.given.pop();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
+        } else if credit > 0 && link.credit(run, 0, credit).is_err() {
+            // The call has left, so that it is lost with its worker.
+            self.follow_up(pool, Event::Doomed { worker, cause: StopCause::ChannelLost });
         }
     }
 
@@ -340,6 +368,7 @@ impl Dispatcher {
         };
         let begins =
             call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, key, &reason));
+        let item = self.item_of(call.pool, key, call.flags, &reason);
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -351,6 +380,7 @@ impl Dispatcher {
             phases: call.phases(now, &state.policy),
             reason,
             quarantined,
+            item,
         };
         send_failure(&call.peer, call.id, &failure);
         true
