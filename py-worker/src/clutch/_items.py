@@ -8,7 +8,7 @@ from itertools import compress, repeat, starmap
 from posix import getpid
 
 from clutch._call import Cancelled
-from clutch._convert import UnserializableError, convert
+from clutch._convert import UnserializableError, attaching, convert
 from clutch._errors import as_dict, describe
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Tuple
 
     from clutch._call import State
-    from clutch._execute import Encode
+    from clutch._execute import Body, Encode
 
     Failures = List[Tuple[int, Dict[str, Any]]]
 
@@ -90,12 +90,12 @@ class Items:
         is_ours = map(getpid().__eq__, starmap(getpid, repeat(())))
         return compress(remaining, is_ours)
 
-    def encode(self, codec: int, encode: "Encode") -> "tuple[bytes, int]":
+    def encode(self, codec: int, encode: "Encode") -> "tuple[Body, int]":
         """The payload with the results, and its flags."""
         if not self._failures:
             body = encode(self._results, 1)
             if body is not None:
-                return bytes(body), 0
+                return body, 0
         depth_max = DEPTH_MAX - _WRAPPED - (codec == CODEC_JSON)
         results: "list[Any]" = []
         for value in self._results:
@@ -107,15 +107,17 @@ class Items:
                 self._unserializable(len(results), error)
                 results.append(None)
         if not self._failures:
-            return bytes(encode(results, 1, is_checked=True) or b""), 0
+            return encode(results, 1, is_checked=True) or b"", 0
         self._failures.sort(key=_index_of)
-        return bytes(encode((results, self._failures), 0, is_checked=True) or b""), FLAG_ITEMS
+        return encode((results, self._failures), 0, is_checked=True) or b"", FLAG_ITEMS
 
     def _plain(self, value: object, codec: int, encode: "Encode", depth_max: int) -> "Any":
         if encode(value, _WRAPPED) is not None:
             return value
         try:
-            value = convert(value, for_json=codec == CODEC_JSON, depth_max=depth_max)
+            attach = attaching(codec, encode)
+            for_json = codec == CODEC_JSON
+            value = convert(value, for_json=for_json, depth_max=depth_max, attach=attach)
         except UnserializableError:
             raise
         except BaseException as error:  # noqa: BLE001 - a value's own code ran.
