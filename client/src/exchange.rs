@@ -11,9 +11,12 @@ use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
+use serde::de::DeserializeOwned;
 
+use crate::codec::decode;
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
+use crate::memory::{Body, Received};
 use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
 
@@ -21,7 +24,7 @@ use crate::retry::Retry;
 pub const DEFAULT_POOL: &str = "default";
 
 /// What a function answered, still encoded.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reply {
     /// The call's id on its connection.
     pub id: u64,
@@ -29,10 +32,52 @@ pub struct Reply {
     pub codec: Codec,
     /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
     pub flags: Flags,
-    /// The value.
+    /// The value; in `raw`, whatever its length. In `plain`, large parts of it may be attached, and
+    /// then it can only be read by [`Reply::value`].
     pub payload: Bytes,
+    /// What came beside it.
+    pub(crate) attached: Option<Arc<Received>>,
     /// Who answered, and how long it took.
     pub answer: Answer,
+}
+
+impl Reply {
+    /// The value.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the type can hold.
+    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
+        decode(self.codec, &self.payload, self.attached.as_deref())
+    }
+
+    /// Takes in what came beside it.
+    fn with_attached(self, descriptors: Vec<OwnedFd>, limit: u64) -> Result<Reply, Reason> {
+        let (attached, payload) = Received::open(&self.payload, descriptors, limit)?;
+        if self.codec != Codec::Raw {
+            return Ok(Reply { attached: Some(Arc::new(attached)), payload, ..self });
+        }
+        match attached.into_bytes() {
+            Some(bytes) if payload.is_empty() => Ok(Reply { payload: bytes, ..self }),
+            _ => {
+                let detail = "a raw result is more or less than its only attachment".into();
+                Err(Reason::Protocol { detail })
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply")
+            .field("id", &self.id)
+            .field("codec", &self.codec)
+            .field("flags", &self.flags)
+            .field("payload", &self.payload)
+            .field("attached", &self.attached.is_some())
+            .field("answer", &self.answer)
+            .finish()
+    }
 }
 
 /// Which function of which pool.
@@ -191,23 +236,24 @@ impl Letter {
         target: &Target,
         wishes: &Wishes,
         deadline: Deadline,
-        (codec, flags, payload): (Codec, Flags, Bytes),
+        (codec, flags, body): (Codec, Flags, Body),
         welcome: &Welcome,
     ) -> Result<Letter, Reason> {
         target.check()?;
         let retry = wishes.retry.as_ref().map(Retry::checked).transpose()?;
         let limit = welcome.payload_bytes_max;
-        if payload.len() as u64 > u64::from(limit) {
+        if body.len() as u64 > u64::from(limit) {
             return Err(Reason::TooLarge {
                 what: Payload::Arguments,
-                bytes: payload.len() as u64,
+                bytes: body.len() as u64,
                 limit: u64::from(limit),
             });
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
         let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
-        let descriptors = Vec::new();
+        let Body { bytes: payload, attached, descriptors, .. } = body;
+        let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
     }
 
@@ -249,13 +295,25 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
 }
 
 /// Reads the answer to a call.
-pub(crate) fn open_reply(delivery: Delivery, target: &Target) -> Result<Reply, Failure> {
-    let frame = open(delivery.frame, Kind::Result, target)?;
+pub(crate) fn open_reply(
+    delivery: Delivery,
+    target: &Target,
+    welcome: &Welcome,
+) -> Result<Reply, Failure> {
+    let Delivery { frame, descriptors } = delivery;
+    let frame = open(frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
     let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
-    Ok(Reply { id, codec, flags, payload: frame.payload, answer })
+    let reply = Reply { id, codec, flags, payload: frame.payload, attached: None, answer };
+    if !flags.has(Flags::ATTACHED) {
+        return Ok(reply);
+    }
+    let call = reply.answer.call;
+    reply
+        .with_attached(descriptors, welcome.attached_bytes_max)
+        .map_err(|reason| target.failure(Trouble::sent(call, reason)))
 }
 
 /// What a frame from the daemon is to a client.
@@ -340,7 +398,7 @@ mod tests {
 
     fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
         let payload = Bytes::from(vec![0; bytes]);
-        let payload = (Codec::Plain, Flags::NONE, payload);
+        let payload = (Codec::Plain, Flags::NONE, payload.into());
         Letter::call(target, &Wishes::default(), Deadline::new(timeout), payload, &welcome())
     }
 
@@ -357,7 +415,7 @@ mod tests {
     fn wishes_travel_and_impossible_ones_do_not() {
         let send = |retry: Retry| {
             let wishes = Wishes { priority: -3, retry: Some(retry) };
-            let payload = (Codec::Plain, Flags::NONE, Bytes::new());
+            let payload = (Codec::Plain, Flags::NONE, Body::default());
             let target = Target::new("math:sqrt");
             Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
         };

@@ -28,13 +28,14 @@
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
 //! - [`Map`]: one function over many items.
+//! - [`Tensor`] and [`SharedTensor`]: arrays, passed on by their memory.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
 //! `pending` (who waits for what), `inbox` and `outbound` (bytes), `transport` and `opening`
-//! (connecting), `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
+//! (connecting), `memory` (what travels beside a value), `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
 
 #![expect(
     clippy::result_large_err,
@@ -49,6 +50,10 @@ mod sys;
 mod error;
 
 mod transport;
+
+mod memory;
+
+mod tensor;
 
 mod exchange;
 
@@ -83,6 +88,7 @@ mod logs;
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::dtype::DType;
 pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound, Shutdown};
 pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
@@ -107,4 +113,6 @@ pub use reply::Answered;
 pub use request::Request;
 pub use retry::Retry;
 pub use serde_json::value::RawValue;
+pub use sys::Element;
+pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

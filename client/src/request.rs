@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::client::Client;
-use crate::codec::{NoArguments, decode, encode_arguments};
+use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
+use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::retry::Retry;
 
@@ -57,7 +58,25 @@ pub(crate) struct Ready<C> {
     wishes: Wishes,
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
-    payload: (Codec, Flags, Bytes),
+    payload: (Codec, Flags, Body),
+}
+
+/// A client that can send a call.
+pub(crate) trait Caller {
+    /// What the daemon has told it.
+    fn welcome(&self) -> &Welcome;
+}
+
+impl Caller for Client {
+    fn welcome(&self) -> &Welcome {
+        Client::welcome(self)
+    }
+}
+
+impl Caller for crate::blocking::Client {
+    fn welcome(&self) -> &Welcome {
+        crate::blocking::Client::welcome(self)
+    }
 }
 
 impl<C> Request<C> {
@@ -140,14 +159,17 @@ impl<C, A, K> Request<C, A, K> {
     where
         A: Serialize,
         K: Serialize,
+        C: Caller,
     {
-        let Parts { target, wishes, timeout, codec, mut flags, encoded, output } = self.parts;
+        let attached_max = self.client.welcome().attached_bytes_max;
+        let Parts { target, wishes, timeout, codec, mut flags, encoded: ready_made, output } =
+            self.parts;
         let deadline = Deadline::new(timeout);
-        let payload = match encoded {
-            Some(payload) => payload,
-            None => encode_arguments(codec, flags, &self.args, &self.kwargs)
-                .map_err(|reason| target.failure(Trouble::unsent(reason)))?,
+        let payload = match ready_made {
+            Some(payload) => encoded(codec, payload, attached_max),
+            None => encode_arguments(codec, flags, &self.args, &self.kwargs, attached_max),
         };
+        let payload = payload.map_err(|reason| target.failure(Trouble::unsent(reason)))?;
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
@@ -164,7 +186,7 @@ impl<C> Ready<C> {
         target: Target,
         wishes: Wishes,
         timeout: Option<Duration>,
-        payload: (Codec, Flags, Bytes),
+        payload: (Codec, Flags, Body),
     ) -> Ready<C> {
         Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
     }
@@ -176,7 +198,7 @@ impl<C> Ready<C> {
 
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
-        // Cloning a payload shares it.
+        // Cloning a body shares it.
         Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
             .map_err(Trouble::unsent)
     }
@@ -184,7 +206,7 @@ impl<C> Ready<C> {
 
 /// Decodes the value of a reply.
 pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
-    decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
+    reply.value().map_err(|reason: Reason| Failure {
         phases: reply.answer.phases,
         ..target.failure(Trouble::sent(reply.answer.call, reason))
     })
@@ -239,6 +261,7 @@ impl Ready<Client> {
             Ok(letter) => connection.exchange_until(&letter, output, self.deadline, give_up).await,
             Err(trouble) => Err(trouble),
         };
-        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+        let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
+        open_reply(delivery, &self.target, connection.welcome())
     }
 }
