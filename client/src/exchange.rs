@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::stream::{Credit, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 use serde::de::DeserializeOwned;
@@ -49,21 +50,6 @@ impl Reply {
     /// When it is not what the type can hold.
     pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
         decode(self.codec, &self.payload, self.attached.as_deref())
-    }
-
-    /// Takes in what came beside it.
-    fn with_attached(self, descriptors: Vec<OwnedFd>, limit: u64) -> Result<Reply, Reason> {
-        let (attached, payload) = Received::open(&self.payload, descriptors, limit)?;
-        if self.codec != Codec::Raw {
-            return Ok(Reply { attached: Some(Arc::new(attached)), payload, ..self });
-        }
-        match attached.into_bytes() {
-            Some(bytes) if payload.is_empty() => Ok(Reply { payload: bytes, ..self }),
-            _ => {
-                let detail = "a raw result is more or less than its only attachment".into();
-                Err(Reason::Protocol { detail })
-            }
-        }
     }
 }
 
@@ -125,6 +111,7 @@ impl Target {
             phases: Phases::default(),
             reason: trouble.reason,
             quarantined: false,
+            item: None,
         }
     }
 }
@@ -136,6 +123,8 @@ pub(crate) struct Wishes {
     pub(crate) priority: i8,
     /// What is to be done when an attempt fails.
     pub(crate) retry: Option<Retry>,
+    /// What is to be done with each item.
+    pub(crate) each: Option<Each>,
 }
 
 /// What this side noticed about a request.
@@ -231,6 +220,18 @@ impl Letter {
         }
     }
 
+    /// Leave to send more items of a call's answer.
+    pub(crate) fn credit(items: u32) -> Letter {
+        let meta = wire::encode(&Credit { stream: 0, items }).expect("it has a fixed size");
+        Letter { meta, ..Letter::bare(Kind::Credit) }
+    }
+
+    /// Whether it is about a call that is under way, and small: it is sent even when others wait
+    /// for room, and is none of what a call is taken back with.
+    pub(crate) fn is_remark(&self) -> bool {
+        matches!(self.kind, Kind::Cancel | Kind::Credit)
+    }
+
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
     pub(crate) fn call(
         target: &Target,
@@ -250,7 +251,8 @@ impl Letter {
             });
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
-        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
+        let each = wishes.each.clone();
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         let Body { bytes: payload, attached, descriptors, .. } = body;
         let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
@@ -306,14 +308,10 @@ pub(crate) fn open_reply(
     let answer = meta_of::<Answer>(&frame);
     let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
-    let reply = Reply { id, codec, flags, payload: frame.payload, attached: None, answer };
-    if !flags.has(Flags::ATTACHED) {
-        return Ok(reply);
-    }
-    let call = reply.answer.call;
-    reply
-        .with_attached(descriptors, welcome.attached_bytes_max)
-        .map_err(|reason| target.failure(Trouble::sent(call, reason)))
+    let delivery = Delivery { frame, descriptors };
+    let (payload, attached) = Received::take(delivery, welcome.attached_bytes_max)
+        .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
+    Ok(Reply { id, codec, flags, payload, attached: attached.map(Arc::new), answer })
 }
 
 /// What a frame from the daemon is to a client.
@@ -323,6 +321,10 @@ pub(crate) enum Incoming {
     Answer(Delivery),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// An item of a call's answer.
+    Item(Delivery),
+    /// How far call `.0` has come.
+    Progress(u64, Progress),
     /// Log lines for request `.0`, and more will come.
     Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
@@ -350,6 +352,11 @@ pub(crate) fn sort(delivery: Delivery) -> Incoming {
                 let chunk = OutputChunk { id, stream, dropped_bytes, bytes };
                 Incoming::Output(id, chunk)
             }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::Item => Incoming::Item(delivery),
+        Kind::Progress => match wire::decode(&frame.meta) {
+            Ok(progress) => Incoming::Progress(frame.header.id, progress),
             Err(error) => Incoming::Close(garbage(&error)),
         },
         Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
@@ -407,14 +414,15 @@ mod tests {
         let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
-        let (priority, retry) = (0, None);
-        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry }, meta);
+        let (priority, retry, each) = (0, None, None);
+        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry, each }, meta);
     }
 
     #[test]
     fn wishes_travel_and_impossible_ones_do_not() {
         let send = |retry: Retry| {
-            let wishes = Wishes { priority: -3, retry: Some(retry) };
+            let each = Each { apply: message::Apply::Star, fold: "m:fold".into() };
+            let wishes = Wishes { priority: -3, retry: Some(retry), each: Some(each) };
             let payload = (Codec::Plain, Flags::NONE, Body::default());
             let target = Target::new("math:sqrt");
             Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
@@ -428,6 +436,7 @@ mod tests {
         let (attempts, backoff_ms, attempt_timeout_ms) = (3, 100, 1000);
         let retry = message::Retry { attempts, on, backoff_ms, attempt_timeout_ms };
         assert_eq!((-3, Some(retry)), (meta.priority, meta.retry));
+        assert_eq!("m:fold", meta.each.unwrap().fold);
         for impossible in [Retry::new(0), Retry::new(2), Retry::new(2).on_raised("a b")] {
             assert_eq!("BadArguments", send(impossible).unwrap_err().name());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::message::Welcome;
+use clutch_protocol::stream::Progress;
 use clutch_protocol::{Codec, Failure, Flags, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::client::Client;
 use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
+use crate::items::{ItemSink, ProgressSink};
 use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::retry::Retry;
@@ -49,6 +51,7 @@ struct Parts {
     flags: Flags,
     encoded: Option<Bytes>,
     output: Option<mpsc::Sender<OutputChunk>>,
+    progress: Option<ProgressSink>,
 }
 
 /// A request that is ready to be sent.
@@ -89,6 +92,7 @@ impl<C> Request<C> {
             flags: Flags::NONE,
             encoded: None,
             output: None,
+            progress: None,
         };
         Request { client, args: NoArguments, kwargs: NoArguments, parts }
     }
@@ -154,6 +158,18 @@ impl<C, A, K> Request<C, A, K> {
         self
     }
 
+    /// Has `tell` called with how far the call has come, each time its function says so by
+    /// `clutch.progress`: at most ten times a second, and with the last one before the call ends.
+    /// Whoever reads for the client calls it, so it must not block, nor use the client.
+    pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.parts.progress = Some(ProgressSink::new(tell));
+        self
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.parts.target
+    }
+
     /// Encodes the arguments and starts the clock.
     pub(crate) fn ready(self) -> Result<Ready<C>, Failure>
     where
@@ -162,8 +178,9 @@ impl<C, A, K> Request<C, A, K> {
         C: Caller,
     {
         let attached_max = self.client.welcome().attached_bytes_max;
-        let Parts { target, wishes, timeout, codec, mut flags, encoded: ready_made, output } =
+        let Parts { target, wishes, timeout, codec, mut flags, encoded: ready_made, .. } =
             self.parts;
+        let (output, progress) = (self.parts.output, self.parts.progress);
         let deadline = Deadline::new(timeout);
         let payload = match ready_made {
             Some(payload) => encoded(codec, payload, attached_max),
@@ -173,7 +190,11 @@ impl<C, A, K> Request<C, A, K> {
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
-        let output = output.map(OutputSink::new);
+        let mut output = output.map(OutputSink::new);
+        if progress.is_some() {
+            flags = flags.with(Flags::PROGRESS);
+            output.get_or_insert_default().progress = progress;
+        }
         let payload = (codec, flags, payload);
         Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
     }
@@ -189,6 +210,14 @@ impl<C> Ready<C> {
         payload: (Codec, Flags, Body),
     ) -> Ready<C> {
         Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
+    }
+
+    /// With its answer in items, `window` of them on the way at most.
+    pub(crate) fn with_items(mut self, items: ItemSink) -> Ready<C> {
+        let (codec, flags, payload) = self.payload;
+        self.payload = (codec, flags.with(Flags::STREAM), payload);
+        self.output.get_or_insert_default().items = Some(items);
+        self
     }
 
     /// With what it prints sent here.
@@ -254,7 +283,10 @@ impl Ready<Client> {
         self.send_until(std::future::pending()).await
     }
 
-    async fn send_until(&mut self, give_up: impl Future<Output = ()>) -> Result<Reply, Failure> {
+    pub(crate) async fn send_until(
+        &mut self,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
         let frame = match self.letter(connection.welcome()) {

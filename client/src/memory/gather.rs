@@ -113,10 +113,6 @@ impl Gather {
         }
         let Enclosure { content, place } = enclosure;
         match place {
-            Place::Nowhere => {
-                self.list.push(Attachment { descriptor: 0, offset: 0, bytes: 0, content });
-                Ok(())
-            }
             Place::Here(bytes) => {
                 let length = (*bytes).as_ref().len() as u64;
                 self.wait(Waiting::Here(bytes), length, content)

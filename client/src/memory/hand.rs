@@ -45,8 +45,6 @@ pub(crate) enum Place {
         /// How long it is.
         bytes: u64,
     },
-    /// It has no bytes: a stream.
-    Nowhere,
 }
 
 /// Something that came and is taken as a whole.

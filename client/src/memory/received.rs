@@ -6,14 +6,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use clutch_protocol::Reason;
 use clutch_protocol::attachment::{Attachment, Attachments, Content};
 use clutch_protocol::failure::Payload;
 use clutch_protocol::plain::Attached;
+use clutch_protocol::{Codec, Flags, Reason};
 use nix::sys::stat::fstat;
 
 use super::hand::{self, Memory, Offer};
 use super::memfd::{adopt_shared, adopt_still, size};
+use crate::inbox::Delivery;
 use crate::sys::{LENGTH_SEALS, VALUE_SEALS, seals};
 
 /// The attachments of one payload. What they hold is unmapped and closed with the last value that
@@ -26,8 +27,31 @@ pub(crate) struct Received {
 }
 
 impl Received {
+    /// What came with a frame: its value, and what is attached to that. What is attached in `raw`
+    /// is the value.
+    pub(crate) fn take(
+        delivery: Delivery,
+        limit: u64,
+    ) -> Result<(Bytes, Option<Received>), Reason> {
+        let Delivery { frame, descriptors } = delivery;
+        if !frame.header.flags.has(Flags::ATTACHED) {
+            return Ok((frame.payload, None));
+        }
+        let (attached, value) = Received::open(&frame.payload, descriptors, limit)?;
+        if frame.header.codec != Codec::Raw {
+            return Ok((value, Some(attached)));
+        }
+        match attached.into_bytes() {
+            Some(bytes) if value.is_empty() => Ok((bytes, None)),
+            _ => {
+                let detail = "a raw result is more or less than its only attachment".into();
+                Err(Reason::Protocol { detail })
+            }
+        }
+    }
+
     /// Takes a payload apart into what came beside it and its value.
-    pub(crate) fn open(
+    fn open(
         payload: &Bytes,
         descriptors: Vec<OwnedFd>,
         limit: u64,
@@ -57,7 +81,7 @@ impl Received {
     }
 
     /// The only attachment of a payload that has no value, as bytes.
-    pub(crate) fn into_bytes(self) -> Option<Bytes> {
+    fn into_bytes(self) -> Option<Bytes> {
         let [attachment] = &self.list[..] else { return None };
         let (from, to) = ends(attachment);
         match (&self.memory[attachment.descriptor as usize], &attachment.content) {
