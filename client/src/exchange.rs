@@ -24,8 +24,24 @@ use crate::retry::Retry;
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
 
+/// What came beside a payload, if anything did: the memory of large parts of its value.
+#[derive(Clone, Default)]
+pub struct Beside(Option<Arc<Received>>);
+
+impl Beside {
+    pub(crate) fn get(&self) -> Option<&Received> {
+        self.0.as_deref()
+    }
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside(nothing)" })
+    }
+}
+
 /// What a function answered, still encoded.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     /// The call's id on its connection.
     pub id: u64,
@@ -37,7 +53,7 @@ pub struct Reply {
     /// then it can only be read by [`Reply::value`].
     pub payload: Bytes,
     /// What came beside it.
-    pub(crate) attached: Option<Arc<Received>>,
+    pub attached: Beside,
     /// Who answered, and how long it took.
     pub answer: Answer,
 }
@@ -49,20 +65,7 @@ impl Reply {
     ///
     /// When it is not what the type can hold.
     pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
-        decode(self.codec, &self.payload, self.attached.as_deref())
-    }
-}
-
-impl std::fmt::Debug for Reply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reply")
-            .field("id", &self.id)
-            .field("codec", &self.codec)
-            .field("flags", &self.flags)
-            .field("payload", &self.payload)
-            .field("attached", &self.attached.is_some())
-            .field("answer", &self.answer)
-            .finish()
+        decode(self.codec, &self.payload, self.attached.get())
     }
 }
 
@@ -311,7 +314,8 @@ pub(crate) fn open_reply(
     let delivery = Delivery { frame, descriptors };
     let (payload, attached) = Received::take(delivery, welcome.attached_bytes_max)
         .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
-    Ok(Reply { id, codec, flags, payload, attached: attached.map(Arc::new), answer })
+    let attached = Beside(attached.map(Arc::new));
+    Ok(Reply { id, codec, flags, payload, attached, answer })
 }
 
 /// What a frame from the daemon is to a client.

@@ -113,7 +113,7 @@ pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
-pub use exchange::{DEFAULT_POOL, Reply};
+pub use exchange::{Beside, DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};

@@ -317,7 +317,7 @@ impl<R: DeserializeOwned> Plan<R> {
                 ..self.settings.target.failure(trouble)
             })
         };
-        let payload = (&reply.payload[..], reply.attached.as_deref());
+        let payload = (&reply.payload[..], reply.attached.get());
         match decode_items(reply.codec, reply.flags, payload, parcel.items as usize) {
             Ok(Results::All(results)) => Rest::All(results.into_iter()),
             Ok(Results::Mixed(results)) => {
@@ -368,7 +368,7 @@ mod tests {
     use clutch_protocol::message::PoolSize;
 
     use super::*;
-    use crate::exchange::DEFAULT_POOL;
+    use crate::exchange::{Beside, DEFAULT_POOL};
 
     /// A map of 0, 1, 2, ... driven by hand.
     struct Hand {
@@ -434,7 +434,7 @@ mod tests {
             let codec = Codec::Plain;
             self.plan.answered(
                 parcel,
-                Ok(Reply { id: 1, codec, flags, payload, attached: None, answer }),
+                Ok(Reply { id: 1, codec, flags, payload, attached: Beside::default(), answer }),
             );
         }
 
