@@ -21,6 +21,9 @@ const CALL_COUNT: &str = "{spinner} {msg}";
 /// How finely the bar of a call is drawn.
 const CALL_STEPS: u64 = 10_000;
 
+/// Shown of a file.
+const BYTES: &str = "[{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+
 /// A bar, or nothing.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
@@ -36,6 +39,23 @@ impl Progress {
             bar
         });
         Progress { bar, total: None }
+    }
+
+    /// A bar of a file's bytes.
+    pub(crate) fn of_bytes(wanted: bool, total: u64) -> Progress {
+        let mut progress = Progress::new(wanted);
+        progress.total(Some(total));
+        if let Some(bar) = &progress.bar {
+            bar.set_style(style(BYTES));
+        }
+        progress
+    }
+
+    /// This much is done.
+    pub(crate) fn at(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
     }
 
     /// Sets how many items there are, as far as that is known.
@@ -181,5 +201,6 @@ mod tests {
         style(COUNT);
         style(CALL_BAR);
         style(CALL_COUNT);
+        style(BYTES);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
 use clutch_protocol::stream::{Credit, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
@@ -81,6 +81,7 @@ impl Target {
             phases: Phases::default(),
             reason: trouble.reason,
             quarantined: false,
+            item: None,
         }
     }
 }
@@ -92,6 +93,8 @@ pub(crate) struct Wishes {
     pub(crate) priority: i8,
     /// What is to be done when an attempt fails.
     pub(crate) retry: Option<Retry>,
+    /// What is to be done with each item.
+    pub(crate) each: Option<Each>,
 }
 
 /// What this side noticed about a request.
@@ -218,7 +221,8 @@ impl Letter {
             });
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
-        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
+        let each = wishes.each.clone();
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         let descriptors = Vec::new();
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
@@ -371,14 +375,15 @@ mod tests {
         let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
-        let (priority, retry) = (0, None);
-        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry }, meta);
+        let (priority, retry, each) = (0, None, None);
+        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry, each }, meta);
     }
 
     #[test]
     fn wishes_travel_and_impossible_ones_do_not() {
         let send = |retry: Retry| {
-            let wishes = Wishes { priority: -3, retry: Some(retry) };
+            let each = Each { apply: message::Apply::Star, fold: "m:fold".into() };
+            let wishes = Wishes { priority: -3, retry: Some(retry), each: Some(each) };
             let payload = (Codec::Plain, Flags::NONE, Bytes::new());
             let target = Target::new("math:sqrt");
             Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
@@ -392,6 +397,7 @@ mod tests {
         let (attempts, backoff_ms, attempt_timeout_ms) = (3, 100, 1000);
         let retry = message::Retry { attempts, on, backoff_ms, attempt_timeout_ms };
         assert_eq!((-3, Some(retry)), (meta.priority, meta.retry));
+        assert_eq!("m:fold", meta.each.unwrap().fold);
         for impossible in [Retry::new(0), Retry::new(2), Retry::new(2).on_raised("a b")] {
             assert_eq!("BadArguments", send(impossible).unwrap_err().name());
         }

@@ -29,6 +29,7 @@
 //! - [`Answered`]: a result together with how the call went.
 //! - [`ItemStream`]: the items of a generator, as they come.
 //! - [`Map`]: one function over many items.
+//! - [`MapFile`]: one function over the chunks of a file.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
@@ -83,6 +84,8 @@ mod operate;
 
 mod map;
 
+mod map_file;
+
 mod logs;
 
 pub mod blocking;
@@ -97,8 +100,8 @@ pub use clutch_protocol::operate::{
     Ahead, CancelledCall, Denial, Explanation, PoolOrder, Stack, Step,
 };
 pub use clutch_protocol::retry::RetryError;
-pub use clutch_protocol::stream::Progress;
 pub use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
+pub use clutch_protocol::stream::Progress;
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
@@ -107,6 +110,10 @@ pub use exchange::{DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use map_file::{
+    Csv, FileChunk, FileError, FileFault, FileOrdered, FileUnordered, MapFile, MapFileError,
+    ParquetFault, SourceFile, Split,
+};
 pub use operate::OperateError;
 pub use pending::OutputChunk;
 pub use reply::Answered;

@@ -202,10 +202,7 @@ impl<W> Pending<W> {
 
     /// Hands an item to its call; to the waiter itself, if that is where items go. Those of a call
     /// that is over are dropped.
-    pub(crate) fn item(
-        &mut self,
-        delivery: Delivery,
-    ) -> Result<Option<(&W, Delivery)>, Closing> {
+    pub(crate) fn item(&mut self, delivery: Delivery) -> Result<Option<(&W, Delivery)>, Closing> {
         let Some((waiter, sink)) = self.entries.get_mut(&delivery.frame.header.id) else {
             return Ok(None);
         };

@@ -1,6 +1,8 @@
 //! One call, built piece by piece. The same builder serves both clients: `C` is the client that
 //! will send it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,6 +63,8 @@ pub(crate) struct Ready<C> {
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
     payload: (Codec, Flags, Bytes),
+    /// What travels beside the payload.
+    descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl<C> Request<C> {
@@ -174,7 +178,8 @@ impl<C, A, K> Request<C, A, K> {
             output.get_or_insert_default().progress = progress;
         }
         let payload = (codec, flags, payload);
-        Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
+        let (client, descriptors) = (self.client, Vec::new());
+        Ok(Ready { client, target, wishes, deadline, output, payload, descriptors })
     }
 }
 
@@ -187,7 +192,13 @@ impl<C> Ready<C> {
         timeout: Option<Duration>,
         payload: (Codec, Flags, Bytes),
     ) -> Ready<C> {
-        Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
+        let (deadline, output, descriptors) = (Deadline::new(timeout), None, Vec::new());
+        Ready { client, target, wishes, deadline, output, payload, descriptors }
+    }
+
+    /// With these beside its payload, whose table refers to them.
+    pub(crate) fn with_descriptors(self, descriptors: Vec<Arc<OwnedFd>>) -> Ready<C> {
+        Ready { descriptors, ..self }
     }
 
     /// With its answer in items, `window` of them on the way at most.
@@ -206,8 +217,10 @@ impl<C> Ready<C> {
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a payload shares it.
-        Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
-            .map_err(Trouble::unsent)
+        let payload = self.payload.clone();
+        let letter = Letter::call(&self.target, &self.wishes, self.deadline, payload, welcome);
+        let letter = letter.map_err(Trouble::unsent)?;
+        Ok(Letter { descriptors: self.descriptors.clone(), ..letter })
     }
 }
 
@@ -261,7 +274,10 @@ impl Ready<Client> {
         self.send_until(std::future::pending()).await
     }
 
-    pub(crate) async fn send_until(&mut self, give_up: impl Future<Output = ()>) -> Result<Reply, Failure> {
+    pub(crate) async fn send_until(
+        &mut self,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
         let frame = match self.letter(connection.welcome()) {

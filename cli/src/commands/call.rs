@@ -264,6 +264,7 @@ fn unanswered(args: &Args) -> Failure {
         phases: Phases::default(),
         reason: Reason::Cancelled,
         quarantined: false,
+        item: None,
     }
 }
 

@@ -5,11 +5,12 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map; `stream`: items as they come.
+//! - `map`: the driver of a blocking map; `map_file`: that of a file's; `stream`: items as they come.
 
 mod connection;
 mod desk;
 mod map;
+mod map_file;
 mod opening;
 mod remarks;
 mod stream;
@@ -17,7 +18,7 @@ mod turn;
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use map::{Ordered, Unordered};
+pub use map_file::{FileOrdered, FileUnordered};
 pub use stream::ItemStream;
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
@@ -38,6 +40,7 @@ use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply
 use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
+use crate::map_file::{Input, MapFile, SourceFile};
 use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
@@ -148,6 +151,26 @@ impl Client {
         items: I,
     ) -> Map<Client, I::IntoIter, R> {
         Map::new(self.clone(), function, items.into_iter())
+    }
+
+    /// Calls `function` once for each chunk of a file, its only argument, over all workers of the
+    /// pool: each maps its own chunk into memory, and this side reads nothing of it. [`MapFile`]
+    /// says how it is cut.
+    pub fn map_file<R>(
+        &self,
+        function: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Path(path.into()))
+    }
+
+    /// The same for a file that is open already.
+    pub fn map_source<R>(
+        &self,
+        function: impl Into<String>,
+        source: SourceFile,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Open(source))
     }
 
     /// What the daemon, its pools and their workers are doing now.

@@ -20,6 +20,7 @@ __all__ = [
     "NAME_TEXT_BYTES_MAX",
     "NOTES_MAX",
     "PAYLOAD_BYTES_MAX",
+    "PLACE_WORDS",
     "PROGRESS_TEXT_BYTES_MAX",
     "RECEIVE_BYTES",
     "RECORD_BYTES_MAX",
@@ -43,6 +44,8 @@ LOG_TEXT_BYTES_MAX = 16 << 10
 LOG_NAME_BYTES_MAX = 512
 IMPORT_TIMES_MAX = 16
 LANES_MAX = 256
+# On the page: from the place of a call's id to that of its items, and what lies between.
+PLACE_WORDS = LANES_MAX + 1
 STREAMS_MAX = 64
 STREAM_CREDIT_MAX = 4096
 PROGRESS_TEXT_BYTES_MAX = 512

@@ -17,7 +17,7 @@ use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
-use super::metas::{ANSWER_BYTES, push_answer, push_run};
+use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure, too_large};
 use super::streams::{Items, Streams};
@@ -34,6 +34,8 @@ pub struct Call {
     pub(super) id: u64,
     pool: PoolIndex,
     function: Rc<str>,
+    /// What it does with its items, encoded.
+    each: Option<Box<[u8]>>,
     flags: Flags,
     codec: Codec,
     payload: Bytes,
@@ -140,8 +142,8 @@ impl Core {
         if frame.header.codec == Codec::None {
             return Err(CallFault::NoCodec);
         }
-        let taken = self
-            .with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
+        let taken =
+            self.with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
         if let Some((pool, event)) = taken {
             let nested = matches!(event, Event::CallArrived { nested: true, .. });
             if nested {
@@ -167,7 +169,7 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -182,7 +184,8 @@ impl Dispatcher {
             state.counters.add("attached_bytes_in", attached.bytes());
         }
         let most = self.daemon.attached;
-        let reason = refusal(&state.config, &function, &frame.header, retry.as_ref());
+        let wishes = (retry.as_ref(), each.as_ref());
+        let reason = refusal(&state.config, &function, &frame.header, wishes);
         let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
         if let Some(reason) = reason {
             state.counters.one(answered(&reason));
@@ -212,6 +215,7 @@ impl Dispatcher {
                 id,
                 pool,
                 function,
+                each: encode_each(each),
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
@@ -267,7 +271,7 @@ impl Dispatcher {
         // pinned to the struct by a test.
         let head = &mut self.head;
         head.clear();
-        let meta_bytes = 16 + call.function.len();
+        let meta_bytes = run_bytes(&call.function, call.each.as_deref());
         head.extend_from_slice(
             &Header {
                 flags: call.flags,
@@ -279,7 +283,7 @@ impl Dispatcher {
             }
             .encode(),
         );
-        push_run(head, left, &call.function);
+        push_run(head, left, &call.function, call.each.as_deref());
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
@@ -364,6 +368,7 @@ impl Dispatcher {
         };
         let begins =
             call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, key, &reason));
+        let item = self.item_of(call.pool, key, call.flags, &reason);
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -375,6 +380,7 @@ impl Dispatcher {
             phases: call.phases(now, &state.policy),
             reason,
             quarantined,
+            item,
         };
         send_failure(&call.peer, call.id, &failure);
         true

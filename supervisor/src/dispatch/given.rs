@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use clutch_protocol::message::WorkerId;
+use clutch_protocol::{Flags, Reason};
 
 use super::dispatcher::{Dispatcher, Worker};
 use super::progress::Told;
@@ -64,6 +65,25 @@ impl Dispatcher {
         let has_begun = |given: &&Given| link.has_begun(given.run) || given.streams.have_moved;
         let begun = entry.given.iter().filter(has_begun);
         Begun::Only(begun.map(|given| given.call).collect())
+    }
+
+    /// Which of a call's items its worker died with, if that is proven: not while the worker may
+    /// still live, and begin the next.
+    pub(super) fn item_of(
+        &self,
+        pool: PoolIndex,
+        call: CallKey,
+        flags: Flags,
+        reason: &Reason,
+    ) -> Option<u64> {
+        let Reason::WorkerDied(certificate) = reason else {
+            return None;
+        };
+        if !flags.has(Flags::ITEMS) || certificate.exit.is_none() {
+            return None;
+        }
+        let entry = self.pools[pool.0].workers.get(&certificate.worker)?;
+        entry.link.as_ref()?.item_of(self.run_of(pool, certificate.worker, call))
     }
 
     /// The calls that a worker has and that were not given up.

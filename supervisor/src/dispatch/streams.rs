@@ -266,8 +266,11 @@ impl Core {
                 return Err(StreamFault::Stream { call, stream });
             }
             let outstanding = entry.items.credit;
-            add(&mut entry.items.credit, items)
-                .map_err(|BadCredit| StreamFault::Credit { call, items, outstanding })?;
+            add(&mut entry.items.credit, items).map_err(|BadCredit| StreamFault::Credit {
+                call,
+                items,
+                outstanding,
+            })?;
             // While it waits for a worker, it is only added up.
             let Some((pool, worker)) = dispatcher.home_of_call(key) else { return Ok(None) };
             let sent = dispatcher.with_run(pool, worker, key, |link, given| {
@@ -433,8 +436,8 @@ impl Dispatcher {
     fn home_of_call(&self, key: CallKey) -> Option<(PoolIndex, WorkerId)> {
         let call = self.calls.get(&key)?;
         let (pool, worker) = (call.pool(), call.worker()?);
-        let counts = self.is_with(pool, worker, key)
-            && !self.pools[pool.0].policy.is_attempt_over(key);
+        let counts =
+            self.is_with(pool, worker, key) && !self.pools[pool.0].policy.is_attempt_over(key);
         counts.then_some((pool, worker))
     }
 

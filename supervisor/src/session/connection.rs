@@ -20,9 +20,7 @@ use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
 use crate::net::intake::{IntakeError, OF_CLIENTS};
-use crate::net::{
-    Attached, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget,
-};
+use crate::net::{Attached, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::reload;
 use crate::worker::link::frame_head;
 
@@ -104,12 +102,10 @@ impl Connection {
         let limit = CLIENT_OUTBOX_BYTES_MAX + doorway.daemon.payload as usize;
         let holdings = doorway.core.holdings().clone();
         let ledger = Ledger::new(holdings.clone());
-        let outbox =
-            Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
+        let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
         Connection {
             // A stranger may send none: it has not been told what may be attached.
-            inbox: Inbox::new(stream.clone(), Decoder::before_hello())
-                .taking(&[], ledger.clone()),
+            inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
             ledger,
             peer: Rc::new(Peer::new(id, outbox)),
             doorway,

@@ -249,6 +249,11 @@ impl Link {
         self.page.has_begun(call)
     }
 
+    /// Which of a call's items was the last to begin, if any.
+    pub fn item_of(&self, call: u64) -> Option<u64> {
+        self.page.item_of(call)
+    }
+
     async fn listen_to_worker(self: Rc<Link>, core: Core) {
         let take = |frame, attached| core.worker_frame(&self, &frame, &attached);
         let deaf = || core.is_outlaw(&self);
