@@ -226,9 +226,10 @@ impl Core {
                 return Ok(dispatcher.attempt_failed(link, run));
             }
             let word = dispatcher.history.word(reason.name());
+            let items = dispatcher.items_told(call);
             if counts && dispatcher.fail(now, call, reason, false) {
                 let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
-                dispatcher.history.note(now, record.word(word));
+                dispatcher.history.note(now, record.word(word).extra(items));
             } else {
                 dispatcher.late(now, link, call);
             }
