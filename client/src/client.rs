@@ -139,6 +139,15 @@ impl Client {
         Map::new(self.clone(), function, items)
     }
 
+    /// As [`map`](Client::map), with the parts of each item as the function's arguments.
+    pub fn starmap<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, Items<I::IntoIter>, R> {
+        self.map(function, items).star()
+    }
+
     /// What the daemon, its pools and their workers are doing now.
     ///
     /// # Errors

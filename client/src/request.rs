@@ -169,6 +169,12 @@ impl<C> Ready<C> {
         Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
     }
 
+    /// What its caller wants beyond its answer.
+    #[cfg(test)]
+    pub(crate) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
     /// With what it prints sent here.
     pub(crate) fn with_output(self, output: Option<OutputSink>) -> Ready<C> {
         Ready { output, ..self }

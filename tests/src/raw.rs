@@ -18,9 +18,7 @@ use clutch_protocol::message::{Refused, Role, Welcome};
 use clutch_protocol::status::Status;
 use clutch_protocol::wire;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 pub use crate::forge::*;
 use crate::{MILLISECOND, SECOND};

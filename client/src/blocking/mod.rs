@@ -28,7 +28,7 @@ use clutch_protocol::{Failure, Frame, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use map::{Ordered, Unordered};
+pub use map::{Enumerated, Ordered, Unordered};
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
@@ -135,6 +135,15 @@ impl Client {
         items: I,
     ) -> Map<Client, I::IntoIter, R> {
         Map::new(self.clone(), function, items.into_iter())
+    }
+
+    /// As [`map`](Client::map), with the parts of each item as the function's arguments.
+    pub fn starmap<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, I::IntoIter, R> {
+        self.map(function, items).star()
     }
 
     /// What the daemon, its pools and their workers are doing now.

@@ -7,8 +7,8 @@ use clutch_protocol::failure::{
     NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Apply, Call, Each, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
-    LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
+    Answer, Apply, Call, Each, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports,
+    Log, LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
     Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram,
     RunRefusal, RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram,
     SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,

@@ -124,8 +124,8 @@ impl Core {
         if frame.header.codec == Codec::None {
             return Err(CallFault::NoCodec);
         }
-        let taken = self
-            .with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
+        let taken =
+            self.with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
         if let Some((pool, event)) = taken {
             let nested = matches!(event, Event::CallArrived { nested: true, .. });
             if nested {

@@ -16,7 +16,8 @@ pub(super) fn refusal(
     header: &Header,
     (retry, each): (Option<&Retry>, Option<&Each>),
 ) -> Option<Reason> {
-    if let Some(reason) = refusal_of_name(config, function).or_else(|| of_each(config, header, each?))
+    if let Some(reason) =
+        refusal_of_name(config, function).or_else(|| of_each(config, header, each?))
     {
         return Some(reason);
     }

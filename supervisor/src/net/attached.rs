@@ -93,7 +93,9 @@ pub struct Unfit {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Why {
     /// Whoever maps it and looks is killed when somebody else shrinks it.
-    #[error("is memory that can still change its size; seal it against shrinking, growing and seals")]
+    #[error(
+        "is memory that can still change its size; seal it against shrinking, growing and seals"
+    )]
     Unsealed,
     /// A pipe, a socket, a directory, a device.
     #[error("is no file; only sealed memfds and files opened for reading may travel")]

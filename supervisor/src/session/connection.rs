@@ -100,12 +100,10 @@ impl Connection {
         let limit = CLIENT_OUTBOX_BYTES_MAX + doorway.daemon.payload as usize;
         let holdings = doorway.core.holdings().clone();
         let ledger = Ledger::new(holdings.clone());
-        let outbox =
-            Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
+        let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
         Connection {
             // A stranger may send none: it has not been told what may be attached.
-            inbox: Inbox::new(stream.clone(), Decoder::before_hello())
-                .taking(&[], ledger.clone()),
+            inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
             ledger,
             peer: Rc::new(Peer::new(id, outbox)),
             doorway,
