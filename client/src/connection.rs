@@ -119,11 +119,15 @@ impl Connection {
         };
         let id = self.ids.next();
         let (sender, receiver) = oneshot::channel();
+        let window = output.as_ref().and_then(OutputSink::window);
         lock(&self.pending)
             .insert(id, sender, output)
             .map_err(|closing| Trouble::unsent(&closing))?;
         let mut ticket = Ticket { connection: self, id, left: Left::Unsent };
         self.send(id, letter, deadline).await?;
+        if let Some(items) = window {
+            self.credit(id, items);
+        }
         let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
         ticket.left = if goes_on { Left::Call } else { Left::Unsent };
         let mut receiver = receiver;
@@ -151,6 +155,7 @@ impl Connection {
         ticket.left = Left::Nothing;
         match outcome.expect("whoever takes a waiter out of the table tells it") {
             Outcome::Reply(delivery) => Ok(delivery),
+            Outcome::Item(_) => unreachable!("items have a channel of their own"),
             Outcome::Lost { closing, sent } => {
                 Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
             }
@@ -200,13 +205,16 @@ impl Connection {
     /// Sends a frame, if there is room or it is a cancel.
     fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
         let header = letter.header(id).encode();
+        // A call is taken back under its own id, and what is said of it is not the call.
+        let own = if letter.is_remark() { 0 } else { id };
         let Letter { meta, payload, descriptors, .. } = letter;
-        let frame = Outgoing { id, header: &header, meta, payload, descriptors };
+        let frame = Outgoing { id: own, header: &header, meta, payload, descriptors };
         let sent = {
             let mut outbound = lock(&self.outbound);
             // A cancel makes room. There is at most one for each call the daemon has, and no call
-            // is sent without room, so they are few: `in_flight_max` headers.
-            if letter.kind != Kind::Cancel && !outbound.has_room() {
+            // is sent without room, so they are few: `in_flight_max` headers. A credit is for items
+            // that have come, which the daemon does not send without.
+            if !letter.is_remark() && !outbound.has_room() {
                 return None;
             }
             outbound.send(&self.socket, &frame)
@@ -236,6 +244,14 @@ impl Connection {
             self.remark(id, Kind::Cancel);
         }
         has_left
+    }
+
+    /// Lets the daemon send more items of call `id`. Never waits.
+    pub(crate) fn credit(&self, id: u64, items: u32) {
+        if self.owner.check().is_ok() {
+            // When it is lost, so is the connection, and whoever waits is told that.
+            let _lost = self.try_send(id, &Letter::credit(items));
+        }
     }
 
     /// Sends a cancel, or a pong if there is room.
@@ -285,6 +301,16 @@ impl Connection {
                 if let Some(waiter) = waiter {
                     // Its receiver is gone when the caller is; it has cancelled then.
                     let _gone = waiter.send(Outcome::Reply(delivery));
+                }
+            }
+            Incoming::Item(delivery) => {
+                lock(&self.pending).item(delivery)?;
+            }
+            Incoming::Progress(id, progress) => {
+                // Called without the lock, since it may be anybody's code.
+                let sink = lock(&self.pending).progress(id);
+                if let Some(sink) = sink {
+                    sink.tell(progress);
                 }
             }
             Incoming::Output(id, chunk) => lock(&self.pending).output(id, chunk),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::stream::{Credit, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
@@ -189,6 +190,18 @@ impl Letter {
         }
     }
 
+    /// Leave to send more items of a call's answer.
+    pub(crate) fn credit(items: u32) -> Letter {
+        let meta = wire::encode(&Credit { stream: 0, items }).expect("it has a fixed size");
+        Letter { meta, ..Letter::bare(Kind::Credit) }
+    }
+
+    /// Whether it is about a call that is under way, and small: it is sent even when others wait
+    /// for room, and is none of what a call is taken back with.
+    pub(crate) fn is_remark(&self) -> bool {
+        matches!(self.kind, Kind::Cancel | Kind::Credit)
+    }
+
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
     pub(crate) fn call(
         target: &Target,
@@ -269,6 +282,10 @@ pub(crate) enum Incoming {
     Answer(Delivery),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// An item of a call's answer.
+    Item(Delivery),
+    /// How far call `.0` has come.
+    Progress(u64, Progress),
     /// Log lines for request `.0`, and more will come.
     Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
@@ -296,6 +313,11 @@ pub(crate) fn sort(delivery: Delivery) -> Incoming {
                 let chunk = OutputChunk { id, stream, dropped_bytes, bytes };
                 Incoming::Output(id, chunk)
             }
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
+        Kind::Item => Incoming::Item(delivery),
+        Kind::Progress => match wire::decode(&frame.meta) {
+            Ok(progress) => Incoming::Progress(frame.header.id, progress),
             Err(error) => Incoming::Close(garbage(&error)),
         },
         Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {

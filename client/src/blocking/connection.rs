@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Writes a whole frame, or nothing, or closes the connection.
-    fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
+    pub(super) fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
         let written = {
             // A daemon that does not read can hold up one writer for ever, but not the others.
             let _turn = self.writing.wait(deadline.at()).ok_or_else(|| deadline.passed())?;
@@ -336,6 +336,20 @@ impl Connection {
                         mailbox.deliver(id, Outcome::Reply(delivery));
                     }
                 }
+                Incoming::Item(delivery) => {
+                    let id = delivery.frame.header.id;
+                    let mut desk = lock(&self.desk);
+                    if let Some((mailbox, delivery)) = desk.pending.item(delivery)? {
+                        mailbox.deliver(id, Outcome::Item(delivery));
+                    }
+                }
+                Incoming::Progress(id, progress) => {
+                    // Called without the lock, since it may be anybody's code.
+                    let sink = lock(&self.desk).pending.progress(id);
+                    if let Some(sink) = sink {
+                        sink.tell(progress);
+                    }
+                }
                 Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
                 Incoming::Lines(id, chunk) => lock(&self.desk).pending.lines(id, chunk),
                 Incoming::Ping(id) => self.remark(id, Kind::Pong),
@@ -361,7 +375,7 @@ impl Connection {
 /// Reads what a mailbox brought.
 pub(super) fn read(outcome: Outcome) -> Result<Delivery, Trouble> {
     match outcome {
-        Outcome::Reply(delivery) => Ok(delivery),
+        Outcome::Reply(delivery) | Outcome::Item(delivery) => Ok(delivery),
         Outcome::Lost { closing, sent } => {
             Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }

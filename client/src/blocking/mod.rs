@@ -5,18 +5,20 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map.
+//! - `map`: the driver of a blocking map; `map_file`: that of a file's; `stream`: items as they come.
 
 mod connection;
 mod desk;
 mod map;
+mod map_file;
 mod opening;
 mod remarks;
+mod stream;
 mod turn;
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use map::{Enumerated, Ordered, Unordered};
+pub use map_file::{FileOrdered, FileUnordered};
+pub use stream::ItemStream;
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
@@ -36,6 +40,7 @@ use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply
 use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
+use crate::map_file::{Input, MapFile, SourceFile};
 use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
@@ -122,6 +127,17 @@ impl Client {
         self.request(function).args(args).send()
     }
 
+    /// Calls a generator function, or any that gives an iterator, and gives its items as they come.
+    /// [`ItemStream`] says how; a stream of a call with a pool or a timeout of its own begins with
+    /// [`request`](Client::request).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> ItemStream<T> {
+        self.request(function).args(args).stream()
+    }
+
     /// A call with a pool, a timeout, keywords or output of its own.
     pub fn request(&self, function: impl Into<String>) -> Request<Client> {
         Request::new(self.clone(), function)
@@ -144,6 +160,26 @@ impl Client {
         items: I,
     ) -> Map<Client, I::IntoIter, R> {
         self.map(function, items).star()
+    }
+
+    /// Calls `function` once for each chunk of a file, its only argument, over all workers of the
+    /// pool: each maps its own chunk into memory, and this side reads nothing of it. [`MapFile`]
+    /// says how it is cut.
+    pub fn map_file<R>(
+        &self,
+        function: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Path(path.into()))
+    }
+
+    /// The same for a file that is open already.
+    pub fn map_source<R>(
+        &self,
+        function: impl Into<String>,
+        source: SourceFile,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Open(source))
     }
 
     /// What the daemon, its pools and their workers are doing now.

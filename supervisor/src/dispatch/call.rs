@@ -20,8 +20,9 @@ use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure, too_large};
+use super::streams::{Items, Streams};
 use crate::net::Attached;
-use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
+use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -50,6 +51,8 @@ pub struct Call {
     pub(super) attempts: Attempts,
     /// Whether it is written down why nobody wants it.
     pub(super) is_unwanted: bool,
+    /// What its client may still be sent of its items, and how many there were.
+    pub(super) items: Items,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -85,6 +88,21 @@ impl Call {
     /// Whether the caller wants to see what it prints.
     pub fn wants_output(&self) -> bool {
         self.flags.has(Flags::OUTPUT)
+    }
+
+    /// Whether it answers with a stream.
+    pub fn gives_items(&self) -> bool {
+        self.flags.has(Flags::STREAM)
+    }
+
+    /// Whether an argument of it can stand for a stream of its client's.
+    pub fn may_take_items(&self) -> bool {
+        self.flags.has(Flags::ATTACHED)
+    }
+
+    /// Whether the caller wants to know how far it has come.
+    pub fn wants_progress(&self) -> bool {
+        self.flags.has(Flags::PROGRESS)
     }
 }
 
@@ -209,6 +227,7 @@ impl Dispatcher {
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
                 is_unwanted: false,
+                items: Items::default(),
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -273,7 +292,9 @@ impl Dispatcher {
         if entry.given.is_empty() {
             entry.begin_stack();
         }
-        entry.given.push(Given { call: key, run, function: call.function.clone() });
+        let (credit, function) = (call.items.credit, call.function.clone());
+        let streams = Streams::new(call.gives_items(), call.may_take_items(), credit);
+        entry.given.push(Given { call: key, run, function, streams, progress: None });
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
@@ -283,6 +304,9 @@ impl Dispatcher {
             call.attempts.never_began();
             entry.given.pop();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
+        } else if credit > 0 && link.credit(run, 0, credit).is_err() {
+            // The call has left, so that it is lost with its worker.
+            self.follow_up(pool, Event::Doomed { worker, cause: StopCause::ChannelLost });
         }
     }
 

@@ -7,6 +7,8 @@ use clutch_protocol::message::WorkerId;
 use clutch_protocol::{Flags, Reason};
 
 use super::dispatcher::{Dispatcher, Worker};
+use super::progress::Told;
+use super::streams::Streams;
 use crate::pool::{Begun, CallKey};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;
@@ -20,6 +22,10 @@ pub(super) struct Given {
     pub(super) run: u64,
     /// The function it is to run.
     pub(super) function: Rc<str>,
+    /// What it may send and be sent one by one.
+    pub(super) streams: Streams,
+    /// How far it has come, if it says.
+    pub(super) progress: Option<Box<Told>>,
 }
 
 impl Worker {
@@ -56,7 +62,8 @@ impl Dispatcher {
         let Some(link) = &entry.link else {
             return Begun::All;
         };
-        let begun = entry.given.iter().filter(|given| link.has_begun(given.run));
+        let has_begun = |given: &&Given| link.has_begun(given.run) || given.streams.have_moved;
+        let begun = entry.given.iter().filter(has_begun);
         Begun::Only(begun.map(|given| given.call).collect())
     }
 

@@ -28,6 +28,12 @@ pub(super) fn refusal(
         let message = "raw bytes have no keyword arguments; use another codec".to_owned();
         return Some(Reason::BadArguments { message });
     }
+    if header.flags.has(Flags::STREAM) && header.flags.has(Flags::ITEMS) {
+        let message = "the items of a chunk have one answer each, and no streams; call the \
+                       function for each of them"
+            .to_owned();
+        return Some(Reason::BadArguments { message });
+    }
     let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
     let bytes = u64::from(header.payload_bytes);
     (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })

@@ -34,6 +34,8 @@ impl Core {
             Kind::Result => self.worker_answered(now, link, frame, attached),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
             Kind::Failed => self.worker_failed(now, link, frame),
+            Kind::Item => self.worker_item(link, frame, attached),
+            Kind::Credit => self.worker_credit(link, frame),
             Kind::Ready => self.worker_ready(link, frame),
             kind => Err(format!("a worker may not send a {kind:?} frame")),
         };
@@ -45,8 +47,8 @@ impl Core {
     }
 
     /// A worker sent a frame on its control socket. Interrupts take effect on the call socket, so
-    /// they are not answered here. What it says are records of `logging`,
-    /// and the answers to pings.
+    /// they are not answered here. What it says are records of `logging`, how far its calls have
+    /// come, and the answers to pings.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
@@ -55,6 +57,7 @@ impl Core {
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
             Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
+            Kind::Progress => self.with(|d| d.take_progress(Instant::now(), link, frame)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
@@ -81,7 +84,13 @@ impl Core {
     }
 
     /// The worker broke the rules, or cannot be reached any more: it has to go.
-    fn worker_faulted(&self, pool: PoolIndex, worker: WorkerId, cause: StopCause, fault: String) {
+    pub(super) fn worker_faulted(
+        &self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        cause: StopCause,
+        fault: String,
+    ) {
         self.with(|dispatcher| {
             let state = dispatcher.pool(pool);
             if let Some(entry) = state.workers.get_mut(&worker)
@@ -148,6 +157,7 @@ impl Core {
         frame: &Frame,
         attached: &Attached,
     ) -> Result<Option<Event>, String> {
+        self.catch_up_with_progress(link, frame.header.id);
         if !attached.is_empty() {
             let most = self.with(|dispatcher| dispatcher.daemon.attached);
             if let Some(reason) = too_large(attached, Payload::Result, most) {
@@ -200,6 +210,7 @@ impl Core {
         run: u64,
         reason: Reason,
     ) -> Result<Option<Event>, String> {
+        self.catch_up_with_progress(link, run);
         self.with(|dispatcher| {
             let Some(call) = dispatcher.own_call(link, run)? else {
                 return Ok(None);

@@ -20,7 +20,7 @@ use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
 use crate::net::intake::{IntakeError, OF_CLIENTS};
-use crate::net::{Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
+use crate::net::{Attached, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::reload;
 use crate::worker::link::frame_head;
 
@@ -91,6 +91,8 @@ pub struct Connection {
     pub(super) frame_deadline: Option<Instant>,
     /// The program it is to run.
     program: Option<Frame>,
+    /// A request beyond those that may be unanswered: nothing is read behind it.
+    pub(super) held: Option<(Frame, Attached)>,
 }
 
 impl Connection {
@@ -113,6 +115,7 @@ impl Connection {
             errands: JoinSet::new(),
             frame_deadline: None,
             program: None,
+            held: None,
         }
     }
 
@@ -280,11 +283,16 @@ impl Connection {
             if allowance == 0 {
                 return Ok(Turn::Over);
             }
-            let (frame, attached) = match self.inbox.next_frame() {
+            let held = self.held.take().map(|held| Ok(Some(held)));
+            let (frame, attached) = match held.unwrap_or_else(|| self.inbox.next_frame()) {
                 Ok(Some(taken)) => taken,
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
+            if self.is_full() && wants_answer(frame.header.kind) {
+                self.held = Some((frame, attached));
+                break;
+            }
             // These cost more than passing on does.
             let price = match frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
@@ -329,6 +337,12 @@ impl Connection {
             InboxError::Socket(_) => End::Broken,
         }
     }
+}
+
+/// Whether a frame adds to what its client is owed. The others are about what it is owed already:
+/// were a cancel or a credit not read since too much is unanswered, that might stay so.
+const fn wants_answer(kind: Kind) -> bool {
+    !matches!(kind, Kind::Cancel | Kind::Credit | Kind::Item | Kind::ItemsEnd | Kind::Pong)
 }
 
 /// Cancels a client's calls when its connection ends, even by a panic.

@@ -15,10 +15,10 @@ use crate::net::hangup::wait_until_closed;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Whether nothing may be read now: too many calls in flight, answers unread, or too many
-    /// descriptors held.
+    /// Whether nothing may be read now: too many calls in flight and one more wanted, answers
+    /// unread, or too many descriptors held.
     pub(super) fn must_pause(&self) -> bool {
-        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
+        self.held.is_some() && self.is_full()
             || self.peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
             || self.is_laden()
     }
@@ -27,6 +27,11 @@ impl Connection {
     fn is_laden(&self) -> bool {
         let waiting = self.peer.outbox.waiting_descriptors();
         self.ledger.is_full(waiting, self.inbox.brings_descriptors())
+    }
+
+    /// Whether no more may be in flight.
+    pub(super) fn is_full(&self) -> bool {
+        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
     }
 
     /// Waits until the client has got on with its answers. A client that does not read at all is

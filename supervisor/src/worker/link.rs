@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clutch_protocol::frame::Decoder;
 use clutch_protocol::message::{Signal, Stream, WorkerId};
+use clutch_protocol::stream::Credit;
 use clutch_protocol::wire::{self, Encode};
 use clutch_protocol::{Frame, Header, Kind};
 use tokio::io::unix::AsyncFd;
@@ -151,6 +152,16 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
+    /// Lets the worker send more items of a run's stream.
+    ///
+    /// # Errors
+    ///
+    /// When its call socket is gone or full.
+    pub fn credit(&self, run: u64, stream: u32, items: u32) -> Result<(), OutboxError> {
+        let head = frame_head(Kind::Credit, run, &Credit { stream, items });
+        self.call.send(&head, &Default::default())
+    }
+
     /// Has the worker's control thread write the stacks of all threads.
     ///
     /// # Errors
@@ -202,7 +213,8 @@ impl Link {
         let _ = self.call_in.borrow_mut().drain(self.last_words_max, take);
     }
 
-    /// The records a dead worker has logged and nobody has read yet.
+    /// What has come on the control socket and nobody has read yet, such as the records a dead
+    /// worker has logged.
     pub fn last_records(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
         let keep = |frame, _| frames.push(frame);
