@@ -208,7 +208,14 @@ fn gigabytes_pass_through_a_daemon_that_does_not_notice() {
 fn call_within(client: &mut RawClient, function: &str, json: &str, ms: u64, fd: RawFd) -> u64 {
     let id = client.next_id();
     let function = format!("carrier:{function}");
-    let call = Call { pool: "default".into(), function, timeout_ms: ms, priority: 0, retry: None, each: None };
+    let call = Call {
+        pool: "default".into(),
+        function,
+        timeout_ms: ms,
+        priority: 0,
+        retry: None,
+        each: None,
+    };
     client.send_with_descriptors(&call_attached_of(id, &call, json, 1), &[fd]).unwrap();
     id
 }
