@@ -77,6 +77,10 @@ class Arrivals:
         # By the `recvmsg` each, as it gave them.
         self.waiting: "list[Arrival]" = []
 
+    def __del__(self) -> None:
+        for ancillary, _ in self.waiting:
+            close_all(_numbers(ancillary))
+
     def claim(self, count: int) -> "tuple[list[int], bool]":
         """The descriptors of the frame that has just begun, and whether some are missing."""
         numbers: "list[int]" = []
