@@ -7,6 +7,7 @@ only, like the worker; the interpreter under test is the one that runs the tests
 import array
 import binascii
 import fcntl
+import json
 import os
 import pickle
 import select
@@ -39,7 +40,9 @@ WARN = 38
 LOG = 39
 STACK = 40
 IMPORTS = 41
-KEYWORDS, ITEMS, ATTACHED = 1, 2, 8
+STAR, NOTHING = 1, 2
+ITEM, CREDIT, ITEMS_END, PROGRESS = 28, 29, 30, 31
+KEYWORDS, ITEMS, ATTACHED, STREAM = 1, 2, 8, 16
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
 ONE, THREADS, ASYNC, SUBINTERPRETERS = 0, 1, 2, 3
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -330,10 +333,13 @@ class Worker:
         self.call_socket.sendall(frame(EXIT))
         return self.process.wait(DEADLINE_S)
 
-    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, descriptors=()):
+    def send(
+        self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, each=None, descriptors=()
+    ):
         """Sends a call; its id."""
         self.next_id += 1
         meta = struct.pack("<Q", timeout_ms) + text(function)
+        meta += b"\0" if each is None else b"\1" + struct.pack("<I", each[0]) + text(each[1])
         count = len(descriptors)
         data = frame(RUN, self.next_id, meta, payload, flags, codec, count)
         send_with(self.call_socket, data, descriptors)
@@ -364,9 +370,9 @@ class Worker:
         value = (list(args), kwargs) if kwargs else list(args)
         call_id = self.send(function, pickle.dumps(value, 5), KEYWORDS if kwargs else 0)
         flags, _, payload = self.answer(call_id)
-        return self.value(flags, payload)
+        return self.decoded(flags, payload)
 
-    def value(self, flags, payload):
+    def decoded(self, flags, payload):
         """What an answer in `plain` or `raw` says, with what travelled beside it."""
         if not flags & ATTACHED:
             return pickle.loads(payload)
@@ -382,12 +388,67 @@ class Worker:
             return failed.failure
         raise AssertionError("it did not fail, but returned %r" % (value,))
 
-    def map(self, function, items):
-        """Calls with a chunk of items: results and failures."""
-        call_id = self.send(function, pickle.dumps(list(items), 5), ITEMS)
+    def each(self, function, items, apply=0, fold="", codec=PLAIN):
+        """Calls with a chunk of items: results, failures, and what was skipped."""
+        items = list(items)
+        data = pickle.dumps(items, 5) if codec == PLAIN else json.dumps(items).encode()
+        call_id = self.send(function, data, ITEMS, codec, each=(apply, fold))
+        flags, answered, payload = self.answer(call_id)
+        assert answered == codec
+        value = self.decoded(flags, payload) if codec == PLAIN else json.loads(payload.decode())
+        return tuple(value) if flags & ITEMS else (value, [], [])
+
+    def map(self, function, items, codec=PLAIN):
+        """Calls with a chunk of items: results, None for those that failed, and failures."""
+        results, failures, skipped = self.each(function, items, codec=codec)
+        assert not skipped, skipped
+        for index, _ in failures:
+            results.insert(index, None)
+        return results, failures
+
+    def stream(self, function, *args, codec=PLAIN, credit=0, **kwargs):
+        """Sends a call that answers with a stream; its id."""
+        value = (list(args), kwargs) if kwargs else list(args)
+        payload = pickle.dumps(value, 5) if codec == PLAIN else args[0]
+        call_id = self.send(function, payload, STREAM | (KEYWORDS if kwargs else 0), codec)
+        if credit:
+            self.credit(call_id, credit)
+        return call_id
+
+    def credit(self, call_id, items, stream=0):
+        """Gives a call leave to send so many more items."""
+        self.call_socket.sendall(frame(CREDIT, call_id, struct.pack("<II", stream, items)))
+
+    def item(self, call_id, index, codec=PLAIN):
+        """The next frame, which has to be this item."""
+        received = read_frame(self.call_socket)
+        assert received is not None, "the worker ended: " + self.stderr()
+        kind, flags, got_codec, answered, meta, payload = received
+        if kind == FAILED:
+            raise Failed(read_failure(meta))
+        assert (kind, flags, got_codec, answered) == (ITEM, 0, codec, call_id), received
+        assert struct.unpack("<IQ", meta) == (0, index), (struct.unpack("<IQ", meta), index)
+        return pickle.loads(payload) if codec == PLAIN else bytes(payload)
+
+    def items(self, call_id, count, start=0):
+        """The next items, which must be there or come."""
+        return [self.item(call_id, index) for index in range(start, start + count)]
+
+    def value(self, call_id):
+        """The result of a call, in plain data."""
         flags, _, payload = self.answer(call_id)
-        value = self.value(flags, payload)
-        return tuple(value) if flags & ITEMS else (value, [])
+        return self.decoded(flags, payload)
+
+    def rest(self, call_id, codec=PLAIN):
+        """The items that come before the answer, the answer's payload or failure."""
+        items = []
+        while True:
+            kind, _, _, answered, meta, payload = read_frame(self.call_socket)
+            assert answered == call_id
+            if kind != ITEM:
+                failure = read_failure(meta) if kind == FAILED else None
+                return items, failure or bytes(payload)
+            items.append(pickle.loads(payload) if codec == PLAIN else bytes(payload))
 
     def interrupt(self, call_id):
         """Tells the control thread to interrupt a call."""

@@ -245,7 +245,7 @@ class Several(support.FolderTestCase):
         kind, flags, _, call_id, meta, payload = received
         if kind == support.FAILED:
             return call_id, support.read_failure(meta)["kind"]
-        return call_id, worker.value(flags, payload)
+        return call_id, worker.decoded(flags, payload)
 
     def begun(self, worker, call_id, lanes):
         """Waits until a call has begun; its place."""
@@ -299,6 +299,7 @@ class GivenAway(unittest.TestCase):
         script = """
             import sys
             sys.path.insert(0, sys.argv[1])
+            from clutch._call import no_page
             from clutch._cancel import Lane
             from clutch._frames import MODE_ASYNC
             from clutch._lanes import Lanes
@@ -311,7 +312,7 @@ class GivenAway(unittest.TestCase):
                     return heard
 
             lanes = Lanes(type("Setup", (), {"lanes": 2, "mode": MODE_ASYNC}))
-            page = memoryview(bytearray(8)).cast("Q")
+            page = no_page()
             task, thread = Leaving("task", page), Lane("thread", page)
             task.begin(7, lanes.early)
             lanes.tasks[7] = task

@@ -154,7 +154,7 @@ class Subinterpreters(Base):
         kind, flags, _, call_id, meta, payload = received
         if kind == support.FAILED:
             return call_id, support.read_failure(meta)
-        return call_id, worker.value(flags, payload)
+        return call_id, worker.decoded(flags, payload)
 
     def wait_begun(self, worker, call_id):
         def has_begun():

@@ -40,8 +40,10 @@ _ADVICE = (
     "or a dataclass or enum of these"
 )
 _HINTS = {
-    "generator": "a generator cannot be sent; return list(...) of it",
-    "async_generator": "an async generator cannot be sent; collect its items into a list",
+    "generator": "a generator cannot be sent as a whole; return list(...) of it, or call it as a "
+    "stream (`clutch call --stream`, `client.stream`)",
+    "async_generator": "an async generator cannot be sent as a whole; collect its items into a "
+    "list, or call it as a stream (`clutch call --stream`, `client.stream`)",
     "coroutine": "a coroutine cannot be sent; await it, and return what it gives",
     "function": "a function cannot be sent; return what it computes",
     "complex": "a complex number is no plain data; return [z.real, z.imag]",
@@ -52,6 +54,7 @@ _HINTS = {
     "map": "return list(...) of it",
     "filter": "return list(...) of it",
     "zip": "return list(...) of it",
+    "clutch.SKIP": "it stands for no result, and only an item of a map can have none; return None",
     "_io.TextIOWrapper": "an open file cannot be sent; return what it holds, or its name",
     "_io.BufferedReader": "an open file cannot be sent; return what it holds, or its name",
     "pandas.core.frame.DataFrame": "return frame.to_dict('records')",

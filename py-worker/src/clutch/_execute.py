@@ -19,6 +19,7 @@ from clutch._frames import (
     FLAG_ATTACHED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
+    FLAG_STREAM,
     RESULT,
     MetaReader,
     ProtocolError,
@@ -39,12 +40,15 @@ if TYPE_CHECKING:
     from clutch._items import Items
     from clutch._outgoing import Outgoing
     from clutch._receive import Payload
+    from clutch._streams import Stream
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
     Body = Union[bytes, memoryview, Outgoing]
     Answer = Tuple[bytes, Body]
     Decode = Callable[[memoryview], Any]
+    # What runs a call that is more than one call of a function.
+    Many = Union[Items, Stream]
 
     class Encode(Protocol):
         """How a codec writes a result; None when the value is not plain data as it is."""
@@ -55,13 +59,18 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "APPLY_NOTHING",
+    "APPLY_STAR",
     "CALLING",
     "DECODING",
     "FINDING",
     "NAME_AT",
+    "BadItemError",
     "BadNameError",
     "Coroutine",
     "Executor",
+    "NoFoldError",
+    "each_of",
     "is_coroutine_function",
     "split_name",
 ]
@@ -84,6 +93,9 @@ _BRIEF_CHARACTERS_MAX = 4096
 # Behind the timeout and the length of the name.
 NAME_AT = 16
 
+# What a call does with each of its items: it is the argument, the arguments, or only folded.
+APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
+
 _u64 = Struct("<Q").unpack_from
 _import = __import__
 _modules = sys.modules
@@ -91,6 +103,19 @@ _modules = sys.modules
 
 class BadNameError(Exception):
     """A function's name is not `module:qualname`."""
+
+
+class BadItemError(Exception):
+    """An item is not what the function is to be called with."""
+
+
+class NoFoldError(Exception):
+    """The function that folds could not be found."""
+
+    def __init__(self, key: bytes, error: BaseException) -> None:
+        super().__init__()
+        self.key = key
+        self.error = error
 
 
 async def _nothing() -> None:
@@ -110,7 +135,16 @@ def _never(value: object, wrapped: int, *, is_checked: bool = False) -> None:
 class Executor:
     """Runs calls, one at a time. `now` is told what it is at."""
 
-    __slots__ = ("_codecs", "_functions", "_payload_bytes_max", "_pid", "_skip", "_state", "kept")
+    __slots__ = (
+        "_codecs",
+        "_functions",
+        "_payload_bytes_max",
+        "_pid",
+        "_skip",
+        "_state",
+        "kept",
+        "line",
+    )
 
     # The same for all calls of a worker.
     attached_bytes_max = 0
@@ -126,6 +160,8 @@ class Executor:
         # What came of the last call, until its answer was sent: what frees it may be user code,
         # which must not cost the caller the answer.
         self.kept: object = None
+        # Where calls that stream get their ports. See `_port`.
+        self.line: "Any" = None
 
     def execute(
         self, flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload"
@@ -194,7 +230,12 @@ class Executor:
         return self._answered(call_id, codec, value, items, encode)
 
     def _answered(
-        self, call_id: int, codec: int, value: object, items: "Optional[Items]", encode: "Encode"
+        self,
+        call_id: int,
+        codec: int,
+        value: object,
+        items: "Optional[Union[Items, Stream]]",
+        encode: "Encode",
     ) -> "Answer":
         """The answer with the result. What encoding it raises costs this call and no other."""
         try:
@@ -304,6 +345,11 @@ class Executor:
         self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
+        if flags & FLAG_STREAM:
+            encode = self._codecs[codec][1]
+            how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
+            streams = load("clutch._streams")
+            return streams.unfold(function, flags, args, call_id, self._state, how)
         if codec == CODEC_RAW and flags & (FLAG_ITEMS | FLAG_KEYWORDS):
             raise TypeError("raw bytes are one argument; use plain or json for more")
         if flags & FLAG_ITEMS:
@@ -314,11 +360,11 @@ class Executor:
             self._state.page[0] = call_id
             if is_coroutine_function(function):
                 self._asyncio()
-                one = lambda item: self._await(function(item))  # noqa: E731 - one line says it.
+                one = lambda *item: self._await(function(*item))  # noqa: E731 - one line says it.
             items = load("clutch._items").Items(
-                one, function, args, call_id, self._skip, self._state
+                one, function, args, call_id, self._skip, self._state, self._find
             )
-            return args, {}, items
+            return items.arguments(), {}, items
         if flags & FLAG_KEYWORDS:
             args, kwargs = args
             if type(args) not in (list, tuple) or type(kwargs) is not dict:
@@ -357,11 +403,21 @@ def _brief(error: BaseException) -> str:
         return name
 
 
-def split_name(key: bytes) -> "tuple[str, str]":
-    """Module and qualname of an encoded function name."""
+def each_of(key: bytes) -> "tuple[bytes, int, bytes]":
+    """The name of a call's function, what is done with its items, and the name of their fold."""
     reader = MetaReader(key)
-    raw = reader.raw()
+    name, apply, fold = reader.raw(), APPLY_ITEM, b""
+    if reader.flag():
+        apply, fold = reader.u32(), reader.raw()
+        if apply > APPLY_NOTHING:
+            raise ProtocolError(f"nothing is known of the way {apply} to call a function")
     reader.end()
+    return name, apply, fold
+
+
+def split_name(key: bytes) -> "tuple[str, str]":
+    """Module and qualname of a call's function."""
+    raw, _, _ = each_of(key)
     try:
         name = raw.decode()
     except UnicodeDecodeError:

@@ -8,7 +8,14 @@ from posix import _exit
 
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import advice, cut, describe, format_traceback, message_of
-from clutch._execute import DECODING, FINDING, BadNameError, split_name
+from clutch._execute import (
+    DECODING,
+    FINDING,
+    BadItemError,
+    BadNameError,
+    NoFoldError,
+    split_name,
+)
 from clutch._frames import (
     CODEC_JSON,
     CODEC_RAW,
@@ -32,7 +39,15 @@ if TYPE_CHECKING:
     # the call did not come that far.
     Attempt = Tuple[int, bytes, int, Any, Any, Any]
 
-__all__ = ["encode_slowly", "failure", "leave_child", "raised"]
+__all__ = ["FailedError", "encode_slowly", "failure", "leave_child", "raised"]
+
+
+class FailedError(Exception):
+    """What a call failed of, ready to be sent."""
+
+    def __init__(self, meta: bytes) -> None:
+        super().__init__(meta)
+        self.meta = meta
 
 
 def failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str, ...]") -> bytes:
@@ -51,8 +66,14 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return failed_cancelled()
     if isinstance(error, ProtocolError):
         raise error
+    if type(error) is FailedError:
+        return error.meta
     if type(error) is UnserializableError:
         return failed_unserializable(error.path, error.type_name, error.message)
+    if type(error) is NoFoldError:
+        return load("clutch._missing").not_found(*split_name(error.key), error.error, skip)
+    if type(error) is BadItemError:
+        return failed_bad_arguments(message_of(error))
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):

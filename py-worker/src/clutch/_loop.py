@@ -8,7 +8,7 @@ from _socket import MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET
 from _struct import pack
 
 from clutch._control import die, disarm_timers, install_handler, is_of_system, report
-from clutch._frames import EXIT, RUN, ProtocolError
+from clutch._frames import CREDIT, EXIT, ITEM, ITEMS_END, RUN, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ def serve(
             if kind != RUN:
                 if kind == EXIT:
                     return
+                if kind in (CREDIT, ITEM, ITEMS_END):
+                    # For a call that is over.
+                    continue
                 raise ProtocolError(f"kind {kind} is not for a worker")
             head, body = execute(flags, codec, call_id, meta, payload)
             # Before the answer, so that what a call printed is read as its own.
@@ -54,7 +57,7 @@ def serve(
             del meta, payload, body
             changed = in_order(restore)
             if changed is not None:
-                flush = changed
+                flush = executor.line[3] = changed
     except ProtocolError as error:
         die(f"on the call socket, {error}")
     except BaseException as error:  # noqa: BLE001 - a signal handler, between two steps.
