@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "ASYNC",
     "CALLING",
     "DECODING",
     "FINDING",
@@ -76,6 +77,8 @@ _FUNCTIONS_MAX = 4096
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
+# That, or what it sets in that of an async generator.
+ASYNC = _CO_COROUTINE | 0x200
 _WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
@@ -363,10 +366,10 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any") -> bool:
+def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:
+        if code is not None and getattr(code, "co_flags", 0) & kinds:
             return True
         for name in ("__wrapped__", "__func__", "func"):
             inner = getattr(function, name, None)

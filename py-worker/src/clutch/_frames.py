@@ -19,6 +19,7 @@ __all__ = [
     "EXIT",
     "FAILED",
     "FLAGS_KNOWN",
+    "FLAGS_OF_PORTS",
     "FLAG_ATTACHED",
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
@@ -90,6 +91,8 @@ FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
 FLAG_ATTACHED = 8
 FLAG_STREAM = 16
+# Of calls that more may come for while they run.
+FLAGS_OF_PORTS = FLAG_ATTACHED | FLAG_STREAM
 # With those that only clients and the daemon use.
 FLAGS_KNOWN = 63
 

@@ -15,9 +15,12 @@ from clutch._call import state
 from clutch._control import complain_to, die, disarm_timers, is_of_system, report
 from clutch._execute import Executor
 from clutch._frames import (
+    CREDIT,
     EXIT,
     FAILED,
     HEADER,
+    ITEM,
+    ITEMS_END,
     RUN,
     ProtocolError,
     Setup,
@@ -41,6 +44,10 @@ if TYPE_CHECKING:
     Taken = Tuple[int, int, int, memoryview, memoryview]
 
 __all__ = ["live"]
+
+
+# Stands for a frame that nobody needs any more.
+_LATE: "Taken" = (0, 0, 0, memoryview(b""), memoryview(b""))
 
 
 class _Token:
@@ -82,6 +89,8 @@ class _Lane:
             if self._words[OVER]:
                 return None
             frame = self._receive()
+            while frame is _LATE:
+                frame = self._receive()
             if frame is None:
                 self._words[OVER] = 1
                 return None
@@ -103,6 +112,9 @@ class _Lane:
             raise ProtocolError("the stream ended inside a frame")
         if kind == EXIT:
             return None
+        if kind in (CREDIT, ITEM, ITEMS_END):
+            # For a call that was refused: see `_port`.
+            return _LATE
         if kind != RUN:
             raise ProtocolError(f"kind {kind} is not for a worker")
         return flags, codec, call_id, data[:meta], data[meta:]

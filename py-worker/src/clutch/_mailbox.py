@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from _socket import socket
-    from typing import List, Optional, Tuple
+    from typing import Callable, List, Optional, Tuple
 
     # kind, flags, codec, id, meta, payload, all for as long as one wants.
     Letter = Tuple[int, int, int, int, memoryview, memoryview]
@@ -95,16 +95,23 @@ class Outbox:
         self._descriptor = sock.fileno()
         self._loop = loop
         self._waiting: "deque[memoryview]" = deque()
+        # Who is told when nothing waits any more.
+        self._listeners: "list[Callable[[], object]]" = []
 
-    def send(self, head: bytes, body: "bytes | memoryview") -> None:
-        """Sends a frame, behind those that wait."""
+    def send(self, head: bytes, body: "bytes | memoryview") -> bool:
+        """Sends a frame, behind those that wait. Whether it has gone out as a whole."""
         data = memoryview(b"".join((head, body)))
         if not self._waiting:
             data = data[self._sent(data) :]
             if not data:
-                return
+                return True
             self._loop.add_writer(self._descriptor, self._go_on)
         self._waiting.append(data)
+        return False
+
+    def when_empty(self, listener: "Callable[[], object]") -> None:
+        """Has somebody told, once, when nothing waits any more."""
+        self._listeners.append(listener)
 
     def _sent(self, data: memoryview) -> int:
         try:
@@ -123,3 +130,6 @@ class Outbox:
                 return
             self._waiting.popleft()
         self._loop.remove_writer(self._descriptor)
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()

@@ -137,7 +137,7 @@ def _live(
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max)
     executor = Executor(package, setup.payload_bytes_max)
-    executor.line = [call, frames, send, flush]
+    executor.line = [call, frames, send, flush, _nobody]
     serve(frames, send, executor, flush, restore)
     return 0
 
@@ -221,6 +221,10 @@ def _leave_parent(
             pass
 
     return forget
+
+
+def _nobody() -> None:
+    """Stands for a port, where no call has one yet."""
 
 
 def _warm(call: socket) -> None:
