@@ -12,6 +12,9 @@ const BAR: &str = "[{bar:32}] {human_pos}/{human_len} {rate}, {eta} left";
 /// Shown when nothing is known.
 const COUNT: &str = "{spinner} {human_pos} done, {rate}";
 
+/// Shown of a file.
+const BYTES: &str = "[{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+
 /// A bar, or nothing.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
@@ -27,6 +30,23 @@ impl Progress {
             bar
         });
         Progress { bar, total: None }
+    }
+
+    /// A bar of a file's bytes.
+    pub(crate) fn of_bytes(wanted: bool, total: u64) -> Progress {
+        let mut progress = Progress::new(wanted);
+        progress.total(Some(total));
+        if let Some(bar) = &progress.bar {
+            bar.set_style(style(BYTES));
+        }
+        progress
+    }
+
+    /// This much is done.
+    pub(crate) fn at(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
     }
 
     /// Sets how many items there are, as far as that is known.
@@ -86,5 +106,6 @@ mod tests {
     fn the_templates_are_right() {
         style(BAR);
         style(COUNT);
+        style(BYTES);
     }
 }

@@ -1,10 +1,13 @@
 //! One call, built piece by piece. The same builder serves both clients: `C` is the client that
 //! will send it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::message::Welcome;
+use clutch_protocol::stream::Progress;
 use clutch_protocol::{Codec, Failure, Flags, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -13,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::client::Client;
 use crate::codec::{NoArguments, decode, encode_arguments};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
+use crate::items::{ItemSink, ProgressSink};
 use crate::pending::{OutputChunk, OutputSink};
 use crate::retry::Retry;
 
@@ -48,6 +52,7 @@ struct Parts {
     flags: Flags,
     encoded: Option<Bytes>,
     output: Option<mpsc::Sender<OutputChunk>>,
+    progress: Option<ProgressSink>,
 }
 
 /// A request that is ready to be sent.
@@ -58,6 +63,8 @@ pub(crate) struct Ready<C> {
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
     payload: (Codec, Flags, Bytes),
+    /// What travels beside the payload.
+    descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl<C> Request<C> {
@@ -70,6 +77,7 @@ impl<C> Request<C> {
             flags: Flags::NONE,
             encoded: None,
             output: None,
+            progress: None,
         };
         Request { client, args: NoArguments, kwargs: NoArguments, parts }
     }
@@ -135,13 +143,26 @@ impl<C, A, K> Request<C, A, K> {
         self
     }
 
+    /// Has `tell` called with how far the call has come, each time its function says so by
+    /// `clutch.progress`: at most ten times a second, and with the last one before the call ends.
+    /// Whoever reads for the client calls it, so it must not block, nor use the client.
+    pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.parts.progress = Some(ProgressSink::new(tell));
+        self
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.parts.target
+    }
+
     /// Encodes the arguments and starts the clock.
     pub(crate) fn ready(self) -> Result<Ready<C>, Failure>
     where
         A: Serialize,
         K: Serialize,
     {
-        let Parts { target, wishes, timeout, codec, mut flags, encoded, output } = self.parts;
+        let Parts { target, wishes, timeout, codec, mut flags, encoded, .. } = self.parts;
+        let (output, progress) = (self.parts.output, self.parts.progress);
         let deadline = Deadline::new(timeout);
         let payload = match encoded {
             Some(payload) => payload,
@@ -151,9 +172,14 @@ impl<C, A, K> Request<C, A, K> {
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
-        let output = output.map(OutputSink::new);
+        let mut output = output.map(OutputSink::new);
+        if progress.is_some() {
+            flags = flags.with(Flags::PROGRESS);
+            output.get_or_insert_default().progress = progress;
+        }
         let payload = (codec, flags, payload);
-        Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
+        let (client, descriptors) = (self.client, Vec::new());
+        Ok(Ready { client, target, wishes, deadline, output, payload, descriptors })
     }
 }
 
@@ -166,7 +192,21 @@ impl<C> Ready<C> {
         timeout: Option<Duration>,
         payload: (Codec, Flags, Bytes),
     ) -> Ready<C> {
-        Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
+        let (deadline, output, descriptors) = (Deadline::new(timeout), None, Vec::new());
+        Ready { client, target, wishes, deadline, output, payload, descriptors }
+    }
+
+    /// With these beside its payload, whose table refers to them.
+    pub(crate) fn with_descriptors(self, descriptors: Vec<Arc<OwnedFd>>) -> Ready<C> {
+        Ready { descriptors, ..self }
+    }
+
+    /// With its answer in items, `window` of them on the way at most.
+    pub(crate) fn with_items(mut self, items: ItemSink) -> Ready<C> {
+        let (codec, flags, payload) = self.payload;
+        self.payload = (codec, flags.with(Flags::STREAM), payload);
+        self.output.get_or_insert_default().items = Some(items);
+        self
     }
 
     /// With what it prints sent here.
@@ -177,8 +217,10 @@ impl<C> Ready<C> {
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a payload shares it.
-        Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
-            .map_err(Trouble::unsent)
+        let payload = self.payload.clone();
+        let letter = Letter::call(&self.target, &self.wishes, self.deadline, payload, welcome);
+        let letter = letter.map_err(Trouble::unsent)?;
+        Ok(Letter { descriptors: self.descriptors.clone(), ..letter })
     }
 }
 
@@ -232,7 +274,10 @@ impl Ready<Client> {
         self.send_until(std::future::pending()).await
     }
 
-    async fn send_until(&mut self, give_up: impl Future<Output = ()>) -> Result<Reply, Failure> {
+    pub(crate) async fn send_until(
+        &mut self,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
         let frame = match self.letter(connection.welcome()) {

@@ -6,6 +6,7 @@ only, like the worker; the interpreter under test is the one that runs the tests
 
 import binascii
 import fcntl
+import json
 import os
 import pickle
 import select
@@ -38,6 +39,7 @@ WARN = 38
 LOG = 39
 STACK = 40
 IMPORTS = 41
+STAR, NOTHING = 1, 2
 ITEM, CREDIT, ITEMS_END, PROGRESS = 28, 29, 30, 31
 KEYWORDS, ITEMS, ATTACHED, STREAM = 1, 2, 8, 16
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
@@ -306,10 +308,11 @@ class Worker:
         self.call_socket.sendall(frame(EXIT))
         return self.process.wait(DEADLINE_S)
 
-    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0):
+    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, each=None):
         """Sends a call; its id."""
         self.next_id += 1
         meta = struct.pack("<Q", timeout_ms) + text(function)
+        meta += b"\0" if each is None else b"\1" + struct.pack("<I", each[0]) + text(each[1])
         self.call_socket.sendall(frame(RUN, self.next_id, meta, payload, flags, codec))
         return self.next_id
 
@@ -338,12 +341,23 @@ class Worker:
             return failed.failure
         raise AssertionError("it did not fail, but returned %r" % (value,))
 
-    def map(self, function, items):
-        """Calls with a chunk of items: results and failures."""
-        call_id = self.send(function, pickle.dumps(list(items), 5), ITEMS)
-        flags, _, payload = self.answer(call_id)
-        value = pickle.loads(payload)
-        return tuple(value) if flags & ITEMS else (value, [])
+    def each(self, function, items, apply=0, fold="", codec=PLAIN):
+        """Calls with a chunk of items: results, failures, and what was skipped."""
+        items = list(items)
+        data = pickle.dumps(items, 5) if codec == PLAIN else json.dumps(items).encode()
+        call_id = self.send(function, data, ITEMS, codec, each=(apply, fold))
+        flags, answered, payload = self.answer(call_id)
+        assert answered == codec
+        value = pickle.loads(payload) if codec == PLAIN else json.loads(payload.decode())
+        return tuple(value) if flags & ITEMS else (value, [], [])
+
+    def map(self, function, items, codec=PLAIN):
+        """Calls with a chunk of items: results, None for those that failed, and failures."""
+        results, failures, skipped = self.each(function, items, codec=codec)
+        assert not skipped, skipped
+        for index, _ in failures:
+            results.insert(index, None)
+        return results, failures
 
     def stream(self, function, *args, codec=PLAIN, credit=0, **kwargs):
         """Sends a call that answers with a stream; its id."""

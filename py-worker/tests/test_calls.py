@@ -454,10 +454,8 @@ class Failures(Conversation):
             with self.assertRaises(Failed) as caught:
                 worker.answer(call_id)
             self.assertEqual("Unserializable", caught.exception.failure["kind"], name)
-            items = json.dumps(["ok", name, "ok"]).encode()
-            flags, _, payload = worker.answer(worker.send("tasks:make", items, ITEMS, JSON))
-            results, failures = json.loads(payload)
-            self.assertEqual((ITEMS, [5, None, 5]), (flags, results))
+            results, failures = worker.map("tasks:make", ["ok", name, "ok"], JSON)
+            self.assertEqual([5, None, 5], results)
             self.assertEqual([1], [index for index, _ in failures])
         call_id = worker.send("tasks:released", b"", 0, RAW)
         with self.assertRaises(Failed) as caught:
@@ -508,10 +506,8 @@ class ItemLists(Conversation):
 
     def test_json_items(self):
         worker = self.worker_here
-        call_id = worker.send("math:sqrt", b"[4, -1]", ITEMS, JSON)
-        flags, codec, payload = worker.answer(call_id)
-        results, failures = json.loads(payload)
-        self.assertEqual((ITEMS, JSON, [2.0, None]), (flags, codec, results))
+        results, failures = worker.map("math:sqrt", [4, -1], JSON)
+        self.assertEqual([2.0, None], results)
         self.assertEqual([[1, "ValueError"]], [[i, e["type_name"]] for i, e in failures])
 
     def test_failures_cost_only_themselves(self):
@@ -809,10 +805,12 @@ class BadDaemon(support.FolderTestCase):
         self.assertIn("clutch worker: ", worker.stderr())
 
     def test_on_the_call_socket(self):
-        run = struct.pack("<Q", 0) + support.text("math:sqrt")
+        run = struct.pack("<Q", 0) + support.text("math:sqrt") + b"\0"
         cases = [
             (b"GET / HTTP/1.1\r\n\r\n" + bytes(32), "not a Clutch frame"),
             (support.frame(support.RUN, 1, b"short"), "short"),
+            (support.frame(support.RUN, 1, run[:-1]), "too early"),
+            (support.frame(support.RUN, 1, run[:-1] + b"\2"), "0 or 1"),
             (support.frame(support.RUN, 1, run + b"x"), "too many"),
             (support.frame(99, 1), "kind 99"),
             (support.frame(support.SETUP, 0), "kind 32"),

@@ -298,6 +298,7 @@ class GivenAway(unittest.TestCase):
         script = """
             import sys
             sys.path.insert(0, sys.argv[1])
+            from clutch._call import no_page
             from clutch._cancel import Lane
             from clutch._frames import MODE_ASYNC
             from clutch._lanes import Lanes
@@ -310,7 +311,7 @@ class GivenAway(unittest.TestCase):
                     return heard
 
             lanes = Lanes(type("Setup", (), {"lanes": 2, "mode": MODE_ASYNC}))
-            page = memoryview(bytearray(8)).cast("Q")
+            page = no_page()
             task, thread = Leaving("task", page), Lane("thread", page)
             task.begin(7, lanes.early)
             lanes.tasks[7] = task

@@ -11,7 +11,7 @@ use crate::envs::{EnvError, Keeper, Wish};
 use crate::interpreter::{Cache, InterpreterError};
 use crate::package;
 use crate::prepare::{Environment, Unasked, asked_python};
-use crate::worker::launch::{Longest, Recipe};
+use crate::worker::launch::{Bounds, Recipe};
 
 /// What is known of a configuration's pools before any worker is started.
 #[derive(Debug)]
@@ -52,10 +52,8 @@ pub enum Unmade {
 pub struct Ingredients {
     /// The script that a worker starts with.
     pub boot: PathBuf,
-    /// How long results may be.
-    pub longest: Longest,
-    /// The soft limit of open files that workers get.
-    pub open_files: u64,
+    /// What bounds its workers.
+    pub bounds: Bounds,
     /// Who provides a declared environment that is not there; nobody where all are.
     pub provider: Option<Provider>,
 }
@@ -77,8 +75,8 @@ impl Ingredients {
         executable: &Path,
         environment: Environment,
     ) -> Recipe {
-        let Ingredients { boot, longest, open_files, provider: _ } = self;
-        Recipe::new(pool, executable, boot, environment, *longest, *open_files)
+        let Ingredients { boot, bounds, provider: _ } = self;
+        Recipe::new(pool, executable, boot, environment, *bounds)
     }
 
     /// Works a pool's recipe out anew, after it could not be before: the environment it declares is

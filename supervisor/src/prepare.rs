@@ -22,7 +22,7 @@ use crate::pool::event::Budgets;
 use crate::pool::settings::Size;
 use crate::pool::{Pool, Settings};
 use crate::socket::SocketError;
-use crate::worker::launch::Longest;
+use crate::worker::launch::Bounds;
 
 pub use crate::ingredients::{Ingredients, PoolFault, Prepared, Provider, Unmade};
 
@@ -150,6 +150,15 @@ pub(crate) fn story(certificate: &Certificate, which: &str) -> String {
         text += &certificate.stack;
     }
     text
+}
+
+/// How many descriptors are left when so many workers and connections have theirs: for what clients
+/// attach to their calls.
+pub(crate) fn descriptors_left(workers: u64, connections: u32) -> u64 {
+    // A system that does not tell is taken to be a strict one.
+    let limit = OpenFiles::as_they_are().map_or(0, |files| files.limit);
+    let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER + u64::from(connections);
+    limit.saturating_sub(needed)
 }
 
 /// Limits of this process on open files.
@@ -324,12 +333,9 @@ pub fn pools_until(
             (Some(_), Some(shared)) => shared,
             _ => boot,
         };
-        let longest = Longest {
-            payload_bytes: config.daemon.payload,
-            attached_bytes: config.daemon.attached,
-        };
+        let bounds = Bounds::new(&config.daemon, open_files);
         let (boot, provider) = (boot.to_owned(), provider.clone());
-        let ingredients = Ingredients { boot, longest, open_files, provider };
+        let ingredients = Ingredients { boot, bounds, provider };
         let make = match probed {
             Ok(Some(PoolPython { executable, environment, doubt, facts, place: _ })) => {
                 prepared.unasked.extend(doubt);

@@ -35,6 +35,7 @@ fn call_with(descriptors: u8) -> Vec<u8> {
         timeout_ms: 0,
         priority: 0,
         retry: None,
+        each: None,
     };
     let meta = wire::encode(&meta).unwrap();
     let header = Header {

@@ -223,6 +223,7 @@ fn unanswered(args: &Args) -> Failure {
         phases: Phases::default(),
         reason: Reason::Cancelled,
         quarantined: false,
+        item: None,
     }
 }
 

@@ -260,6 +260,8 @@ mod tests {
                 socket: "/run/clutch.sock".into(),
                 clients: 1,
                 descriptors: 17,
+                descriptors_attached: 0,
+                attached_bytes: 0,
                 counters: counters(&[("accepted", 5), ("refused.version", 0)]),
             },
             pools: vec![PoolStatus {

@@ -192,6 +192,9 @@ mod tests {
             state: state.into(),
             call_ms: 2_000,
             waits_for: 0,
+            items: None,
+            waits_for_reader: false,
+            progress: None,
         };
         worker.calls = vec![call(17, "running"), call(19, "interrupting")];
         let page = page(&[&pool("default", vec![worker])]);

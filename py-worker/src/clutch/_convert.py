@@ -46,6 +46,7 @@ _HINTS = {
     "map": "return list(...) of it",
     "filter": "return list(...) of it",
     "zip": "return list(...) of it",
+    "clutch.SKIP": "it stands for no result, and only an item of a map can have none; return None",
     "_io.TextIOWrapper": "an open file cannot be sent; return what it holds, or its name",
     "_io.BufferedReader": "an open file cannot be sent; return what it holds, or its name",
     "pandas.core.frame.DataFrame": "return frame.to_dict('records')",

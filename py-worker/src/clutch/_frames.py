@@ -197,6 +197,13 @@ class MetaReader:
             raise ProtocolError(f"a meta claims a list of {count} texts")
         return [self.raw() for _ in range(count)]
 
+    def flag(self) -> bool:
+        """A bool, or whether an option has a value."""
+        byte = self._take(1)
+        if byte > b"\1":
+            raise ProtocolError(f"a meta has {byte[0]} where 0 or 1 belongs")
+        return byte == b"\1"
+
     def end(self) -> None:
         """Nothing may be left over."""
         if self._at != len(self._bytes):

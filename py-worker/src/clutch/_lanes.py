@@ -11,7 +11,7 @@ from _contextvars import ContextVar
 from _thread import RLock, allocate_lock, get_ident
 from posix import register_at_fork
 
-from clutch._call import State, state
+from clutch._call import State, function_of, state
 from clutch._cancel import Canceller, Lane
 from clutch._execute import Executor
 from clutch._frames import (
@@ -23,7 +23,7 @@ from clutch._frames import (
     MODE_THREADS,
     ProtocolError,
 )
-from clutch._limits import CALL_ID_BITS, LANES_MAX
+from clutch._limits import CALL_ID_BITS, LANES_MAX, PLACE_WORDS
 from clutch._loop import in_order
 from clutch._pristine import load, no_imports, pristine_imports
 
@@ -89,8 +89,8 @@ class Lanes:
         register_at_fork(after_in_child=self._unlock)
 
     def page_of(self, place: int) -> memoryview:
-        """One place of the page, as a list of one number."""
-        return state.page[place : place + 1]
+        """One place of the page, as far as the place of its items."""
+        return state.page[place : place + PLACE_WORDS]
 
     def add_thread(self, lane: Lane) -> None:
         """Makes a lane this thread's, for all that runs in it and in copies of its context."""
@@ -165,7 +165,7 @@ class Lanes:
         """A line for each call that runs: who is at it."""
         lines = []
         for lane in [*self.lanes, *self.tasks.values()]:
-            run, function = lane.running, lane.key[8:].decode("utf-8", "replace")
+            run, function = lane.running, function_of(lane.key)
             if run:
                 thread = f" (thread 0x{lane.ident:016x})" if lane.ident else ""
                 lines.append(f"{lane.name}{thread}: call {run & _CALL_ID_MASK}, {function}\n")

@@ -20,8 +20,10 @@ __all__ = [
     "NAME_TEXT_BYTES_MAX",
     "NOTES_MAX",
     "PAYLOAD_BYTES_MAX",
+    "PLACE_WORDS",
     "PROGRESS_TEXT_BYTES_MAX",
     "RECEIVE_BYTES",
+    "RECORD_BYTES_MAX",
     "SOURCE_TEXT_BYTES_MAX",
     "STREAMS_MAX",
     "STREAM_CREDIT_MAX",
@@ -42,9 +44,12 @@ LOG_TEXT_BYTES_MAX = 16 << 10
 LOG_NAME_BYTES_MAX = 512
 IMPORT_TIMES_MAX = 16
 LANES_MAX = 256
+# On the page: from the place of a call's id to that of its items, and what lies between.
+PLACE_WORDS = LANES_MAX + 1
 STREAMS_MAX = 64
 STREAM_CREDIT_MAX = 4096
 PROGRESS_TEXT_BYTES_MAX = 512
+RECORD_BYTES_MAX = 1 << 30
 
 # A frame that fits is received and parsed in place; a longer one gets a buffer of its own size.
 RECEIVE_BYTES = 64 << 10

@@ -11,7 +11,7 @@ import sys
 from _struct import Struct
 from posix import getpid
 
-from clutch._call import Cancelled
+from clutch._call import Cancelled, function_of
 from clutch._convert import UnserializableError, convert, type_name
 from clutch._errors import format_traceback, message_of
 from clutch._execute import Coroutine
@@ -299,7 +299,7 @@ class Stream:
             pass
 
     def _no_iterator(self, value: object) -> FailedError:
-        name = self._state.key[8:].decode("utf-8", "replace")
+        name = function_of(self._state.key)
         return FailedError(
             failed_bad_arguments(
                 f"{name} returned {_a(type_name(type(value)))}, which is no iterator; "

@@ -23,7 +23,7 @@ from _struct import Struct
 from posix import close, getpid, register_at_fork
 
 from clutch import _pristine
-from clutch._call import state
+from clutch._call import no_page, state
 from clutch._control import (
     STACK_SIGNAL,
     complain_to,
@@ -202,7 +202,7 @@ def _leave_parent(
     call: socket, control: socket, descriptors: PrivateDescriptors, stack_fd: int
 ) -> "Callable[[], None]":
     """What a child that user code forks does first: it can then never speak for its parent."""
-    private = memoryview(bytearray(8)).cast("Q")
+    private = no_page()
 
     def forget() -> None:
         state.armed = False

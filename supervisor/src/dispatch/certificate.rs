@@ -238,11 +238,11 @@ mod tests {
     use crate::cgroup::Ooms;
     use crate::config::Memory;
     use crate::dispatch::{Core, Parts, PoolParts};
-    use crate::net::{Outbox, SharedBudget};
+    use crate::net::{Attached, Outbox, SharedBudget};
     use crate::pool::{Pool, Verdict};
     use crate::prepare::Ingredients;
     use crate::session::Peer;
-    use crate::worker::launch::{Longest, Recipe};
+    use crate::worker::launch::{Bounds, Recipe};
     use crate::worker::spawner::{Guardian, Launched, Orphans, Spawner};
 
     const POOL: PoolIndex = PoolIndex(0);
@@ -253,19 +253,15 @@ mod tests {
         let mut config = config::parse(config, None, Path::new("/")).unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
         let (daemon, config) = (config.daemon, config.pools.remove("a").unwrap());
-        let recipe = Recipe::new(&config, python, boot, Vec::new(), Longest::default(), 1024);
+        let recipe = Recipe::new(&config, python, boot, Vec::new(), Bounds::default());
         let policy = Pool::new(crate::prepare::settings(&config));
         let guardian =
             Guardian { program: "/nowhere".into(), args: vec![], orphans: Orphans::OfItsSession };
         let (launched, outcomes) = tokio::sync::mpsc::channel(2);
         let (spawner, _) = Spawner::start(guardian, None, launched).unwrap();
         let watcher = crate::watch::watcher::Watcher::start().unwrap();
-        let ingredients = Ingredients {
-            boot: boot.to_owned(),
-            longest: Longest::default(),
-            open_files: 1024,
-            provider: None,
-        };
+        let ingredients =
+            Ingredients { boot: boot.to_owned(), bounds: Bounds::default(), provider: None };
         let pools = vec![PoolParts { config, make: Ok(recipe), ingredients, policy }];
         let core = Core::new(Parts {
             daemon,
@@ -287,11 +283,12 @@ mod tests {
         let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
         let peer = Rc::new(Peer::new(1, outbox));
         let (pool, function) = ("a".to_owned(), "m:f".to_owned());
-        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry: None };
+        let (retry, each) = (None, None);
+        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry, each };
         let meta = Bytes::from(wire::encode(&meta).unwrap());
         let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
         let frame = Frame { header, meta, payload: Bytes::new() };
-        core.call(Instant::now(), &peer, frame, None).unwrap();
+        core.call(Instant::now(), &peer, frame, Attached::default(), None).unwrap();
         let verdict = Verdict::WorkerDied { worker, quarantined: false };
         core.with(|d| d.settle(Instant::now(), POOL, CallKey(call), verdict));
         let mut bytes = [0; 4096];

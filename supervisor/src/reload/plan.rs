@@ -202,16 +202,15 @@ mod tests {
     use crate::interpreter::Facts;
     use crate::pool::Pool;
     use crate::prepare::Ingredients;
-    use crate::worker::launch::Longest;
+    use crate::worker::launch::Bounds;
 
     fn parts(keys: &str) -> PoolParts {
         let config = config::parse(&format!("[pools.a]\n{keys}\n"), None, Path::new("/"));
         let config = config.unwrap().pools.remove("a").unwrap();
         let (python, boot) = (Path::new("/bin/python3"), Path::new("/state/py/boot.py"));
-        let longest = Longest::default();
-        let recipe = Recipe::new(&config, python, boot, Vec::new(), longest, 1024);
+        let recipe = Recipe::new(&config, python, boot, Vec::new(), Bounds::default());
         let (boot_file, provider) = (boot.to_owned(), None);
-        let ingredients = Ingredients { boot: boot_file, longest, open_files: 1024, provider };
+        let ingredients = Ingredients { boot: boot_file, bounds: Bounds::default(), provider };
         let policy = Pool::new(prepare::settings(&config));
         PoolParts { policy, make: Ok(recipe), ingredients, config }
     }

@@ -16,7 +16,7 @@ use crate::config::{self, Env, Python};
 use crate::dispatch::describe_program_failure;
 use crate::interpreter::{self, Asker, InterpreterError, Places};
 use crate::prepare::{OpenFiles, ServeError};
-use crate::worker::launch::{Longest, Recipe};
+use crate::worker::launch::{Bounds, Recipe};
 use crate::worker::spawner::{Guardian, LaunchError};
 use crate::{environment, run};
 
@@ -85,9 +85,9 @@ pub fn program(
     asked: RunProgram,
 ) -> Result<SpawnProgram, LocalFault> {
     let open_files = OpenFiles::as_they_are()?.inherited;
+    let bounds = Bounds { open_files, ..Bounds::default() };
     // Of a worker's process only what it shares with a program is of interest.
-    let base =
-        Recipe::new(pool, executable, Path::new(""), Vec::new(), Longest::default(), open_files);
+    let base = Recipe::new(pool, executable, Path::new(""), Vec::new(), bounds);
     let base = base.spawn_without_slot();
     Ok(recipe::program(pool, base, asked)?)
 }

@@ -24,19 +24,27 @@ pub struct Recipe {
     facts: Option<Arc<Facts>>,
 }
 
-/// How long a result may be.
+/// What bounds every worker, whatever its pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Longest {
-    /// Its payload.
+pub struct Bounds {
+    /// The longest payload of a result, in bytes.
     pub payload_bytes: u32,
-    /// What is attached to it.
+    /// How many bytes may be attached to one.
     pub attached_bytes: u64,
+    /// The soft limit of open files.
+    pub open_files: u64,
+}
+
+impl Bounds {
+    /// Those that `daemon` gives.
+    pub const fn new(daemon: &config::Daemon, open_files: u64) -> Bounds {
+        Bounds { payload_bytes: daemon.payload, attached_bytes: daemon.attached, open_files }
+    }
 }
 
 impl Recipe {
     /// Works out the recipe of `pool`: run by the interpreter `executable`, started with the `boot`
-    /// script of the worker's package, in the finished `environment`, with `open_files` as its soft
-    /// limit of descriptors.
+    /// script of the worker's package, in the finished `environment`, within `bounds`.
     //
     // Each key is named, so that no new one is forgotten: a reload replaces what those shape.
     pub fn new(
@@ -44,8 +52,7 @@ impl Recipe {
         executable: &Path,
         boot: &Path,
         environment: Vec<(OsString, OsString)>,
-        longest: Longest,
-        open_files: u64,
+        bounds: Bounds,
     ) -> Recipe {
         let config::Pool {
             name,
@@ -86,7 +93,7 @@ impl Recipe {
             environment: variables(environment),
             directory: bytes(cwd.as_os_str()),
             grace_ms: millis(timings.grace),
-            open_files,
+            open_files: bounds.open_files,
             limits: limits(process),
             cgroup: Vec::new(),
         };
@@ -98,7 +105,7 @@ impl Recipe {
             main: main_file(main.as_ref()),
             path: path.iter().map(|path| bytes(path.as_os_str())).collect(),
             preload: preload.clone(),
-            payload_bytes_max: longest.payload_bytes,
+            payload_bytes_max: bounds.payload_bytes,
             start_stack_ms: millis(stack_after(timings.start_timeout)),
             log_level: *logging,
             initializer: warm_up.initializer.clone().unwrap_or_default(),
@@ -106,7 +113,7 @@ impl Recipe {
             warm: warm_up.warm.clone(),
             mode: concurrency.mode(),
             lanes: concurrency.lanes(),
-            attached_bytes_max: longest.attached_bytes,
+            attached_bytes_max: bounds.attached_bytes,
         };
         Recipe { spawn, setup, package: folder_name(boot), share, facts: None }
     }
