@@ -171,6 +171,13 @@ class Golden(unittest.TestCase):
             meta = _frames.encode_log(**{**fields, **texts})
             self.assertEqual(entry["frame"][64:], meta.hex())
 
+    def test_progress_is_written(self):
+        for entry in self.entries("Progress"):
+            fields = plain_value(entry["meta"])
+            fields["message"] = fields["message"].encode()
+            meta = _frames.encode_progress(**fields)
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
     def test_every_failure_is_written(self):
         seen = set()
         for entry in self.entries("Failed"):

@@ -156,7 +156,7 @@ def live(page: memoryview, words: memoryview, given: "Dict[str, Any]") -> None:
     state.__class__ = LaneState
     state.page = page
     call = socket(AF_UNIX, SOCK_STREAM, 0, given["call"])
-    control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
+    control = state.control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
     try:
         _live(_Lane(words, call, setup, given), control, setup, given)
     except ProtocolError as error:

@@ -105,6 +105,7 @@ def _live(
     if setup is None:
         return 0
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
+    state.control = control
     become(setup, here, inherited)
     install_handler()
     start_control(control, stack_fd, state.page)

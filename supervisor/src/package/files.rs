@@ -56,6 +56,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_plain.py",
     "clutch/_port.py",
     "clutch/_pristine.py",
+    "clutch/_progress.py",
     "clutch/_ranges.py",
     "clutch/_raw.py",
     "clutch/_receive.py",
