@@ -10,8 +10,9 @@ from _weakref import ref
 from collections import deque
 from posix import getpid
 
-from clutch._frames import ProtocolError
+from clutch._frames import CODEC_PLAIN, ProtocolError
 from clutch._port import open_port
+from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from clutch._call import State
     from clutch._port import Port
+    from clutch._receive import Attached
 
 __all__ = ["Stream", "StreamFailed", "open_input"]
 
@@ -171,16 +173,24 @@ for _public in (Stream, StreamFailed):
     _public.__module__ = "clutch"
 
 
-def open_input(
-    line: "Any", call_id: int, state: "State", stream: int, decode: "Callable[[Any], Any]"
-) -> Stream:
-    """The iterator for a stream of the caller's.
-
-    `line` is what the call's executor was given; `decode` makes a value of an item's payload.
-    """
-    port = open_port(line, call_id, state)
-    opened = Stream(port, stream, decode)
+def open_input(line: "Any", state: "State", stream: int) -> Stream:
+    """The iterator for a stream of the caller's. `line` is what the call's executor was given."""
+    port = open_port(line, state.running, state)
     if stream in port.inputs:
         raise ValueError(f"stream {stream} is there twice")
+    # Only `plain` can stand for streams.
+    decode = load("clutch._plain").decode
+
+    def decode_item(payload: "memoryview | Attached") -> "Any":
+        return decode(payload) if type(payload) is memoryview else _decode(payload, state)
+
+    opened = Stream(port, stream, decode_item)
     port.inputs[stream] = ref(opened)
     return opened
+
+
+def _decode(payload: "Any", state: "State") -> "Any":
+    """An item that something is attached to."""
+    incoming = load("clutch._attached").Incoming(payload, state)
+    incoming.is_item = True
+    return incoming.decode(CODEC_PLAIN)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Tuple
 
     from clutch._call import State
+    from clutch._execute import Body
     from clutch._mailbox import Outbox
 
 __all__ = ["LanePort", "LoopPort"]
@@ -29,9 +30,7 @@ class LanePort(Port):
 
     __slots__ = ("_changed", "_is_over", "_waiters")
 
-    def __init__(
-        self, call_id: int, state: "State", send: "Callable[[bytes, bytes | memoryview], None]"
-    ) -> None:
+    def __init__(self, call_id: int, state: "State", send: "Callable[[bytes, Body], None]") -> None:
         super().__init__(call_id, state, send)
         self._changed = threading.Condition(threading.Lock())
         # Whether nothing will come any more.
@@ -137,7 +136,7 @@ class LoopPort(LanePort):
         """Whether what was sent has to get away first."""
         return self._is_blocked or self._queued - self._done > _AHEAD_MAX
 
-    def _send(self, head: bytes, body: "bytes | memoryview") -> None:
+    def _send(self, head: bytes, body: "Body") -> None:
         self._flush()
         if get_ident() == self.loop_thread:
             self._put(head, body)
@@ -145,14 +144,14 @@ class LoopPort(LanePort):
         self._queued += 1
         self._loop.call_soon_threadsafe(self._put_for_thread, head, body)
 
-    def _put_for_thread(self, head: bytes, body: "bytes | memoryview") -> None:
+    def _put_for_thread(self, head: bytes, body: "Body") -> None:
         self._put(head, body)
         was_choked = self.is_choked
         self._done += 1
         if was_choked:
             self.wake()
 
-    def _put(self, head: bytes, body: "bytes | memoryview") -> None:
+    def _put(self, head: bytes, body: "Body") -> None:
         if not self._outbox.send(head, body) and not self._is_blocked:
             self._is_blocked = True
             self._outbox.when_empty(self._unblock)

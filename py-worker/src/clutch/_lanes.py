@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Callable, Tuple
 
-    from clutch._execute import Decode, Encode
+    from clutch._execute import Body, Decode, Encode
     from clutch._frames import Setup
     from clutch._lane_ports import LanePort
 
     Restore = Callable[[], "Callable[[], None] | None"]
-    Send = Callable[[bytes, "bytes | memoryview"], None]
+    Send = Callable[[bytes, Body], None]
 
 __all__ = ["LaneExecutor", "Lanes", "prepare"]
 
@@ -82,6 +82,8 @@ class Lanes:
         self.loop: "asyncio.AbstractEventLoop | None" = None
         # Of the calls that stream. See `_lane_ports`.
         self.ports: "dict[int, LanePort]" = {}
+        # What has to be done before one of them waits.
+        self.on_open: "Callable[[], object]" = int
         self._gate = allocate_lock()
         self._active = 0
         self._flush: "Callable[[], None]" = int  # type: ignore[assignment]
@@ -114,6 +116,7 @@ class Lanes:
         """The port of a call that runs."""
         port = self.ports[call_id]
         port.state = now
+        self.on_open()
         return port
 
     def deliver(self, kind: int, flags: int, call_id: int, meta: memoryview, data: "Any") -> None:

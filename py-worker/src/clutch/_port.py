@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator, Protocol
 
     from clutch._call import State
+    from clutch._execute import Body
     from clutch._receive import Frame
 
     class Input(Protocol):
@@ -80,7 +81,7 @@ def open_port(line: "Any", call_id: int, state: "State") -> "Port":
     if port is not None and port.call_id == call_id:
         return port
 
-    def send_in_order(head: bytes, body: "bytes | memoryview") -> None:
+    def send_in_order(head: bytes, body: "Body") -> None:
         line[3]()
         send(head, body)
 
@@ -109,9 +110,7 @@ class Port:
     # Whether what was sent has to get away first.
     is_choked = False
 
-    def __init__(
-        self, call_id: int, state: "State", send: "Callable[[bytes, bytes | memoryview], None]"
-    ) -> None:
+    def __init__(self, call_id: int, state: "State", send: "Callable[[bytes, Body], None]") -> None:
         self.call_id = call_id
         self.state = state
         # Sends a frame whole, behind what the call has printed.
@@ -199,7 +198,7 @@ class _OnePort(Port):
         state: "State",
         sock: "socket",
         frames: "Iterator[Frame]",
-        send: "Callable[[bytes, bytes | memoryview], None]",
+        send: "Callable[[bytes, Body], None]",
     ) -> None:
         super().__init__(call_id, state, send)
         self._sock = sock

@@ -12,13 +12,14 @@ from _struct import Struct
 from posix import getpid
 
 from clutch._call import Cancelled, function_of
-from clutch._convert import UnserializableError, convert, type_name
+from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import format_traceback, message_of
 from clutch._execute import Coroutine
 from clutch._failures import FailedError
 from clutch._frames import (
     CODEC_JSON,
     CODEC_RAW,
+    FLAG_ATTACHED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
     ITEM,
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Tuple
 
     from clutch._call import State
-    from clutch._execute import Encode
+    from clutch._execute import Body, Encode
+    from clutch._outgoing import Outgoing
     from clutch._port import Port
 
-    # The codec and how it writes, the largest payload, files whose frames are not the user's, what
-    # completes a coroutine, and where the executor's calls get their ports.
-    How = Tuple[int, Encode, int, Tuple[str, ...], Callable[[Any], Any], Any]
+    # The codec and how it writes, the largest payload and the most beside it, files whose frames
+    # are not the user's, what completes a coroutine, and where the executor's calls get their
+    # ports.
+    How = Tuple[int, Encode, Tuple[int, int], Tuple[str, ...], Callable[[Any], Any], Any]
 
 __all__ = ["Stream", "unfold"]
 
@@ -93,7 +96,7 @@ class Stream:
         self._kwargs = kwargs
         self._call_id = call_id
         self._state = state
-        self._codec, self._encode, self._item_bytes_max, self._skip, self._complete, line = how
+        self._codec, self._encode, self._limits, self._skip, self._complete, line = how
         # What the iterator returned.
         self._value: object = None
         self._pid = getpid()
@@ -229,13 +232,26 @@ class Stream:
         body = self._encode(value, 0)
         if body is None:
             body = self._encoded_slowly(value, f"item[{index}]")
-        if len(body) > self._item_bytes_max:
-            raise FailedError(failed_too_large(len(body), self._item_bytes_max))
+        size, flags, descriptors = len(body), 0, 0
+        if size > self._limits[0]:
+            body = self._sealed(body)
+            size, flags, descriptors = len(body.payload), FLAG_ATTACHED, len(body.descriptors)
         self._port.sent = index + 1
-        head = header_bytes(ITEM, self._call_id, _ITEM_META_BYTES, len(body), 0, self._codec)
+        head = header_bytes(
+            ITEM, self._call_id, _ITEM_META_BYTES, size, flags, self._codec, descriptors
+        )
         self._port.send(head + _pack_item(_ANSWER, index), body)
 
-    def _encoded_slowly(self, value: object, name: str) -> "bytes | memoryview":
+    def _sealed(self, body: "Body") -> "Outgoing":
+        """A payload that parts have left; all others of that length are too large."""
+        if isinstance(body, (bytes, memoryview)):
+            raise FailedError(failed_too_large(len(body), self._limits[0]))
+        failed = body.seal(*self._limits)
+        if failed:
+            raise FailedError(failed)
+        return body
+
+    def _encoded_slowly(self, value: object, name: str) -> "Body":
         """The payload of what is not plain data as it is."""
         codec = self._codec
         try:
@@ -243,7 +259,8 @@ class Stream:
                 advice = "the caller asked for raw bytes; give bytes, bytearray or memoryview"
                 raise UnserializableError(None, type(value), advice)
             for_json = codec == CODEC_JSON
-            plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json)
+            attach = attaching(codec, self._encode)
+            plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json, attach=attach)
             body = self._encode(plain, 0, is_checked=True)
             if body is None:
                 message = "it cannot be encoded; give simpler data"
@@ -307,7 +324,7 @@ class Stream:
             )
         )
 
-    def encode(self, codec: int, encode: "Encode") -> "tuple[bytes | memoryview, int]":
+    def encode(self, codec: int, encode: "Encode") -> "Tuple[Body, int]":
         """The payload with what the iterator returned, and its flags."""
         del codec
         body = encode(self._value, 0)

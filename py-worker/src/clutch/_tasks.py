@@ -51,11 +51,12 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Optional, Tuple
 
-    from clutch._execute import Answer, Executor
+    from clutch._execute import Answer, Body, Executor
     from clutch._lanes import Lanes, Send
+    from clutch._receive import Payload
 
     # flags, codec, id, meta, payload.
-    Frame = Tuple[int, int, int, memoryview, memoryview]
+    Frame = Tuple[int, int, int, memoryview, Payload]
 
 __all__ = ["live", "make_loop"]
 
@@ -122,7 +123,7 @@ class _TaskExecutor(LaneExecutor):
         codec: int,
         call_id: int,
         meta: memoryview,
-        payload: memoryview,
+        payload: "Payload",
     ) -> "Optional[Answer]":
         """The answer of a call; None if it has to go to a thread."""
         if len(meta) < NAME_AT:
@@ -146,10 +147,12 @@ class _TaskExecutor(LaneExecutor):
                 return None
             stage = DECODING
             decode, encode = self._codecs.get(codec) or self._load_codec(codec)
-            args = decode(payload)
             if flags:
-                args, kwargs, stream = self._unfold(flags, codec, function, args, call_id)
-            elif type(args) is not list and type(args) is not tuple:
+                args, encode = self._decode(flags, codec, payload, call_id)
+                args, kwargs, stream = self._unfold(flags, codec, function, args, call_id, encode)
+            else:
+                args = decode(payload)  # type: ignore[arg-type]
+            if type(args) is not list and type(args) is not tuple:
                 raise TypeError("they are no list")
             stage = CALLING
             lane.armed = True
@@ -171,8 +174,8 @@ class _TaskExecutor(LaneExecutor):
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or lane.interrupted == call_id:
             body = self._failure(error, (call_id, key, stage, function, args, kwargs))
-            # The traceback holds this frame, and this frame would hold it.
-            error = None
+            # As in `Executor.execute`.
+            error = encode = None
             return header_bytes(FAILED, call_id, len(body), 0), body
         return self._answered(call_id, codec, value, stream, encode)
 
@@ -330,7 +333,7 @@ class Service:
         body = load("clutch._failures").raised(error, (self._package,))
         self._answer(call_id, header_bytes(FAILED, call_id, len(body), 0), body, place)
 
-    def _answer(self, call_id: int, head: bytes, body: "bytes | memoryview", place: int) -> None:
+    def _answer(self, call_id: int, head: bytes, body: "Body", place: int) -> None:
         try:
             if self._lanes.ports:
                 self._lanes.ports.pop(call_id, None)
@@ -375,7 +378,7 @@ class Service:
             executor.kept = None
             del frame, head, body
 
-    def _worked(self, call_id: int, head: bytes, body: "bytes | memoryview", place: int) -> None:
+    def _worked(self, call_id: int, head: bytes, body: "Body", place: int) -> None:
         self._idle += 1
         self._answer(call_id, head, body, place)
 

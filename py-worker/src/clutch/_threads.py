@@ -26,20 +26,20 @@ from clutch._frames import (
 from clutch._lanes import LaneExecutor
 from clutch._limits import HEADER_BYTES, RECEIVE_BYTES
 from clutch._pristine import load
-from clutch._receive import receive_frames, shielded
+from clutch._receive import Arrivals, receive_frames, shielded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
     from typing import Callable, Iterator, Optional, Tuple
 
-    from clutch._execute import Executor
+    from clutch._execute import Body, Executor
     from clutch._lane_ports import LanePort
     from clutch._lanes import Lanes, Send
-    from clutch._receive import Frame
+    from clutch._receive import Frame, Payload
 
     # flags, codec, id, meta, payload, all for as long as one wants.
-    Taken = Tuple[int, int, int, memoryview, memoryview]
+    Taken = Tuple[int, int, int, memoryview, Payload]
 
     MakeExecutor = Callable[[Lane], Executor]
     OpenPort = Callable[[int], LanePort]
@@ -63,6 +63,7 @@ class Turns:
         self._turn = allocate_lock()
         # Where calls are, when one thread has all turns: see `_read_for_all`.
         self._calls: "Optional[SimpleQueue[Optional[Taken]]]" = None
+        self._asking = allocate_lock()
         self._is_asked = False
         # Held until there are no more calls.
         self.over = allocate_lock()
@@ -87,13 +88,6 @@ class Turns:
                 if flags & FLAGS_OF_PORTS:
                     # Before the turn is given on: what comes next may be for it.
                     self._lanes.ports[call_id] = self._open_port(call_id)
-                    if not self._is_asked:
-                        self._is_asked = True
-                        threading.Thread(
-                            target=guarded(self._read_for_all, "clutch-streams"),
-                            name="clutch-streams",
-                            daemon=True,
-                        ).start()
                 return taken
             if kind == EXIT:
                 break
@@ -103,11 +97,20 @@ class Turns:
         self.over.release()
         return None
 
-    def _read_for_all(self) -> None:
-        """Reads from now on, since all that run calls may wait for what comes for these.
+    def read_for_all(self) -> None:
+        """Has one more thread read from now on: all that run calls may wait for what comes.
 
-        Never started where no call streams: there, a call goes to its thread without a detour.
+        Called by the first call that streams; before it, a call goes to its thread without a
+        detour.
         """
+        with self._asking:
+            if self._is_asked:
+                return
+            body = guarded(self._read_for_all, "clutch-streams")
+            threading.Thread(target=body, name="clutch-streams", daemon=True).start()
+            self._is_asked = True
+
+    def _read_for_all(self) -> None:
         with self._turn:
             calls = self._calls = SimpleQueue()
         while True:
@@ -119,9 +122,9 @@ class Turns:
             calls.put(None)
 
 
-def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview) -> "Taken":
+def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload") -> "Taken":
     """A frame that stays as it is when the next one is received."""
-    if len(meta) + len(payload) <= _SHARED_BYTES_MAX:
+    if isinstance(payload, memoryview) and len(meta) + len(payload) <= _SHARED_BYTES_MAX:
         return flags, codec, call_id, memoryview(bytes(meta)), memoryview(bytes(payload))
     return flags, codec, call_id, meta, payload
 
@@ -163,7 +166,7 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
     """Serves calls until there are no more."""
     sending = allocate_lock()
 
-    def send_in_turn(head: bytes, body: "bytes | memoryview") -> None:
+    def send_in_turn(head: bytes, body: "Body") -> None:
         lanes.flush()
         with sending:
             send(head, body)
@@ -171,8 +174,11 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
     def open_port(call_id: int) -> "LanePort":
         return load("clutch._lane_ports").LanePort(call_id, state, send_in_turn)
 
-    frames = receive_frames(shielded(call), lanes.setup.payload_bytes_max)
+    arrivals = Arrivals()
+    receive_into = shielded(call, arrivals)
+    frames = receive_frames(receive_into, lanes.setup.payload_bytes_max, arrivals)
     turns = Turns(frames, lanes, open_port)
+    lanes.on_open = turns.read_for_all
 
     def run(lane: Lane, executor: "Executor") -> None:
         while True:
