@@ -252,8 +252,13 @@ class Incoming:
     stay open until the call is answered, so that it may be part of the answer as it is.
     """
 
-    def __init__(self, attached: "Attached", state: "State") -> None:
+    # Whether it is an item of a stream.
+    is_item = False
+
+    def __init__(self, attached: "Attached", state: "State", line: "Any" = None) -> None:
         self.state = state
+        # Where a call gets its streams.
+        self.line = line
         self._attached = attached
         if attached.is_cut:
             raise AttachmentError(
@@ -448,6 +453,12 @@ def _arrow(incoming: Incoming, entry: Attachment) -> "Any":
     return ipc.open_stream(pyarrow.py_buffer(part)).read_all()
 
 
+def _stream(incoming: Incoming, entry: Attachment) -> "Any":
+    if incoming.is_item:
+        raise entry.error("is a stream, which an item of a stream cannot hold")
+    return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
+
+
 def _numpy() -> "Any":
     """The user's numpy, if there is one."""
     module = sys.modules.get("numpy")
@@ -472,4 +483,5 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     BYTE_ARRAY: _bytearray,
     ARRAY: _array,
     ARROW: _arrow,
+    STREAM: _stream,
 }
