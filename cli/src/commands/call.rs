@@ -290,7 +290,7 @@ fn reported(reply: &Reply, pool: &str, python: Option<String>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use clutch_client::WorkerId;
+    use clutch_client::{Beside, WorkerId};
 
     use super::*;
 
@@ -304,7 +304,8 @@ mod tests {
             pid: 4711,
         };
         let payload = Bytes::from_static(b"[1.10, null]");
-        let reply = Reply { id: 1, codec: Codec::Json, flags: Flags::NONE, payload, answer };
+        let (codec, flags, attached) = (Codec::Json, Flags::NONE, Beside::default());
+        let reply = Reply { id: 1, codec, flags, payload, attached, answer };
         let text = String::from_utf8(reported(&reply, "default", Some("3.12.1".into()))).unwrap();
         assert!(text.ends_with(",\"value\":[1.10, null]}"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
