@@ -65,6 +65,15 @@ pub(crate) enum Step<R> {
     Done,
 }
 
+/// What a driver gives to the caller: a chunk's index and result, or what ends all.
+pub(crate) type Item<R> = Result<(u64, Result<R, MapFileError>), FileError>;
+
+/// The same with one error; a failed chunk names itself.
+pub(crate) fn indexed<R>(item: Item<R>) -> Result<(u64, R), MapFileError> {
+    let (index, result) = item?;
+    result.map(|value| (index, value))
+}
+
 /// What came of a chunk: nothing where no record begins in it.
 type Outcome<R> = Result<Option<R>, MapFileError>;
 
