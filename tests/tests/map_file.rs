@@ -213,7 +213,7 @@ fn csv_is_cut_as_python_reads_it() {
         }
     }
     let records: Vec<Vec<Vec<String>>> = client
-        .map_file("job_files:rows", &daemon.tmp().write("rows.tsv", "a\t\"b\n\"\nc\td\n"))
+        .map_file("job_files:rows", daemon.tmp().write("rows.tsv", "a\t\"b\n\"\nc\td\n"))
         .split(Split::Csv(Csv::new().delimiter(b'\t')))
         .chunk_bytes(1)
         .collect()

@@ -48,7 +48,7 @@ pub enum MapFileError {
         chunk: FileChunk,
         /// How.
         #[source]
-        failure: Failure,
+        failure: Box<Failure>,
     },
 }
 

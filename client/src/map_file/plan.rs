@@ -223,7 +223,9 @@ impl<R> Plan<R> {
                 self.resend(parcel, &failure);
                 return;
             }
-            Err(failure) => Err(MapFileError::Chunk { chunk: parcel.chunk(), failure }),
+            Err(failure) => {
+                Err(MapFileError::Chunk { chunk: parcel.chunk(), failure: Box::new(failure) })
+            }
         };
         self.bytes_done += parcel.cut.weight;
         self.done.insert(parcel.index, outcome);
