@@ -8,7 +8,7 @@ use clutch_tests::{Daemon, Output, SECOND, command, signal, wait_for, workers_di
 use nix::sys::signal::Signal;
 
 fn daemon() -> Daemon {
-    Daemon::builder().pool("default", |pool| pool.workers(2).path(workers_dir())).start()
+    Daemon::builder().pool("default", |pool| pool.workers(2)).start()
 }
 
 fn path_text(path: &Path) -> &str {
@@ -46,7 +46,7 @@ fn csv_and_its_header() {
     let daemon = daemon();
     let file = daemon.tmp().write("rows.csv", "a;b\n1;\"x\ny\"\n2;z\n");
     let words = ["map-file", "job_files:rows", path_text(&file), "--split", "csv"];
-    let output = daemon.cli(words.iter().chain(&["--chunk", "1B"]));
+    let output = daemon.cli(words.iter().chain(&["--chunk", "1B", "--delimiter", ";"]));
     assert_eq!(3, output.stdout.lines().count(), "{}", output.stderr);
     let comma = daemon.tmp().write("rows.csv", "a,b\n1,\"x\ny\"\n2,z\n");
     let output = daemon.cli([

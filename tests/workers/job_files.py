@@ -2,6 +2,7 @@
 
 import csv
 import io
+import mmap
 import os
 import sys
 import time
@@ -105,3 +106,12 @@ def peak_bytes():
 def table_facts(table):
     """What the stand-in for pyarrow gives."""
     return [type(table).__name__, table.index, table.source_bytes, table.tail]
+
+
+def touch_cut(path):
+    """Touch memory of a file behind its end."""
+    with open(path, "r+b") as file:
+        file.truncate(100_000)
+        memory = mmap.mmap(file.fileno(), 100_000)
+        file.truncate(10)
+    return memory[90_000]
