@@ -109,7 +109,7 @@ impl<R: DeserializeOwned> Driver<R> {
                 let target = &self.job.settings.target;
                 let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
-                    .and_then(|frame| open_reply(frame, target));
+                    .and_then(|frame| open_reply(frame, target, connection.welcome()));
                 self.answered(sent.parcel, answer);
             }
             return;

@@ -16,6 +16,7 @@ from clutch._frames import (
     CODEC_PLAIN,
     CODEC_RAW,
     FAILED,
+    FLAG_ATTACHED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
     FLAG_STREAM,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
 
     from clutch._failures import Attempt
     from clutch._items import Items
+    from clutch._outgoing import Outgoing
+    from clutch._receive import Payload
     from clutch._streams import Stream
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
-    Answer = Tuple[bytes, Union[bytes, memoryview]]
+    Body = Union[bytes, memoryview, Outgoing]
+    Answer = Tuple[bytes, Body]
     Decode = Callable[[memoryview], Any]
     # What runs a call that is more than one call of a function.
     Many = Union[Items, Stream]
@@ -51,7 +55,7 @@ if TYPE_CHECKING:
 
         def __call__(
             self, value: object, wrapped: int, *, is_checked: bool = False
-        ) -> "Optional[Union[bytes, memoryview]]": ...
+        ) -> "Optional[Body]": ...
 
 
 __all__ = [
@@ -142,6 +146,9 @@ class Executor:
         "line",
     )
 
+    # The same for all calls of a worker.
+    attached_bytes_max = 0
+
     def __init__(self, package: str, payload_bytes_max: int, now: State = state) -> None:
         self._state = now
         self._payload_bytes_max = payload_bytes_max
@@ -157,7 +164,7 @@ class Executor:
         self.line: "Any" = None
 
     def execute(
-        self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
+        self, flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload"
     ) -> "Answer":
         """The header and body of the frame that answers a `Run`."""
         if len(meta) < NAME_AT:
@@ -178,11 +185,13 @@ class Executor:
                     function = self._find(key)
                 stage = DECODING
                 decode, encode = self._codecs.get(codec) or self._load_codec(codec)
-                args = decode(payload)
                 if flags:
+                    args, encode = self._decode(flags, codec, payload, call_id)
                     args, kwargs, items = self._unfold(flags, codec, function, args, call_id)
-                elif type(args) is not list and type(args) is not tuple:
-                    raise TypeError("they are no list")
+                else:
+                    args = decode(payload)  # type: ignore[arg-type]
+                    if type(args) is not list and type(args) is not tuple:
+                        raise TypeError("they are no list")
                 stage = CALLING
                 # From here until it is disarmed, the control thread may have Cancelled raised.
                 # An interrupt that came before was not heard.
@@ -213,8 +222,9 @@ class Executor:
         if error is not None or state.interrupted == call_id:
             attempt = (call_id, key, stage, function, args, kwargs)
             body = self._failure(error, attempt)
-            # The traceback holds this frame, and this frame would hold it.
-            self.kept, error = error, None
+            # The traceback holds this frame, and this frame would hold it. Whoever keeps it need
+            # not keep what was attached.
+            self.kept, error, encode = error, None, _never
             return header_bytes(FAILED, call_id, len(body), 0), body
         self.kept = value
         return self._answered(call_id, codec, value, items, encode)
@@ -261,11 +271,21 @@ class Executor:
             name = type.__dict__["__name__"].__get__(type(error))
             return failed_raised(encode_exception(name, _brief(error), [note], [], "", [], []))
 
-    def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
+    def _answer(self, call_id: int, codec: int, body: "Body", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
-            failed = failed_too_large(len(body), self._payload_bytes_max)
-            return header_bytes(FAILED, call_id, len(failed), 0), failed
+            return self._answer_large(call_id, codec, body, flags)
         return header_bytes(RESULT, call_id, 0, len(body), flags, codec), body
+
+    def _answer_large(self, call_id: int, codec: int, body: "Body", flags: int) -> "Answer":
+        if isinstance(body, (bytes, memoryview)):
+            failed = failed_too_large(len(body), self._payload_bytes_max)
+        else:
+            failed = body.seal(self._payload_bytes_max, self.attached_bytes_max)
+            if not failed:
+                size, count = len(body.payload), len(body.descriptors)
+                flags |= FLAG_ATTACHED
+                return header_bytes(RESULT, call_id, 0, size, flags, codec, count), body
+        return header_bytes(FAILED, call_id, len(failed), 0), failed
 
     def _answer_slowly(self, call_id: int, codec: int, value: object, encode: "Encode") -> "Answer":
         failures = load("clutch._failures")
@@ -308,6 +328,19 @@ class Executor:
         self._codecs[codec] = module.decode, module.encode
         return self._codecs[codec]
 
+    def _decode(
+        self, flags: int, codec: int, payload: "Payload", call_id: int
+    ) -> "Tuple[Any, Encode]":
+        """What a payload says, whatever its flags, and what encodes the answer to it."""
+        decode, encode = self._codecs[codec]
+        if not flags & FLAG_ATTACHED:
+            return decode(payload), encode  # type: ignore[arg-type]
+        # From here on it is the call's own doing if the worker dies: for want of memory, say, or
+        # while numpy is imported.
+        self._state.page[0] = call_id
+        incoming = load("clutch._attached").Incoming(payload, self._state)
+        return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
+
     def _unfold(
         self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
     ) -> "tuple[Any, Any, Any]":
@@ -317,7 +350,7 @@ class Executor:
             how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
             streams = load("clutch._streams")
             return streams.unfold(function, flags, args, call_id, self._state, how)
-        if codec == CODEC_RAW:
+        if codec == CODEC_RAW and flags & (FLAG_ITEMS | FLAG_KEYWORDS):
             raise TypeError("raw bytes are one argument; use plain or json for more")
         if flags & FLAG_ITEMS:
             if flags & FLAG_KEYWORDS or type(args) not in (list, tuple):
@@ -337,6 +370,8 @@ class Executor:
             if type(args) not in (list, tuple) or type(kwargs) is not dict:
                 raise TypeError("they are no pair of a list and a dict")
             return args, kwargs, None
+        if type(args) not in (list, tuple):
+            raise TypeError("they are no list")
         return args, {}, None
 
     def _await(self, coroutine: "Any") -> "Any":

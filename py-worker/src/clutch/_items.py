@@ -12,7 +12,7 @@ from itertools import compress, count, repeat, starmap
 from posix import getpid
 
 from clutch._call import SKIP, Cancelled
-from clutch._convert import UnserializableError, convert, type_name
+from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import as_dict, describe
 from clutch._execute import APPLY_NOTHING, APPLY_STAR, BadItemError, NoFoldError, each_of
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterator, List, Tuple
 
     from clutch._call import State
-    from clutch._execute import Encode
+    from clutch._execute import Body, Encode
 
     Failures = List[Tuple[int, Dict[str, Any]]]
 
@@ -157,18 +157,18 @@ class Items:
                 raise UnserializableError(None, type(SKIP), message)
             self._results.append(folded)
 
-    def encode(self, codec: int, encode: "Encode") -> "tuple[bytes, int]":
+    def encode(self, codec: int, encode: "Encode") -> "tuple[Body, int]":
         """The payload with the results, and its flags."""
         if not self._failures:
             body = encode(self._results, 1)
             if body is not None:
-                return bytes(body), 0
+                return body, 0
         has_skipped = any(map(is_, self._results, repeat(SKIP)))
         if self._failures or has_skipped:
             # Where only some have none, the others are as fast as ever.
             body = encode(self._sorted_out(self._results), 0)
             if body is not None:
-                return bytes(body), FLAG_ITEMS
+                return body, FLAG_ITEMS
         depth_max = DEPTH_MAX - _WRAPPED - (codec == CODEC_JSON)
         failed = {index for index, _ in self._failures}
         results: "list[Any]" = []
@@ -183,8 +183,8 @@ class Items:
                 self._unserializable(index, error)
                 results.append(SKIP)
         if not self._failures and not has_skipped:
-            return bytes(encode(results, 1, is_checked=True) or b""), 0
-        return bytes(encode(self._sorted_out(results), 0, is_checked=True) or b""), FLAG_ITEMS
+            return encode(results, 1, is_checked=True) or b"", 0
+        return encode(self._sorted_out(results), 0, is_checked=True) or b"", FLAG_ITEMS
 
     def _sorted_out(self, results: "list[Any]") -> "tuple[list[Any], Failures, list[int]]":
         """The results of items that have one, the failures, and the indices of the others."""
@@ -197,7 +197,9 @@ class Items:
         if encode(value, _WRAPPED) is not None:
             return value
         try:
-            value = convert(value, for_json=codec == CODEC_JSON, depth_max=depth_max)
+            attach = attaching(codec, encode)
+            for_json = codec == CODEC_JSON
+            value = convert(value, for_json=for_json, depth_max=depth_max, attach=attach)
         except UnserializableError:
             raise
         except BaseException as error:  # noqa: BLE001 - a value's own code ran.

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Callable, Tuple
 
-    from clutch._execute import Decode, Encode
+    from clutch._execute import Body, Decode, Encode
     from clutch._frames import Setup
 
     Restore = Callable[[], "Callable[[], None] | None"]
-    Send = Callable[[bytes, "bytes | memoryview"], None]
+    Send = Callable[[bytes, Body], None]
 
 __all__ = ["LaneExecutor", "Lanes", "prepare"]
 

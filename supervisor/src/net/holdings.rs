@@ -79,12 +79,18 @@ impl Holdings {
 pub struct Ledger {
     all: Rc<Holdings>,
     own: Rc<Cell<usize>>,
+    is_workers: bool,
 }
 
 impl Ledger {
     /// A sender that nothing is held for.
     pub fn new(all: Rc<Holdings>) -> Ledger {
-        Ledger { all, own: Rc::default() }
+        Ledger { all, own: Rc::default(), is_workers: false }
+    }
+
+    /// A worker that nothing is held for. What it sends was asked for, and passes through.
+    pub fn of_worker(all: Rc<Holdings>) -> Ledger {
+        Ledger { is_workers: true, ..Ledger::new(all) }
     }
 
     /// Whether a sender has to wait until fewer are held, for itself or for all. `waiting` are
@@ -117,7 +123,7 @@ impl Ledger {
     /// Some have come without the whole of their frame. False when those are too many.
     pub(super) fn come(&self, count: usize) -> bool {
         self.all.unclaimed.set(self.all.unclaimed.get() + count);
-        self.all.unclaimed.get() <= self.all.limit_unclaimed
+        self.is_workers || self.all.unclaimed.get() <= self.all.limit_unclaimed
     }
 
     /// Their frame has come, or they are closed.

@@ -117,7 +117,7 @@ impl Inbox {
         }
         match self.decoder.step(&mut self.buffer).inspect_err(|_| self.intake.close())? {
             Step::Frame(frame) => {
-                let attached = self.intake.claim(&frame.header)?;
+                let attached = self.intake.claim(&frame.header, self.buffer.is_empty())?;
                 if frame.header.payload_bytes >= BUDGETED_BYTES_MIN {
                     // What follows a long frame must not keep its memory, which is given back when
                     // its call is answered.

@@ -94,15 +94,23 @@ impl Intake {
         self.noted += count;
         if let Some(ledger) = &self.ledger
             && !ledger.come(count)
-            && self.kinds == OF_CLIENTS
         {
             return Err(self.refuse(IntakeError::Exhausted));
         }
         Ok(())
     }
 
-    /// What belongs to a frame that is whole.
-    pub(super) fn claim(&mut self, header: &Header) -> Result<Attached, IntakeError> {
+    /// What belongs to a frame that is whole. If it is the last one that was begun, nobody else
+    /// can want what it leaves.
+    pub(super) fn claim(
+        &mut self,
+        header: &Header,
+        is_last: bool,
+    ) -> Result<Attached, IntakeError> {
+        let left = self.unclaimed.len().saturating_sub(usize::from(header.descriptors));
+        if is_last && left > 0 {
+            return Err(self.refuse(IntakeError::Unclaimed(left)));
+        }
         if header.descriptors == 0 {
             return Ok(Attached::default());
         }

@@ -26,6 +26,7 @@ macro_rules! files {
 pub(super) const FILES: &[(&str, &str)] = files![
     "boot.py",
     "clutch/__init__.py",
+    "clutch/_attached.py",
     "clutch/_call.py",
     "clutch/_cancel.py",
     "clutch/_control.py",
@@ -50,6 +51,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_missing.py",
     "clutch/_nesting.py",
     "clutch/_no_faulthandler.py",
+    "clutch/_outgoing.py",
     "clutch/_page.py",
     "clutch/_plain.py",
     "clutch/_port.py",

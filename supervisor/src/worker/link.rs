@@ -86,7 +86,7 @@ impl Link {
         let calls = one_call.saturating_mul(lanes as usize);
         // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
         let free = SharedBudget::new(usize::MAX);
-        let ledger = Ledger::new(holdings.clone());
+        let ledger = Ledger::of_worker(holdings.clone());
         Ok(Link {
             pool,
             worker,
