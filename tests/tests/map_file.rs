@@ -278,10 +278,11 @@ fn row_groups_are_read_by_pyarrow() {
     assert_eq!([table(0), table(1)], *tables);
     let missing = groups().pool("without").collect::<Vec<_>>();
     match missing {
-        Err(MapFileError::Chunk { failure, .. }) => {
+        Err(MapFileError::Chunk { chunk, failure }) => {
             assert!(matches!(failure.reason, Reason::BadArguments { .. }), "{failure}");
             let said = failure.to_string();
             assert!(said.contains("install pyarrow"), "{said}");
+            assert_eq!("row group 0", chunk.to_string());
         }
         // It is installed for everybody here: a file of nothing is no file to it.
         other => skip!("this machine's python has pyarrow: {other:?}"),

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use clutch_protocol::attachment::Content;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Failure, Reason};
 
@@ -42,7 +43,12 @@ pub(crate) struct Parcel {
 
 impl Parcel {
     fn chunk(&self) -> FileChunk {
-        FileChunk { index: self.index, offset: self.cut.offset, bytes: self.cut.bytes }
+        let Cut { offset, bytes, content, .. } = &self.cut;
+        let row_group = match content {
+            Content::RowGroup { index } => Some(*index),
+            _ => None,
+        };
+        FileChunk { index: self.index, offset: *offset, bytes: *bytes, row_group }
     }
 }
 
@@ -259,7 +265,7 @@ fn may_resend(parcel: &Parcel, failure: &Failure) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::attachment::{Content, Split};
+    use clutch_protocol::attachment::Split;
     use clutch_protocol::failure::{Cause, Certificate};
     use clutch_protocol::message::{PoolSize, WorkerId};
 
