@@ -71,7 +71,9 @@ pub(crate) fn run(rounds: usize, mib: Option<usize>) -> Outcome<()> {
         "\nThe daemon's peak memory: {before} KiB before the first array, {after} KiB after the \
          last."
     )?;
-    drop((tables, scene, client));
+    drop(tables);
+    drop(scene);
+    drop(client);
     daemon.stop()?;
     match after > DAEMON_KIB_MAX {
         true => Err(format!("the daemon took {after} KiB, more than {DAEMON_KIB_MAX}").into()),
