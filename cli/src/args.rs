@@ -13,8 +13,8 @@ use clap::{Parser, Subcommand};
 use clutch_protocol::name;
 
 use crate::commands::{
-    call, cancel, completions, config, doctor, env, explain, logs, map, ping, plan, pool, pythons,
-    reload, run as program, serve, stack, status, stop, workers,
+    call, cancel, completions, config, doctor, env, explain, logs, map, map_file, ping, plan, pool,
+    pythons, reload, run as program, serve, stack, status, stop, workers,
 };
 use crate::exit;
 use crate::output::Color;
@@ -66,6 +66,7 @@ pub(crate) enum Verb {
     Serve(serve::Args),
     Call(call::Args),
     Map(map::Args),
+    MapFile(map_file::Args),
     Run(program::Args),
     Status(status::Args),
     Workers(workers::Args),
@@ -207,6 +208,7 @@ Examples:
   clutch serve                                 the daemon, with ./clutch.toml
   clutch call statistics:fmean '[1, 2, 3.5]'   a call to it
   clutch map math:factorial 5 6 7              one call for each item
+  clutch map-file logs:count app.log           one call for each chunk of a file
   clutch run script.py                         as python does, by a pool's rules
   clutch status                                what everyone is doing
   clutch workers                               which call each worker runs

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clutch_client::{ConnectError, Denial, Failure, OperateError};
+use clutch_client::{ConnectError, Denial, Failure, FileError, OperateError};
 use clutch_protocol::limits::META_BYTES_MAX;
 use clutch_protocol::message::RunRefused;
 use clutch_supervisor::config::ConfigError;
@@ -31,6 +31,10 @@ pub(crate) enum Error {
     Value(#[from] ValueError),
     #[error(transparent)]
     Input(#[from] InputError),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("--header and --delimiter are only for --split csv")]
+    OnlyCsv,
     #[error(transparent)]
     Wish(#[from] WishError),
     #[error(transparent)]
@@ -148,6 +152,8 @@ impl Error {
         match self {
             Error::Value(_)
             | Error::Input(_)
+            | Error::File(_)
+            | Error::OnlyCsv
             | Error::Wish(_)
             | Error::CommandTooLong
             | Error::Variable(_)

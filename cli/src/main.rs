@@ -47,8 +47,8 @@ mod program;
 
 use args::{Cli, Verb};
 use commands::{
-    call, cancel, completions, config, doctor, env, explain, logs, map, ping, plan, pool, pythons,
-    reload, run as program_verb, serve, stack, status, stop, workers,
+    call, cancel, completions, config, doctor, env, explain, logs, map, map_file, ping, plan, pool,
+    pythons, reload, run as program_verb, serve, stack, status, stop, workers,
 };
 use connect::Socket;
 use error::Error;
@@ -86,6 +86,7 @@ fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Call(args) => block_on(call::run(args, &global)),
         Verb::Run(_) => unreachable!("it has an exit code of its own, and is done by now"),
         Verb::Map(args) => block_on_beside_reader(map::run(args, &global)),
+        Verb::MapFile(args) => block_on_beside_reader(map_file::run(args, &global)),
         Verb::Status(args) => block_on(status::run(args, &socket)),
         Verb::Workers(args) => block_on(workers::run(args, &socket)),
         Verb::Pool(args) => block_on(pool::run(args, &socket)),

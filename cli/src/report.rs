@@ -44,6 +44,24 @@ pub(crate) fn item(index: u64, failure: &Failure, format: FailureFormat) -> Exit
     Exit::of(&failure.reason)
 }
 
+/// Shows why a chunk of a file failed, and gives the exit code that belongs to it. `place` is what
+/// JSON says about the chunk.
+pub(crate) fn chunk(
+    name: &str,
+    place: &serde_json::Value,
+    failure: &Failure,
+    format: FailureFormat,
+) -> Exit {
+    match format {
+        FailureFormat::Text => text(&format!("{name}: "), failure, ""),
+        FailureFormat::Json => {
+            let json = serde_json::json!({"chunk": place, "error": failure});
+            output::json_note(&json.to_string());
+        }
+    }
+    Exit::of(&failure.reason)
+}
+
 /// Says that a call was cancelled from here.
 pub(crate) fn interrupted(failure: &Failure, format: FailureFormat) {
     match format {
@@ -187,6 +205,7 @@ mod tests {
             phases: Phases::default(),
             reason: Reason::WorkerDied(Box::new(certificate)),
             quarantined: false,
+            item: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! `connection`.
 
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,9 +20,11 @@ use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Target, Trouble, open};
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::{Items, Map};
+use crate::map_file::{Input, MapFile, SourceFile};
 use crate::opening;
 use crate::pending::Closing;
 use crate::request::Request;
+use crate::stream::ItemStream;
 use crate::transport::ConnectOptions;
 
 /// A connection to a daemon. Clones share it; the last one dropped closes it.
@@ -113,6 +115,17 @@ impl Client {
         self.request(function).args(args).send().await
     }
 
+    /// Calls a generator function, or any that gives an iterator, and gives its items as they come.
+    /// [`ItemStream`] says how; a stream of a call with a pool or a timeout of its own begins with
+    /// [`request`](Client::request).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> ItemStream<T> {
+        self.request(function).args(args).stream()
+    }
+
     /// A call with a pool, a timeout, keywords or output of its own.
     pub fn request(&self, function: impl Into<String>) -> Request<Client> {
         Request::new(self.clone(), function)
@@ -137,6 +150,34 @@ impl Client {
         items: S,
     ) -> Map<Client, S, R> {
         Map::new(self.clone(), function, items)
+    }
+
+    /// Calls `function` once for each chunk of a file, its only argument, over all workers of the
+    /// pool: each maps its own chunk into memory, and this side reads nothing of it. [`MapFile`]
+    /// says how it is cut.
+    ///
+    /// ```no_run
+    /// # async fn f(client: clutch_client::Client) -> Result<(), clutch_client::MapFileError> {
+    /// let counts: Vec<u64> = client.map_file("logs:count_errors", "app.log").collect().await?;
+    /// println!("{} errors", counts.iter().sum::<u64>());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_file<R>(
+        &self,
+        function: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Path(path.into()))
+    }
+
+    /// The same for a file that is open already.
+    pub fn map_source<R>(
+        &self,
+        function: impl Into<String>,
+        source: SourceFile,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Open(source))
     }
 
     /// What the daemon, its pools and their workers are doing now.
@@ -212,7 +253,7 @@ impl Client {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let frame = self.connection().exchange(&letter, None, deadline).await;
-        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+        open(frame.map_err(|trouble| target.failure(trouble))?.frame, answer_to(kind), &target)
     }
 
     /// What the daemon said when it accepted this client.

@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Frame, Kind, Reason};
+use clutch_protocol::{Kind, Reason};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
 use tokio::time::timeout_at;
 
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
-use crate::inbox::{Filled, Inbox};
-use crate::limits::{CANCEL_WAIT, HANG_UP_WAIT};
-use crate::outbound::{Outbound, Outgoing, Sent};
+use crate::inbox::{Delivery, Filled, Inbox};
+use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
+use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
 
@@ -97,7 +97,7 @@ impl Connection {
         letter: &Letter,
         output: Option<OutputSink>,
         deadline: Deadline,
-    ) -> Result<Frame, Trouble> {
+    ) -> Result<Delivery, Trouble> {
         self.exchange_until(letter, output, deadline, std::future::pending()).await
     }
 
@@ -110,7 +110,7 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
         give_up: impl Future<Output = ()>,
-    ) -> Result<Frame, Trouble> {
+    ) -> Result<Delivery, Trouble> {
         let mut give_up = pin!(give_up);
         self.owner.check().map_err(|closing| Trouble::unsent(&closing))?;
         let _slot = match letter.kind {
@@ -119,11 +119,15 @@ impl Connection {
         };
         let id = self.ids.next();
         let (sender, receiver) = oneshot::channel();
+        let window = output.as_ref().and_then(OutputSink::window);
         lock(&self.pending)
             .insert(id, sender, output)
             .map_err(|closing| Trouble::unsent(&closing))?;
         let mut ticket = Ticket { connection: self, id, left: Left::Unsent };
         self.send(id, letter, deadline).await?;
+        if let Some(items) = window {
+            self.credit(id, items);
+        }
         let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
         ticket.left = if goes_on { Left::Call } else { Left::Unsent };
         let mut receiver = receiver;
@@ -150,7 +154,8 @@ impl Connection {
         };
         ticket.left = Left::Nothing;
         match outcome.expect("whoever takes a waiter out of the table tells it") {
-            Outcome::Reply(frame) => Ok(frame),
+            Outcome::Reply(delivery) => Ok(delivery),
+            Outcome::Item(_) => unreachable!("items have a channel of their own"),
             Outcome::Lost { closing, sent } => {
                 Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
             }
@@ -178,6 +183,13 @@ impl Connection {
             room.as_mut().enable();
             match self.try_send(id, letter) {
                 Some(Ok(())) => return Ok(()),
+                Some(Err(error)) if is_crowded(&error) => {
+                    let soon = tokio::time::Instant::now() + CROWDED_WAIT;
+                    if before(deadline, tokio::time::sleep_until(soon)).await.is_none() {
+                        return Err(Trouble::unsent(deadline.passed()));
+                    }
+                    continue;
+                }
                 Some(Err(error)) => {
                     self.hung_up(&error).await;
                     return Err(self.lost());
@@ -193,12 +205,16 @@ impl Connection {
     /// Sends a frame, if there is room or it is a cancel.
     fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
         let header = letter.header(id).encode();
-        let frame = Outgoing { id, header: &header, meta: &letter.meta, payload: &letter.payload };
+        // A call is taken back under its own id, and what is said of it is not the call.
+        let own = if letter.is_remark() { 0 } else { id };
+        let Letter { meta, payload, descriptors, .. } = letter;
+        let frame = Outgoing { id: own, header: &header, meta, payload, descriptors };
         let sent = {
             let mut outbound = lock(&self.outbound);
             // A cancel makes room. There is at most one for each call the daemon has, and no call
-            // is sent without room, so they are few: `in_flight_max` headers.
-            if letter.kind != Kind::Cancel && !outbound.has_room() {
+            // is sent without room, so they are few: `in_flight_max` headers. A credit is for items
+            // that have come, which the daemon does not send without.
+            if !letter.is_remark() && !outbound.has_room() {
                 return None;
             }
             outbound.send(&self.socket, &frame)
@@ -228,6 +244,14 @@ impl Connection {
             self.remark(id, Kind::Cancel);
         }
         has_left
+    }
+
+    /// Lets the daemon send more items of call `id`. Never waits.
+    pub(crate) fn credit(&self, id: u64, items: u32) {
+        if self.owner.check().is_ok() {
+            // When it is lost, so is the connection, and whoever waits is told that.
+            let _lost = self.try_send(id, &Letter::credit(items));
+        }
     }
 
     /// Sends a cancel, or a pong if there is room.
@@ -270,13 +294,23 @@ impl Connection {
         Trouble::unsent(&self.closing())
     }
 
-    fn receive(&self, frame: Frame) -> Result<(), Closing> {
-        match sort(frame) {
-            Incoming::Answer(frame) => {
-                let waiter = lock(&self.pending).take(frame.header.id);
+    fn receive(&self, delivery: Delivery) -> Result<(), Closing> {
+        match sort(delivery) {
+            Incoming::Answer(delivery) => {
+                let waiter = lock(&self.pending).take(delivery.frame.header.id);
                 if let Some(waiter) = waiter {
                     // Its receiver is gone when the caller is; it has cancelled then.
-                    let _gone = waiter.send(Outcome::Reply(frame));
+                    let _gone = waiter.send(Outcome::Reply(delivery));
+                }
+            }
+            Incoming::Item(delivery) => {
+                lock(&self.pending).item(delivery)?;
+            }
+            Incoming::Progress(id, progress) => {
+                // Called without the lock, since it may be anybody's code.
+                let sink = lock(&self.pending).progress(id);
+                if let Some(sink) = sink {
+                    sink.tell(progress);
                 }
             }
             Incoming::Output(id, chunk) => lock(&self.pending).output(id, chunk),
@@ -307,8 +341,13 @@ impl Connection {
                     result
                 })
                 .await;
-            if let Err(error) = flushed {
-                return self.hung_up(&error).await;
+            match flushed {
+                Ok(()) => {}
+                Err(error) if is_crowded(&error) => {
+                    tokio::time::sleep_until(tokio::time::Instant::now() + CROWDED_WAIT).await;
+                    self.flush.notify_one();
+                }
+                Err(error) => return self.hung_up(&error).await,
             }
         }
     }
@@ -365,8 +404,8 @@ async fn read(connection: CloseOnDrop, mut inbox: Inbox) {
     let CloseOnDrop(connection) = &connection;
     let closing = loop {
         match inbox.next() {
-            Ok(Some(frame)) => {
-                if let Err(closing) = connection.receive(frame) {
+            Ok(Some(delivery)) => {
+                if let Err(closing) = connection.receive(delivery) {
                     break closing;
                 }
                 continue;

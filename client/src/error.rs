@@ -9,6 +9,7 @@ use clutch_protocol::wire::MetaError;
 use clutch_protocol::{FrameError, Kind};
 use thiserror::Error;
 
+use crate::inbox::InboxError;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
 
 /// Why a client could not connect. Each text says what to do next.
@@ -114,6 +115,9 @@ pub enum HandshakeError {
     /// It sent no frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// It sent file descriptors, which no welcome has.
+    #[error("it sent file descriptors before anything was asked for")]
+    Descriptors,
     /// It sent a frame whose meta makes no sense.
     #[error(transparent)]
     Meta(#[from] MetaError),
@@ -123,4 +127,16 @@ pub enum HandshakeError {
     /// It chose a protocol version this client did not offer.
     #[error("it chose protocol version {0}, which was not offered")]
     Version(u16),
+}
+
+impl From<InboxError> for HandshakeError {
+    fn from(error: InboxError) -> HandshakeError {
+        match error {
+            InboxError::Frame(error) => error.into(),
+            InboxError::Unannounced
+            | InboxError::Missing { .. }
+            | InboxError::Forbidden(_)
+            | InboxError::Truncated => HandshakeError::Descriptors,
+        }
+    }
 }

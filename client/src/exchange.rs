@@ -1,21 +1,44 @@
 //! What both clients do with a request before it is sent and with its answer afterwards: names are
 //! checked, deadlines become numbers, frames become replies or failures. No waiting here.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
+use clutch_protocol::stream::{Credit, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
+use serde::de::DeserializeOwned;
 
+use crate::codec::decode;
+use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
+use crate::memory::{Body, Received};
 use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
+
+/// What came beside a payload, if anything did: the memory of large parts of its value.
+#[derive(Clone, Default)]
+pub struct Beside(Option<Arc<Received>>);
+
+impl Beside {
+    pub(crate) fn get(&self) -> Option<&Received> {
+        self.0.as_deref()
+    }
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside(nothing)" })
+    }
+}
 
 /// What a function answered, still encoded.
 #[derive(Clone, Debug)]
@@ -26,10 +49,24 @@ pub struct Reply {
     pub codec: Codec,
     /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
     pub flags: Flags,
-    /// The value.
+    /// The value; in `raw`, whatever its length. In `plain`, large parts of it may be attached, and
+    /// then it can only be read by [`Reply::value`].
     pub payload: Bytes,
+    /// What came beside it.
+    pub attached: Beside,
     /// Who answered, and how long it took.
     pub answer: Answer,
+}
+
+impl Reply {
+    /// The value.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the type can hold.
+    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
+        decode(self.codec, &self.payload, self.attached.get())
+    }
 }
 
 /// Which function of which pool.
@@ -77,6 +114,7 @@ impl Target {
             phases: Phases::default(),
             reason: trouble.reason,
             quarantined: false,
+            item: None,
         }
     }
 }
@@ -88,6 +126,8 @@ pub(crate) struct Wishes {
     pub(crate) priority: i8,
     /// What is to be done when an attempt fails.
     pub(crate) retry: Option<Retry>,
+    /// What is to be done with each item.
+    pub(crate) each: Option<Each>,
 }
 
 /// What this side noticed about a request.
@@ -166,13 +206,33 @@ pub(crate) struct Letter {
     pub(crate) codec: Codec,
     pub(crate) meta: Vec<u8>,
     pub(crate) payload: Bytes,
+    /// What travels beside it.
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl Letter {
     /// A frame with nothing behind its header.
     pub(crate) const fn bare(kind: Kind) -> Letter {
-        let (flags, codec) = (Flags::NONE, Codec::None);
-        Letter { kind, flags, codec, meta: Vec::new(), payload: Bytes::new() }
+        Letter {
+            kind,
+            flags: Flags::NONE,
+            codec: Codec::None,
+            meta: Vec::new(),
+            payload: Bytes::new(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// Leave to send more items of a call's answer.
+    pub(crate) fn credit(items: u32) -> Letter {
+        let meta = wire::encode(&Credit { stream: 0, items }).expect("it has a fixed size");
+        Letter { meta, ..Letter::bare(Kind::Credit) }
+    }
+
+    /// Whether it is about a call that is under way, and small: it is sent even when others wait
+    /// for room, and is none of what a call is taken back with.
+    pub(crate) fn is_remark(&self) -> bool {
+        matches!(self.kind, Kind::Cancel | Kind::Credit)
     }
 
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
@@ -180,23 +240,26 @@ impl Letter {
         target: &Target,
         wishes: &Wishes,
         deadline: Deadline,
-        (codec, flags, payload): (Codec, Flags, Bytes),
+        (codec, flags, body): (Codec, Flags, Body),
         welcome: &Welcome,
     ) -> Result<Letter, Reason> {
         target.check()?;
         let retry = wishes.retry.as_ref().map(Retry::checked).transpose()?;
         let limit = welcome.payload_bytes_max;
-        if payload.len() as u64 > u64::from(limit) {
+        if body.len() as u64 > u64::from(limit) {
             return Err(Reason::TooLarge {
                 what: Payload::Arguments,
-                bytes: payload.len() as u64,
+                bytes: body.len() as u64,
                 limit: u64::from(limit),
             });
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
-        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry);
+        let each = wishes.each.clone();
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
-        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload })
+        let Body { bytes: payload, attached, descriptors, .. } = body;
+        let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
+        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
     }
 
     /// Its header.
@@ -206,7 +269,7 @@ impl Letter {
             kind: self.kind,
             flags: self.flags,
             codec: self.codec,
-            descriptors: 0,
+            descriptors: u8::try_from(self.descriptors.len()).expect("they were counted"),
             id,
             meta_bytes: bytes(self.meta.len()),
             payload_bytes: bytes(self.payload.len()),
@@ -237,22 +300,35 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
 }
 
 /// Reads the answer to a call.
-pub(crate) fn open_reply(frame: Frame, target: &Target) -> Result<Reply, Failure> {
+pub(crate) fn open_reply(
+    delivery: Delivery,
+    target: &Target,
+    welcome: &Welcome,
+) -> Result<Reply, Failure> {
+    let Delivery { frame, descriptors } = delivery;
     let frame = open(frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
     let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
-    Ok(Reply { id, codec, flags, payload: frame.payload, answer })
+    let delivery = Delivery { frame, descriptors };
+    let (payload, attached) = Received::take(delivery, welcome.attached_bytes_max)
+        .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
+    let attached = Beside(attached.map(Arc::new));
+    Ok(Reply { id, codec, flags, payload, attached, answer })
 }
 
 /// What a frame from the daemon is to a client.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// The answer to a request.
-    Answer(Frame),
+    Answer(Delivery),
     /// Something call `.0` printed.
     Output(u64, OutputChunk),
+    /// An item of a call's answer.
+    Item(Delivery),
+    /// How far call `.0` has come.
+    Progress(u64, Progress),
     /// Log lines for request `.0`, and more will come.
     Lines(u64, LogChunk),
     /// The daemon asks whether we are there.
@@ -262,7 +338,8 @@ pub(crate) enum Incoming {
 }
 
 /// Sorts a frame.
-pub(crate) fn sort(frame: Frame) -> Incoming {
+pub(crate) fn sort(delivery: Delivery) -> Incoming {
+    let frame = &delivery.frame;
     match frame.header.kind {
         Kind::Result
         | Kind::Error
@@ -270,20 +347,27 @@ pub(crate) fn sort(frame: Frame) -> Incoming {
         | Kind::StatusReport
         | Kind::Stopping
         | Kind::Reloaded
-        | Kind::Operated => Incoming::Answer(frame),
+        | Kind::Operated => Incoming::Answer(delivery),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {
                 let id = frame.header.id;
-                let chunk = OutputChunk { id, stream, dropped_bytes, bytes: frame.payload };
+                let bytes = frame.payload.clone();
+                let chunk = OutputChunk { id, stream, dropped_bytes, bytes };
                 Incoming::Output(id, chunk)
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },
+        Kind::Item => Incoming::Item(delivery),
+        Kind::Progress => match wire::decode(&frame.meta) {
+            Ok(progress) => Incoming::Progress(frame.header.id, progress),
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
         Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
-            Ok(LogLines { last: true, .. }) => Incoming::Answer(frame),
+            Ok(LogLines { last: true, .. }) => Incoming::Answer(delivery),
             Ok(LogLines { dropped, .. }) => {
-                Incoming::Lines(frame.header.id, LogChunk { dropped, json: frame.payload })
+                let json = frame.payload.clone();
+                Incoming::Lines(frame.header.id, LogChunk { dropped, json })
             }
             Err(error) => Incoming::Close(garbage(&error)),
         },
@@ -325,7 +409,7 @@ mod tests {
 
     fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
         let payload = Bytes::from(vec![0; bytes]);
-        let payload = (Codec::Plain, Flags::NONE, payload);
+        let payload = (Codec::Plain, Flags::NONE, payload.into());
         Letter::call(target, &Wishes::default(), Deadline::new(timeout), payload, &welcome())
     }
 
@@ -334,15 +418,16 @@ mod tests {
         let letter = call(&Target::new("math:sqrt"), None, 3).unwrap();
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
-        let (priority, retry) = (0, None);
-        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry }, meta);
+        let (priority, retry, each) = (0, None, None);
+        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry, each }, meta);
     }
 
     #[test]
     fn wishes_travel_and_impossible_ones_do_not() {
         let send = |retry: Retry| {
-            let wishes = Wishes { priority: -3, retry: Some(retry) };
-            let payload = (Codec::Plain, Flags::NONE, Bytes::new());
+            let each = Each { apply: message::Apply::Star, fold: "m:fold".into() };
+            let wishes = Wishes { priority: -3, retry: Some(retry), each: Some(each) };
+            let payload = (Codec::Plain, Flags::NONE, Body::default());
             let target = Target::new("math:sqrt");
             Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
         };
@@ -355,6 +440,7 @@ mod tests {
         let (attempts, backoff_ms, attempt_timeout_ms) = (3, 100, 1000);
         let retry = message::Retry { attempts, on, backoff_ms, attempt_timeout_ms };
         assert_eq!((-3, Some(retry)), (meta.priority, meta.retry));
+        assert_eq!("m:fold", meta.each.unwrap().fold);
         for impossible in [Retry::new(0), Retry::new(2), Retry::new(2).on_raised("a b")] {
             assert_eq!("BadArguments", send(impossible).unwrap_err().name());
         }

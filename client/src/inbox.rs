@@ -1,22 +1,62 @@
-//! Bytes from the socket, turned into frames. Shared by both clients; who waits for the bytes, and
-//! what a frame means, is theirs.
+//! Bytes from the socket, turned into frames, each with the descriptors that came with it. Shared
+//! by both clients; who waits for the bytes, and what a frame means, is theirs.
 //!
-//! [`Inbox::fill`] is the only place of this crate that reads a socket, so that a later version in
-//! which the daemon sends descriptors replaces one `recv` by one `recvmsg`.
+//! [`Inbox::fill`] is the only place of this crate that reads a socket. Descriptors travel with the
+//! first byte of their frame, and the kernel ends a receive behind the bytes that descriptors came
+//! with. So whatever is held when all whole frames have been taken out belongs to the frame that
+//! has come in part, and what no header announces is found out at once.
 
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::BytesMut;
 use clutch_protocol::frame::{Decoder, Step};
 use clutch_protocol::limits::PAYLOAD_BYTES_DEFAULT;
-use clutch_protocol::{Frame, FrameError};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
+use clutch_protocol::{Flags, Frame, FrameError, Header, Kind};
+use nix::sys::socket::MsgFlags;
+use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::limits::READ_BYTES;
+use crate::sys;
+
+/// A frame, and the descriptors that came with it: as many as its header says.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) frame: Frame,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+/// Why nothing more can be taken in. Descriptors that are held are closed with the inbox.
+#[derive(Debug, Error)]
+pub(crate) enum InboxError {
+    /// The bytes are no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// Descriptors came that no frame announced.
+    #[error("descriptors came that no frame had announced")]
+    Unannounced,
+    /// A frame announced descriptors that did not come.
+    #[error("a frame announced {announced} descriptors, and {came} came")]
+    Missing {
+        /// What its header says.
+        announced: u8,
+        /// How many there are.
+        came: usize,
+    },
+    /// A frame that may carry none announced some.
+    #[error("a {0:?} announced descriptors, which only what has attachments may carry")]
+    Forbidden(Kind),
+    /// So many descriptors came at once that the system dropped some, or this process has no room
+    /// for more.
+    #[error(
+        "the system dropped descriptors that were sent; this process may have too many open files \
+         (`ulimit -n`)"
+    )]
+    Truncated,
+}
 
 /// What one read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +78,10 @@ pub(crate) struct Inbox {
     /// A frame larger than `scratch` is read into its own memory, where its payload stays. The
     /// memory comes zeroed from the system, so none of it is touched before its bytes arrive.
     large: Option<Large>,
+    /// Descriptors of the frame at the front of the buffer.
+    descriptors: VecDeque<OwnedFd>,
+    /// Whether the system has dropped some.
+    truncated: bool,
 }
 
 struct Large {
@@ -54,6 +98,8 @@ impl Inbox {
             buffer: BytesMut::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
             large: None,
+            descriptors: VecDeque::new(),
+            truncated: false,
         }
     }
 
@@ -72,18 +118,23 @@ impl Inbox {
         };
         let wanted = target.len();
         assert!(wanted > 0, "a complete frame is taken out before the next read");
-        let count = loop {
-            match recv(socket.as_fd().as_raw_fd(), target, flags) {
-                Err(Errno::EINTR) => {}
+        let held = &mut self.descriptors;
+        let received = loop {
+            match sys::receive(socket.as_fd(), target, flags, &mut |one| held.push_back(one)) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
         };
+        self.truncated |= received.truncated;
+        let count = received.bytes;
         match &mut self.large {
             _ if count == 0 => return Ok(Filled::End),
             Some(large) => large.filled += count,
             None => self.buffer.extend_from_slice(&self.scratch[..count]),
         }
-        Ok(if count < wanted { Filled::All } else { Filled::Some })
+        // A receive that brought descriptors ends behind them, whatever follows.
+        let all = count < wanted && received.descriptors == 0;
+        Ok(if all { Filled::All } else { Filled::Some })
     }
 
     /// Reads once from an async socket, waiting for something to read.
@@ -114,8 +165,38 @@ impl Inbox {
         }
     }
 
-    /// Takes the next whole frame.
-    pub(crate) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+    /// Takes the next whole frame, with its descriptors.
+    pub(crate) fn next(&mut self) -> Result<Option<Delivery>, InboxError> {
+        if self.truncated {
+            return Err(InboxError::Truncated);
+        }
+        let Some(frame) = self.next_frame()? else {
+            return self.check_held().map(|()| None);
+        };
+        check_carrier(&frame.header)?;
+        let announced = frame.header.descriptors;
+        if usize::from(announced) > self.descriptors.len() {
+            return Err(InboxError::Missing { announced, came: self.descriptors.len() });
+        }
+        let descriptors = self.descriptors.drain(..usize::from(announced)).collect();
+        Ok(Some(Delivery { frame, descriptors }))
+    }
+
+    /// No more descriptors are held than the frame that has come in part says are its own.
+    fn check_held(&self) -> Result<(), InboxError> {
+        let Some(header) = self.decoder.pending() else {
+            // Without a whole header nobody knows yet, but a byte of one must be there.
+            let is_owned = self.descriptors.is_empty() || !self.buffer.is_empty();
+            return if is_owned { Ok(()) } else { Err(InboxError::Unannounced) };
+        };
+        check_carrier(header)?;
+        if self.descriptors.len() > usize::from(header.descriptors) {
+            return Err(InboxError::Unannounced);
+        }
+        Ok(())
+    }
+
+    fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         if let Some(large) = self.large.take_if(|large| large.filled == large.memory.len()) {
             self.buffer = large.memory;
         }
@@ -140,14 +221,25 @@ impl Inbox {
     }
 }
 
+/// Only what has attachments may carry descriptors.
+fn check_carrier(header: &Header) -> Result<(), InboxError> {
+    let may = header.flags.has(Flags::ATTACHED);
+    if header.descriptors > 0 && !may {
+        return Err(InboxError::Forbidden(header.kind));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{IoSlice, Write};
     use std::os::unix::net::UnixStream as StdStream;
+    use std::sync::Arc;
 
-    use clutch_protocol::{Header, Kind};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
+    use crate::outbound::write_with;
 
     fn bytes_of(kind: Kind, id: u64, payload: &[u8]) -> Vec<u8> {
         let header = Header {
@@ -170,7 +262,7 @@ mod tests {
         inbox.welcome(1 << 20);
         let mut frames = Vec::new();
         while inbox.fill(&reader, MsgFlags::empty()).unwrap() != Filled::End {
-            while let Some(frame) = inbox.next().unwrap() {
+            while let Some(Delivery { frame, .. }) = inbox.next().unwrap() {
                 frames.push((frame.header.id, frame.payload));
             }
         }
@@ -191,7 +283,107 @@ mod tests {
         let mut inbox = Inbox::before_hello();
         inbox.welcome(1 << 20);
         inbox.fill(&reader, MsgFlags::empty()).unwrap();
-        assert!(matches!(inbox.next(), Err(FrameError::TooLong { .. })));
+        assert!(matches!(inbox.next(), Err(InboxError::Frame(FrameError::TooLong { .. }))));
         assert!(inbox.large.is_none());
+    }
+
+    /// The read ends of that many pipes, and the other ends, which tell whether those are closed.
+    fn pipes(count: usize) -> (Vec<OwnedFd>, Vec<OwnedFd>) {
+        (0..count).map(|_| nix::unistd::pipe().unwrap()).unzip()
+    }
+
+    fn is_closed(writer: &OwnedFd) -> bool {
+        let polled = PollFd::new(writer.as_fd(), PollFlags::POLLOUT);
+        let mut polled = [polled];
+        poll(&mut polled, PollTimeout::ZERO).unwrap();
+        polled[0].revents().unwrap().contains(PollFlags::POLLERR)
+    }
+
+    fn attached(id: u64, descriptors: u8, payload: &[u8]) -> Vec<u8> {
+        let header = Header {
+            flags: Flags::ATTACHED,
+            descriptors,
+            payload_bytes: u32::try_from(payload.len()).unwrap(),
+            ..Header::new(Kind::Result, id)
+        };
+        [&header.encode()[..], payload].concat()
+    }
+
+    fn pass(socket: &StdStream, bytes: &[u8], descriptors: Vec<OwnedFd>) {
+        let descriptors: Vec<_> = descriptors.into_iter().map(Arc::new).collect();
+        let written = write_with(socket, &[IoSlice::new(bytes)], &descriptors).unwrap();
+        assert_eq!(bytes.len(), written);
+    }
+
+    fn taken(reader: &StdStream) -> Result<Vec<(u64, usize)>, InboxError> {
+        let mut inbox = Inbox::before_hello();
+        inbox.welcome(1 << 20);
+        let mut frames = Vec::new();
+        while inbox.fill(reader, MsgFlags::MSG_DONTWAIT).is_ok_and(|filled| filled != Filled::End) {
+            while let Some(Delivery { frame, descriptors }) = inbox.next()? {
+                assert_eq!(usize::from(frame.header.descriptors), descriptors.len());
+                frames.push((frame.header.id, descriptors.len()));
+            }
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn each_frame_gets_the_descriptors_that_travelled_with_it() {
+        let (writer, reader) = StdStream::pair().unwrap();
+        let (ends, others) = pipes(5);
+        let mut ends = ends.into_iter();
+        pass(&writer, &bytes_of(Kind::Result, 1, b"none"), vec![]);
+        pass(&writer, &attached(2, 2, b"two"), ends.by_ref().take(2).collect());
+        pass(&writer, &attached(3, 3, &[7; 70_000]), ends.collect());
+        pass(&writer, &bytes_of(Kind::Result, 4, b"none"), vec![]);
+        assert_eq!(vec![(1, 0), (2, 2), (3, 3), (4, 0)], taken(&reader).unwrap());
+        assert!(others.iter().all(is_closed), "what nobody kept is closed");
+    }
+
+    #[test]
+    fn descriptors_of_a_frame_that_comes_byte_by_byte_are_its_own() {
+        let (writer, reader) = StdStream::pair().unwrap();
+        let (mut ends, _others) = pipes(1);
+        let bytes = attached(9, 1, b"slow");
+        let mut inbox = Inbox::before_hello();
+        inbox.welcome(1 << 20);
+        for (at, byte) in bytes.iter().enumerate() {
+            let with = if at == 0 { vec![ends.pop().unwrap()] } else { vec![] };
+            pass(&writer, &[*byte], with);
+            inbox.fill(&reader, MsgFlags::empty()).unwrap();
+            let next = inbox.next().unwrap();
+            assert_eq!(at + 1 == bytes.len(), next.is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_not_announced_or_does_not_come_ends_the_connection() {
+        let (ends, others) = pipes(4);
+        let mut ends = ends.into_iter();
+        let mut fault = |bytes: &[u8], descriptors: usize| {
+            let (writer, reader) = StdStream::pair().unwrap();
+            pass(&writer, bytes, ends.by_ref().take(descriptors).collect());
+            taken(&reader).unwrap_err()
+        };
+        let plain = bytes_of(Kind::Result, 1, b"payload");
+        assert!(matches!(fault(&plain, 1), InboxError::Unannounced));
+        assert!(matches!(fault(&plain[..35], 1), InboxError::Unannounced), "a part is enough");
+        assert!(matches!(fault(&attached(1, 1, b""), 2), InboxError::Unannounced));
+        let missing = fault(&attached(1, 1, b""), 0);
+        assert!(matches!(missing, InboxError::Missing { announced: 1, came: 0 }));
+        let forbidden = Header { descriptors: 1, ..Header::new(Kind::Pong, 1) };
+        let forbidden = fault(&forbidden.encode(), 0);
+        assert!(matches!(forbidden, InboxError::Forbidden(Kind::Pong)));
+        assert!(others.iter().all(is_closed));
+    }
+
+    #[test]
+    fn more_descriptors_than_fit_are_noticed() {
+        let (writer, reader) = StdStream::pair().unwrap();
+        let (ends, others) = pipes(usize::from(clutch_protocol::limits::DESCRIPTORS_MAX) + 16);
+        pass(&writer, &attached(1, 64, b""), ends);
+        assert!(matches!(taken(&reader), Err(InboxError::Truncated)));
+        assert!(others.iter().all(is_closed));
     }
 }

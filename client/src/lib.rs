@@ -27,14 +27,18 @@
 //! - [`Request`]: one call with everything that can be said about it.
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
+//! - [`ItemStream`]: the items of a generator, as they come.
 //! - [`Map`]: one function over many items.
+//! - [`Tensor`] and [`SharedTensor`]: arrays, passed on by their memory.
+//! - [`MapFile`]: one function over the chunks of a file.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `inbox` and `outbound` (bytes), `transport` and `opening`
-//! (connecting), `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
+//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes),
+//! `transport` and `opening` (connecting), `memory` (what travels beside a value), `connection` (the
+//! async client's tasks), `owner` (forks), `limits` (every bound).
 
 #![expect(
     clippy::result_large_err,
@@ -44,9 +48,15 @@
 
 mod limits;
 
+mod sys;
+
 mod error;
 
 mod transport;
+
+mod memory;
+
+mod tensor;
 
 mod exchange;
 
@@ -70,17 +80,24 @@ mod retry;
 
 mod request;
 
+mod items;
+
+mod stream;
+
 mod reply;
 
 mod operate;
 
 mod map;
 
+mod map_file;
+
 mod logs;
 
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::dtype::DType;
 pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound, Shutdown};
 pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
@@ -91,18 +108,26 @@ pub use clutch_protocol::operate::{
 };
 pub use clutch_protocol::retry::RetryError;
 pub use clutch_protocol::status::{DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus};
+pub use clutch_protocol::stream::Progress;
 pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
-pub use exchange::{DEFAULT_POOL, Reply};
+pub use exchange::{Beside, DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use map_file::{
+    Csv, FileChunk, FileError, FileFault, FileOrdered, FileUnordered, MapFile, MapFileError,
+    ParquetFault, SourceFile, Split,
+};
 pub use operate::OperateError;
 pub use pending::OutputChunk;
 pub use reply::Answered;
 pub use request::Request;
 pub use retry::Retry;
 pub use serde_json::value::RawValue;
+pub use stream::ItemStream;
+pub use sys::Element;
+pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

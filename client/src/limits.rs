@@ -53,6 +53,10 @@ pub(crate) const CANCEL_WAIT: Duration = Duration::from_millis(500);
 /// reads. See `blocking::connection`.
 pub(crate) const WRITE_LOOK: Duration = Duration::from_millis(10);
 
+/// How long to wait before descriptors are passed again of which the system says that too many are
+/// between two sockets already: a daemon that is not stopped reads them within that.
+pub(crate) const CROWDED_WAIT: Duration = Duration::from_millis(2);
+
 /// Cancels and pongs of a blocking client that may wait for another thread's frame.
 pub(crate) const REMARKS_MAX: usize = 1_024;
 
@@ -80,6 +84,11 @@ pub(crate) const CHUNKS_IN_FLIGHT: u32 = 64;
 /// Items of one map that may be pulled and not yet yielded, unless the caller says otherwise.
 pub(crate) const WINDOW_ITEMS: u32 = 32_768;
 
+/// Items of a stream that may be on their way to their reader, unless it says otherwise: enough
+/// that a worker does not wait for the way there and back, and few enough that nobody minds when
+/// they are large.
+pub(crate) const STREAM_WINDOW: u32 = 32;
+
 /// How often one chunk that never started is sent again.
 pub(crate) const RESENDS_MAX: u32 = 24;
 
@@ -87,6 +96,24 @@ pub(crate) const RESENDS_MAX: u32 = 24;
 /// [`RESENDS_MAX`], a map gives up on a full queue after about five seconds.
 pub(crate) const RESEND_WAIT: [Duration; 2] =
     [Duration::from_millis(5), Duration::from_millis(250)];
+
+/// Bytes of a file that one call is given, unless the caller says otherwise: some tens of
+/// milliseconds of work, and little enough memory for every worker at once.
+pub(crate) const FILE_CHUNK_BYTES: u64 = 64 << 20;
+
+/// Bytes that are read at once to look for the ends of CSV's records.
+pub(crate) const SCAN_BYTES: usize = 1 << 20;
+
+/// Chunks of CSV that may be known and not sent: what was read stays in memory until a worker reads
+/// it, unless there is too much of it.
+pub(crate) const CUTS_AHEAD: usize = 2;
+
+/// The longest header of CSV: tens of thousands of columns.
+pub(crate) const HEADER_RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// The longest footer of a Parquet file that is read. It grows with columns and row groups; one of
+/// a hundred thousand of both together has some megabytes.
+pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
 
 const _: () = assert!(CHUNK_ITEMS_MAX * 4 <= WINDOW_ITEMS);
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() > BACKLOG_WAIT[1].as_millis());

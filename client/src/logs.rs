@@ -121,7 +121,7 @@ impl Client {
             let sink = OutputSink::lines(sender);
             let frame = connection.exchange(&letter, Some(sink), deadline).await;
             let target = Target::control("logs");
-            open(frame.map_err(|trouble| target.failure(trouble))?, Kind::LogLines, &target)
+            open(frame.map_err(|trouble| target.failure(trouble))?.frame, Kind::LogLines, &target)
         });
         LogTail { batches, request: Some(request), end: None, _client: self.clone() }
     }
@@ -163,7 +163,7 @@ impl blocking::Client {
         let target = Target::control("logs");
         let frame = self.exchange(&letter, OutputSink::lines(sender), deadline);
         let frame = frame.map_err(|trouble| target.failure(trouble))?;
-        let end = last_batch(&open(frame, Kind::LogLines, &target)?)?;
+        let end = last_batch(&open(frame.frame, Kind::LogLines, &target)?)?;
         let mut lines = Vec::new();
         while let Ok(chunk) = batches.try_recv() {
             lines.append(&mut LogBatch::from(chunk).lines()?);

@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use clutch_protocol::limits::HEADER_BYTES;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::limits::{OUTBOUND_BYTES_MAX, WRITE_PIECES_MAX};
 
@@ -31,6 +32,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) meta: &'a [u8],
     /// Its payload.
     pub(crate) payload: &'a Bytes,
+    /// What travels with its first byte.
+    pub(crate) descriptors: &'a [Arc<OwnedFd>],
 }
 
 /// What the socket has not taken yet.
@@ -48,6 +51,8 @@ struct Unsent {
     payload: Bytes,
     /// Whether its first bytes are gone, so that it can no longer be taken back.
     begun: bool,
+    /// What its first byte will take along; empty when that is gone.
+    descriptors: Vec<Arc<OwnedFd>>,
 }
 
 impl Outbound {
@@ -70,7 +75,7 @@ impl Outbound {
             [IoSlice::new(frame.header), IoSlice::new(frame.meta), IoSlice::new(frame.payload)];
         let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         let written = match self.queue.is_empty() {
-            true => write_now(socket, &pieces)?,
+            true => write_with(socket, &pieces, frame.descriptors)?,
             false => 0,
         };
         if written == length {
@@ -81,19 +86,25 @@ impl Outbound {
         payload.advance(written.saturating_sub(head.len()));
         head.advance(written.min(head.len()));
         self.queued_bytes += length - written;
-        self.queue.push_back(Unsent { id: frame.id, head, payload, begun: written > 0 });
+        let begun = written > 0;
+        let descriptors = if begun { Vec::new() } else { frame.descriptors.to_vec() };
+        self.queue.push_back(Unsent { id: frame.id, head, payload, begun, descriptors });
         Ok(Sent::Queued)
     }
 
     /// Writes until nothing is left or the socket is full, which is `WouldBlock`.
     pub(crate) fn flush(&mut self, socket: impl AsFd) -> io::Result<()> {
-        while !self.queue.is_empty() {
+        while let Some(first) = self.queue.front() {
             let mut pieces = Vec::with_capacity(WRITE_PIECES_MAX);
-            for unsent in self.queue.iter().take(WRITE_PIECES_MAX / 2) {
+            // A frame with descriptors begins a message of its own, and is alone in it.
+            let alone = !first.descriptors.is_empty();
+            let most = if alone { 1 } else { WRITE_PIECES_MAX / 2 };
+            let is_plain = |unsent: &&Unsent| alone || unsent.descriptors.is_empty();
+            for unsent in self.queue.iter().take(most).take_while(is_plain) {
                 pieces.push(IoSlice::new(&unsent.head));
                 pieces.push(IoSlice::new(&unsent.payload));
             }
-            let written = write_now(&socket, &pieces)?;
+            let written = write_with(&socket, &pieces, &first.descriptors)?;
             if written == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -129,7 +140,10 @@ impl Outbound {
             let payload = written.min(first.payload.len());
             first.payload.advance(payload);
             written -= payload;
-            first.begun |= head + payload > 0;
+            if head + payload > 0 {
+                first.begun = true;
+                first.descriptors.clear();
+            }
             if !(first.head.is_empty() && first.payload.is_empty()) {
                 return;
             }
@@ -141,9 +155,36 @@ impl Outbound {
 /// Writes what the socket takes right now; 0 when it is full. A peer that is gone is an error and
 /// never a signal, whatever the program around us does with SIGPIPE.
 pub(crate) fn write_now(socket: impl AsFd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    send(socket.as_fd().as_raw_fd(), pieces, &[])
+}
+
+/// The same, and passes descriptors with the first byte.
+pub(crate) fn write_with(
+    socket: impl AsFd,
+    pieces: &[IoSlice<'_>],
+    descriptors: &[Arc<OwnedFd>],
+) -> io::Result<usize> {
+    if descriptors.is_empty() {
+        return write_now(socket, pieces);
+    }
+    let numbers: Vec<RawFd> = descriptors.iter().map(|one| one.as_raw_fd()).collect();
+    send(socket.as_fd().as_raw_fd(), pieces, &[ControlMessage::ScmRights(&numbers)])
+}
+
+/// Whether a write failed only because too many descriptors of this user's are between two sockets.
+/// Nothing was written then; the next try may succeed when one of them has been read.
+pub(crate) fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
+}
+
+fn send(
+    socket: RawFd,
+    pieces: &[IoSlice<'_>],
+    control: &[ControlMessage<'_>],
+) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     loop {
-        match sendmsg::<()>(socket.as_fd().as_raw_fd(), pieces, &[], flags, None) {
+        match sendmsg::<()>(socket, pieces, control, flags, None) {
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => return Ok(0),
             other => return Ok(other?),
@@ -156,6 +197,8 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
+    use clutch_protocol::{Flags, Header, Kind};
+
     use super::*;
 
     fn send(outbound: &mut Outbound, socket: &UnixStream, id: u64, payload: &[u8]) -> Sent {
@@ -165,6 +208,7 @@ mod tests {
             header: &header,
             meta: b"meta",
             payload: &Bytes::copy_from_slice(payload),
+            descriptors: &[],
         };
         outbound.send(socket, &frame).unwrap()
     }
@@ -217,5 +261,49 @@ mod tests {
         drop(theirs);
         let error = write_now(&ours, &[IoSlice::new(b"x")]).unwrap_err();
         assert_eq!(io::ErrorKind::BrokenPipe, error.kind());
+    }
+
+    #[test]
+    fn descriptors_that_found_the_socket_full_leave_with_their_own_frame() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut outbound = Outbound::default();
+        let (end, other) = nix::unistd::pipe().unwrap();
+        let descriptors = [Arc::new(end)];
+        let with = |outbound: &mut Outbound, kind, payload: &[u8], descriptors| {
+            let header = Header {
+                flags: Flags::ATTACHED,
+                descriptors: u8::from(!<[Arc<OwnedFd>]>::is_empty(descriptors)),
+                payload_bytes: u32::try_from(payload.len()).unwrap(),
+                ..Header::new(kind, 1)
+            };
+            let header = header.encode();
+            let payload = &Bytes::copy_from_slice(payload);
+            let frame = Outgoing { id: 1, header: &header, meta: b"", payload, descriptors };
+            outbound.send(&ours, &frame).unwrap()
+        };
+        let large = vec![7; 1_000_000];
+        assert_eq!(Sent::Queued, with(&mut outbound, Kind::Result, &large, &[]));
+        assert_eq!(Sent::Queued, with(&mut outbound, Kind::Result, b"", &descriptors));
+        assert_eq!(Sent::Queued, with(&mut outbound, Kind::Result, &large, &descriptors));
+        assert_eq!(Sent::Queued, with(&mut outbound, Kind::Result, b"", &[]));
+        drop(descriptors);
+        let reader = std::thread::spawn(move || {
+            let mut inbox = crate::inbox::Inbox::before_hello();
+            inbox.welcome(1 << 20);
+            let mut counts = Vec::new();
+            while counts.len() < 4 {
+                inbox.fill(&theirs, MsgFlags::empty()).unwrap();
+                while let Some(delivery) = inbox.next().unwrap() {
+                    counts.push(delivery.descriptors.len());
+                }
+            }
+            counts
+        });
+        while outbound.flush(&ours).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
+            std::thread::yield_now();
+        }
+        assert_eq!(vec![0, 1, 1, 0], reader.join().unwrap());
+        let error = nix::unistd::write(&other, b"x").unwrap_err();
+        assert_eq!(Errno::EPIPE, error, "both copies and ours are closed");
     }
 }

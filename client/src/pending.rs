@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use clutch_protocol::Reason;
 use clutch_protocol::message::Stream;
-use clutch_protocol::{Frame, Reason};
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
+
+use crate::inbox::Delivery;
+use crate::items::{ItemSink, ProgressSink};
 
 /// Ids of requests: unique on their connection, never 0, never used again.
 #[derive(Debug)]
@@ -46,11 +49,13 @@ impl From<&Closing> for Reason {
     }
 }
 
-/// What a waiter gets, exactly once.
+/// What a waiter gets: one answer or loss, and before it items, if it waits for any.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// The daemon's answer.
-    Reply(Frame),
+    Reply(Delivery),
+    /// An item of the answer, before it: only for who waits for them here.
+    Item(Delivery),
     /// There will be none.
     Lost {
         /// Why.
@@ -82,28 +87,38 @@ pub(crate) struct LogChunk {
     pub(crate) json: Bytes,
 }
 
-/// Where what comes before a request's answer goes: a call's output, or log lines. It never waits
-/// for its receiver: a reader that did would hold up every other call of the connection.
-#[derive(Debug)]
+/// Where what comes before a request's answer goes: a call's output, items and progress, or log
+/// lines. It never waits for its receiver: a reader that did would hold up every other call of the
+/// connection.
+#[derive(Debug, Default)]
 pub(crate) struct OutputSink {
     sender: Sender,
     /// Bytes of output, or lines.
     dropped: u64,
+    pub(crate) items: Option<ItemSink>,
+    pub(crate) progress: Option<ProgressSink>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Sender {
+    #[default]
+    Nowhere,
     Output(mpsc::Sender<OutputChunk>),
     Lines(mpsc::Sender<LogChunk>),
 }
 
 impl OutputSink {
     pub(crate) fn new(sender: mpsc::Sender<OutputChunk>) -> OutputSink {
-        OutputSink { sender: Sender::Output(sender), dropped: 0 }
+        OutputSink { sender: Sender::Output(sender), ..OutputSink::default() }
     }
 
     pub(crate) fn lines(sender: mpsc::Sender<LogChunk>) -> OutputSink {
-        OutputSink { sender: Sender::Lines(sender), dropped: 0 }
+        OutputSink { sender: Sender::Lines(sender), ..OutputSink::default() }
+    }
+
+    /// How many items may come at first.
+    pub(crate) fn window(&self) -> Option<u32> {
+        self.items.as_ref().map(|items| items.window)
     }
 
     fn push(&mut self, mut chunk: OutputChunk) {
@@ -183,6 +198,25 @@ impl<W> Pending<W> {
         if let Some((_, Some(sink))) = self.entries.get_mut(&id) {
             sink.push(chunk);
         }
+    }
+
+    /// Hands an item to its call; to the waiter itself, if that is where items go. Those of a call
+    /// that is over are dropped.
+    pub(crate) fn item(&mut self, delivery: Delivery) -> Result<Option<(&W, Delivery)>, Closing> {
+        let Some((waiter, sink)) = self.entries.get_mut(&delivery.frame.header.id) else {
+            return Ok(None);
+        };
+        let Some(items) = sink.as_mut().and_then(|sink| sink.items.as_mut()) else {
+            let fault = "the daemon sent an item of a call that is no stream";
+            return Err(Closing::Protocol(fault.into()));
+        };
+        Ok(items.take(delivery)?.map(|delivery| (&*waiter, delivery)))
+    }
+
+    /// Who wants to know how far a call has come.
+    pub(crate) fn progress(&self, id: u64) -> Option<ProgressSink> {
+        let (_, sink) = self.entries.get(&id)?;
+        sink.as_ref()?.progress.clone()
     }
 
     /// Hands log lines to their request, as output to its call.

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clutch_protocol::message::Welcome;
+use clutch_protocol::stream::Progress;
 use clutch_protocol::{Codec, Failure, Flags, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::client::Client;
-use crate::codec::{NoArguments, decode, encode_arguments};
+use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
+use crate::items::{ItemSink, ProgressSink};
+use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::retry::Retry;
 
@@ -48,6 +51,7 @@ struct Parts {
     flags: Flags,
     encoded: Option<Bytes>,
     output: Option<mpsc::Sender<OutputChunk>>,
+    progress: Option<ProgressSink>,
 }
 
 /// A request that is ready to be sent.
@@ -57,7 +61,25 @@ pub(crate) struct Ready<C> {
     wishes: Wishes,
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
-    payload: (Codec, Flags, Bytes),
+    payload: (Codec, Flags, Body),
+}
+
+/// A client that can send a call.
+pub(crate) trait Caller {
+    /// What the daemon has told it.
+    fn welcome(&self) -> &Welcome;
+}
+
+impl Caller for Client {
+    fn welcome(&self) -> &Welcome {
+        Client::welcome(self)
+    }
+}
+
+impl Caller for crate::blocking::Client {
+    fn welcome(&self) -> &Welcome {
+        crate::blocking::Client::welcome(self)
+    }
 }
 
 impl<C> Request<C> {
@@ -70,6 +92,7 @@ impl<C> Request<C> {
             flags: Flags::NONE,
             encoded: None,
             output: None,
+            progress: None,
         };
         Request { client, args: NoArguments, kwargs: NoArguments, parts }
     }
@@ -135,23 +158,43 @@ impl<C, A, K> Request<C, A, K> {
         self
     }
 
+    /// Has `tell` called with how far the call has come, each time its function says so by
+    /// `clutch.progress`: at most ten times a second, and with the last one before the call ends.
+    /// Whoever reads for the client calls it, so it must not block, nor use the client.
+    pub fn on_progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.parts.progress = Some(ProgressSink::new(tell));
+        self
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.parts.target
+    }
+
     /// Encodes the arguments and starts the clock.
     pub(crate) fn ready(self) -> Result<Ready<C>, Failure>
     where
         A: Serialize,
         K: Serialize,
+        C: Caller,
     {
-        let Parts { target, wishes, timeout, codec, mut flags, encoded, output } = self.parts;
+        let attached_max = self.client.welcome().attached_bytes_max;
+        let Parts { target, wishes, timeout, codec, mut flags, encoded: ready_made, .. } =
+            self.parts;
+        let (output, progress) = (self.parts.output, self.parts.progress);
         let deadline = Deadline::new(timeout);
-        let payload = match encoded {
-            Some(payload) => payload,
-            None => encode_arguments(codec, flags, &self.args, &self.kwargs)
-                .map_err(|reason| target.failure(Trouble::unsent(reason)))?,
+        let payload = match ready_made {
+            Some(payload) => encoded(codec, payload, attached_max),
+            None => encode_arguments(codec, flags, &self.args, &self.kwargs, attached_max),
         };
+        let payload = payload.map_err(|reason| target.failure(Trouble::unsent(reason)))?;
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
-        let output = output.map(OutputSink::new);
+        let mut output = output.map(OutputSink::new);
+        if progress.is_some() {
+            flags = flags.with(Flags::PROGRESS);
+            output.get_or_insert_default().progress = progress;
+        }
         let payload = (codec, flags, payload);
         Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
     }
@@ -164,9 +207,17 @@ impl<C> Ready<C> {
         target: Target,
         wishes: Wishes,
         timeout: Option<Duration>,
-        payload: (Codec, Flags, Bytes),
+        payload: (Codec, Flags, Body),
     ) -> Ready<C> {
         Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
+    }
+
+    /// With its answer in items, `window` of them on the way at most.
+    pub(crate) fn with_items(mut self, items: ItemSink) -> Ready<C> {
+        let (codec, flags, payload) = self.payload;
+        self.payload = (codec, flags.with(Flags::STREAM), payload);
+        self.output.get_or_insert_default().items = Some(items);
+        self
     }
 
     /// With what it prints sent here.
@@ -176,7 +227,7 @@ impl<C> Ready<C> {
 
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
-        // Cloning a payload shares it.
+        // Cloning a body shares it.
         Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
             .map_err(Trouble::unsent)
     }
@@ -184,7 +235,7 @@ impl<C> Ready<C> {
 
 /// Decodes the value of a reply.
 pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
-    decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
+    reply.value().map_err(|reason: Reason| Failure {
         phases: reply.answer.phases,
         ..target.failure(Trouble::sent(reply.answer.call, reason))
     })
@@ -232,13 +283,17 @@ impl Ready<Client> {
         self.send_until(std::future::pending()).await
     }
 
-    async fn send_until(&mut self, give_up: impl Future<Output = ()>) -> Result<Reply, Failure> {
+    pub(crate) async fn send_until(
+        &mut self,
+        give_up: impl Future<Output = ()>,
+    ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
         let frame = match self.letter(connection.welcome()) {
             Ok(letter) => connection.exchange_until(&letter, output, self.deadline, give_up).await,
             Err(trouble) => Err(trouble),
         };
-        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+        let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
+        open_reply(delivery, &self.target, connection.welcome())
     }
 }

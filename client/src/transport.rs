@@ -246,7 +246,8 @@ pub(crate) fn read_welcome(frame: &Frame, path: &Path) -> Result<Welcome, Connec
 
 /// The next frame of a handshake.
 pub(crate) fn next_frame(inbox: &mut Inbox, path: &Path) -> Result<Option<Frame>, ConnectError> {
-    inbox.next().map_err(|error| ConnectError::Protocol { path: path.into(), source: error.into() })
+    let next = inbox.next().map(|next| next.map(|delivery| delivery.frame));
+    next.map_err(|error| ConnectError::Protocol { path: path.into(), source: error.into() })
 }
 
 /// What a failed read or write means during a handshake.

@@ -34,6 +34,11 @@ pub struct Failure {
     /// Whether it was not tried again, though its caller asked for that, because it has killed too
     /// many workers.
     pub quarantined: bool,
+    /// Of a call with items whose worker has died: the index of the item that was running. Those
+    /// before it have ended, and what came of them is lost; those behind it have not begun. None
+    /// when that is not proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<u64>,
 }
 
 /// What happened to a call.

@@ -92,6 +92,11 @@ pub const DIMENSIONS_MAX: usize = 32;
 /// The longest name of an array's element type, in bytes: `<M8[100ns]` and the like.
 pub const DTYPE_BYTES_MAX: usize = 32;
 
+/// How many bytes of a file's record may be behind the range that the record begins in. Whoever
+/// looks for its end reads that many at most: a file without any, of 100 GiB, is found out in a
+/// second and not in minutes.
+pub const RECORD_BYTES_MAX: u64 = 1 << 30;
+
 /// Streams of one call: the one it answers with, and those its arguments stand for.
 pub const STREAMS_MAX: u32 = 64;
 

@@ -126,6 +126,31 @@ pub struct Call {
     pub priority: i8,
     /// What is to be done when an attempt fails; none means that there is one attempt.
     pub retry: Option<Retry>,
+    /// What a call with items does with each; none is [`Apply::Item`] without a fold. Without the
+    /// flag `ITEMS` there is none.
+    pub each: Option<Each>,
+}
+
+/// What a call with items does with each of them, and with what comes of them.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Each {
+    /// How the function is called.
+    pub apply: Apply,
+    /// `module:qualname` of a function of two arguments, what came of the items so far and of the
+    /// next one. It makes one result of all of them, from left to right; empty for none. It must be
+    /// allowed as the function itself must.
+    pub fold: String,
+}
+
+/// How a function is called with an item.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub enum Apply {
+    /// The item is its one argument.
+    Item,
+    /// The item is the list of its positional arguments.
+    Star,
+    /// It is not called: the items are folded as they are, and the function is the fold.
+    Nothing,
 }
 
 /// What a caller wants done when an attempt of its call fails. [`Retry::check`] says what may be
@@ -310,6 +335,8 @@ pub struct Run {
     pub timeout_ms: u64,
     /// `module:qualname`.
     pub function: String,
+    /// As in [`Call`].
+    pub each: Option<Each>,
 }
 
 /// How long the imports of a start take, that of a worker which is not quick.

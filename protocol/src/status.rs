@@ -39,6 +39,12 @@ pub struct DaemonStatus {
     pub clients: u64,
     /// Descriptors the process has open.
     pub descriptors: u64,
+    /// Descriptors among them that travel with calls and answers.
+    #[serde(default)]
+    pub descriptors_attached: u64,
+    /// Bytes of memory that those stand for. None of it is the daemon's own.
+    #[serde(default)]
+    pub attached_bytes: u64,
     /// Counters of everything that happened to connections, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
 }
@@ -209,7 +215,7 @@ pub struct WorkerStatus {
 }
 
 /// A call that a worker has.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerCall {
     /// Its id: the one that `clutch explain` takes.
@@ -222,6 +228,29 @@ pub struct WorkerCall {
     pub call_ms: u64,
     /// How many nested calls it waits for.
     pub waits_for: u64,
+    /// How many items it has sent; none when it does not answer with a stream.
+    #[serde(default)]
+    pub items: Option<u64>,
+    /// Whether its stream waits for its caller to take more items.
+    #[serde(default)]
+    pub waits_for_reader: bool,
+    /// How far it has come, where its function says so.
+    #[serde(default)]
+    pub progress: Option<CallProgress>,
+}
+
+/// How far a call has come, in whatever unit its function counts.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CallProgress {
+    /// How much is done.
+    pub done: f64,
+    /// How much there is to do, where that is known.
+    pub total: Option<f64>,
+    /// What it is doing; may be empty.
+    pub message: String,
+    /// How long ago it said so, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// A program that a client runs.

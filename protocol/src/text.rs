@@ -177,6 +177,11 @@ fn what_to_do(f: &mut fmt::Formatter<'_>, hindrance: &Hindrance, pool: &str) -> 
              no more than that; raise that key",
             Span(wished_ms.saturating_mul(1000))
         ),
+        Hindrance::Reader { items } => write!(
+            f,
+            "its stream waited for its reader after {items} items; read faster, or pass a longer \
+             timeout: a stream's covers its whole life"
+        ),
         Hindrance::Unanswered => f.write_str(
             "the daemon did not answer: it may be stopped or overloaded, `clutch ping` asks it",
         ),
@@ -250,8 +255,13 @@ impl fmt::Display for Certificate {
         }
         let plural = if *calls_served == 1 { "" } else { "s" };
         write!(f, " after {} and {calls_served} call{plural}", Span(self.uptime_ms * 1000))?;
-        if exit_name == "SIGXCPU" {
-            f.write_str(" (the processor time of process.cpu_time is used up)")?;
+        match exit_name.as_str() {
+            "SIGXCPU" => f.write_str(" (the processor time of process.cpu_time is used up)")?,
+            // As good as always the end of a mapping without anything behind it.
+            "SIGBUS" => f.write_str(
+                " (a file that it had mapped was cut short, or the disk or /dev/shm is full)",
+            )?,
+            _ => {}
         }
         self.say_detail(f)
     }

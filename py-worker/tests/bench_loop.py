@@ -22,7 +22,7 @@ STARTS = 15
 def one_by_one(worker, payload, calls):
     """Seconds for calls that each wait for their answer."""
     receive, send = worker.call_socket.recv, worker.call_socket.sendall
-    meta = support.struct.pack("<Q", 0) + support.text("math:sqrt")
+    meta = support.struct.pack("<Q", 0) + support.text("math:sqrt") + b"\0"
     request = support.frame(support.RUN, 1, meta, payload, 0, support.PLAIN)
     worker.call_socket.settimeout(None)
     started = time.perf_counter()
@@ -34,7 +34,7 @@ def one_by_one(worker, payload, calls):
 
 def together(worker, payload, calls):
     """Seconds for calls that are all sent at once."""
-    meta = support.struct.pack("<Q", 0) + support.text("math:sqrt")
+    meta = support.struct.pack("<Q", 0) + support.text("math:sqrt") + b"\0"
     request = support.frame(support.RUN, 1, meta, payload, 0, support.PLAIN)
     answer = 32 + len(pickle.dumps(1.5, 5))
     sender = threading.Thread(target=worker.call_socket.sendall, args=(request * calls,))

@@ -4,8 +4,10 @@ It has its own small codec, so that a mistake in the worker's is not made twice.
 only, like the worker; the interpreter under test is the one that runs the tests.
 """
 
+import array
 import binascii
 import fcntl
+import json
 import os
 import pickle
 import select
@@ -38,7 +40,9 @@ WARN = 38
 LOG = 39
 STACK = 40
 IMPORTS = 41
-KEYWORDS, ITEMS = 1, 2
+STAR, NOTHING = 1, 2
+ITEM, CREDIT, ITEMS_END, PROGRESS = 28, 29, 30, 31
+KEYWORDS, ITEMS, ATTACHED, STREAM = 1, 2, 8, 16
 NONE, PLAIN, JSON, RAW = 0, 1, 2, 3
 ONE, THREADS, ASYNC, SUBINTERPRETERS = 0, 1, 2, 3
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -51,10 +55,10 @@ WHAT = ("pool", "module", "function", "not_callable", "name")
 DEADLINE_S = 60.0
 
 
-def frame(kind, call_id=0, meta=b"", payload=b"", flags=0, codec=0):
+def frame(kind, call_id=0, meta=b"", payload=b"", flags=0, codec=0, descriptors=0):
     """A whole frame."""
     head = HEAD.pack(
-        b"CLU1", len(meta) + len(payload), call_id, len(meta), kind, flags, codec, 0, 0
+        b"CLU1", len(meta) + len(payload), call_id, len(meta), kind, flags, codec, descriptors, 0
     )
     return head + struct.pack("<I", binascii.crc32(head)) + meta + payload
 
@@ -170,29 +174,49 @@ class Failed(Exception):
         self.failure = failure
 
 
-def read_frame(sock, deadline_s=DEADLINE_S):
-    """The next frame as (kind, flags, codec, id, meta, payload), or None at the end."""
-    head = read_exactly(sock, 32, deadline_s)
+def read_frame(sock, deadline_s=DEADLINE_S, received=None):
+    """The next frame as (kind, flags, codec, id, meta, payload), or None at the end.
+
+    Its descriptors go to the end of the list `received`; without one there must be none.
+    """
+    came = [] if received is None else received
+    before = len(came)
+    head = read_exactly(sock, 32, deadline_s, came)
     if head is None:
         return None
     magic, length, call_id, meta, kind, flags, codec, descriptors, reserved = HEAD.unpack(head[:28])
-    assert magic == b"CLU1" and descriptors == 0 and reserved == 0
+    assert magic == b"CLU1" and reserved == 0
+    assert descriptors == len(came) - before, (descriptors, came)
+    assert not descriptors or (flags & ATTACHED and received is not None), (kind, flags)
     assert struct.unpack("<I", head[28:])[0] == binascii.crc32(head[:28])
     body = read_exactly(sock, length, deadline_s) if length else b""
     return kind, flags, codec, call_id, body[:meta], body[meta:]
 
 
-def read_exactly(sock, size, deadline_s):
+def read_exactly(sock, size, deadline_s, received=None):
     sock.settimeout(deadline_s)
     parts, missing = [], size
+    space = socket.CMSG_SPACE(4 * 253)
     while missing:
-        part = sock.recv(min(missing, 1 << 20))
+        part, ancillary, _, _ = sock.recvmsg(min(missing, 1 << 20), space, socket.MSG_CMSG_CLOEXEC)
+        for _, _, data in ancillary:
+            assert received is not None, "descriptors came with bytes that begin no frame"
+            received.extend(array.array("i", data))
         if not part:
             assert missing == size, "the worker ended inside a frame"
             return None
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def send_with(sock, data, descriptors):
+    """Sends bytes, and descriptors with the first of them."""
+    sent = 0
+    if descriptors:
+        rights = array.array("i", descriptors).tobytes()
+        sent = sock.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),))
+    sock.sendall(data[sent:])
 
 
 class Worker:
@@ -222,6 +246,8 @@ class Worker:
         first=None,
     ):
         self.next_id = 0
+        # The descriptors of the last answer.
+        self.received = []
         self.call_socket, call = socket.socketpair()
         self.control_socket, control = socket.socketpair()
         self.page = page = os.memfd_create("page")
@@ -288,6 +314,7 @@ class Worker:
 
     def close(self):
         """Kills what is left."""
+        self.drop_received()
         self.call_socket.close()
         self.control_socket.close()
         try:
@@ -305,16 +332,30 @@ class Worker:
         self.call_socket.sendall(frame(EXIT))
         return self.process.wait(DEADLINE_S)
 
-    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0):
+    def send(
+        self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, each=None, descriptors=()
+    ):
         """Sends a call; its id."""
         self.next_id += 1
         meta = struct.pack("<Q", timeout_ms) + text(function)
-        self.call_socket.sendall(frame(RUN, self.next_id, meta, payload, flags, codec))
+        meta += b"\0" if each is None else b"\1" + struct.pack("<I", each[0]) + text(each[1])
+        count = len(descriptors)
+        data = frame(RUN, self.next_id, meta, payload, flags, codec, count)
+        send_with(self.call_socket, data, descriptors)
         return self.next_id
 
+    def drop_received(self):
+        """Closes the descriptors of the last answer."""
+        while self.received:
+            os.close(self.received.pop())
+
     def answer(self, call_id):
-        """The flags, codec and payload of a result, or raises `Failed`."""
-        received = read_frame(self.call_socket)
+        """The flags, codec and payload of a result, or raises `Failed`.
+
+        Its descriptors are in `received` until the next one.
+        """
+        self.drop_received()
+        received = read_frame(self.call_socket, received=self.received)
         assert received is not None, "the worker ended: " + self.stderr()
         kind, flags, codec, answered, meta, payload = received
         assert answered == call_id, (answered, call_id)
@@ -327,7 +368,16 @@ class Worker:
         """Calls with plain data."""
         value = (list(args), kwargs) if kwargs else list(args)
         call_id = self.send(function, pickle.dumps(value, 5), KEYWORDS if kwargs else 0)
-        return pickle.loads(self.answer(call_id)[2])
+        flags, _, payload = self.answer(call_id)
+        return self.decoded(flags, payload)
+
+    def decoded(self, flags, payload):
+        """What an answer in `plain` or `raw` says, with what travelled beside it."""
+        if not flags & ATTACHED:
+            return pickle.loads(payload)
+        import attachments
+
+        return attachments.read_back(payload, self.received)
 
     def failure(self, function, *args, **kwargs):
         """The failure of a call that must fail."""
@@ -337,12 +387,67 @@ class Worker:
             return failed.failure
         raise AssertionError("it did not fail, but returned %r" % (value,))
 
-    def map(self, function, items):
-        """Calls with a chunk of items: results and failures."""
-        call_id = self.send(function, pickle.dumps(list(items), 5), ITEMS)
+    def each(self, function, items, apply=0, fold="", codec=PLAIN):
+        """Calls with a chunk of items: results, failures, and what was skipped."""
+        items = list(items)
+        data = pickle.dumps(items, 5) if codec == PLAIN else json.dumps(items).encode()
+        call_id = self.send(function, data, ITEMS, codec, each=(apply, fold))
+        flags, answered, payload = self.answer(call_id)
+        assert answered == codec
+        value = self.decoded(flags, payload) if codec == PLAIN else json.loads(payload.decode())
+        return tuple(value) if flags & ITEMS else (value, [], [])
+
+    def map(self, function, items, codec=PLAIN):
+        """Calls with a chunk of items: results, None for those that failed, and failures."""
+        results, failures, skipped = self.each(function, items, codec=codec)
+        assert not skipped, skipped
+        for index, _ in failures:
+            results.insert(index, None)
+        return results, failures
+
+    def stream(self, function, *args, codec=PLAIN, credit=0, **kwargs):
+        """Sends a call that answers with a stream; its id."""
+        value = (list(args), kwargs) if kwargs else list(args)
+        payload = pickle.dumps(value, 5) if codec == PLAIN else args[0]
+        call_id = self.send(function, payload, STREAM | (KEYWORDS if kwargs else 0), codec)
+        if credit:
+            self.credit(call_id, credit)
+        return call_id
+
+    def credit(self, call_id, items, stream=0):
+        """Gives a call leave to send so many more items."""
+        self.call_socket.sendall(frame(CREDIT, call_id, struct.pack("<II", stream, items)))
+
+    def item(self, call_id, index, codec=PLAIN):
+        """The next frame, which has to be this item."""
+        received = read_frame(self.call_socket)
+        assert received is not None, "the worker ended: " + self.stderr()
+        kind, flags, got_codec, answered, meta, payload = received
+        if kind == FAILED:
+            raise Failed(read_failure(meta))
+        assert (kind, flags, got_codec, answered) == (ITEM, 0, codec, call_id), received
+        assert struct.unpack("<IQ", meta) == (0, index), (struct.unpack("<IQ", meta), index)
+        return pickle.loads(payload) if codec == PLAIN else bytes(payload)
+
+    def items(self, call_id, count, start=0):
+        """The next items, which must be there or come."""
+        return [self.item(call_id, index) for index in range(start, start + count)]
+
+    def value(self, call_id):
+        """The result of a call, in plain data."""
         flags, _, payload = self.answer(call_id)
-        value = pickle.loads(payload)
-        return tuple(value) if flags & ITEMS else (value, [])
+        return self.decoded(flags, payload)
+
+    def rest(self, call_id, codec=PLAIN):
+        """The items that come before the answer, the answer's payload or failure."""
+        items = []
+        while True:
+            kind, _, _, answered, meta, payload = read_frame(self.call_socket)
+            assert answered == call_id
+            if kind != ITEM:
+                failure = read_failure(meta) if kind == FAILED else None
+                return items, failure or bytes(payload)
+            items.append(pickle.loads(payload) if codec == PLAIN else bytes(payload))
 
     def interrupt(self, call_id):
         """Tells the control thread to interrupt a call."""

@@ -186,6 +186,9 @@ def wrapped():
 
 def big(size):
     return b"x" * size
+
+def long(size):
+    return "x" * size
 """
 
 
@@ -454,10 +457,8 @@ class Failures(Conversation):
             with self.assertRaises(Failed) as caught:
                 worker.answer(call_id)
             self.assertEqual("Unserializable", caught.exception.failure["kind"], name)
-            items = json.dumps(["ok", name, "ok"]).encode()
-            flags, _, payload = worker.answer(worker.send("tasks:make", items, ITEMS, JSON))
-            results, failures = json.loads(payload)
-            self.assertEqual((ITEMS, [5, None, 5]), (flags, results))
+            results, failures = worker.map("tasks:make", ["ok", name, "ok"], JSON)
+            self.assertEqual([5, None, 5], results)
             self.assertEqual([1], [index for index, _ in failures])
         call_id = worker.send("tasks:released", b"", 0, RAW)
         with self.assertRaises(Failed) as caught:
@@ -487,11 +488,13 @@ class Failures(Conversation):
             self.assertEqual("Unserializable", caught.exception.failure["kind"])
 
     def test_sizes_around_the_limits_f061(self):
-        overhead = len(pickle.dumps(b"x" * 100_000, 5)) - 100_000
+        # Text stays in the payload, whatever its length.
+        overhead = len(pickle.dumps("x" * 100_000, 5)) - 100_000
         limit = support.PAYLOAD_BYTES_MAX
         for size in (0, 1, 65_500, 65_535, 65_536, 65_537, 200_000, limit - overhead):
             self.assertEqual(size, len(self.call("tasks:big", size)))
-        failure = self.failure("tasks:big", limit - overhead + 1)
+            self.assertEqual(size, len(self.call("tasks:long", size)))
+        failure = self.failure("tasks:long", limit - overhead + 1)
         expected = {"kind": "TooLarge", "bytes": limit + 1, "limit": limit}
         self.assertEqual(expected, failure)
         argument = b"y" * (limit - 1000)
@@ -508,10 +511,8 @@ class ItemLists(Conversation):
 
     def test_json_items(self):
         worker = self.worker_here
-        call_id = worker.send("math:sqrt", b"[4, -1]", ITEMS, JSON)
-        flags, codec, payload = worker.answer(call_id)
-        results, failures = json.loads(payload)
-        self.assertEqual((ITEMS, JSON, [2.0, None]), (flags, codec, results))
+        results, failures = worker.map("math:sqrt", [4, -1], JSON)
+        self.assertEqual([2.0, None], results)
         self.assertEqual([[1, "ValueError"]], [[i, e["type_name"]] for i, e in failures])
 
     def test_failures_cost_only_themselves(self):
@@ -809,10 +810,12 @@ class BadDaemon(support.FolderTestCase):
         self.assertIn("clutch worker: ", worker.stderr())
 
     def test_on_the_call_socket(self):
-        run = struct.pack("<Q", 0) + support.text("math:sqrt")
+        run = struct.pack("<Q", 0) + support.text("math:sqrt") + b"\0"
         cases = [
             (b"GET / HTTP/1.1\r\n\r\n" + bytes(32), "not a Clutch frame"),
             (support.frame(support.RUN, 1, b"short"), "short"),
+            (support.frame(support.RUN, 1, run[:-1]), "too early"),
+            (support.frame(support.RUN, 1, run[:-1] + b"\2"), "0 or 1"),
             (support.frame(support.RUN, 1, run + b"x"), "too many"),
             (support.frame(99, 1), "kind 99"),
             (support.frame(support.SETUP, 0), "kind 32"),

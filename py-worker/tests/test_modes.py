@@ -239,12 +239,13 @@ class Several(support.FolderTestCase):
 
     def next(self, worker):
         """The id of the next answer, and its value or the kind of its failure."""
-        received = support.read_frame(worker.call_socket)
+        worker.drop_received()
+        received = support.read_frame(worker.call_socket, received=worker.received)
         self.assertIsNotNone(received, worker.stderr())
-        kind, _, _, call_id, meta, payload = received
+        kind, flags, _, call_id, meta, payload = received
         if kind == support.FAILED:
             return call_id, support.read_failure(meta)["kind"]
-        return call_id, pickle.loads(payload)
+        return call_id, worker.decoded(flags, payload)
 
     def begun(self, worker, call_id, lanes):
         """Waits until a call has begun; its place."""
@@ -298,6 +299,7 @@ class GivenAway(unittest.TestCase):
         script = """
             import sys
             sys.path.insert(0, sys.argv[1])
+            from clutch._call import no_page
             from clutch._cancel import Lane
             from clutch._frames import MODE_ASYNC
             from clutch._lanes import Lanes
@@ -310,7 +312,7 @@ class GivenAway(unittest.TestCase):
                     return heard
 
             lanes = Lanes(type("Setup", (), {"lanes": 2, "mode": MODE_ASYNC}))
-            page = memoryview(bytearray(8)).cast("Q")
+            page = no_page()
             task, thread = Leaving("task", page), Lane("thread", page)
             task.begin(7, lanes.early)
             lanes.tasks[7] = task

@@ -27,6 +27,9 @@ pub const STRANGERS_MAX: usize = 1024;
 /// Bytes that may wait for one client to read them, beyond one frame.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 64 << 20;
 
+/// How long a frame with descriptors waits when the kernel takes none, before it is tried again.
+pub const JAM_PAUSE: Duration = Duration::from_millis(10);
+
 /// When this many bytes wait for a client, nothing new is read from it until it has read them.
 pub const CLIENT_OUTBOX_BYTES_HIGH: usize = 1 << 20;
 

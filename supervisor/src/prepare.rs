@@ -152,6 +152,15 @@ pub(crate) fn story(certificate: &Certificate, which: &str) -> String {
     text
 }
 
+/// How many descriptors are left when so many workers and connections have theirs: for what clients
+/// attach to their calls.
+pub(crate) fn descriptors_left(workers: u64, connections: u32) -> u64 {
+    // A system that does not tell is taken to be a strict one.
+    let limit = OpenFiles::as_they_are().map_or(0, |files| files.limit);
+    let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER + u64::from(connections);
+    limit.saturating_sub(needed)
+}
+
 /// Limits of this process on open files.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFiles {

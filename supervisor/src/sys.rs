@@ -10,25 +10,27 @@ use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use bytes::{BufMut, BytesMut};
+use clutch_protocol::limits::DESCRIPTORS_MAX;
 use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Room for this many descriptors in one receive. More than any frame may carry, so that a peer
-/// that sends more is found out instead of truncated away.
-const DESCRIPTOR_ROOM: usize = 8;
+/// Room for this many descriptors in one receive: as many as one frame may have. The kernel says
+/// when there were more, and closes those.
+const DESCRIPTOR_ROOM: usize = DESCRIPTORS_MAX as usize;
 
-/// Bytes of ancillary data for them, as `CMSG_SPACE` would say, in words for their alignment.
-const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()).div_ceil(8) + 2;
+/// Bytes of ancillary data for them, as `CMSG_LEN` would say, in words for their alignment: not one
+/// descriptor more fits.
+const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()) / 8;
 
 /// What one receive brought.
 #[derive(Debug, Default)]
 pub struct Received {
     /// Bytes appended to the buffer; 0 is the end of the stream.
     pub bytes: usize,
-    /// Whether descriptors came along where none may. They are closed already.
+    /// Whether descriptors came along.
     pub descriptors: bool,
-    /// Whether more came than there was room for.
+    /// Whether more came than there was room for, or than this process may have open.
     pub truncated: bool,
 }
 
@@ -60,41 +62,18 @@ pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-/// Receives into the spare room of `buffer` without waiting. Every connection is read with this,
-/// or with [`receive_with`]: a plain `read` would drop descriptors without anybody being told.
+/// Receives at most `room` bytes into the spare room of `buffer` without waiting, and the
+/// descriptors of at most one message with them. Every connection is read with this: a plain
+/// `read` would drop descriptors without anybody being told.
 ///
 /// # Errors
 ///
 /// What `recvmsg` says; `WouldBlock` when there is nothing.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<Received> {
-    // Each is closed at once.
-    receive_into(socket, buffer, usize::MAX, &mut drop)
-}
-
-/// As [`receive`], but at most `room` bytes, and keeps the descriptors that come along.
-/// [`Received::descriptors`] then says that there were too many.
-///
-/// # Errors
-///
-/// As [`receive`].
-pub fn receive_with(
+pub fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut BytesMut,
     room: usize,
     descriptors: &mut Vec<OwnedFd>,
-) -> io::Result<Received> {
-    let most = descriptors.len() + DESCRIPTOR_ROOM;
-    let received =
-        receive_into(socket, buffer, room, &mut |descriptor| descriptors.push(descriptor))?;
-    assert!(descriptors.len() <= most, "there is room for no more");
-    Ok(Received { descriptors: received.truncated, ..received })
-}
-
-fn receive_into(
-    socket: BorrowedFd<'_>,
-    buffer: &mut BytesMut,
-    room: usize,
-    keep: &mut dyn FnMut(OwnedFd),
 ) -> io::Result<Received> {
     let spare = buffer.chunk_mut();
     assert!(spare.len() > 0 && room > 0, "a receive needs room, or its zero would mean the end");
@@ -117,24 +96,24 @@ fn receive_into(
     // SAFETY: the kernel has written `bytes` bytes at the start of the spare room.
     unsafe { buffer.advance_mut(bytes) };
     let truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
-    let mut descriptors = truncated;
+    let before = descriptors.len();
     // SAFETY: the header was filled in by the kernel, and is walked with the kernel's own macros.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
-                descriptors = true;
                 let bytes = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
                 let first = libc::CMSG_DATA(header).cast::<RawFd>();
                 for index in 0..bytes / size_of::<RawFd>() {
                     // The kernel has just made it for this message, and nobody else owns it.
-                    keep(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
+                    descriptors.push(OwnedFd::from_raw_fd(first.add(index).read_unaligned()));
                 }
             }
             header = libc::CMSG_NXTHDR(&raw const message, header);
         }
     }
-    Ok(Received { bytes, descriptors, truncated })
+    assert!(descriptors.len() <= before + DESCRIPTOR_ROOM, "there is room for no more");
+    Ok(Received { bytes, descriptors: descriptors.len() > before, truncated })
 }
 
 /// Takes a descriptor over that this process was started with.

@@ -2,6 +2,7 @@
 
 use clutch_protocol::frame::{Codec, Flags, Header, Kind};
 use clutch_protocol::message::{Call, Hello, Retry, Role, RunProgram, Streams, version};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd};
 use clutch_protocol::wire;
 
 /// A frame with everything chosen freely but the lengths, which are true.
@@ -23,18 +24,66 @@ pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
 /// A call with JSON arguments and a timeout in milliseconds.
 pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
     let (pool, function) = (pool.to_owned(), function.to_owned());
-    call_of(id, &Call { pool, function, timeout_ms, priority: 0, retry: None }, json)
+    call_of(id, &Call { pool, function, timeout_ms, priority: 0, retry: None, each: None }, json)
 }
 
 /// A call to the default pool with JSON arguments, to be tried again.
 pub fn call_again(id: u64, function: &str, json: &str, retry: Option<Retry>) -> Vec<u8> {
     let (pool, function) = ("default".to_owned(), function.to_owned());
-    call_of(id, &Call { pool, function, timeout_ms: 0, priority: 0, retry }, json)
+    call_of(id, &Call { pool, function, timeout_ms: 0, priority: 0, retry, each: None }, json)
 }
 
 fn call_of(id: u64, meta: &Call, json: &str) -> Vec<u8> {
     let meta = wire::encode(meta).expect("a short meta");
     frame(Kind::Call, id, Codec::Json, &meta, json.as_bytes())
+}
+
+/// A call with JSON arguments, whose header says that so many descriptors come with it.
+pub fn call_attached(id: u64, pool: &str, function: &str, json: &str, descriptors: u8) -> Vec<u8> {
+    let (pool, function) = (pool.to_owned(), function.to_owned());
+    let meta = Call { pool, function, timeout_ms: 0, priority: 0, retry: None, each: None };
+    call_attached_of(id, &meta, json, descriptors)
+}
+
+/// The same, of any call.
+pub fn call_attached_of(id: u64, meta: &Call, json: &str, descriptors: u8) -> Vec<u8> {
+    let meta = wire::encode(meta).expect("a short meta");
+    let header = Header {
+        flags: Flags::ATTACHED,
+        codec: Codec::Json,
+        descriptors,
+        meta_bytes: meta.len().try_into().expect("frames here are short"),
+        payload_bytes: json.len().try_into().expect("frames here are short"),
+        ..Header::new(Kind::Call, id)
+    };
+    [&header.encode()[..], &meta, json.as_bytes()].concat()
+}
+
+/// A call with JSON arguments to the default pool, with any flags.
+pub fn call_flagged(id: u64, function: &str, json: &str, flags: Flags) -> Vec<u8> {
+    let bytes = call(id, "default", function, json);
+    let (header, rest) = bytes.split_first_chunk::<32>().expect("a frame has a header");
+    let mut header = *header;
+    header[21] = flags.byte();
+    [&sealed(header)[..], rest].concat()
+}
+
+/// Leave to send more items of a stream.
+pub fn credit(id: u64, stream: u32, items: u32) -> Vec<u8> {
+    let meta = wire::encode(&Credit { stream, items }).expect("a short meta");
+    frame(Kind::Credit, id, Codec::None, &meta, &[])
+}
+
+/// An item of a stream, as JSON.
+pub fn item(id: u64, stream: u32, index: u64, json: &str) -> Vec<u8> {
+    let meta = wire::encode(&Item { stream, index }).expect("a short meta");
+    frame(Kind::Item, id, Codec::Json, &meta, json.as_bytes())
+}
+
+/// The end of a stream.
+pub fn items_end(id: u64, stream: u32, failure: &str) -> Vec<u8> {
+    let meta = wire::encode(&ItemsEnd { stream, failure: failure.to_owned() }).expect("it is short");
+    frame(Kind::ItemsEnd, id, Codec::None, &meta, &[])
 }
 
 /// A hello of this version in any role.

@@ -1,9 +1,11 @@
 //! A socket peer that may send anything: whole frames, half frames, forged frames, descriptors,
 //! nothing. Everything it waits for has a deadline.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use clutch_protocol::message::{Refused, Role, Welcome};
 use clutch_protocol::status::Status;
 use clutch_protocol::wire;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 pub use crate::forge::*;
 use crate::{MILLISECOND, SECOND};
@@ -71,6 +74,8 @@ pub struct RawClient {
     stream: UnixStream,
     decoder: Decoder,
     buffer: BytesMut,
+    /// Descriptors that came and that no frame has claimed.
+    descriptors: VecDeque<OwnedFd>,
     last_id: u64,
 }
 
@@ -87,6 +92,7 @@ impl RawClient {
             stream,
             decoder: Decoder::with_payload_max(PAYLOAD_BYTES_MAX),
             buffer: BytesMut::new(),
+            descriptors: VecDeque::new(),
             last_id: 0,
         })
     }
@@ -177,17 +183,34 @@ impl RawClient {
     ///
     /// When none comes within `deadline`.
     pub fn read(&mut self, deadline: Duration) -> Result<Frame, End> {
+        self.read_attached(deadline).map(|(frame, _)| frame)
+    }
+
+    /// The next frame, and the descriptors that came with it: just as many as it claims.
+    ///
+    /// # Errors
+    ///
+    /// When none comes within `deadline`.
+    pub fn read_attached(&mut self, deadline: Duration) -> Result<(Frame, Vec<OwnedFd>), End> {
         let end = Instant::now() + deadline;
         loop {
             match self.decoder.step(&mut self.buffer) {
-                Ok(Step::Frame(frame)) => return Ok(frame),
+                Ok(Step::Frame(frame)) => {
+                    let claimed = usize::from(frame.header.descriptors);
+                    assert!(claimed <= self.descriptors.len(), "they came: {:?}", frame.header);
+                    return Ok((frame, self.descriptors.drain(..claimed).collect()));
+                }
                 Ok(Step::Need(_)) => {}
                 Err(error) => return Err(End::NoFrame(error)),
             }
+            assert!(
+                !self.buffer.is_empty() || self.descriptors.is_empty(),
+                "descriptors came that no frame claims"
+            );
             let rest = end.saturating_duration_since(Instant::now()).max(MILLISECOND);
             self.stream.set_read_timeout(Some(rest)).expect("a timeout can be set");
             let mut chunk = [0; 64 << 10];
-            match self.stream.read(&mut chunk) {
+            match self.receive(&mut chunk) {
                 Ok(0) => return Err(End::Closed),
                 Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -201,6 +224,21 @@ impl RawClient {
                 Err(error) => return Err(End::Broken(error)),
             }
         }
+    }
+
+    fn receive(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(chunk)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = recvmsg(&self.stream, &mut parts, &mut control, flags)?;
+        assert!(!got.flags.contains(ReturnFlags::CTRUNC), "more descriptors than a frame may have");
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(got.bytes)
     }
 
     /// The next frame, which must be of this kind.

@@ -351,6 +351,7 @@ fn f082_payloads_that_explode_are_bad_arguments() {
         timeout_ms: 0,
         priority: 0,
         retry: None,
+        each: None,
     };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
@@ -416,6 +417,7 @@ fn f083_names_that_are_no_names_never_reach_a_lookup() {
         timeout_ms: 0,
         priority: 0,
         retry: None,
+        each: None,
     };
     let mut bad = wire::encode(&good).unwrap();
     bad[8] = 0xff;
@@ -451,6 +453,7 @@ fn f084_flags_that_do_not_belong_to_a_kind_change_nothing_else() {
         timeout_ms: 0,
         priority: 0,
         retry: None,
+        each: None,
     };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();

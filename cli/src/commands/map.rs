@@ -120,7 +120,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     ended
 }
 
-fn processors() -> u32 {
+pub(super) fn processors() -> u32 {
     let processors = std::thread::available_parallelism();
     processors.map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX))
 }

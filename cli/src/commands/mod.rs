@@ -9,6 +9,7 @@ pub(crate) mod env;
 pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod map;
+pub(crate) mod map_file;
 pub(crate) mod ping;
 pub(crate) mod plan;
 pub(crate) mod pool;

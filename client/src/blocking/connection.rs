@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Welcome;
-use clutch_protocol::{Frame, Kind, Reason};
+use clutch_protocol::{Kind, Reason};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
@@ -27,9 +27,9 @@ use nix::sys::socket::MsgFlags;
 use super::desk::{Desk, Mailbox, lock};
 use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
-use crate::inbox::{Filled, Inbox};
-use crate::limits::{HANG_UP_WAIT, WRITE_LOOK};
-use crate::outbound::write_now;
+use crate::inbox::{Delivery, Filled, Inbox};
+use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
+use crate::outbound::{is_crowded, write_with};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
@@ -103,7 +103,7 @@ impl Connection {
         letter: &Letter,
         output: Option<OutputSink>,
         deadline: Deadline,
-    ) -> Result<Frame, Trouble> {
+    ) -> Result<Delivery, Trouble> {
         let mailbox = Arc::new(Mailbox::default());
         let id = self.post(letter, &mailbox, output, deadline)?;
         match self.collect(&mailbox, deadline.net()) {
@@ -151,7 +151,7 @@ impl Connection {
     }
 
     /// Writes a whole frame, or nothing, or closes the connection.
-    fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
+    pub(super) fn write(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Reason> {
         let written = {
             // A daemon that does not read can hold up one writer for ever, but not the others.
             let _turn = self.writing.wait(deadline.at()).ok_or_else(|| deadline.passed())?;
@@ -171,7 +171,16 @@ impl Connection {
             if let Some(closing) = lock(&self.desk).pending.closed() {
                 return Err(closing.into());
             }
-            match write_now(&self.socket, pieces) {
+            let descriptors = if begun { &[][..] } else { &letter.descriptors[..] };
+            let written = match write_with(&self.socket, pieces, descriptors) {
+                Err(error) if is_crowded(&error) => {
+                    // A free socket would not keep anybody waiting.
+                    std::thread::park_timeout(CROWDED_WAIT);
+                    Ok(0)
+                }
+                other => other,
+            };
+            match written {
                 Ok(0) => {
                     // A frame that has begun must be finished, or nothing else can be sent.
                     let until = if begun { deadline.net() } else { deadline.at() };
@@ -318,13 +327,27 @@ impl Connection {
     }
 
     fn receive(&self, inbox: &mut Inbox) -> Result<(), Closing> {
-        while let Some(frame) = inbox.next().map_err(|error| garbage(&error))? {
-            match sort(frame) {
-                Incoming::Answer(frame) => {
-                    let id = frame.header.id;
+        while let Some(delivery) = inbox.next().map_err(|error| garbage(&error))? {
+            match sort(delivery) {
+                Incoming::Answer(delivery) => {
+                    let id = delivery.frame.header.id;
                     let mut desk = lock(&self.desk);
                     if let Some(mailbox) = desk.pending.take(id) {
-                        mailbox.deliver(id, Outcome::Reply(frame));
+                        mailbox.deliver(id, Outcome::Reply(delivery));
+                    }
+                }
+                Incoming::Item(delivery) => {
+                    let id = delivery.frame.header.id;
+                    let mut desk = lock(&self.desk);
+                    if let Some((mailbox, delivery)) = desk.pending.item(delivery)? {
+                        mailbox.deliver(id, Outcome::Item(delivery));
+                    }
+                }
+                Incoming::Progress(id, progress) => {
+                    // Called without the lock, since it may be anybody's code.
+                    let sink = lock(&self.desk).pending.progress(id);
+                    if let Some(sink) = sink {
+                        sink.tell(progress);
                     }
                 }
                 Incoming::Output(id, chunk) => lock(&self.desk).pending.output(id, chunk),
@@ -350,9 +373,9 @@ impl Connection {
 }
 
 /// Reads what a mailbox brought.
-pub(super) fn read(outcome: Outcome) -> Result<Frame, Trouble> {
+pub(super) fn read(outcome: Outcome) -> Result<Delivery, Trouble> {
     match outcome {
-        Outcome::Reply(frame) => Ok(frame),
+        Outcome::Reply(delivery) | Outcome::Item(delivery) => Ok(delivery),
         Outcome::Lost { closing, sent } => {
             Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }

@@ -105,7 +105,7 @@ where
                 let target = self.target();
                 let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
-                    .and_then(|frame| open_reply(frame, target));
+                    .and_then(|delivery| open_reply(delivery, target, connection.welcome()));
                 self.answered(sent.parcel, answer);
             }
             return;

@@ -5,18 +5,20 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map.
+//! - `map`: the driver of a blocking map; `map_file`: that of a file's; `stream`: items as they come.
 
 mod connection;
 mod desk;
 mod map;
+mod map_file;
 mod opening;
 mod remarks;
+mod stream;
 mod turn;
 
 use std::fmt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,12 +31,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use map::{Ordered, Unordered};
+pub use map_file::{FileOrdered, FileUnordered};
+pub use stream::ItemStream;
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
+use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
+use crate::map_file::{Input, MapFile, SourceFile};
 use crate::pending::OutputSink;
 use crate::request::{Ready, Request, value};
 use crate::transport::ConnectOptions;
@@ -121,6 +127,17 @@ impl Client {
         self.request(function).args(args).send()
     }
 
+    /// Calls a generator function, or any that gives an iterator, and gives its items as they come.
+    /// [`ItemStream`] says how; a stream of a call with a pool or a timeout of its own begins with
+    /// [`request`](Client::request).
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: impl Serialize,
+    ) -> ItemStream<T> {
+        self.request(function).args(args).stream()
+    }
+
     /// A call with a pool, a timeout, keywords or output of its own.
     pub fn request(&self, function: impl Into<String>) -> Request<Client> {
         Request::new(self.clone(), function)
@@ -134,6 +151,26 @@ impl Client {
         items: I,
     ) -> Map<Client, I::IntoIter, R> {
         Map::new(self.clone(), function, items.into_iter())
+    }
+
+    /// Calls `function` once for each chunk of a file, its only argument, over all workers of the
+    /// pool: each maps its own chunk into memory, and this side reads nothing of it. [`MapFile`]
+    /// says how it is cut.
+    pub fn map_file<R>(
+        &self,
+        function: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Path(path.into()))
+    }
+
+    /// The same for a file that is open already.
+    pub fn map_source<R>(
+        &self,
+        function: impl Into<String>,
+        source: SourceFile,
+    ) -> MapFile<Client, R> {
+        MapFile::new(self.clone(), function, Input::Open(source))
     }
 
     /// What the daemon, its pools and their workers are doing now.
@@ -202,7 +239,7 @@ impl Client {
         let target = Target::control(verb);
         let letter = Letter { meta, ..Letter::bare(kind) };
         let frame = self.connection.exchange(&letter, None, deadline);
-        open(frame.map_err(|trouble| target.failure(trouble))?, answer_to(kind), &target)
+        open(frame.map_err(|trouble| target.failure(trouble))?.frame, answer_to(kind), &target)
     }
 
     /// Sends a request that is answered piece by piece.
@@ -211,7 +248,7 @@ impl Client {
         letter: &Letter,
         output: OutputSink,
         deadline: Deadline,
-    ) -> Result<Frame, Trouble> {
+    ) -> Result<Delivery, Trouble> {
         self.connection.exchange(letter, Some(output), deadline)
     }
 
@@ -262,7 +299,8 @@ impl Ready<Client> {
             Ok(letter) => connection.exchange(&letter, output, self.deadline),
             Err(trouble) => Err(trouble),
         };
-        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+        let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
+        open_reply(delivery, &self.target, connection.welcome())
     }
 }
 

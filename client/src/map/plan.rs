@@ -10,7 +10,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Failure, Reason};
@@ -22,6 +21,7 @@ use super::sizer::Sizer;
 use crate::codec::{Results, decode_items, encode};
 use crate::exchange::{Reply, Trouble};
 use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US};
+use crate::memory::Body;
 
 /// In which order results come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct Parcel {
     /// How many there are.
     pub(crate) items: u32,
     /// The list of them, encoded.
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Body,
     /// How often it was sent again.
     resends: u32,
 }
@@ -99,6 +99,7 @@ pub(crate) struct Plan<R> {
     order: Order,
     sizer: Sizer,
     payload_bytes_max: u64,
+    attached_bytes_max: u64,
     chunks_max: u32,
     /// How many calls the pool's workers can run at once, if the daemon said so.
     workers: Option<u32>,
@@ -140,6 +141,7 @@ impl<R: DeserializeOwned> Plan<R> {
             settings,
             order,
             payload_bytes_max: payload_bytes_max.into(),
+            attached_bytes_max: 0,
             chunks_max,
             workers: None,
             chunks_now: chunks_max,
@@ -160,6 +162,7 @@ impl<R: DeserializeOwned> Plan<R> {
         let pools = &welcome.pools;
         let pool = pools.iter().find(|pool| pool.name == self.settings.target.pool);
         self.workers = pool.map(|pool| pool.workers.max(1));
+        self.attached_bytes_max = welcome.attached_bytes_max;
         self
     }
 
@@ -263,10 +266,11 @@ impl<R: DeserializeOwned> Plan<R> {
     /// at fault stands alone.
     fn encode<A: Serialize>(&mut self, first: u64, items: &[A]) {
         let count = u32::try_from(items.len()).expect("a pull is bounded");
-        let reason = match encode(self.settings.codec, &items) {
+        let reason = match encode(self.settings.codec, &items, self.attached_bytes_max) {
             Ok(payload) if payload.len() as u64 <= self.payload_bytes_max => {
-                self.sizer.encoded(count, payload.len());
-                let parcel = Parcel { first, items: count, payload: payload.into(), resends: 0 };
+                let beside = usize::try_from(payload.beside).unwrap_or(usize::MAX);
+                self.sizer.encoded(count, payload.len().saturating_add(beside));
+                let parcel = Parcel { first, items: count, payload, resends: 0 };
                 self.to_send.push_back(parcel);
                 return;
             }
@@ -313,7 +317,8 @@ impl<R: DeserializeOwned> Plan<R> {
                 ..self.settings.target.failure(trouble)
             })
         };
-        match decode_items(reply.codec, reply.flags, &reply.payload, parcel.items as usize) {
+        let payload = (&reply.payload[..], reply.attached.get());
+        match decode_items(reply.codec, reply.flags, payload, parcel.items as usize) {
             Ok(Results::All(results)) => Rest::All(results.into_iter()),
             Ok(Results::Mixed(results)) => {
                 let results = results.into_iter();
@@ -355,6 +360,7 @@ impl<R: DeserializeOwned> Plan<R> {
 mod tests {
     use std::num::NonZeroU32;
 
+    use bytes::Bytes;
     use clutch_protocol::failure::{Cause, Certificate};
     use clutch_protocol::message::{Answer, Phases, WorkerId};
     use clutch_protocol::{Codec, Flags};
@@ -362,7 +368,7 @@ mod tests {
     use clutch_protocol::message::PoolSize;
 
     use super::*;
-    use crate::exchange::DEFAULT_POOL;
+    use crate::exchange::{Beside, DEFAULT_POOL};
 
     /// A map of 0, 1, 2, ... driven by hand.
     struct Hand {
@@ -418,7 +424,7 @@ mod tests {
         /// Answers a chunk with its items, one microsecond each.
         fn answer(&mut self, parcel: Parcel) {
             let payload = parcel.payload.clone();
-            self.reply(parcel, Flags::NONE, payload);
+            self.reply(parcel, Flags::NONE, payload.bytes);
         }
 
         fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
@@ -426,7 +432,10 @@ mod tests {
             let worker = WorkerId { slot: 0, generation: 1 };
             let answer = Answer { phases, worker, call: 1, attempt: 1, pid: 7 };
             let codec = Codec::Plain;
-            self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
+            self.plan.answered(
+                parcel,
+                Ok(Reply { id: 1, codec, flags, payload, attached: Beside::default(), answer }),
+            );
         }
 
         fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
@@ -595,8 +604,8 @@ mod tests {
         for parcel in std::mem::take(&mut hand.sent) {
             let first = parcel.first;
             let results = [Some(first), None, Some(first + 2)];
-            let payload = encode(Codec::Plain, &(results, [(1, &exception)])).unwrap();
-            hand.reply(parcel, Flags::ITEMS, payload.into());
+            let payload = encode(Codec::Plain, &(results, [(1, &exception)]), 0).unwrap();
+            hand.reply(parcel, Flags::ITEMS, payload.bytes);
         }
         assert!(!hand.run());
         for (index, result) in hand.got {

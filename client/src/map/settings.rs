@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clutch_protocol::{Codec, Flags};
 use tokio::sync::mpsc;
 
 use crate::exchange::{Target, Wishes};
 use crate::limits::WINDOW_ITEMS;
+use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::request::Ready;
 
@@ -51,7 +51,7 @@ impl Settings {
     }
 
     /// A chunk as a call.
-    pub(crate) fn ready<C>(&self, client: C, payload: Bytes) -> Ready<C> {
+    pub(crate) fn ready<C>(&self, client: C, payload: Body) -> Ready<C> {
         let (target, wishes) = (self.target.clone(), self.wishes.clone());
         let (flags, sink) = match &self.output {
             Some(sender) => {

@@ -248,6 +248,7 @@ pub(crate) fn failure(call: u64, started: bool, reason: Reason) -> Vec<u8> {
         phases: Phases::default(),
         reason,
         quarantined: false,
+        item: None,
     })
 }
 

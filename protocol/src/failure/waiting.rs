@@ -59,6 +59,11 @@ pub enum Hindrance {
     },
     /// The environment that the pool declares was being built.
     Building,
+    /// Its stream waited for its reader to take more.
+    Reader {
+        /// How many items the reader was sent.
+        items: u64,
+    },
 }
 
 /// What became of a pool that takes no more calls.

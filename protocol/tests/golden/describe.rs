@@ -7,8 +7,8 @@ use clutch_protocol::failure::{
     NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
-    LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
+    Answer, Apply, Call, Each, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports,
+    Log, LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
     Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram,
     RunRefusal, RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram,
     SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
@@ -195,7 +195,8 @@ structs! {
     PoolSize { name, workers }
     Refused { refusal, sentence }
     Reload { wait }
-    Call { pool, function, timeout_ms, priority, retry }
+    Call { pool, function, timeout_ms, priority, retry, each }
+    Each { apply, fold }
     Retry { attempts, on, backoff_ms, attempt_timeout_ms }
     RetryOn { worker_died, timed_out, raised }
     Phases { queue_us, run_us, start_us }
@@ -219,7 +220,7 @@ structs! {
     Logs { pool, call, slot, lines, follow }
     LogLines { dropped, last }
     Ready { version, pid, python, executable }
-    Run { timeout_ms, function }
+    Run { timeout_ms, function, each }
     Spawn { program, argv, environment, directory, grace_ms, open_files, limits, cgroup }
     ProcessLimits { resources, cpus, nice, umask, identity, oom_score_adj }
     ResourceLimit { resource, value }
@@ -239,7 +240,7 @@ structs! {
     RunStarted { pid }
     RunRefused { refusal, sentence }
     SpawnProgram { spawn, streams }
-    Failure { call, pool, function, attempt, started, phases, reason, quarantined }
+    Failure { call, pool, function, attempt, started, phases, reason, quarantined, item }
     Ancestor { call, pool, function }
     Missing { what, message, traceback }
     Exception { type_name, message, notes, frames, traceback, chain, bases }
@@ -290,6 +291,7 @@ enums! {
         4 Range { split }, 5 RowGroup { index }, 6 Stream { stream },
     }
     Split { 0 Bytes, 1 Lines }
+    Apply { 0 Item, 1 Star, 2 Nothing }
     Mode { 0 One, 1 Threads, 2 Async, 3 Subinterpreters }
     SpawnStage { 0 Prepare, 1 Directory, 2 Execute, 3 Limits }
     Resource {

@@ -11,8 +11,8 @@ use clutch_protocol::failure::{
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
-    Answer, Call, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports, Log,
-    LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
+    Answer, Apply, Call, Each, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports,
+    Log, LogLines, Logs, Mode, OomScore, Output, Phases, PoolSize, ProcessLimits, Ready, Refusal,
     Refused, Reload, Resource, ResourceLimit, Retry, RetryOn, Role, Run, RunEnded, RunProgram,
     RunRefusal, RunRefused, RunStarted, Setup, Signal, Spawn, SpawnFailed, SpawnProgram,
     SpawnStage, Spawned, Stop, Stream, Streams, Swept, Target, Welcome, WorkerId,
@@ -244,6 +244,7 @@ fn calls(samples: &mut Samples) {
         timeout_ms: 0,
         priority: 0,
         retry: None,
+        each: None,
     };
     let retry = Retry {
         attempts: 3,
@@ -256,7 +257,7 @@ fn calls(samples: &mut Samples) {
         attempt_timeout_ms: 2_000,
     };
     let insistent = Call { priority: -5, retry: Some(retry), ..call.clone() };
-    let run = Run { timeout_ms: 30_000, function: "math:sqrt".into() };
+    let run = Run { timeout_ms: 30_000, function: "math:sqrt".into(), each: None };
     let answer = Answer { phases: PHASES, worker: WORKER, call: 1 << 40, attempt: 2, pid: 4711 };
     let arguments = plain::to_vec(&(2,)).unwrap();
     let keywords = json::to_vec(&([2], json!({"base": 10}))).unwrap();
@@ -276,6 +277,7 @@ fn calls(samples: &mut Samples) {
     samples.meta("call-retry", Kind::Call, 7, &insistent, rest);
     let rest = with(Codec::Plain, &arguments, Flags::STREAM.with(Flags::PROGRESS));
     samples.meta("call-stream", Kind::Call, 7, &call, rest);
+    each(samples, &call, &run, with(Codec::Plain, &items, Flags::ITEMS));
     samples.bare("cancel", Kind::Cancel, 7, NONE);
     let value = plain::to_vec(&2f64.sqrt()).unwrap();
     let value = with(Codec::Plain, &value, Flags::NONE);
@@ -287,6 +289,20 @@ fn calls(samples: &mut Samples) {
         let output = Output { stream, dropped_bytes };
         let text = with(Codec::Raw, b"half a line, ", Flags::NONE);
         samples.meta(name, Kind::Output, 7, &output, text);
+    }
+}
+
+fn each(samples: &mut Samples, call: &Call, run: &Run, rest: Rest<'_>) {
+    for (name, apply, fold) in [
+        ("item", Apply::Item, "operator:add"),
+        ("star", Apply::Star, ""),
+        ("nothing", Apply::Nothing, "größe:max"),
+    ] {
+        let each = Some(Each { apply, fold: fold.into() });
+        let call = Call { each: each.clone(), ..call.clone() };
+        samples.meta(&format!("call-each-{name}"), Kind::Call, 7, &call, rest);
+        let run = Run { each, ..run.clone() };
+        samples.meta(&format!("run-each-{name}"), Kind::Run, 7, &run, rest);
     }
 }
 
@@ -475,6 +491,7 @@ fn reasons() -> Vec<(String, Reason)> {
     for (name, hindrance) in [
         ("TimedOut-Capped", Hindrance::Capped { wished_ms: 60_000 }),
         ("TimedOut-Frozen", Hindrance::Frozen { pid: 4711 }),
+        ("TimedOut-Reader", Hindrance::Reader { items: 32 }),
     ] {
         let reason = Reason::TimedOut { timeout_ms: 200, stack: String::new(), hindrance };
         reasons.push((name.into(), reason));
@@ -510,6 +527,7 @@ fn failures(samples: &mut Samples) {
             phases: PHASES,
             reason,
             quarantined: index % 3 == 0,
+            item: (index % 3 == 1).then_some(1 << 40),
         };
         samples.meta(&format!("error-{name}"), Kind::Error, 7, &failure, NONE);
     }

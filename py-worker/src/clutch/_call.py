@@ -22,7 +22,7 @@ any thread that asks for the current call; see `current_call`. Who delivers the 
 import sys
 from time import monotonic
 
-from clutch._limits import CALL_ID_BITS
+from clutch._limits import CALL_ID_BITS, PLACE_WORDS
 from clutch._pristine import load
 
 TYPE_CHECKING = False
@@ -32,7 +32,17 @@ if TYPE_CHECKING:
     from clutch._lanes import Lanes
     from clutch._subinterpreters import Interpreters
 
-__all__ = ["Call", "Cancelled", "State", "current_call", "on_interrupt", "state"]
+__all__ = [
+    "SKIP",
+    "Call",
+    "Cancelled",
+    "State",
+    "current_call",
+    "function_of",
+    "no_page",
+    "on_interrupt",
+    "state",
+]
 
 
 class Cancelled(BaseException):
@@ -42,6 +52,23 @@ class Cancelled(BaseException):
     a call; whatever the call returns or raises afterwards, its caller is told `Cancelled`.
     """
 
+
+class _Skip:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "clutch.SKIP"
+
+    def __reduce__(self) -> str:
+        # By name: a copy, and what comes back from a child process, is the one there is.
+        return "SKIP"
+
+
+_Skip.__module__ = "clutch"
+_Skip.__name__ = _Skip.__qualname__ = "SKIP"
+
+SKIP = _Skip()
+"""What a function returns for an item of a map that shall have no result."""
 
 _CALL_ID_MASK = (1 << CALL_ID_BITS) - 1
 _modules = sys.modules
@@ -93,11 +120,21 @@ class State:
         # What raising `Cancelled` needs first: whether it shall be raised here. See `_coroutine`.
         self.on_interrupt: "Callable[[], bool] | None" = None
         # Where the daemon reads which call has begun. See `_page`.
-        self.page = memoryview(bytearray(8)).cast("Q")
+        self.page = no_page()
         # Where the worker runs several calls: their states, of which this is none. See `_lanes`.
         self.lanes: "Lanes | Interpreters | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
+
+
+def no_page() -> memoryview:
+    """A page that nobody reads."""
+    return memoryview(bytearray(8 * PLACE_WORDS)).cast("Q")
+
+
+def function_of(key: bytes) -> str:
+    """The name of a call's function."""
+    return key[8 : 8 + int.from_bytes(key[:8], "little")].decode("utf-8", "replace")
 
 
 state = State()
@@ -126,7 +163,7 @@ class Call:
         """The daemon's id of the call, the same in all its attempts; 0 when no call is running."""
         self.attempt: int = (self.run >> CALL_ID_BITS) + 1
         """Which attempt of the call this is, from 1."""
-        self.function: str = now.key[8:].decode("utf-8", "replace")
+        self.function: str = function_of(now.key)
         """`module:qualname`, as the caller named it."""
         self.pool: str = now.pool
         """The pool's name."""

@@ -86,7 +86,7 @@ class Lane(State):
         self.ident = 0
         super().__init__()
         self.pool, self.slot, self.generation = state.pool, state.slot, state.generation
-        # A list of one number, as the only state's page is.
+        # One place of the page; see `_page`.
         self.page = page
 
     @property

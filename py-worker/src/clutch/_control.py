@@ -38,6 +38,7 @@ else:
 
 __all__ = [
     "EXIT_CODE_BROKEN",
+    "FOR_ANY_THREAD",
     "INTERRUPT_SIGNAL",
     "STACK_SIGNAL",
     "complain_to",
@@ -62,7 +63,7 @@ STACK_SIGNAL = int(_signal.SIGXFSZ if _REAL_TIME is None else _REAL_TIME + 12)
 
 # What the control thread does not block: its own faults, and the signal for stacks. A signal to the
 # process that the main thread has blocked, to wait for it, must not find another thread to run in.
-_FOR_ANY_THREAD = {
+FOR_ANY_THREAD = {
     int(_signal.SIGSEGV),
     int(_signal.SIGBUS),
     int(_signal.SIGFPE),
@@ -154,7 +155,7 @@ def start_control(sock: "socket", stack_fd: int, keep: object) -> None:
     """
     before = _thread.stack_size(_STACK_BYTES)
     # It inherits what is blocked here now.
-    mask = _pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FOR_ANY_THREAD)
+    mask = _pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - FOR_ANY_THREAD)
     try:
         _thread.start_new_thread(_run, (sock, _thread.get_ident(), stack_fd, keep))
     finally:

@@ -8,7 +8,7 @@ what a failure says is `_errors`. The layout of a meta is little endian, integer
 from _struct import Struct
 from binascii import crc32
 
-from clutch._limits import HEADER_BYTES, LANES_MAX, META_BYTES_MAX
+from clutch._limits import DESCRIPTORS_MAX, HEADER_BYTES, LANES_MAX, META_BYTES_MAX
 
 __all__ = [
     "CODEC_JSON",
@@ -18,6 +18,7 @@ __all__ = [
     "CREDIT",
     "EXIT",
     "FAILED",
+    "FLAGS_INLINE",
     "FLAGS_KNOWN",
     "FLAG_ATTACHED",
     "FLAG_ITEMS",
@@ -92,6 +93,8 @@ FLAG_ATTACHED = 8
 FLAG_STREAM = 16
 # With those that only clients and the daemon use.
 FLAGS_KNOWN = 63
+# No flag above says that something travels beside the payload.
+FLAGS_INLINE = 7
 
 CODEC_NONE = 0
 CODEC_PLAIN = 1
@@ -123,11 +126,17 @@ class ProtocolError(Exception):
 
 
 def header_bytes(
-    kind: int, call_id: int, meta_bytes: int, payload_bytes: int, flags: int = 0, codec: int = 0
+    kind: int,
+    call_id: int,
+    meta_bytes: int,
+    payload_bytes: int,
+    flags: int = 0,
+    codec: int = 0,
+    descriptors: int = 0,
 ) -> bytes:
     """The header of a frame as it travels."""
     head = _pack_checked(
-        MAGIC, meta_bytes + payload_bytes, call_id, meta_bytes, kind, flags, codec, 0, 0
+        MAGIC, meta_bytes + payload_bytes, call_id, meta_bytes, kind, flags, codec, descriptors, 0
     )
     return head + _pack_u32(crc32(head))
 
@@ -138,7 +147,7 @@ def check_header(
     length_max: int,
 ) -> None:
     """Refuses a header, unpacked by `HEADER`, whose bytes are not what they claim to be."""
-    magic, length, _id, meta, _kind, flags, codec, descriptors, reserved, checksum = fields
+    magic, length, _id, meta, kind, flags, codec, descriptors, reserved, checksum = fields
     if magic != MAGIC:
         raise ProtocolError(f"bytes are not a Clutch frame (they start with {magic!r})")
     if checksum != computed:
@@ -147,8 +156,12 @@ def check_header(
         raise ProtocolError(f"a frame claims {length} bytes, at most {length_max} are accepted")
     if meta > length or meta > META_BYTES_MAX:
         raise ProtocolError(f"a frame claims a meta of {meta} bytes in {length} bytes")
-    if reserved or descriptors:
+    if reserved:
         raise ProtocolError("a frame uses header fields that mean nothing to a worker")
+    if flags & FLAG_ATTACHED and kind not in (RUN, ITEM):
+        raise ProtocolError(f"something is attached to a frame of kind {kind}")
+    if descriptors > (DESCRIPTORS_MAX if flags & FLAG_ATTACHED else 0):
+        raise ProtocolError(f"a frame announces {descriptors} descriptors, which it cannot have")
     if flags > FLAGS_KNOWN:
         raise ProtocolError(f"unknown flags {flags:#04x}")
     if codec > CODEC_RAW:
@@ -193,6 +206,13 @@ class MetaReader:
         if count > len(self._bytes) // 8:
             raise ProtocolError(f"a meta claims a list of {count} texts")
         return [self.raw() for _ in range(count)]
+
+    def flag(self) -> bool:
+        """A bool, or whether an option has a value."""
+        byte = self._take(1)
+        if byte > b"\1":
+            raise ProtocolError(f"a meta has {byte[0]} where 0 or 1 belongs")
+        return byte == b"\1"
 
     def end(self) -> None:
         """Nothing may be left over."""

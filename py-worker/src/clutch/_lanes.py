@@ -11,11 +11,11 @@ from _contextvars import ContextVar
 from _thread import RLock, allocate_lock, get_ident
 from posix import register_at_fork
 
-from clutch._call import State, state
+from clutch._call import State, function_of, state
 from clutch._cancel import Canceller, Lane
 from clutch._execute import Executor
 from clutch._frames import CODEC_PLAIN, MODE_ASYNC, MODE_THREADS, ProtocolError
-from clutch._limits import CALL_ID_BITS, LANES_MAX
+from clutch._limits import CALL_ID_BITS, LANES_MAX, PLACE_WORDS
 from clutch._loop import in_order
 from clutch._pristine import load, no_imports, pristine_imports
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Callable, Tuple
 
-    from clutch._execute import Decode, Encode
+    from clutch._execute import Body, Decode, Encode
     from clutch._frames import Setup
 
     Restore = Callable[[], "Callable[[], None] | None"]
-    Send = Callable[[bytes, "bytes | memoryview"], None]
+    Send = Callable[[bytes, Body], None]
 
 __all__ = ["LaneExecutor", "Lanes", "prepare"]
 
@@ -78,8 +78,8 @@ class Lanes:
         register_at_fork(after_in_child=self._unlock)
 
     def page_of(self, place: int) -> memoryview:
-        """One place of the page, as a list of one number."""
-        return state.page[place : place + 1]
+        """One place of the page, as far as the place of its items."""
+        return state.page[place : place + PLACE_WORDS]
 
     def add_thread(self, lane: Lane) -> None:
         """Makes a lane this thread's, for all that runs in it and in copies of its context."""
@@ -131,7 +131,7 @@ class Lanes:
         """A line for each call that runs: who is at it."""
         lines = []
         for lane in [*self.lanes, *self.tasks.values()]:
-            run, function = lane.running, lane.key[8:].decode("utf-8", "replace")
+            run, function = lane.running, function_of(lane.key)
             if run:
                 thread = f" (thread 0x{lane.ident:016x})" if lane.ident else ""
                 lines.append(f"{lane.name}{thread}: call {run & _CALL_ID_MASK}, {function}\n")

@@ -3,6 +3,9 @@
 A call's id is written right before anything of a user's can run for it. When the worker dies, a
 call whose id is not there has not begun, and may be given to another worker. The page is shared
 memory, so writing costs no system call, and what was written outlives the process.
+
+Its first half has a place for the id of each call that may run at once, in its second half each has
+another: how many items of the call have begun, so that those behind them may be given away, too.
 """
 
 import sys
@@ -18,7 +21,7 @@ _PAGE_BYTES = 4096
 
 
 def map_page(descriptor: int) -> memoryview:
-    """The page behind a descriptor, as a list of one number. The descriptor is closed.
+    """The page behind a descriptor, as a list of numbers. The descriptor is closed.
 
     Whoever has the page must keep it until the process is gone: see `_mapped`. Only for a process
     with one thread.

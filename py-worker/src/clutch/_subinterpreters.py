@@ -33,7 +33,7 @@ from time import monotonic
 from clutch._call import state
 from clutch._control import STACK_SIGNAL, die, is_of_system, report
 from clutch._frames import FAILED, READY, Setup, header_bytes
-from clutch._limits import CALL_ID_BITS
+from clutch._limits import CALL_ID_BITS, PLACE_WORDS
 from clutch._pristine import load, pristine_imports
 from clutch._words import FOLDER, STARTED, TAKEN, hear, make_words
 
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional
 
     from clutch._call import State
+    from clutch._execute import Body
     from clutch._stdio import PrivateDescriptors
 
-    Send = Callable[[bytes, "bytes | memoryview"], None]
+    Send = Callable[[bytes, Body], None]
 else:
     from _signal import pthread_kill
 
@@ -175,7 +176,7 @@ class Interpreters:
         """The life of one interpreter, on its thread."""
         interpreters = load("_interpreters")
         given = {**self._given, "place": place}
-        shared = {"page": state.page[place : place + 1], "words": self._words}
+        shared = {"page": state.page[place : place + PLACE_WORDS], "words": self._words}
         try:
             with self._making:
                 number = interpreters.create("isolated")

@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Optional, Tuple
 
-    from clutch._execute import Answer, Executor
+    from clutch._execute import Answer, Body, Executor
     from clutch._lanes import Lanes, Send
+    from clutch._receive import Payload
 
     # flags, codec, id, meta, payload.
-    Frame = Tuple[int, int, int, memoryview, memoryview]
+    Frame = Tuple[int, int, int, memoryview, Payload]
 
 __all__ = ["live", "make_loop"]
 
@@ -111,7 +112,7 @@ class _TaskExecutor(LaneExecutor):
         codec: int,
         call_id: int,
         meta: memoryview,
-        payload: memoryview,
+        payload: "Payload",
     ) -> "Optional[Answer]":
         """The answer of a call; None if it has to go to a thread."""
         if len(meta) < NAME_AT:
@@ -135,10 +136,12 @@ class _TaskExecutor(LaneExecutor):
                 return None
             stage = DECODING
             decode, encode = self._codecs.get(codec) or self._load_codec(codec)
-            args = decode(payload)
             if flags:
+                args, encode = self._decode(flags, codec, payload, call_id)
                 args, kwargs, _ = self._unfold(flags, codec, function, args, call_id)
-            elif type(args) is not list and type(args) is not tuple:
+            else:
+                args = decode(payload)  # type: ignore[arg-type]
+            if type(args) is not list and type(args) is not tuple:
                 raise TypeError("they are no list")
             stage = CALLING
             lane.armed = True
@@ -157,8 +160,8 @@ class _TaskExecutor(LaneExecutor):
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or lane.interrupted == call_id:
             body = self._failure(error, (call_id, key, stage, function, args, kwargs))
-            # The traceback holds this frame, and this frame would hold it.
-            error = None
+            # As in `Executor.execute`.
+            error = encode = None
             return header_bytes(FAILED, call_id, len(body), 0), body
         return self._answered(call_id, codec, value, None, encode)
 
@@ -302,7 +305,7 @@ class Service:
         body = load("clutch._failures").raised(error, (self._package,))
         self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
 
-    def _answer(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
+    def _answer(self, head: bytes, body: "Body", place: int) -> None:
         try:
             self._lanes.end()
             self.answered += 1
@@ -341,7 +344,7 @@ class Service:
             executor.kept = None
             del frame, head, body
 
-    def _worked(self, head: bytes, body: "bytes | memoryview", place: int) -> None:
+    def _worked(self, head: bytes, body: "Body", place: int) -> None:
         self._idle += 1
         self._answer(head, body, place)
 

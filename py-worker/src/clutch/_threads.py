@@ -15,7 +15,7 @@ from clutch._frames import EXIT, FAILED, READY, RUN, ProtocolError, header_bytes
 from clutch._lanes import LaneExecutor
 from clutch._limits import HEADER_BYTES, RECEIVE_BYTES
 from clutch._pristine import load
-from clutch._receive import receive_frames, shielded
+from clutch._receive import Arrivals, receive_frames, shielded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from clutch._execute import Executor
     from clutch._lanes import Lanes, Send
-    from clutch._receive import Frame
+    from clutch._receive import Frame, Payload
 
     # flags, codec, id, meta, payload, all for as long as one wants.
-    Taken = Tuple[int, int, int, memoryview, memoryview]
+    Taken = Tuple[int, int, int, memoryview, Payload]
 
     MakeExecutor = Callable[[Lane], Executor]
 
@@ -69,9 +69,9 @@ class Turns:
             return None
 
 
-def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview) -> "Taken":
+def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload") -> "Taken":
     """A frame that stays as it is when the next one is received."""
-    if len(meta) + len(payload) <= _SHARED_BYTES_MAX:
+    if isinstance(payload, memoryview) and len(meta) + len(payload) <= _SHARED_BYTES_MAX:
         return flags, codec, call_id, memoryview(bytes(meta)), memoryview(bytes(payload))
     return flags, codec, call_id, meta, payload
 
@@ -102,7 +102,10 @@ def start(
 
 def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: bytes) -> int:
     """Serves calls until there are no more."""
-    turns = Turns(receive_frames(shielded(call), lanes.setup.payload_bytes_max), lanes)
+    arrivals = Arrivals()
+    receive_into = shielded(call, arrivals)
+    frames = receive_frames(receive_into, lanes.setup.payload_bytes_max, arrivals)
+    turns = Turns(frames, lanes)
     sending = allocate_lock()
 
     def run(lane: Lane, executor: "Executor") -> None:

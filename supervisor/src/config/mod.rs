@@ -72,7 +72,7 @@ pub use process::{Account, Process};
 pub use raw::schema;
 pub use reason::{Found, Reason};
 pub use run::Run;
-pub use units::{DurationError, SizeError, duration};
+pub use units::{DurationError, SizeError, duration, size};
 pub(crate) use units::{show_duration, show_size};
 pub use warm_up::{WarmUp, WarmUpError};
 pub use watch::Watch;

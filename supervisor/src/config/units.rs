@@ -155,7 +155,7 @@ pub fn duration(text: &str) -> Result<Duration, DurationError> {
 /// # Errors
 ///
 /// When it is not a whole number and a unit.
-pub(super) fn size(text: &str) -> Result<u64, SizeError> {
+pub fn size(text: &str) -> Result<u64, SizeError> {
     let text = text.trim();
     if text.is_empty() {
         return Err(SizeError::Empty);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Reason};
+use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
 use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
@@ -17,10 +17,12 @@ use super::counters::answered;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
-use super::metas::{ANSWER_BYTES, push_answer, push_run};
+use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
-use super::refusal::{early_failure, refusal, send_failure};
-use crate::pool::{CallKey, Caller, Event, PoolState, Verdict};
+use super::refusal::{early_failure, refusal, send_failure, too_large};
+use super::streams::{Items, Streams};
+use crate::net::Attached;
+use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -32,9 +34,13 @@ pub struct Call {
     pub(super) id: u64,
     pool: PoolIndex,
     function: Rc<str>,
+    /// What it does with its items, encoded.
+    each: Option<Box<[u8]>>,
     flags: Flags,
     codec: Codec,
     payload: Bytes,
+    /// What is attached to it. Kept until it is answered: another attempt needs it again.
+    attached: Attached,
     pub(super) timeout: Duration,
     /// Whether that is all that the call has left that waits for it.
     pub(super) is_cut_short: bool,
@@ -45,6 +51,8 @@ pub struct Call {
     pub(super) attempts: Attempts,
     /// Whether it is written down why nobody wants it.
     pub(super) is_unwanted: bool,
+    /// What its client may still be sent of its items, and how many there were.
+    pub(super) items: Items,
     /// Output bytes its client has missed because it read too slowly.
     pub(super) output_dropped: u64,
     /// The bytes it holds of the daemon's memory budget.
@@ -81,6 +89,21 @@ impl Call {
     pub fn wants_output(&self) -> bool {
         self.flags.has(Flags::OUTPUT)
     }
+
+    /// Whether it answers with a stream.
+    pub fn gives_items(&self) -> bool {
+        self.flags.has(Flags::STREAM)
+    }
+
+    /// Whether an argument of it can stand for a stream of its client's.
+    pub fn may_take_items(&self) -> bool {
+        self.flags.has(Flags::ATTACHED)
+    }
+
+    /// Whether the caller wants to know how far it has come.
+    pub fn wants_progress(&self) -> bool {
+        self.flags.has(Flags::PROGRESS)
+    }
 }
 
 /// Why a call's frame breaks the protocol; its connection ends with this sentence.
@@ -108,6 +131,7 @@ impl Core {
         now: Instant,
         peer: &Rc<Peer>,
         frame: Frame,
+        attached: Attached,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Result<(), CallFault> {
         let meta: message::Call = wire::decode(&frame.meta)?;
@@ -118,7 +142,8 @@ impl Core {
         if frame.header.codec == Codec::None {
             return Err(CallFault::NoCodec);
         }
-        let taken = self.with(|dispatcher| dispatcher.take_in(now, peer, frame, meta, memory));
+        let taken =
+            self.with(|dispatcher| dispatcher.take_in(now, peer, (frame, attached), meta, memory));
         if let Some((pool, event)) = taken {
             let nested = matches!(event, Event::CallArrived { nested: true, .. });
             if nested {
@@ -140,11 +165,11 @@ impl Dispatcher {
         &mut self,
         now: Instant,
         peer: &Rc<Peer>,
-        frame: Frame,
+        (frame, attached): (Frame, Attached),
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each } = meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -155,7 +180,14 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         state.counters.one("accepted");
         state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if let Some(reason) = refusal(&state.config, &function, &frame.header, retry.as_ref()) {
+        if !attached.is_empty() {
+            state.counters.add("attached_bytes_in", attached.bytes());
+        }
+        let most = self.daemon.attached;
+        let wishes = (retry.as_ref(), each.as_ref());
+        let reason = refusal(&state.config, &function, &frame.header, wishes);
+        let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
+        if let Some(reason) = reason {
             state.counters.one(answered(&reason));
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
@@ -183,9 +215,11 @@ impl Dispatcher {
                 id,
                 pool,
                 function,
+                each: encode_each(each),
                 flags: frame.header.flags,
                 codec: frame.header.codec,
                 payload: frame.payload,
+                attached,
                 timeout,
                 is_cut_short,
                 wished: self.wished(pool, timeout_ms),
@@ -193,6 +227,7 @@ impl Dispatcher {
                 waited: Waited::new(now, &self.pools[pool.0].policy),
                 attempts,
                 is_unwanted: false,
+                items: Items::default(),
                 output_dropped: 0,
                 _memory: memory,
             },
@@ -236,18 +271,19 @@ impl Dispatcher {
         // pinned to the struct by a test.
         let head = &mut self.head;
         head.clear();
-        let meta_bytes = 16 + call.function.len();
+        let meta_bytes = run_bytes(&call.function, call.each.as_deref());
         head.extend_from_slice(
             &Header {
                 flags: call.flags,
                 codec: call.codec,
+                descriptors: call.attached.count(),
                 meta_bytes: u32::try_from(meta_bytes).expect("a function's name is short"),
                 payload_bytes: u32::try_from(payload.len()).expect("it came in one frame"),
                 ..Header::new(Kind::Run, run)
             }
             .encode(),
         );
-        push_run(head, left, &call.function);
+        push_run(head, left, &call.function, call.each.as_deref());
         let state = &mut self.pools[pool.0];
         let entry = state.workers.get_mut(&worker).expect("the pool assigns to live workers");
         let had = entry.calls_had.take().unwrap_or(key..=key);
@@ -256,16 +292,21 @@ impl Dispatcher {
         if entry.given.is_empty() {
             entry.begin_stack();
         }
-        entry.given.push(Given { call: key, run, function: call.function.clone() });
+        let (credit, function) = (call.items.credit, call.function.clone());
+        let streams = Streams::new(call.gives_items(), call.may_take_items(), credit);
+        entry.given.push(Given { call: key, run, function, streams, progress: None });
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
         // The payload is kept: a worker that dies before it has begun is followed by another.
-        if link.call.send(head, &payload).is_err() {
+        if link.call.send_attached(head, &payload, &call.attached).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
             entry.given.pop();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
+        } else if credit > 0 && link.credit(run, 0, credit).is_err() {
+            // The call has left, so that it is lost with its worker.
+            self.follow_up(pool, Event::Doomed { worker, cause: StopCause::ChannelLost });
         }
     }
 
@@ -276,15 +317,19 @@ impl Dispatcher {
         worker: WorkerId,
         key: CallKey,
         frame: &Frame,
+        attached: &Attached,
     ) -> bool {
         let Some(call) = self.forget(key) else {
             return false;
         };
         let record = Record::new(What::Answered, call.pool).call(key).worker(worker);
-        self.history.note(now, record.word(OK));
+        self.history.note(now, record.word(OK).extra(call.items.told()));
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
+        if !attached.is_empty() {
+            state.counters.add("attached_bytes_out", attached.bytes());
+        }
         let meta = Answer {
             phases: call.phases(now, &state.policy),
             worker,
@@ -298,6 +343,7 @@ impl Dispatcher {
             &Header {
                 flags: frame.header.flags,
                 codec: frame.header.codec,
+                descriptors: attached.count(),
                 meta_bytes: ANSWER_BYTES,
                 payload_bytes: frame.header.payload_bytes,
                 ..Header::new(Kind::Result, call.id)
@@ -305,7 +351,7 @@ impl Dispatcher {
             .encode(),
         );
         push_answer(head, &meta);
-        call.peer.send(head, &frame.payload);
+        call.peer.send_attached(head, &frame.payload, attached);
         true
     }
 
@@ -322,6 +368,7 @@ impl Dispatcher {
         };
         let begins =
             call.worker().is_some_and(|it| self.can_have_begun(call.pool, it, key, &reason));
+        let item = self.item_of(call.pool, key, call.flags, &reason);
         let state = &mut self.pools[call.pool.0];
         state.counters.one(answered(&reason));
         let failure = Failure {
@@ -333,6 +380,7 @@ impl Dispatcher {
             phases: call.phases(now, &state.policy),
             reason,
             quarantined,
+            item,
         };
         send_failure(&call.peer, call.id, &failure);
         true
@@ -381,8 +429,9 @@ impl Dispatcher {
             self.pool(pool).counters.one("quarantined");
         }
         let word = self.history.word(reason.name());
+        let items = self.items_told(key);
         if self.fail(now, key, reason, quarantined) {
-            let record = Record::new(What::Answered, pool).call(key).word(word);
+            let record = Record::new(What::Answered, pool).call(key).word(word).extra(items);
             self.history.note(now, record);
         }
     }

@@ -238,7 +238,7 @@ mod tests {
     use crate::cgroup::Ooms;
     use crate::config::Memory;
     use crate::dispatch::{Core, Parts, PoolParts};
-    use crate::net::{Outbox, SharedBudget};
+    use crate::net::{Attached, Outbox, SharedBudget};
     use crate::pool::{Pool, Verdict};
     use crate::prepare::Ingredients;
     use crate::session::Peer;
@@ -283,11 +283,12 @@ mod tests {
         let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
         let peer = Rc::new(Peer::new(1, outbox));
         let (pool, function) = ("a".to_owned(), "m:f".to_owned());
-        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry: None };
+        let (retry, each) = (None, None);
+        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry, each };
         let meta = Bytes::from(wire::encode(&meta).unwrap());
         let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
         let frame = Frame { header, meta, payload: Bytes::new() };
-        core.call(Instant::now(), &peer, frame, None).unwrap();
+        core.call(Instant::now(), &peer, frame, Attached::default(), None).unwrap();
         let verdict = Verdict::WorkerDied { worker, quarantined: false };
         core.with(|d| d.settle(Instant::now(), POOL, CallKey(call), verdict));
         let mut bytes = [0; 4096];

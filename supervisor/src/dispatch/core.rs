@@ -11,7 +11,9 @@ use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
 use super::runs::Verdict;
+use crate::net::Holdings;
 use crate::pool::Event;
+use crate::prepare::descriptors_left;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Launched, PoolIndex};
 
@@ -35,6 +37,8 @@ struct Shared {
     /// Told when a worker has answered a ping.
     pongs: Notify,
     watcher: Watcher,
+    /// What is held of descriptors that travel with calls and answers.
+    holdings: Rc<Holdings>,
 }
 
 /// A panic inside the dispatcher leaves it half changed, and a daemon that goes on half alive lies
@@ -68,7 +72,9 @@ impl Core {
     /// A dispatcher whose pools have not been started.
     pub fn new(parts: Parts) -> Core {
         let watcher = parts.watcher.clone();
-        let dispatcher = Dispatcher::new(parts);
+        let workers = parts.pools.iter().map(|pool| u64::from(pool.config.workers)).sum();
+        let holdings = Holdings::new(descriptors_left(workers, parts.daemon.connections));
+        let dispatcher = Dispatcher::new(parts, holdings.clone());
         Core(Rc::new(Shared {
             dispatcher: RefCell::new(dispatcher),
             armed: Cell::new(None),
@@ -77,6 +83,7 @@ impl Core {
             watch: Notify::new(),
             pongs: Notify::new(),
             watcher,
+            holdings,
         }))
     }
 
@@ -112,6 +119,11 @@ impl Core {
             self.dismiss_when_done(pool);
         }
         goes_on
+    }
+
+    /// What is held of descriptors that travel with calls and answers.
+    pub(crate) fn holdings(&self) -> &Rc<Holdings> {
+        &self.0.holdings
     }
 
     /// Counts something that no pool is concerned with.

@@ -4,8 +4,11 @@
 use std::rc::Rc;
 
 use clutch_protocol::message::WorkerId;
+use clutch_protocol::{Flags, Reason};
 
 use super::dispatcher::{Dispatcher, Worker};
+use super::progress::Told;
+use super::streams::Streams;
 use crate::pool::{Begun, CallKey};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;
@@ -19,6 +22,10 @@ pub(super) struct Given {
     pub(super) run: u64,
     /// The function it is to run.
     pub(super) function: Rc<str>,
+    /// What it may send and be sent one by one.
+    pub(super) streams: Streams,
+    /// How far it has come, if it says.
+    pub(super) progress: Option<Box<Told>>,
 }
 
 impl Worker {
@@ -55,8 +62,28 @@ impl Dispatcher {
         let Some(link) = &entry.link else {
             return Begun::All;
         };
-        let begun = entry.given.iter().filter(|given| link.has_begun(given.run));
+        let has_begun = |given: &&Given| link.has_begun(given.run) || given.streams.have_moved;
+        let begun = entry.given.iter().filter(has_begun);
         Begun::Only(begun.map(|given| given.call).collect())
+    }
+
+    /// Which of a call's items its worker died with, if that is proven: not while the worker may
+    /// still live, and begin the next.
+    pub(super) fn item_of(
+        &self,
+        pool: PoolIndex,
+        call: CallKey,
+        flags: Flags,
+        reason: &Reason,
+    ) -> Option<u64> {
+        let Reason::WorkerDied(certificate) = reason else {
+            return None;
+        };
+        if !flags.has(Flags::ITEMS) || certificate.exit.is_none() {
+            return None;
+        }
+        let entry = self.pools[pool.0].workers.get(&certificate.worker)?;
+        entry.link.as_ref()?.item_of(self.run_of(pool, certificate.worker, call))
     }
 
     /// The calls that a worker has and that were not given up.

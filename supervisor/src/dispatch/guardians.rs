@@ -30,7 +30,8 @@ impl Core {
                 let view = dispatcher.pools[pool.0].policy.worker(worker);
                 (dispatcher.daemon.payload, view.map_or(1, |view| view.lanes))
             });
-            Link::new(pool, worker, channels, payload_max, lanes).map_err(LaunchError::Channels)
+            Link::new(pool, worker, channels, payload_max, lanes, self.holdings())
+                .map_err(LaunchError::Channels)
         });
         match link {
             Err(error) => {
@@ -109,9 +110,7 @@ impl Core {
         for frame in link.last_records() {
             self.control_frame(link, &frame);
         }
-        for frame in link.last_words() {
-            self.worker_frame(link, &frame);
-        }
+        link.hear_last_words(|frame, attached| self.worker_frame(link, &frame, &attached));
         let begun = self.with(|dispatcher| {
             dispatcher.read_last_output(now, link);
             // Without its guardian's word it may live a moment longer, and begin after all.

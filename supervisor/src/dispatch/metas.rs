@@ -3,13 +3,32 @@
 
 use std::time::Duration;
 
-use clutch_protocol::message::Answer;
+use clutch_protocol::message::{Answer, Each};
+use clutch_protocol::wire;
 
 /// Writes a `message::Run`.
-pub(super) fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str) {
+pub(super) fn push_run(head: &mut Vec<u8>, timeout: Duration, function: &str, each: EachBytes<'_>) {
     head.extend_from_slice(&(micros(timeout) / 1000).max(1).to_le_bytes());
     head.extend_from_slice(&(function.len() as u64).to_le_bytes());
     head.extend_from_slice(function.as_bytes());
+    match each {
+        None => head.push(0),
+        Some(each) => head.extend_from_slice(each),
+    }
+}
+
+/// Bytes of a `message::Run` for a function with a name of that length.
+pub(super) fn run_bytes(function: &str, each: EachBytes<'_>) -> usize {
+    16 + function.len() + each.map_or(1, <[u8]>::len)
+}
+
+/// What a call does with its items, as it travels; none for nothing special.
+pub(super) type EachBytes<'a> = Option<&'a [u8]>;
+
+/// Encodes it, once for all attempts.
+pub(super) fn encode_each(each: Option<Each>) -> Option<Box<[u8]>> {
+    let bytes = wire::encode(&Some(each?)).expect("a checked name is short");
+    Some(bytes.into())
 }
 
 /// Bytes of a `message::Answer`.
@@ -34,17 +53,21 @@ pub(super) fn micros(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::message::{Phases, Run, WorkerId};
-    use clutch_protocol::wire;
+    use clutch_protocol::message::{Apply, Phases, Run, WorkerId};
 
     use super::*;
 
     #[test]
     fn the_metas_of_the_call_path_are_the_structs_bytes() {
-        let mut run = Vec::new();
-        push_run(&mut run, Duration::from_millis(1500), "math:sqrt");
-        let wanted = Run { timeout_ms: 1500, function: "math:sqrt".into() };
-        assert_eq!(wire::encode(&wanted).unwrap(), run);
+        let each = Each { apply: Apply::Star, fold: "operator:add".into() };
+        for each in [None, Some(each)] {
+            let mut run = Vec::new();
+            let bytes = encode_each(each.clone());
+            push_run(&mut run, Duration::from_millis(1500), "math:sqrt", bytes.as_deref());
+            assert_eq!(run_bytes("math:sqrt", bytes.as_deref()), run.len());
+            let wanted = Run { timeout_ms: 1500, function: "math:sqrt".into(), each };
+            assert_eq!(wire::encode(&wanted).unwrap(), run);
+        }
 
         let answer = Answer {
             phases: Phases { queue_us: 1, run_us: 2, start_us: 6 },

@@ -67,6 +67,7 @@ impl Call {
         match pool.state() {
             PoolState::Paused if waits => Hindrance::Paused,
             _ if waits && pool.stands_still() => Hindrance::NoWorker,
+            _ if !waits && self.waits_for_reader() => Hindrance::Reader { items: self.items.sent },
             _ if self.is_attempt_late(now) => Hindrance::Attempt,
             _ if self.is_cut_short => Hindrance::Caller,
             _ => self.wished.map_or(Hindrance::Work, |wished| Hindrance::Capped {

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
-use clutch_protocol::message::{Phases, Retry};
+use clutch_protocol::message::{Apply, Each, Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
+use crate::net::Attached;
 use crate::session::Peer;
 use crate::worker::link::frame_head;
 
@@ -13,21 +14,12 @@ pub(super) fn refusal(
     config: &crate::config::Pool,
     function: &str,
     header: &Header,
-    retry: Option<&Retry>,
+    (retry, each): (Option<&Retry>, Option<&Each>),
 ) -> Option<Reason> {
-    let (module, qualname) = match name::check_function(function) {
-        Ok(halves) => halves,
-        Err(error) => {
-            let missing = Missing {
-                what: MissingWhat::Name,
-                message: format!("this is no function's name: {error}"),
-                traceback: String::new(),
-            };
-            return Some(Reason::NotFound(Box::new(missing)));
-        }
-    };
-    if config.allow.as_ref().is_some_and(|allow| !allow.allows(module, qualname)) {
-        return Some(Reason::NotAllowed);
+    if let Some(reason) =
+        refusal_of_name(config, function).or_else(|| of_each(config, header, each?))
+    {
+        return Some(reason);
     }
     if let Some(Err(error)) = retry.map(Retry::check) {
         return Some(Reason::BadArguments { message: error.to_string() });
@@ -36,9 +28,53 @@ pub(super) fn refusal(
         let message = "raw bytes have no keyword arguments; use another codec".to_owned();
         return Some(Reason::BadArguments { message });
     }
+    if header.flags.has(Flags::STREAM) && header.flags.has(Flags::ITEMS) {
+        let message = "the items of a chunk have one answer each, and no streams; call the \
+                       function for each of them"
+            .to_owned();
+        return Some(Reason::BadArguments { message });
+    }
     let limit = u64::from(clutch_protocol::limits::PAYLOAD_BYTES_MAX);
     let bytes = u64::from(header.payload_bytes);
     (bytes > limit).then_some(Reason::TooLarge { what: Payload::Arguments, bytes, limit })
+}
+
+fn refusal_of_name(config: &crate::config::Pool, function: &str) -> Option<Reason> {
+    match name::check_function(function) {
+        Ok((module, qualname)) => {
+            let is_refused = |allow: &crate::config::Allow| !allow.allows(module, qualname);
+            config.allow.as_ref().is_some_and(is_refused).then_some(Reason::NotAllowed)
+        }
+        Err(error) => {
+            let missing = Missing {
+                what: MissingWhat::Name,
+                message: format!("this is no function's name: {error}"),
+                traceback: String::new(),
+            };
+            Some(Reason::NotFound(Box::new(missing)))
+        }
+    }
+}
+
+/// What is wrong with what a call wants done with its items.
+fn of_each(config: &crate::config::Pool, header: &Header, each: &Each) -> Option<Reason> {
+    let bad = |message: &str| Some(Reason::BadArguments { message: message.to_owned() });
+    if !header.flags.has(Flags::ITEMS) {
+        return bad("only a call with items does something with each; set the flag ITEMS");
+    }
+    match each {
+        Each { apply: Apply::Nothing, fold } if fold.is_empty() => {
+            bad("with a function that is not called there must be a fold")
+        }
+        Each { fold, .. } if fold.is_empty() => None,
+        Each { fold, .. } => refusal_of_name(config, fold),
+    }
+}
+
+/// What is wrong with attachments of more memory than may be attached to one payload.
+pub(super) fn too_large(attached: &Attached, what: Payload, limit: u64) -> Option<Reason> {
+    let bytes = attached.bytes();
+    (bytes > limit).then_some(Reason::TooLarge { what, bytes, limit })
 }
 
 /// A failure of a call that no pool has seen.
@@ -55,6 +91,7 @@ pub(super) fn early_failure(pool: String, function: String, reason: Reason) -> F
         phases,
         reason,
         quarantined: false,
+        item: None,
     }
 }
 

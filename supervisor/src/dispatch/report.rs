@@ -6,11 +6,12 @@ use std::time::Instant;
 use clutch_protocol::Deaths;
 use clutch_protocol::failure::{Ancestor, Cause, Certificate};
 use clutch_protocol::status::{
-    Building, DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus,
+    Building, CallProgress, DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus,
 };
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
+use super::streams::Streams;
 use crate::envs::{Report, Stage};
 use crate::pool;
 use crate::pool::{EmptySlot, Held, Opening, WorkerView};
@@ -44,6 +45,7 @@ impl Dispatcher {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
+        counters.insert("descriptors_refused".to_owned(), self.holdings.refused());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -53,6 +55,8 @@ impl Dispatcher {
                 socket: self.address.shown(),
                 clients: self.clients,
                 descriptors: open_descriptors(),
+                descriptors_attached: self.holdings.held() as u64,
+                attached_bytes: self.holdings.bytes(),
                 counters,
             },
             pools: self
@@ -172,12 +176,22 @@ impl Dispatcher {
         let given = entry.and_then(|entry| entry.given.iter().find(|it| it.call == held.call));
         let function = given.map(|given| given.function.to_string());
         let state = if held.is_running() { "running" } else { "interrupting" };
+        let streams = given.map(|given| &given.streams);
+        let told = given.and_then(|given| given.progress.as_deref());
         WorkerCall {
             call: held.call.0,
             function: function.unwrap_or_default(),
             state: state.to_owned(),
             call_ms: millis_since(now, held.since),
             waits_for: self.nesting.count(held.call) as u64,
+            items: streams.and_then(Streams::sent),
+            waits_for_reader: streams.is_some_and(Streams::wait_for_reader),
+            progress: told.map(|told| CallProgress {
+                done: told.progress.done,
+                total: told.progress.total,
+                message: told.progress.message.clone(),
+                since_ms: millis_since(now, told.at),
+            }),
         }
     }
 

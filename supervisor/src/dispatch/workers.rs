@@ -12,7 +12,9 @@ use clutch_protocol::{Frame, Header, Kind, retry, wire};
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
-use crate::net::InboxError;
+use super::refusal::too_large;
+use crate::net::intake::IntakeError;
+use crate::net::{Attached, InboxError};
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
 use crate::worker::output::escape;
@@ -23,16 +25,18 @@ const DETAIL_BYTES_MAX: usize = 16 << 10;
 
 impl Core {
     /// A worker sent a frame on its call socket.
-    pub(crate) fn worker_frame(&self, link: &Link, frame: &Frame) {
+    pub(crate) fn worker_frame(&self, link: &Link, frame: &Frame, attached: &Attached) {
         let now = Instant::now();
         let (pool, worker) = (link.pool, link.worker);
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
         let told = match frame.header.kind {
-            Kind::Result => self.worker_answered(now, link, frame),
+            Kind::Result => self.worker_answered(now, link, frame, attached),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
             Kind::Failed => self.worker_failed(now, link, frame),
+            Kind::Item => self.worker_item(link, frame, attached),
+            Kind::Credit => self.worker_credit(link, frame),
             Kind::Ready => self.worker_ready(link, frame),
             kind => Err(format!("a worker may not send a {kind:?} frame")),
         };
@@ -44,8 +48,8 @@ impl Core {
     }
 
     /// A worker sent a frame on its control socket. Interrupts take effect on the call socket, so
-    /// they are not answered here. What it says are records of `logging`,
-    /// and the answers to pings.
+    /// they are not answered here. What it says are records of `logging`, how far its calls have
+    /// come, and the answers to pings.
     pub(crate) fn control_frame(&self, link: &Link, frame: &Frame) {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
@@ -54,6 +58,7 @@ impl Core {
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
             Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
+            Kind::Progress => self.with(|d| d.take_progress(Instant::now(), link, frame)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
@@ -73,14 +78,23 @@ impl Core {
     pub(crate) fn worker_channel_ended(&self, link: &Link, end: Result<(), InboxError>) {
         let (cause, fault) = match end {
             Ok(()) => (StopCause::ChannelLost, String::new()),
-            Err(InboxError::Socket(error)) => (StopCause::ChannelLost, error.to_string()),
+            // It is not to blame where this process may have no more files open.
+            Err(
+                error @ (InboxError::Socket(_) | InboxError::Descriptors(IntakeError::Exhausted)),
+            ) => (StopCause::ChannelLost, error.to_string()),
             Err(error) => (StopCause::Protocol, error.to_string()),
         };
         self.worker_faulted(link.pool, link.worker, cause, fault);
     }
 
     /// The worker broke the rules, or cannot be reached any more: it has to go.
-    fn worker_faulted(&self, pool: PoolIndex, worker: WorkerId, cause: StopCause, fault: String) {
+    pub(super) fn worker_faulted(
+        &self,
+        pool: PoolIndex,
+        worker: WorkerId,
+        cause: StopCause,
+        fault: String,
+    ) {
         self.with(|dispatcher| {
             let state = dispatcher.pool(pool);
             if let Some(entry) = state.workers.get_mut(&worker)
@@ -145,7 +159,15 @@ impl Core {
         now: Instant,
         link: &Link,
         frame: &Frame,
+        attached: &Attached,
     ) -> Result<Option<Event>, String> {
+        self.catch_up_with_progress(link, frame.header.id);
+        if !attached.is_empty() {
+            let most = self.with(|dispatcher| dispatcher.daemon.attached);
+            if let Some(reason) = too_large(attached, Payload::Result, most) {
+                return self.call_failed(now, link, frame.header.id, reason);
+            }
+        }
         self.with(|dispatcher| {
             let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
                 return Ok(None);
@@ -155,7 +177,7 @@ impl Core {
             if counts && dispatcher.tries_again(now, link, call, None) {
                 return Ok(dispatcher.attempt_failed(link, frame.header.id));
             }
-            if !(counts && dispatcher.answer(now, link.worker, call, frame)) {
+            if !(counts && dispatcher.answer(now, link.worker, call, frame, attached)) {
                 dispatcher.late(now, link, call);
             }
             Ok(dispatcher.served(link, frame.header.id))
@@ -181,23 +203,36 @@ impl Core {
             }
             WorkerFailure::Cancelled => Reason::Cancelled,
         };
+        self.call_failed(now, link, frame.header.id, reason)
+    }
+
+    /// A worker is done with what it was given as `run`, and there is no result.
+    fn call_failed(
+        &self,
+        now: Instant,
+        link: &Link,
+        run: u64,
+        reason: Reason,
+    ) -> Result<Option<Event>, String> {
+        self.catch_up_with_progress(link, run);
         self.with(|dispatcher| {
-            let Some(call) = dispatcher.own_call(link, frame.header.id)? else {
+            let Some(call) = dispatcher.own_call(link, run)? else {
                 return Ok(None);
             };
             dispatcher.end_output(now, link);
             let counts = dispatcher.is_with(link.pool, link.worker, call);
             if counts && dispatcher.tries_again(now, link, call, Some(&reason)) {
-                return Ok(dispatcher.attempt_failed(link, frame.header.id));
+                return Ok(dispatcher.attempt_failed(link, run));
             }
             let word = dispatcher.history.word(reason.name());
+            let items = dispatcher.items_told(call);
             if counts && dispatcher.fail(now, call, reason, false) {
                 let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
-                dispatcher.history.note(now, record.word(word));
+                dispatcher.history.note(now, record.word(word).extra(items));
             } else {
                 dispatcher.late(now, link, call);
             }
-            Ok(dispatcher.served(link, frame.header.id))
+            Ok(dispatcher.served(link, run))
         })
     }
 }

@@ -6,11 +6,14 @@ use std::rc::Rc;
 
 use bytes::BytesMut;
 use clutch_protocol::frame::{Decoder, Step};
-use clutch_protocol::{Frame, FrameError, Header};
+use clutch_protocol::{Frame, FrameError, Header, Kind};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use super::attached::Attached;
+use super::holdings::Ledger;
+use super::intake::{Intake, IntakeError};
 use crate::limits::BUDGETED_BYTES_MIN;
 use crate::sys;
 
@@ -31,9 +34,9 @@ pub enum InboxError {
     /// The bytes are no frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// Descriptors came where none may.
-    #[error("file descriptors were sent, and this version takes none")]
-    Descriptors,
+    /// Descriptors came that are not taken.
+    #[error(transparent)]
+    Descriptors(#[from] IntakeError),
     /// The socket failed.
     #[error("the socket failed: {0}")]
     Socket(io::Error),
@@ -56,14 +59,34 @@ pub struct Inbox {
     stream: Rc<UnixStream>,
     buffer: BytesMut,
     decoder: Decoder,
+    intake: Intake,
     /// Room for the next receive; doubled whenever one was filled.
     room: usize,
 }
 
 impl Inbox {
-    /// An inbox that judges frames by `decoder`.
+    /// An inbox that judges frames by `decoder`, and takes no descriptors.
     pub fn new(stream: Rc<UnixStream>, decoder: Decoder) -> Inbox {
-        Inbox { stream, buffer: BytesMut::new(), decoder, room: RECEIVE_BYTES_MIN }
+        let intake = Intake::default();
+        Inbox { stream, buffer: BytesMut::new(), decoder, intake, room: RECEIVE_BYTES_MIN }
+    }
+
+    /// The same, but takes what is attached to frames of these kinds, and counts on `ledger` what
+    /// it refuses. Only between frames.
+    #[must_use]
+    pub fn taking(self, kinds: &'static [Kind], ledger: Ledger) -> Inbox {
+        Inbox { intake: Intake::new(kinds, ledger), ..self }
+    }
+
+    /// From now on, takes what is attached to frames of these kinds. Only between frames.
+    pub fn take_attached(&mut self, kinds: &'static [Kind], ledger: Ledger) {
+        assert!(self.intake.is_empty(), "what has come is judged by one rule");
+        self.intake = Intake::new(kinds, ledger);
+    }
+
+    /// Whether descriptors have come that belong to a frame which has not been taken.
+    pub fn brings_descriptors(&self) -> bool {
+        !self.intake.is_empty()
     }
 
     /// Judges the frames that follow by another decoder. Only between frames.
@@ -82,27 +105,30 @@ impl Inbox {
         self.buffer.len()
     }
 
-    /// The next frame that has been received whole.
+    /// The next frame that has been received whole, and what is attached to it.
     ///
     /// # Errors
     ///
-    /// When the bytes are no frame.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, InboxError> {
+    /// When the bytes are no frame, or the descriptors not its own.
+    pub fn next_frame(&mut self) -> Result<Option<(Frame, Attached)>, InboxError> {
         if self.buffer.is_empty() {
+            self.intake.settle(false, None)?;
             return Ok(None);
         }
-        match self.decoder.step(&mut self.buffer)? {
-            // Only a guardian is ever sent descriptors, and it is not read here.
-            Step::Frame(frame) if frame.header.descriptors > 0 => Err(InboxError::Descriptors),
+        match self.decoder.step(&mut self.buffer).inspect_err(|_| self.intake.close())? {
             Step::Frame(frame) => {
+                let attached = self.intake.claim(&frame.header, self.buffer.is_empty())?;
                 if frame.header.payload_bytes >= BUDGETED_BYTES_MIN {
                     // What follows a long frame must not keep its memory, which is given back when
                     // its call is answered.
                     self.buffer = BytesMut::from(&self.buffer[..]);
                 }
-                Ok(Some(frame))
+                Ok(Some((frame, attached)))
             }
-            Step::Need(_) => Ok(None),
+            Step::Need(_) => {
+                self.intake.settle(true, self.decoder.pending())?;
+                Ok(None)
+            }
         }
     }
 
@@ -110,37 +136,41 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// When the socket fails or brings descriptors.
+    /// When the socket fails or brings descriptors that cannot be taken.
     pub fn receive(&mut self) -> Result<Pumped, InboxError> {
         self.make_room();
-        let (stream, buffer) = (&self.stream, &mut self.buffer);
+        let (stream, buffer, intake) = (&self.stream, &mut self.buffer, &mut self.intake);
         let room = buffer.capacity() - buffer.len();
         let mut filled = false;
         let mut outcome = Ok(Pumped::Empty);
         // The closure says "would block" after a short read as well: a stream socket that gave less
         // than there was room for is empty, and saying so saves the call that would find out.
-        let _ = stream.try_io(Interest::READABLE, || match sys::receive(stream.as_fd(), buffer) {
-            Ok(got) if got.descriptors => {
-                outcome = Err(InboxError::Descriptors);
-                Ok(())
-            }
-            Ok(got) if got.bytes == 0 => {
-                outcome = Ok(Pumped::End);
-                Ok(())
-            }
-            Ok(got) => {
-                outcome = Ok(Pumped::More);
-                filled = got.bytes == room;
-                if filled { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                outcome = Ok(Pumped::More);
-                Ok(())
-            }
-            Err(error) => {
-                outcome = Err(InboxError::Socket(error));
-                Ok(())
+        let _ = stream.try_io(Interest::READABLE, || {
+            let received = sys::receive(stream.as_fd(), buffer, usize::MAX, intake.room());
+            match received {
+                // A receive ends with the message that has descriptors, so there may be more.
+                Ok(got) if got.descriptors || got.truncated => {
+                    outcome = intake.came(got.truncated).map(|()| Pumped::More).map_err(Into::into);
+                    Ok(())
+                }
+                Ok(got) if got.bytes == 0 => {
+                    outcome = Ok(Pumped::End);
+                    Ok(())
+                }
+                Ok(got) => {
+                    outcome = Ok(Pumped::More);
+                    filled = got.bytes == room;
+                    if filled { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    outcome = Ok(Pumped::More);
+                    Ok(())
+                }
+                Err(error) => {
+                    outcome = Err(InboxError::Socket(error));
+                    Ok(())
+                }
             }
         });
         if filled {
@@ -155,11 +185,11 @@ impl Inbox {
     /// # Errors
     ///
     /// As [`Inbox::receive`] and [`Inbox::next_frame`]; the frames before the fault were handed on.
-    pub fn pump(&mut self, mut take: impl FnMut(Frame)) -> Result<Pumped, InboxError> {
+    pub fn pump(&mut self, mut take: impl FnMut(Frame, Attached)) -> Result<Pumped, InboxError> {
         let mut turn = 0;
         loop {
-            while let Some(frame) = self.next_frame()? {
-                take(frame);
+            while let Some((frame, attached)) = self.next_frame()? {
+                take(frame, attached);
             }
             if turn >= TURN_BYTES {
                 return Ok(Pumped::More);
@@ -182,18 +212,23 @@ impl Inbox {
     pub fn drain(
         &mut self,
         bytes_max: usize,
-        mut take: impl FnMut(Frame),
+        mut take: impl FnMut(Frame, Attached),
     ) -> Result<(), InboxError> {
         let mut taken = 0;
         while taken <= bytes_max {
-            while let Some(frame) = self.next_frame()? {
-                take(frame);
+            while let Some((frame, attached)) = self.next_frame()? {
+                take(frame, attached);
             }
             self.make_room();
-            match sys::receive(self.stream.as_fd(), &mut self.buffer) {
-                Ok(got) if got.descriptors => return Err(InboxError::Descriptors),
+            let room = self.intake.room();
+            match sys::receive(self.stream.as_fd(), &mut self.buffer, usize::MAX, room) {
                 Ok(got) if got.bytes == 0 => return Ok(()),
-                Ok(got) => taken += got.bytes,
+                Ok(got) => {
+                    if got.descriptors || got.truncated {
+                        self.intake.came(got.truncated)?;
+                    }
+                    taken += got.bytes;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(InboxError::Socket(error)),

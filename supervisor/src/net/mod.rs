@@ -7,13 +7,26 @@
 //!
 //! - [`outbox`]: the way out.
 //! - [`inbox`]: the way in.
+//! - [`attached`]: descriptors that travel with a frame; `intake`: those whose frame is not there
+//!   yet; [`holdings`]: how many are held, and may be.
 //! - [`hangup`]: knowing that the peer has gone for good.
+
+#[cfg(test)]
+mod tests;
 
 pub mod outbox;
 
 pub mod inbox;
 
+pub mod attached;
+
+pub mod holdings;
+
+pub mod intake;
+
 pub mod hangup;
 
+pub use attached::Attached;
+pub use holdings::{Holdings, Ledger};
 pub use inbox::{Inbox, InboxError, Pumped};
 pub use outbox::{Outbox, OutboxError, SharedBudget, send_at_once};

@@ -8,11 +8,17 @@ use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use bytes::{Buf, Bytes};
-use nix::sys::socket::{MsgFlags, send, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::attached::Attached;
+use super::holdings::Holdings;
+use crate::limits::JAM_PAUSE;
 
 /// Parts handed to the kernel in one call: two per frame, so this many is half as many frames.
 const PARTS_MAX: usize = 64;
@@ -28,6 +34,9 @@ pub enum OutboxError {
         /// Bytes that may wait.
         limit: usize,
     },
+    /// The peer does not read, and the descriptors that wait for it have reached the limit.
+    #[error("{0} file descriptors wait for a peer that does not read, more than may")]
+    Crowded(usize),
     /// The connection is gone.
     #[error("the connection is closed")]
     Closed,
@@ -47,11 +56,21 @@ impl SharedBudget {
     }
 }
 
+/// Bytes that wait, and what leaves with the first of them.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    attached: Attached,
+}
+
 /// The way out of one connection.
 #[derive(Debug)]
 pub struct Outbox {
     stream: Rc<UnixStream>,
-    waiting: RefCell<VecDeque<Bytes>>,
+    waiting: RefCell<VecDeque<Piece>>,
+    waiting_descriptors: Cell<usize>,
+    /// Where descriptors that wait here are counted together with others'.
+    holdings: Option<Rc<Holdings>>,
     waiting_bytes: Cell<usize>,
     limit_bytes: usize,
     shared: SharedBudget,
@@ -68,6 +87,8 @@ impl Outbox {
         Outbox {
             stream,
             waiting: RefCell::default(),
+            waiting_descriptors: Cell::new(0),
+            holdings: None,
             waiting_bytes: Cell::new(0),
             limit_bytes,
             shared,
@@ -76,6 +97,18 @@ impl Outbox {
             blocked: Notify::new(),
             drained: Notify::new(),
         }
+    }
+
+    /// The same, but no more descriptors wait than `holdings` lets wait for one.
+    #[must_use]
+    pub fn within(mut self, holdings: Rc<Holdings>) -> Outbox {
+        self.holdings = Some(holdings);
+        self
+    }
+
+    /// Descriptors that wait for the peer to read.
+    pub fn waiting_descriptors(&self) -> usize {
+        self.waiting_descriptors.get()
     }
 
     /// Bytes that wait for the peer to read.
@@ -100,6 +133,20 @@ impl Outbox {
     ///
     /// When the peer is gone or reads too slowly; nothing of the frame is sent then.
     pub fn send(&self, head: &[u8], payload: &Bytes) -> Result<(), OutboxError> {
+        self.send_attached(head, payload, &Attached::default())
+    }
+
+    /// The same, with descriptors, as many as the header says. They leave with its first byte.
+    ///
+    /// # Errors
+    ///
+    /// As [`Outbox::send`].
+    pub fn send_attached(
+        &self,
+        head: &[u8],
+        payload: &Bytes,
+        attached: &Attached,
+    ) -> Result<(), OutboxError> {
         if self.closed.get() {
             return Err(OutboxError::Closed);
         }
@@ -110,23 +157,28 @@ impl Outbox {
             if shared || waiting + total > self.limit_bytes {
                 return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
             }
-            self.keep(Bytes::copy_from_slice(head));
-            self.keep(payload.clone());
+            if self.is_crowded(attached.len()) {
+                return Err(OutboxError::Crowded(self.waiting_descriptors.get()));
+            }
+            self.keep(Bytes::copy_from_slice(head), attached.clone());
+            self.keep(payload.clone(), Attached::default());
             return Ok(());
         }
-        let sent = match self.write(&[IoSlice::new(head), IoSlice::new(payload)]) {
+        let sent = match self.write(&[IoSlice::new(head), IoSlice::new(payload)], attached) {
             Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_jam(&error) => 0,
             Err(_) => {
                 self.close();
                 return Err(OutboxError::Closed);
             }
         };
         if sent < total {
+            let left = if sent == 0 { attached.clone() } else { Attached::default() };
             if let Some(rest) = head.get(sent..) {
-                self.keep(Bytes::copy_from_slice(rest));
+                self.keep(Bytes::copy_from_slice(rest), left);
             }
-            self.keep(payload.slice(sent.saturating_sub(head.len())..));
+            let rest = payload.slice(sent.saturating_sub(head.len())..);
+            self.keep(rest, Attached::default());
             self.blocked.notify_one();
         }
         Ok(())
@@ -142,6 +194,7 @@ impl Outbox {
         self.closed.set(true);
         self.waiting.borrow_mut().clear();
         self.count_down(self.waiting_bytes.get());
+        self.waiting_descriptors.set(0);
         self.blocked.notify_one();
         self.drained.notify_waiters();
     }
@@ -165,8 +218,10 @@ impl Outbox {
                 self.blocked.notified().await;
                 continue;
             }
-            if self.stream.async_io(Interest::WRITABLE, || self.write_waiting()).await.is_err() {
-                self.close();
+            match self.stream.async_io(Interest::WRITABLE, || self.write_waiting()).await {
+                Ok(()) => {}
+                Err(error) if is_jam(&error) => sleep_until(Instant::now() + JAM_PAUSE).await,
+                Err(_) => self.close(),
             }
             if self.waiting_bytes.get() == 0 {
                 self.drained.notify_waiters();
@@ -174,11 +229,20 @@ impl Outbox {
         }
     }
 
-    fn keep(&self, bytes: Bytes) {
+    fn is_crowded(&self, more: usize) -> bool {
+        let Some(holdings) = self.holdings.as_ref().filter(|_| more > 0) else {
+            return false;
+        };
+        let waiting = self.waiting_descriptors.get() + more;
+        waiting > holdings.limit_of_one() || holdings.is_overfull()
+    }
+
+    fn keep(&self, bytes: Bytes, attached: Attached) {
         if !bytes.is_empty() {
+            self.waiting_descriptors.set(self.waiting_descriptors.get() + attached.len());
             self.waiting_bytes.set(self.waiting_bytes.get() + bytes.len());
             self.shared.used_bytes.set(self.shared.used_bytes.get() + bytes.len());
-            self.waiting.borrow_mut().push_back(bytes);
+            self.waiting.borrow_mut().push_back(Piece { bytes, attached });
         }
     }
 
@@ -190,22 +254,31 @@ impl Outbox {
     fn write_waiting(&self) -> io::Result<()> {
         let sent = {
             let waiting = self.waiting.borrow();
-            let parts: Vec<_> = waiting.iter().take(PARTS_MAX).map(|b| IoSlice::new(b)).collect();
-            if parts.is_empty() {
+            let Some(first) = waiting.front() else {
                 return Ok(());
-            }
-            self.write(&parts)?
+            };
+            // Descriptors leave with the first byte of a system call, so the next that have some
+            // begin another.
+            let plain = waiting.iter().skip(1).take_while(|piece| piece.attached.is_empty());
+            let parts: Vec<_> = std::iter::once(first)
+                .chain(plain)
+                .take(PARTS_MAX)
+                .map(|piece| IoSlice::new(&piece.bytes))
+                .collect();
+            self.write(&parts, &first.attached)?
         };
         self.count_down(sent);
         let mut left = sent;
         let mut waiting = self.waiting.borrow_mut();
         while left > 0 {
             let front = waiting.front_mut().expect("what was sent was waiting");
-            if front.len() > left {
-                front.advance(left);
+            let gone = std::mem::take(&mut front.attached).len();
+            self.waiting_descriptors.set(self.waiting_descriptors.get() - gone);
+            if front.bytes.len() > left {
+                front.bytes.advance(left);
                 return Ok(());
             }
-            left -= front.len();
+            left -= front.bytes.len();
             waiting.pop_front();
         }
         Ok(())
@@ -213,10 +286,13 @@ impl Outbox {
 
     /// One system call, past the runtime's own idea of readiness: a socket is nearly always
     /// writable, and asking it is cheaper than asking about it.
-    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn write(&self, parts: &[IoSlice<'_>], attached: &Attached) -> io::Result<usize> {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let numbers = attached.numbers();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let control: &[_] = if attached.is_empty() { &[] } else { &rights };
         loop {
-            match sendmsg::<()>(self.stream.as_raw_fd(), parts, &[], flags, None) {
+            match sendmsg::<()>(self.stream.as_raw_fd(), parts, control, flags, None) {
                 Ok(sent) => {
                     self.sent_bytes.set(self.sent_bytes.get() + sent as u64);
                     return Ok(sent);
@@ -232,6 +308,12 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         self.count_down(self.waiting_bytes.get());
     }
+}
+
+/// Whether the kernel takes no more descriptors just now, because as many are on their way between
+/// processes of this user as one may have open. Whoever they are for will read them.
+fn is_jam(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
 }
 
 /// Sends one small frame on a socket that has no outbox, whole or not at all.

@@ -94,6 +94,12 @@ pub enum Event {
         /// Whether it waits.
         waits: bool,
     },
+    /// Something of a call's streams has passed on: an item has reached its caller, or its caller
+    /// was told to send some. That cannot be done twice.
+    Streamed {
+        /// Which call.
+        call: CallKey,
+    },
     /// A nested call waits for a worker, and every worker that it could get waits for such calls.
     CallStuck {
         /// Which.

@@ -141,6 +141,7 @@ impl Pool {
                 self.arrive(now, newcomer, effects);
             }
             Event::Waits { worker, call, waits } => self.set_waits(worker, call, waits),
+            Event::Streamed { call } => self.streamed(call),
             Event::CallStuck { call } => self.give_up(now, call, Verdict::Nested, effects),
             Event::CallCancelled { call } => self.give_up(now, call, Verdict::Cancelled, effects),
             Event::Ready { worker } => self.ready(now, worker, effects),

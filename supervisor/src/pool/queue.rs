@@ -62,6 +62,8 @@ pub(super) struct Entry {
     pub(super) blame: u32,
     /// The attempt that runs has had its time, and another one is wanted.
     pub(super) is_attempt_over: bool,
+    /// Something of its streams has passed on, so that there can be no other attempt.
+    pub(super) has_streamed: bool,
     /// Whether another call waits for it.
     is_nested: bool,
 }
@@ -312,6 +314,7 @@ impl Calls {
             moves: 0,
             blame: 0,
             is_attempt_over: false,
+            has_streamed: false,
             is_nested: nested,
         };
         let before = self.entries.insert(call, entry);

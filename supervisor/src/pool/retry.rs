@@ -6,7 +6,7 @@
 //!   is left.
 //! - Its worker died, and its caller wants that retried: another one, if one is left, and if the
 //!   call has killed one worker only; one that died beside others is blamed half as much.
-//! - Anything else: its caller is told.
+//! - Anything else, and a failure of a stream of which something has passed on: its caller is told.
 //!
 //! A call's deadline always wins: an attempt that could only begin after it is not waited for.
 
@@ -43,7 +43,7 @@ impl Pool {
             return false;
         };
         let retry = entry.retry();
-        if entry.attempts == 0 || entry.attempts >= retry.attempts {
+        if entry.attempts == 0 || entry.attempts >= retry.attempts || entry.has_streamed {
             return false;
         }
         let rest = backoff::doubled(entry.attempts, retry.backoff, backoff::REST_MAX);
@@ -56,6 +56,13 @@ impl Pool {
     /// that its end is nothing to tell its caller.
     pub fn is_attempt_over(&self, call: CallKey) -> bool {
         self.calls.get(call).is_some_and(|entry| entry.is_attempt_over)
+    }
+
+    /// Something of a call's streams has passed on: this attempt is its last.
+    pub(super) fn streamed(&mut self, call: CallKey) {
+        if let Some(entry) = self.calls.get_mut(call) {
+            entry.has_streamed = true;
+        }
     }
 
     /// An attempt begins: its own time runs.

@@ -19,7 +19,8 @@ use super::readers::Readers;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
-use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
+use crate::net::intake::{IntakeError, OF_CLIENTS};
+use crate::net::{Attached, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::reload;
 use crate::worker::link::frame_head;
 
@@ -78,6 +79,8 @@ pub struct Connection {
     pub(super) doorway: Doorway,
     pub(super) stream: Rc<UnixStream>,
     pub(super) inbox: Inbox,
+    /// What is held of what it has attached to its calls.
+    pub(super) ledger: Ledger,
     pub(super) peer: Rc<Peer>,
     pub(super) readers: Readers,
     /// Memory for the frame that is coming in.
@@ -88,6 +91,8 @@ pub struct Connection {
     pub(super) frame_deadline: Option<Instant>,
     /// The program it is to run.
     program: Option<Frame>,
+    /// A request beyond those that may be unanswered: nothing is read behind it.
+    pub(super) held: Option<(Frame, Attached)>,
 }
 
 impl Connection {
@@ -95,12 +100,14 @@ impl Connection {
     pub fn new(doorway: Doorway, stream: UnixStream, id: u64) -> Connection {
         let stream = Rc::new(stream);
         let limit = CLIENT_OUTBOX_BYTES_MAX + doorway.daemon.payload as usize;
+        let holdings = doorway.core.holdings().clone();
+        let ledger = Ledger::new(holdings.clone());
+        let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
         Connection {
-            inbox: Inbox::new(stream.clone(), Decoder::before_hello()),
-            peer: Rc::new(Peer::new(
-                id,
-                Outbox::new(stream.clone(), limit, doorway.answers.clone()),
-            )),
+            // A stranger may send none: it has not been told what may be attached.
+            inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
+            ledger,
+            peer: Rc::new(Peer::new(id, outbox)),
             doorway,
             stream,
             readers: Readers::default(),
@@ -108,6 +115,7 @@ impl Connection {
             errands: JoinSet::new(),
             frame_deadline: None,
             program: None,
+            held: None,
         }
     }
 
@@ -183,6 +191,7 @@ impl Connection {
         }
         tracing::debug!(client = self.peer.id, program = hello.program, "client connected");
         self.inbox.set_decoder(Decoder::with_payload_max(self.doorway.daemon.payload));
+        self.inbox.take_attached(OF_CLIENTS, self.ledger.clone());
         self.peer.send(&frame_head(Kind::Welcome, 0, &welcome), &Bytes::new());
         Ok(())
     }
@@ -196,7 +205,7 @@ impl Connection {
                 Err(error) => return Err(self.inbox_end(&error)),
             }
             match self.inbox.next_frame() {
-                Ok(Some(frame)) => return Ok(frame),
+                Ok(Some((frame, _))) => return Ok(frame),
                 Ok(None) => {}
                 Err(error) => return Err(self.inbox_end(&error)),
             }
@@ -274,11 +283,16 @@ impl Connection {
             if allowance == 0 {
                 return Ok(Turn::Over);
             }
-            let frame = match self.inbox.next_frame() {
-                Ok(Some(frame)) => frame,
+            let held = self.held.take().map(|held| Ok(Some(held)));
+            let (frame, attached) = match held.unwrap_or_else(|| self.inbox.next_frame()) {
+                Ok(Some(taken)) => taken,
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
+            if self.is_full() && wants_answer(frame.header.kind) {
+                self.held = Some((frame, attached));
+                break;
+            }
             // These cost more than passing on does.
             let price = match frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
@@ -290,7 +304,7 @@ impl Connection {
                 self.program = Some(frame);
                 return Ok(Turn::Program);
             }
-            self.take(now, frame).map_err(End::Refused)?;
+            self.take(now, frame, attached).map_err(End::Refused)?;
         }
         self.watch_partial_frame(now);
         Ok(Turn::Done)
@@ -314,12 +328,21 @@ impl Connection {
                 Refusal::Protocol,
                 format!("a frame of {length} bytes was announced, at most {limit} are accepted"),
             ),
-            InboxError::Frame(_) | InboxError::Descriptors => {
+            InboxError::Descriptors(IntakeError::Exhausted) => {
+                refused(Refusal::Overloaded, error.to_string())
+            }
+            InboxError::Frame(_) | InboxError::Descriptors(_) => {
                 refused(Refusal::Protocol, error.to_string())
             }
             InboxError::Socket(_) => End::Broken,
         }
     }
+}
+
+/// Whether a frame adds to what its client is owed. The others are about what it is owed already:
+/// were a cancel or a credit not read since too much is unanswered, that might stay so.
+const fn wants_answer(kind: Kind) -> bool {
+    !matches!(kind, Kind::Cancel | Kind::Credit | Kind::Item | Kind::ItemsEnd | Kind::Pong)
 }
 
 /// Cancels a client's calls when its connection ends, even by a panic.

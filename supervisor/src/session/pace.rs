@@ -15,10 +15,23 @@ use crate::net::hangup::wait_until_closed;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Whether nothing may be read now: too many calls in flight, or answers unread.
+    /// Whether nothing may be read now: too many calls in flight and one more wanted, answers
+    /// unread, or too many descriptors held.
     pub(super) fn must_pause(&self) -> bool {
-        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
+        self.held.is_some() && self.is_full()
             || self.peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
+            || self.is_laden()
+    }
+
+    /// Whether as many descriptors are held as may be, and this client has to do with them.
+    fn is_laden(&self) -> bool {
+        let waiting = self.peer.outbox.waiting_descriptors();
+        self.ledger.is_full(waiting, self.inbox.brings_descriptors())
+    }
+
+    /// Whether no more may be in flight.
+    pub(super) fn is_full(&self) -> bool {
+        self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
     }
 
     /// Waits until the client has got on with its answers. A client that does not read at all is
@@ -36,7 +49,10 @@ impl Connection {
     async fn pause_until_changed(&self) -> Option<End> {
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
         let sent = peer.outbox.sent_bytes();
-        let unread = peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH;
+        let is_laden = self.is_laden();
+        // What it has not read is what has to go.
+        let unread = peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
+            || is_laden && peer.outbox.waiting_descriptors() > 0;
         let stalled = async {
             if unread {
                 tokio::time::sleep_until(tokio::time::Instant::now() + STALL_TIMEOUT).await;
@@ -46,6 +62,7 @@ impl Connection {
         };
         tokio::select! {
             () = peer.changed.notified() => None,
+            () = self.ledger.freed(), if is_laden => None,
             // Only when there is something to drain: an empty outbox is drained at once, and a wait
             // that is over at once is a loop that never gives the thread back.
             () = peer.outbox.drained(), if unread => None,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use tokio::sync::Notify;
 
 use crate::dispatch::Home;
-use crate::net::{Outbox, OutboxError};
+use crate::net::{Attached, Outbox, OutboxError};
 use crate::pool::CallKey;
 
 /// A connected client.
@@ -49,7 +49,12 @@ impl Peer {
     /// Sends it a frame. A client that cannot be written to any more is lost; its session sees to
     /// the rest, so the caller has nothing to do about it.
     pub fn send(&self, head: &[u8], payload: &bytes::Bytes) {
-        if let Err(error) = self.outbox.send(head, payload)
+        self.send_attached(head, payload, &Attached::default());
+    }
+
+    /// The same, with what is attached to it.
+    pub fn send_attached(&self, head: &[u8], payload: &bytes::Bytes, attached: &Attached) {
+        if let Err(error) = self.outbox.send_attached(head, payload, attached)
             && self.lost.get().is_none()
         {
             self.lost.set(Some(error));

@@ -133,11 +133,11 @@ impl Connection {
             self.stream.readable().await.map_err(|_| End::Broken)?;
             let room = HEADER_BYTES - bytes.len();
             let received = self.stream.try_io(Interest::READABLE, || {
-                sys::receive_with(self.stream.as_fd(), &mut bytes, room, &mut streams)
+                sys::receive(self.stream.as_fd(), &mut bytes, room, &mut streams)
             });
             match received {
                 Ok(got) if got.bytes == 0 => return Err(End::Broken),
-                Ok(got) if got.descriptors || streams.len() > count => {
+                Ok(got) if got.truncated || streams.len() > count => {
                     return Err(protocol("more descriptors came than were announced".to_owned()));
                 }
                 Ok(_) => {}
@@ -236,7 +236,7 @@ impl Connection {
                 biased;
                 ready = report.readable() => {
                     let pumped = ready.is_ok().then(|| {
-                        inbox.pump(|frame| self.take_report(id, ticket, &mut known, &frame))
+                        inbox.pump(|frame, _| self.take_report(id, ticket, &mut known, &frame))
                     });
                     if matches!(pumped, None | Some(Ok(Pumped::End) | Err(_))) {
                         watched.swept = known.swept.is_some_and(|swept| swept.survivors == 0)
@@ -291,7 +291,7 @@ impl Connection {
     fn heed_client(&mut self, id: u64, report: &UnixStream) -> Result<(), ()> {
         let peer = self.peer.clone();
         let mut fault = false;
-        let pumped = self.inbox.pump(|frame| match frame.header.kind {
+        let pumped = self.inbox.pump(|frame, _| match frame.header.kind {
             Kind::RunSignal if frame.header.id == id => {
                 let meta_bytes = frame.header.meta_bytes;
                 let header = Header { meta_bytes, ..Header::new(Kind::Forward, 0) };

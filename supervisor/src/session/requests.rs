@@ -11,34 +11,50 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::connection::Connection;
 use super::peer::Peer;
 use crate::dispatch::Core;
+use crate::net::Attached;
 use crate::reload::plan::NO_SOURCE;
 use crate::reload::reloader::BUSY;
 use crate::reload::{Asker, Order};
 
 impl Connection {
     /// Does what a frame asks for.
-    pub(super) fn take(&mut self, now: Instant, frame: Frame) -> Result<(), Refused> {
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        frame: Frame,
+        attached: Attached,
+    ) -> Result<(), Refused> {
         let memory = self.memory.take();
         let core = &self.doorway.core;
         let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
         let protocol = |sentence| Refused { refusal: Refusal::Protocol, sentence };
-        if payload_bytes > 0 && kind != Kind::Call {
+        if payload_bytes > 0 && !matches!(kind, Kind::Call | Kind::Item) {
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
-        let has_meta =
-            matches!(kind, Kind::Call | Kind::Stop | Kind::Reload | Kind::Operate | Kind::Logs);
-        if meta_bytes > 0 && !has_meta {
+        if meta_bytes > 0 && !has_meta(kind) {
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
             Kind::Call => {
-                let taken = core.call(now, &self.peer, frame, memory);
+                let taken = core.call(now, &self.peer, frame, attached, memory);
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Cancel => {
                 if !core.cancel(&self.peer, id) && !self.readers.cancel(&self.peer, id) {
                     core.count("cancels_of_unknown_calls");
                 }
+            }
+            Kind::Credit => {
+                let taken = core.client_credit(&self.peer, &frame);
+                return taken.map_err(|fault| protocol(fault.to_string()));
+            }
+            Kind::Item => {
+                let taken = core.client_item(&self.peer, &frame, &attached);
+                return taken.map_err(|fault| protocol(fault.to_string()));
+            }
+            Kind::ItemsEnd => {
+                let taken = core.client_items_end(&self.peer, &frame);
+                return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Ping => {
                 self.peer.send(&Header::new(Kind::Pong, id).encode(), &Bytes::new());
@@ -105,6 +121,12 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Whether a client's frame of this kind says something beside its kind and id.
+const fn has_meta(kind: Kind) -> bool {
+    use Kind::{Call, Credit, Item, ItemsEnd, Logs, Operate, Reload, Stop};
+    matches!(kind, Call | Stop | Reload | Operate | Logs | Credit | Item | ItemsEnd)
 }
 
 fn send_status(core: &Core, peer: &Peer, id: u64) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clutch_protocol::frame::Decoder;
 use clutch_protocol::message::{Signal, Stream, WorkerId};
+use clutch_protocol::stream::Credit;
 use clutch_protocol::wire::{self, Encode};
 use clutch_protocol::{Frame, Header, Kind};
 use tokio::io::unix::AsyncFd;
@@ -18,7 +19,10 @@ use tokio::task::JoinSet;
 use crate::cgroup::Group;
 use crate::dispatch::Core;
 use crate::limits::SIDE_OUTBOX_BYTES_MAX;
-use crate::net::{Inbox, InboxError, Outbox, OutboxError, Pumped, SharedBudget};
+use crate::net::intake::OF_WORKERS;
+use crate::net::{
+    Attached, Holdings, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget,
+};
 use crate::worker::output::Pipe;
 use crate::worker::page::Page;
 use crate::worker::spawner::{Channels, PoolIndex};
@@ -68,6 +72,7 @@ impl Link {
         channels: Channels,
         payload_bytes_max: u32,
         lanes: u32,
+        holdings: &Rc<Holdings>,
     ) -> io::Result<Link> {
         let watch = |stream: std::os::unix::net::UnixStream| {
             stream.set_nonblocking(true)?;
@@ -81,6 +86,7 @@ impl Link {
         let calls = one_call.saturating_mul(lanes as usize);
         // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
         let free = SharedBudget::new(usize::MAX);
+        let ledger = Ledger::of_worker(holdings.clone());
         Ok(Link {
             pool,
             worker,
@@ -89,11 +95,13 @@ impl Link {
             call: Outbox::new(call.clone(), calls, free.clone()),
             control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
             report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),
-            call_in: RefCell::new(Inbox::new(
-                call.clone(),
-                Decoder::with_payload_max(payload_bytes_max),
-            )),
-            control_in: RefCell::new(Inbox::new(control.clone(), Decoder::with_payload_max(0))),
+            call_in: RefCell::new(
+                Inbox::new(call.clone(), Decoder::with_payload_max(payload_bytes_max))
+                    .taking(OF_WORKERS, ledger.clone()),
+            ),
+            control_in: RefCell::new(
+                Inbox::new(control.clone(), Decoder::with_payload_max(0)).taking(&[], ledger),
+            ),
             report_in: RefCell::new(Inbox::new(report.clone(), Decoder::with_payload_max(0))),
             last_words_max: calls,
             stdout: RefCell::new(Pipe::new(channels.stdout)?),
@@ -144,6 +152,16 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
+    /// Lets the worker send more items of a run's stream.
+    ///
+    /// # Errors
+    ///
+    /// When its call socket is gone or full.
+    pub fn credit(&self, run: u64, stream: u32, items: u32) -> Result<(), OutboxError> {
+        let head = frame_head(Kind::Credit, run, &Credit { stream, items });
+        self.call.send(&head, &Default::default())
+    }
+
     /// Has the worker's control thread write the stacks of all threads.
     ///
     /// # Errors
@@ -191,25 +209,24 @@ impl Link {
 
     /// Everything the worker has sent and nobody has read yet. A fault in it is the last of a dead
     /// worker's, so it is left at what came before.
-    pub fn last_words(&self) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        let _ = self.call_in.borrow_mut().drain(self.last_words_max, |frame| frames.push(frame));
-        frames
+    pub fn hear_last_words(&self, take: impl FnMut(Frame, Attached)) {
+        let _ = self.call_in.borrow_mut().drain(self.last_words_max, take);
     }
 
-    /// The records a dead worker has logged and nobody has read yet.
+    /// What has come on the control socket and nobody has read yet, such as the records a dead
+    /// worker has logged.
     pub fn last_records(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let _ =
-            self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, |frame| frames.push(frame));
+        let keep = |frame, _| frames.push(frame);
+        let _ = self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, keep);
         frames
     }
 
     /// What the guardian has reported and nobody has read yet.
     pub fn last_reports(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let _ =
-            self.report_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, |frame| frames.push(frame));
+        let keep = |frame, _| frames.push(frame);
+        let _ = self.report_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, keep);
         frames
     }
 
@@ -232,8 +249,13 @@ impl Link {
         self.page.has_begun(call)
     }
 
+    /// Which of a call's items was the last to begin, if any.
+    pub fn item_of(&self, call: u64) -> Option<u64> {
+        self.page.item_of(call)
+    }
+
     async fn listen_to_worker(self: Rc<Link>, core: Core) {
-        let take = |frame| core.worker_frame(&self, &frame);
+        let take = |frame, attached| core.worker_frame(&self, &frame, &attached);
         let deaf = || core.is_outlaw(&self);
         let end = listen(&self.call_stream, &self.call_in, take, deaf).await;
         self.channel_ended(&core, end).await;
@@ -242,7 +264,7 @@ impl Link {
     /// The control socket brings records of `logging` and answers to pings; its end means the
     /// worker closed it.
     async fn listen_to_control(self: Rc<Link>, core: Core) {
-        let take = |frame| core.control_frame(&self, &frame);
+        let take = |frame, _| core.control_frame(&self, &frame);
         let deaf = || core.is_outlaw(&self);
         let end = listen(&self.control_stream, &self.control_in, take, deaf).await;
         self.channel_ended(&core, end).await;
@@ -259,7 +281,7 @@ impl Link {
 
     async fn listen_to_guardian(self: Rc<Link>, core: Core) {
         // Its end needs no answer: the guardian's own end is told by its pidfd.
-        let take = |frame| core.guardian_frame(&self, &frame);
+        let take = |frame, _| core.guardian_frame(&self, &frame);
         let _ = listen(&self.report_stream, &self.report_in, take, || false).await;
     }
 
@@ -298,7 +320,7 @@ impl Link {
 async fn listen(
     stream: &UnixStream,
     inbox: &RefCell<Inbox>,
-    mut take: impl FnMut(Frame),
+    mut take: impl FnMut(Frame, Attached),
     deaf: impl Fn() -> bool,
 ) -> Result<(), InboxError> {
     loop {

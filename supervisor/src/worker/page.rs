@@ -1,6 +1,7 @@
 //! The page on which a worker says which calls it has begun: each has a place there, whichever, of
 //! as many as the worker may have calls at once. Read when the worker is dead: a call whose id is
-//! not there has not begun, and may be given to another worker.
+//! not there has not begun, and may be given to another worker. As many places behind those say how
+//! many items of the call have begun.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +20,7 @@ const PAGE_BYTES: u32 = 4096;
 /// As many places as a worker can have lanes.
 const PLACES: usize = LANES_MAX as usize;
 
-const _: () = assert!(LANES_MAX * u64::BITS / 8 <= PAGE_BYTES);
+const _: () = assert!(2 * LANES_MAX * u64::BITS / 8 == PAGE_BYTES);
 
 /// A page that the daemon shares with one worker.
 #[derive(Debug)]
@@ -58,14 +59,23 @@ impl Page {
     /// Whether the worker can have begun a call. Both run on one machine, so the numbers are in its
     /// order of bytes.
     pub fn has_begun(&self, call: u64) -> bool {
+        // Memory of our own can be read; should it not be, nothing is proven.
+        self.places(0).is_none_or(|places| places.contains(&call))
+    }
+
+    /// Which item of a call was the last to begin, from 0. None if none has, or if it has no items.
+    pub fn item_of(&self, call: u64) -> Option<u64> {
+        let place = self.places(0)?.iter().position(|place| *place == call)?;
+        self.places(PLACES)?[place].checked_sub(1)
+    }
+
+    /// As many places as there are lanes.
+    fn places(&self, first: usize) -> Option<[u64; PLACES]> {
         let mut bytes = [0; PLACES * size_of::<u64>()];
-        match pread(&self.0, &mut bytes, 0) {
-            Ok(count) if count == bytes.len() => {
-                bytes.as_chunks().0.iter().any(|place| u64::from_ne_bytes(*place) == call)
-            }
-            // Memory of our own can be read; should it not be, nothing is proven.
-            _ => true,
-        }
+        let at = i64::try_from(first * size_of::<u64>()).expect("it is within a page");
+        let count = pread(&self.0, &mut bytes, at).ok()?;
+        let mut places = bytes.as_chunks().0.iter().map(|place| u64::from_ne_bytes(*place));
+        (count == bytes.len()).then(|| std::array::from_fn(|_| places.next().unwrap_or_default()))
     }
 
     /// What is handed to the worker.
@@ -93,6 +103,18 @@ mod tests {
         assert_eq!([false, true, true], [7, 9, 8].map(|call| page.has_begun(call)));
         assert!(ftruncate(page.descriptor(), 0).is_err());
         assert!(ftruncate(page.descriptor(), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn a_call_has_the_item_of_its_own_place() {
+        let page = Page::new().unwrap();
+        let lanes = i64::from(LANES_MAX);
+        write(&page, 1, 7);
+        write(&page, lanes - 1, 9);
+        assert_eq!([None, None], [7, 9].map(|call| page.item_of(call)), "no item has begun");
+        write(&page, lanes + 1, 1);
+        write(&page, 2 * lanes - 1, 500);
+        assert_eq!([Some(0), Some(499), None], [7, 9, 8].map(|call| page.item_of(call)));
     }
 
     #[test]

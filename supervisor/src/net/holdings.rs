@@ -1,0 +1,137 @@
+//! How many descriptors are held for whoever sent them, and how many may be.
+//!
+//! The kernel lets a process have only so many open files. Workers and connections need theirs;
+//! the rest is shared by what clients attach to their calls, so that a client that attaches
+//! without end waits for its own answers and keeps nobody else from being served.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use clutch_protocol::limits::DESCRIPTORS_MAX;
+use tokio::sync::Notify;
+
+/// What is held for everybody.
+#[derive(Debug)]
+pub struct Holdings {
+    /// How many may be held for calls and answers.
+    limit: usize,
+    /// How many of them for one client.
+    limit_of_one: usize,
+    /// How many may have come without the whole of their frame.
+    limit_unclaimed: usize,
+    held: Cell<usize>,
+    unclaimed: Cell<usize>,
+    /// Sizes are whatever a sender made them, so their sum may be beyond 64 bits.
+    bytes: Cell<u128>,
+    refused: Cell<u64>,
+    freed: Notify,
+}
+
+impl Holdings {
+    /// What may be held where `free` descriptors are left beside what workers and connections
+    /// need: half of them for calls, a quarter for frames that are coming in, and the rest for
+    /// answers that pass through. However few there are, one frame at a time can always come.
+    pub fn new(free: u64) -> Rc<Holdings> {
+        let one_frame = usize::from(DESCRIPTORS_MAX);
+        let free = usize::try_from(free).unwrap_or(usize::MAX);
+        let limit = (free / 2).max(one_frame);
+        Rc::new(Holdings {
+            limit,
+            limit_of_one: (limit / 4).max(one_frame),
+            limit_unclaimed: (free / 4).max(one_frame),
+            held: Cell::default(),
+            unclaimed: Cell::default(),
+            bytes: Cell::default(),
+            refused: Cell::default(),
+            freed: Notify::new(),
+        })
+    }
+
+    /// How many are held.
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Bytes of memory they stand for.
+    pub fn bytes(&self) -> u64 {
+        u64::try_from(self.bytes.get()).unwrap_or(u64::MAX)
+    }
+
+    /// How many were closed since they may not travel, since nothing began.
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
+    /// How many may wait for one client to read them.
+    pub(super) fn limit_of_one(&self) -> usize {
+        self.limit_of_one
+    }
+
+    /// Whether even what passes through has to be turned away.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.held.get() > self.limit.saturating_add(self.limit / 2)
+    }
+}
+
+/// One sender's part in what is held.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    all: Rc<Holdings>,
+    own: Rc<Cell<usize>>,
+    is_workers: bool,
+}
+
+impl Ledger {
+    /// A sender that nothing is held for.
+    pub fn new(all: Rc<Holdings>) -> Ledger {
+        Ledger { all, own: Rc::default(), is_workers: false }
+    }
+
+    /// A worker that nothing is held for. What it sends was asked for, and passes through.
+    pub fn of_worker(all: Rc<Holdings>) -> Ledger {
+        Ledger { is_workers: true, ..Ledger::new(all) }
+    }
+
+    /// Whether a sender has to wait until fewer are held, for itself or for all. `waiting` are
+    /// those that it has not read, and `brings` says whether it has sent some that are not held
+    /// yet. Who has nothing to do with descriptors never has to wait for others'.
+    pub fn is_full(&self, waiting: usize, brings: bool) -> bool {
+        let own = self.own.get() + waiting;
+        let is_concerned = own > 0 || brings;
+        is_concerned && (own >= self.all.limit_of_one || self.all.held.get() >= self.all.limit)
+    }
+
+    /// Resolves when fewer are held than when it was called.
+    pub fn freed(&self) -> impl Future<Output = ()> + '_ {
+        self.all.freed.notified()
+    }
+
+    pub(super) fn take(&self, count: usize, bytes: u64) {
+        self.own.set(self.own.get() + count);
+        self.all.held.set(self.all.held.get() + count);
+        self.all.bytes.set(self.all.bytes.get() + u128::from(bytes));
+    }
+
+    pub(super) fn give_back(&self, count: usize, bytes: u64) {
+        self.own.set(self.own.get() - count);
+        self.all.held.set(self.all.held.get() - count);
+        self.all.bytes.set(self.all.bytes.get() - u128::from(bytes));
+        self.all.freed.notify_waiters();
+    }
+
+    /// Some have come without the whole of their frame. False when those are too many.
+    pub(super) fn come(&self, count: usize) -> bool {
+        self.all.unclaimed.set(self.all.unclaimed.get() + count);
+        self.is_workers || self.all.unclaimed.get() <= self.all.limit_unclaimed
+    }
+
+    /// Their frame has come, or they are closed.
+    pub(super) fn gone(&self, count: usize) {
+        self.all.unclaimed.set(self.all.unclaimed.get() - count);
+    }
+
+    pub(super) fn refuse(&self, count: usize) {
+        self.all.refused.set(self.all.refused.get() + count as u64);
+    }
+}
