@@ -63,6 +63,9 @@ SEAL_SHRINK = 2
 SEAL_GROW = 4
 SEAL_WRITE = 8
 
+# As nearly all systems have them; with other ones, there is just nothing to gain.
+_HUGE_PAGE_BYTES = 2 << 20
+
 # The most bytes that Linux moves in one call.
 _MOVED_BYTES_MAX = 0x7FFFF000
 
@@ -232,7 +235,28 @@ def _mapped(file: File, writable: bool) -> "Any":
     protection = module.PROT_READ | (module.PROT_WRITE if writable else 0)
     # What cannot be written is the same either way, but older kernels map it privately only.
     flags = module.MAP_PRIVATE if file.seals & SEAL_WRITE else module.MAP_SHARED
-    return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    def mapped() -> "Any":
+        return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    numpy = _numpy() if file.size and file.size % _HUGE_PAGE_BYTES == 0 else None
+    whole = mapped()
+    if numpy is None:
+        return whole
+    # Its sender may have made it of huge pages, which cost nothing to map, but only at multiples of
+    # their size. The system takes the place right below the last one: what is too much is filled.
+    array = numpy.ndarray((1,), "u1", whole)
+    surplus = array.__array_interface__["data"][0] % _HUGE_PAGE_BYTES
+    del array
+    if not surplus:
+        return whole
+    whole.close()
+    private = module.MAP_PRIVATE | module.MAP_ANONYMOUS
+    filler = module.mmap(-1, surplus, flags=private, prot=module.PROT_READ)
+    try:
+        return mapped()
+    finally:
+        filler.close()
 
 
 class Incoming:
