@@ -261,9 +261,16 @@ impl Still {
         Mapping::new(descriptor, VALUE_SEALS, libc::PROT_READ).map(Still)
     }
 
+    /// Maps memory that only `memory::reuse` of this process could write, and does not as long as
+    /// there is another open file of it: one that this mapping holds.
+    pub(crate) fn map_ours(reader: BorrowedFd<'_>) -> io::Result<Still> {
+        Mapping::new(reader, FUTURE_SEALS, libc::PROT_READ).map(Still)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: that many bytes are mapped as long as `self` lives, and sealed: no process can
-        // shorten the file or write into it, not even through a mapping it had before.
+        // shorten the file or write into it, not even through a mapping it had before; or, if it is
+        // ours, none but this one, which does not.
         unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
     }
 }

@@ -168,6 +168,19 @@ pub(crate) fn adopt_still(descriptor: OwnedFd) -> io::Result<Arc<StillMemory>> {
     Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
 }
 
+/// Memory that [`reuse`](super::reuse) has sent and that came back: it is not written again as long
+/// as this descriptor, or the mapping, is there.
+pub(crate) fn adopt_ours(descriptor: OwnedFd) -> io::Result<Arc<StillMemory>> {
+    let memory = Still::map_ours(descriptor.as_fd())?;
+    Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
+}
+
+/// What is in shared memory now.
+pub(crate) fn copied(shared: &SharedMemory) -> io::Result<Arc<StillMemory>> {
+    let length = shared.memory.len();
+    built(length as u64, |own| shared.memory.read(0, &mut own.elements_mut()[..length]))
+}
+
 /// Memory under construction to which buffers are added one behind the other.
 pub(crate) struct Pile {
     /// None as long as nothing was added.

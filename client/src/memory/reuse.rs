@@ -231,3 +231,112 @@ fn size_class(bytes: usize) -> usize {
     let class = bytes.next_multiple_of(step);
     usize::try_from(huge_length(class as u64)).unwrap_or(class)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::os::unix::net::UnixStream;
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::memory::memfd::{adopt_ours, adopt_shared};
+
+    /// Each test has a length of its own, since all share the shelf.
+    fn sent(byte: u8, length: usize) -> OwnedFd {
+        let (descriptor, places) = pack(&[&vec![byte; length]], u64::MAX).expect("it is packed");
+        assert_eq!([0], places[..]);
+        descriptor
+    }
+
+    fn read(descriptor: &OwnedFd, length: usize) -> Vec<u8> {
+        let file = std::fs::File::from(descriptor.try_clone().unwrap());
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    fn inode(descriptor: &OwnedFd) -> (u64, u64) {
+        identity(descriptor.as_fd()).unwrap()
+    }
+
+    #[test]
+    fn memory_is_used_again_when_nobody_has_it() {
+        let _customer = Customer::new();
+        let length = 300 << 10;
+        let first = sent(1, length);
+        let known = inode(&first);
+        assert!(is_ours(first.as_fd()));
+        drop(first);
+        let second = sent(2, length - 100);
+        assert_eq!(known, inode(&second));
+        let bytes = read(&second, length);
+        assert!(bytes[..length - 100].iter().all(|byte| *byte == 2));
+        assert!(bytes[length - 100..].iter().all(|byte| *byte == 0), "nothing old is left");
+    }
+
+    #[test]
+    fn memory_that_somebody_has_never_changes() {
+        let _customer = Customer::new();
+        let length = 400 << 10;
+        let kept = sent(1, length);
+        let other = sent(2, length);
+        assert_ne!(inode(&kept), inode(&other));
+        assert!(read(&kept, length).iter().all(|byte| *byte == 1));
+
+        // A mapping alone is enough, whoever has it.
+        let mapped = adopt_shared(other, false).unwrap();
+        let (known, third) = (identity(mapped.descriptor.as_fd()).unwrap(), sent(3, length));
+        assert_ne!(known, inode(&third));
+        drop(mapped);
+        assert_eq!(known, inode(&sent(4, length)));
+
+        // So is a message that nobody has received.
+        let (one, end) = UnixStream::pair().unwrap();
+        let known = inode(&third);
+        let numbers = [third.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let bytes = [io::IoSlice::new(b"x")];
+        sendmsg::<()>(one.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).unwrap();
+        drop(third);
+        let (a, b) = (sent(5, length), sent(6, length));
+        assert!(inode(&a) != known && inode(&b) != known);
+        drop((one, end));
+        assert_eq!(known, inode(&sent(7, length)));
+    }
+
+    #[test]
+    fn what_came_back_stays_what_it_is() {
+        let _customer = Customer::new();
+        let length = 500 << 10;
+        let back = adopt_ours(sent(1, length)).unwrap();
+        let others: Vec<_> = (2..6).map(|byte| sent(byte, length)).collect();
+        assert!(back.memory.bytes()[..length].iter().all(|byte| *byte == 1));
+        drop(others);
+    }
+
+    #[test]
+    fn its_receiver_can_by_no_means_write_it() {
+        let _customer = Customer::new();
+        let length = 600 << 10;
+        let reader = sent(1, length);
+        let writer = std::fs::File::from(reopened_to_write(reader.as_fd()).unwrap());
+        assert!(writer.write_all_at(b"changed", 0).is_err());
+        let mapped = adopt_shared(writer.into(), true).unwrap();
+        assert!(!mapped.memory.is_writable());
+        assert!(read(&reader, length).iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn parts_are_aligned_and_what_is_short_is_left_alone() {
+        let _customer = Customer::new();
+        let (one, two) = (vec![1; 100], vec![2; 700 << 10]);
+        let (descriptor, places) = pack(&[&one, &two], u64::MAX).expect("it is packed");
+        assert_eq!([0, 128], places[..]);
+        let bytes = read(&descriptor, 128 + two.len());
+        assert_eq!((&one[..], &[0; 28][..], &two[..]), (&bytes[..100], &bytes[100..128], &bytes[128..]));
+        assert!(pack(&[&one], u64::MAX).is_none());
+        assert!(pack(&[&two], 1000).is_none(), "there is no room for it");
+    }
+}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBJECTS",
+    "SEAL_FUTURE_WRITE",
     "SEAL_GROW",
     "SEAL_SEAL",
     "SEAL_SHRINK",
@@ -62,6 +63,7 @@ SEAL_SEAL = 1
 SEAL_SHRINK = 2
 SEAL_GROW = 4
 SEAL_WRITE = 8
+SEAL_FUTURE_WRITE = 16
 
 # As nearly all systems have them; with other ones, there is just nothing to gain.
 _HUGE_PAGE_BYTES = 2 << 20
@@ -183,7 +185,7 @@ def _numbers(
 class File:
     """One of a frame's descriptors, with what the system says of it."""
 
-    __slots__ = ("_identity", "_maps", "is_writable", "number", "seals", "size")
+    __slots__ = ("_identity", "_maps", "is_writable", "may_go_back", "number", "seals", "size")
 
     def __init__(self, number: int) -> None:
         fcntl = load("fcntl").fcntl
@@ -198,6 +200,9 @@ class File:
             self.seals = 0
         # F_GETFL.
         self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
+        # Nobody can change it; or only its owner, who is also whom it goes back to.
+        is_for_reading = self.seals & SEAL_FUTURE_WRITE and not self.is_writable
+        self.may_go_back = bool(self.seals & SEAL_WRITE or is_for_reading)
         self._maps: "Dict[bool, Any]" = {}
 
     def check(self, entry: Attachment) -> None:
@@ -314,7 +319,7 @@ class Incoming:
 
     def keep_map(self, address: int, file: File) -> None:
         """Remembers where a file that nobody can change is in memory."""
-        if file.seals & SEAL_WRITE:
+        if file.may_go_back:
             self._maps.append((address, file))
 
     def find(self, value: object, address: int) -> "Optional[Tuple[File, int]]":
@@ -322,7 +327,7 @@ class Incoming:
         known = self._known.get(id(value))
         if known is not None and known[0] is value:
             file = self.files[known[1].descriptor]
-            return (file, known[1].offset) if file.seals & SEAL_WRITE else None
+            return (file, known[1].offset) if file.may_go_back else None
         for start, file in self._maps:
             if start <= address < start + file.size:
                 return file, address - start
@@ -331,7 +336,7 @@ class Incoming:
     def _close_changeable(self) -> None:
         kept: "List[int]" = []
         for file in self.files:
-            if file.seals & SEAL_WRITE:
+            if file.may_go_back:
                 kept.append(file.number)
             else:
                 close(file.number)
