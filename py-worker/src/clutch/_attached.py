@@ -185,9 +185,18 @@ def _numbers(
 class File:
     """One of a frame's descriptors, with what the system says of it."""
 
-    __slots__ = ("_identity", "_maps", "is_writable", "may_go_back", "number", "seals", "size")
+    __slots__ = (
+        "_identity",
+        "_kept",
+        "_maps",
+        "is_writable",
+        "may_go_back",
+        "number",
+        "seals",
+        "size",
+    )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
         fcntl = load("fcntl").fcntl
         self.number = number
         status = fstat(number)
@@ -204,6 +213,8 @@ class File:
         is_for_reading = self.seals & SEAL_FUTURE_WRITE and not self.is_writable
         self.may_go_back = bool(self.seals & SEAL_WRITE or is_for_reading)
         self._maps: "Dict[bool, Any]" = {}
+        # Of calls before this one.
+        self._kept = kept
 
     def check(self, entry: Attachment) -> None:
         """Whether it has what the entry says, for as long as anybody wants."""
@@ -229,8 +240,19 @@ class File:
             raise entry.error("is to be written into, and its memory cannot be written")
         mapped = self._maps.get(writable)
         if mapped is None:
-            mapped = self._maps[writable] = _mapped(self, writable)
+            # A map keeps its file, so that no other has its number.
+            mapped = self._kept.get((*self._identity, writable)) or _mapped(self, writable)
+            self._maps[writable] = mapped
         return mapped
+
+    def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
+        """Maps of memory that others can still write into: more calls will have it.
+
+        Not of what only its owner can: that may wait for us to let go before it does.
+        """
+        if self.may_go_back:
+            return {}
+        return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 
 
 def _mapped(file: File, writable: bool) -> "Any":
@@ -271,8 +293,13 @@ class Incoming:
     stay open until the call is answered, so that it may be part of the answer as it is.
     """
 
-    def __init__(self, attached: "Attached", state: "State") -> None:
+    # Whether it is an item of a stream.
+    is_item = False
+
+    def __init__(self, attached: "Attached", state: "State", line: "Any" = None) -> None:
         self.state = state
+        # Where a call gets its streams.
+        self.line = line
         self._attached = attached
         if attached.is_cut:
             raise AttachmentError(
@@ -280,7 +307,9 @@ class Incoming:
                 "them, or make the pool's limit of files larger"
             )
         self.entries, self.value = split(attached.payload, len(attached.descriptors))
-        self.files = [File(number) for number in attached.descriptors]
+        arrivals = attached.arrivals
+        kept = {} if arrivals is None else arrivals.maps
+        self.files = [File(number, kept) for number in attached.descriptors]
         # Whether arrays were made memoryviews, for want of numpy.
         self.has_views = False
         # Where objects lie: of maps their addresses, of others their identities.
@@ -298,6 +327,12 @@ class Incoming:
             value = load("clutch._plain").decode_attached(self.value, objects)
         else:
             raise AttachmentError("nothing can be attached to JSON; use plain or raw")
+        shared: "Dict[Tuple[int, int, bool], Any]" = {}
+        for file in self.files:
+            shared.update(file.shared())
+        arrivals = self._attached.arrivals
+        if shared and arrivals is not None:
+            arrivals.keep(shared)
         self._close_changeable()
         return value
 
@@ -459,6 +494,12 @@ def _arrow(incoming: Incoming, entry: Attachment) -> "Any":
     return ipc.open_stream(pyarrow.py_buffer(part)).read_all()
 
 
+def _stream(incoming: Incoming, entry: Attachment) -> "Any":
+    if incoming.is_item:
+        raise entry.error("is a stream, which an item of a stream cannot hold")
+    return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
+
+
 def _numpy() -> "Any":
     """The user's numpy, if there is one."""
     module = sys.modules.get("numpy")
@@ -474,6 +515,18 @@ def _numpy() -> "Any":
     return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
 
 
+def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+    number = incoming.files[entry.descriptor].number
+    split_as: int = entry.details
+    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
+    return view
+
+
+def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
+    number = incoming.files[entry.descriptor].number
+    return load("clutch._ranges").row_group(number, entry.details)
+
+
 # With this `sys.path` there was none.
 _without_numpy: "List[Optional[str]]" = [None]
 
@@ -483,4 +536,7 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     BYTE_ARRAY: _bytearray,
     ARRAY: _array,
     ARROW: _arrow,
+    STREAM: _stream,
+    RANGE: _range,
+    ROW_GROUP: _row_group,
 }
