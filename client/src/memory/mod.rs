@@ -18,4 +18,6 @@ pub(crate) mod memfd;
 mod received;
 
 pub(crate) use gather::{Body, Gather};
+#[cfg(feature = "arrow")]
+pub(crate) use received::Mapped;
 pub(crate) use received::Received;
