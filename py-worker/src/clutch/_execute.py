@@ -187,7 +187,8 @@ class Executor:
                 decode, encode = self._codecs.get(codec) or self._load_codec(codec)
                 if flags:
                     args, encode = self._decode(flags, codec, payload, call_id)
-                    args, kwargs, items = self._unfold(flags, codec, function, args, call_id)
+                    unfolded = self._unfold(flags, codec, function, args, call_id, encode)
+                    args, kwargs, items = unfolded
                 else:
                     args = decode(payload)  # type: ignore[arg-type]
                     if type(args) is not list and type(args) is not tuple:
@@ -342,11 +343,17 @@ class Executor:
         return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
 
     def _unfold(
-        self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
+        self,
+        flags: int,
+        codec: int,
+        function: "Callable[..., Any]",
+        args: "Any",
+        call_id: int,
+        encode: "Optional[Encode]" = None,
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
         if flags & FLAG_STREAM:
-            encode = self._codecs[codec][1]
+            encode = encode or self._codecs[codec][1]
             how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
             streams = load("clutch._streams")
             return streams.unfold(function, flags, args, call_id, self._state, how)

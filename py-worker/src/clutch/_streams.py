@@ -12,13 +12,14 @@ from _struct import Struct
 from posix import getpid
 
 from clutch._call import Cancelled, function_of
-from clutch._convert import UnserializableError, convert, type_name
+from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import format_traceback, message_of
-from clutch._execute import Coroutine
+from clutch._execute import Coroutine, Executor
 from clutch._failures import FailedError
 from clutch._frames import (
     CODEC_JSON,
     CODEC_RAW,
+    FLAG_ATTACHED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
     ITEM,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Tuple
 
     from clutch._call import State
-    from clutch._execute import Encode
+    from clutch._execute import Body, Encode
     from clutch._port import Port
 
     # The codec and how it writes, the largest payload, files whose frames are not the user's, what
@@ -178,13 +179,21 @@ class Stream:
         if body is None:
             body = self._encoded_slowly(value, f"item[{index}]")
         limit = self._item_bytes_max
-        if len(body) > limit:
-            raise FailedError(failed_too_large(len(body), limit))
+        flags, size, count = 0, len(body), 0
+        if size > limit:
+            if isinstance(body, (bytes, memoryview)):
+                raise FailedError(failed_too_large(size, limit))
+            # Something travels beside it.
+            failed = body.seal(limit, Executor.attached_bytes_max)
+            if failed:
+                raise FailedError(failed)
+            flags, size, count = FLAG_ATTACHED, len(body.payload), len(body.descriptors)
         self._port.credit -= 1
-        head = header_bytes(ITEM, self._call_id, _ITEM_META_BYTES, len(body), 0, self._codec)
-        self._port.send(head + _pack_item(_ANSWER, index), body)
+        head = header_bytes(ITEM, self._call_id, _ITEM_META_BYTES, size, flags, self._codec, count)
+        send: "Any" = self._port.send
+        send(head + _pack_item(_ANSWER, index), body)
 
-    def _encoded_slowly(self, value: object, name: str) -> "bytes | memoryview":
+    def _encoded_slowly(self, value: object, name: str) -> "Body":
         """The payload of what is not plain data as it is."""
         codec = self._codec
         try:
@@ -192,7 +201,9 @@ class Stream:
                 advice = "the caller asked for raw bytes; give bytes, bytearray or memoryview"
                 raise UnserializableError(None, type(value), advice)
             for_json = codec == CODEC_JSON
-            plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json)
+            depth_max = DEPTH_MAX - for_json
+            attach = attaching(codec, self._encode)
+            plain = convert(value, for_json=for_json, depth_max=depth_max, attach=attach)
             body = self._encode(plain, 0, is_checked=True)
             if body is None:
                 message = "it cannot be encoded; give simpler data"
@@ -255,7 +266,7 @@ class Stream:
             )
         )
 
-    def encode(self, codec: int, encode: "Encode") -> "tuple[bytes | memoryview, int]":
+    def encode(self, codec: int, encode: "Encode") -> "tuple[Body, int]":
         """The payload with what the iterator returned, and its flags."""
         del codec
         body = encode(self._value, 0)

@@ -102,7 +102,7 @@ def start(
 
 def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: bytes) -> int:
     """Serves calls until there are no more."""
-    arrivals = Arrivals()
+    arrivals = Arrivals(call)
     receive_into = shielded(call, arrivals)
     frames = receive_frames(receive_into, lanes.setup.payload_bytes_max, arrivals)
     turns = Turns(frames, lanes)
