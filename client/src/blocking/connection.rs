@@ -30,6 +30,7 @@ use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
 use crate::outbound::{is_crowded, write_with};
+use crate::memory::reuse::Customer;
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     pub(super) socket: UnixStream,
     owner: Owner,
     welcome: Welcome,
+    /// Keeps memory that is used again.
+    _customer: Customer,
     ids: Ids,
     /// Frames never interleave.
     pub(super) writing: Turns,
@@ -73,6 +76,7 @@ impl Connection {
             socket,
             owner: Owner::current(),
             welcome,
+            _customer: Customer::new(),
             ids: Ids::default(),
             writing: Turns::default(),
             desk: Mutex::default(),
