@@ -216,7 +216,8 @@ def send_with(sock, data, descriptors):
     if descriptors:
         rights = array.array("i", descriptors).tobytes()
         sent = sock.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),))
-    sock.sendall(data[sent:])
+    if sent < len(data):
+        sock.sendall(data[sent:])
 
 
 class Worker:

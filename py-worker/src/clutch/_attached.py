@@ -180,9 +180,9 @@ def _numbers(
 class File:
     """One of a frame's descriptors, with what the system says of it."""
 
-    __slots__ = ("_identity", "_maps", "is_writable", "number", "seals", "size")
+    __slots__ = ("_identity", "_kept", "_maps", "is_writable", "number", "seals", "size")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
         fcntl = load("fcntl").fcntl
         self.number = number
         status = fstat(number)
@@ -196,6 +196,8 @@ class File:
         # F_GETFL.
         self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
         self._maps: "Dict[bool, Any]" = {}
+        # Of calls before this one.
+        self._kept = kept
 
     def check(self, entry: Attachment) -> None:
         """Whether it has what the entry says, for as long as anybody wants."""
@@ -221,8 +223,16 @@ class File:
             raise entry.error("is to be written into, and its memory cannot be written")
         mapped = self._maps.get(writable)
         if mapped is None:
-            mapped = self._maps[writable] = _mapped(self, writable)
+            # A map keeps its file, so that no other has its number.
+            mapped = self._kept.get((*self._identity, writable)) or _mapped(self, writable)
+            self._maps[writable] = mapped
         return mapped
+
+    def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
+        """Maps of memory that its owner can still write into: more calls will have it."""
+        if self.seals & SEAL_WRITE:
+            return {}
+        return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 
 
 def _mapped(file: File, writable: bool) -> "Any":
@@ -256,7 +266,9 @@ class Incoming:
                 "them, or make the pool's limit of files larger"
             )
         self.entries, self.value = split(attached.payload, len(attached.descriptors))
-        self.files = [File(number) for number in attached.descriptors]
+        arrivals = attached.arrivals
+        kept = {} if arrivals is None else arrivals.maps
+        self.files = [File(number, kept) for number in attached.descriptors]
         # Whether arrays were made memoryviews, for want of numpy.
         self.has_views = False
         # Where objects lie: of maps their addresses, of others their identities.
@@ -274,6 +286,12 @@ class Incoming:
             value = load("clutch._plain").decode_attached(self.value, objects)
         else:
             raise AttachmentError("nothing can be attached to JSON; use plain or raw")
+        shared: "Dict[Tuple[int, int, bool], Any]" = {}
+        for file in self.files:
+            shared.update(file.shared())
+        arrivals = self._attached.arrivals
+        if shared and arrivals is not None:
+            arrivals.keep(shared)
         self._close_changeable()
         return value
 
@@ -456,6 +474,18 @@ def _numpy() -> "Any":
     return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
 
 
+def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+    number = incoming.files[entry.descriptor].number
+    split_as: int = entry.details
+    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
+    return view
+
+
+def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
+    number = incoming.files[entry.descriptor].number
+    return load("clutch._ranges").row_group(number, entry.details)
+
+
 # With this `sys.path` there was none.
 _without_numpy: "List[Optional[str]]" = [None]
 
@@ -466,4 +496,6 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     ARRAY: _array,
     ARROW: _arrow,
     STREAM: _stream,
+    RANGE: _range,
+    ROW_GROUP: _row_group,
 }

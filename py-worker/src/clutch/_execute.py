@@ -71,6 +71,7 @@ __all__ = [
     "Coroutine",
     "Executor",
     "NoFoldError",
+    "NoRecordsError",
     "each_of",
     "is_coroutine_function",
     "split_name",
@@ -102,6 +103,10 @@ APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
 _u64 = Struct("<Q").unpack_from
 _import = __import__
 _modules = sys.modules
+
+
+class NoRecordsError(Exception):
+    """No record of a file begins in the range that a call was to be made with."""
 
 
 class BadNameError(Exception):
@@ -225,12 +230,11 @@ class Executor:
             with pristine_imports:
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or state.interrupted == call_id:
-            attempt = (call_id, key, stage, function, args, kwargs)
-            body = self._failure(error, attempt)
+            answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
             # The traceback holds this frame, and this frame would hold it. Whoever keeps it need
             # not keep what was attached.
             self.kept, error, encode = error, None, _never
-            return header_bytes(FAILED, call_id, len(body), 0), body
+            return answer
         self.kept = value
         return self._answered(call_id, codec, value, items, encode)
 
@@ -254,6 +258,15 @@ class Executor:
             # Not as a call that came so far: what is told is what was raised.
             failed = self._failure(error, (call_id, self._state.key, CALLING, None, None, None))
             return header_bytes(FAILED, call_id, len(failed), 0), failed
+
+    def _failed(self, error: "BaseException | None", attempt: "Attempt") -> "Answer":
+        """The answer of a call that failed, or that there was nothing to make with."""
+        call_id, _, stage = attempt[:3]
+        is_nothing = type(error) is NoRecordsError and stage == DECODING
+        if is_nothing and self._state.interrupted != call_id:
+            return header_bytes(RESULT, call_id, 0, 0, 0, CODEC_NONE), b""
+        body = self._failure(error, attempt)
+        return header_bytes(FAILED, call_id, len(body), 0), body
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
         # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing

@@ -173,10 +173,10 @@ class _TaskExecutor(LaneExecutor):
             with pristine_imports:
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or lane.interrupted == call_id:
-            body = self._failure(error, (call_id, key, stage, function, args, kwargs))
+            answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
             # As in `Executor.execute`.
             error = encode = None
-            return header_bytes(FAILED, call_id, len(body), 0), body
+            return answer
         return self._answered(call_id, codec, value, stream, encode)
 
     def _is_async(self, key: bytes, function: "Any", flags: int) -> bool:

@@ -174,7 +174,7 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
     def open_port(call_id: int) -> "LanePort":
         return load("clutch._lane_ports").LanePort(call_id, state, send_in_turn)
 
-    arrivals = Arrivals()
+    arrivals = Arrivals(call)
     receive_into = shielded(call, arrivals)
     frames = receive_frames(receive_into, lanes.setup.payload_bytes_max, arrivals)
     turns = Turns(frames, lanes, open_port)

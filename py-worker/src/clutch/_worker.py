@@ -96,7 +96,7 @@ def _live(
     here: str,
     inherited: "list[str]",
 ) -> int:
-    arrivals = Arrivals()
+    arrivals = Arrivals(call)
     receive_into = shielded(call, arrivals)
     send = make_send(call)
     try:
