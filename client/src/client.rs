@@ -152,6 +152,15 @@ impl Client {
         Map::new(self.clone(), function, items)
     }
 
+    /// As [`map`](Client::map), with the parts of each item as the function's arguments.
+    pub fn starmap<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, Items<I::IntoIter>, R> {
+        self.map(function, items).star()
+    }
+
     /// Calls `function` once for each chunk of a file, its only argument, over all workers of the
     /// pool: each maps its own chunk into memory, and this side reads nothing of it. [`MapFile`]
     /// says how it is cut.

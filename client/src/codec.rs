@@ -1,10 +1,13 @@
 //! Values to payloads and back, with faults turned into reasons a caller can act on. What is large
 //! leaves the payload, and is found beside it; see `memory`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use clutch_protocol::attachment::Content;
 use clutch_protocol::failure::Exception;
 use clutch_protocol::limits::ATTACH_BYTES_MIN;
+use clutch_protocol::value::Value;
 use clutch_protocol::{Codec, Flags, Reason, json, plain};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IntoDeserializer as _};
 use serde::ser::{Serialize, SerializeTuple as _, Serializer};
@@ -123,12 +126,12 @@ fn unfit<T>(path: String, error: &dyn std::fmt::Display) -> Reason {
 pub(crate) enum Results<R> {
     /// Every item has a result.
     All(Vec<R>),
-    /// Some have failed.
-    Mixed(Vec<Result<R, Box<Reason>>>),
+    /// Some have failed, and some were skipped, which is none.
+    Mixed(Vec<Option<Result<R, Box<Reason>>>>),
 }
 
-/// Decodes the answer to a chunk of `items` items: one result or exception for each. An item that
-/// does not fit the caller's type fails alone.
+/// Decodes the answer to a chunk of `items` items: one result or exception for each, or word that
+/// it was skipped. An item that does not fit the caller's type fails alone.
 pub(crate) fn decode_items<R: DeserializeOwned>(
     codec: Codec,
     flags: Flags,
@@ -136,28 +139,124 @@ pub(crate) fn decode_items<R: DeserializeOwned>(
     items: usize,
 ) -> Result<Results<R>, Reason> {
     let fault = |detail| Err(Reason::Protocol { detail });
-    let miscounted =
-        |found| fault(format!("a chunk of {items} items was answered with {found} results"));
-    let (mut results, failures) = if flags.has(Flags::ITEMS) {
-        // Where an item failed stands `None`, which the caller's type need not be able to hold.
-        decode_apart(codec, payload, attached)?
-    } else {
-        match decode::<Vec<R>>(codec, payload, attached) {
-            Ok(results) if results.len() == items => return Ok(Results::All(results)),
-            Ok(results) => return miscounted(results.len()),
-            Err(_) => (decode_list(codec, payload, attached)?, Vec::new()),
+    if !flags.has(Flags::ITEMS) {
+        let results = match decode::<Vec<R>>(codec, payload, attached) {
+            Ok(results) => Results::All(results),
+            Err(_) => Results::Mixed(
+                decode_list(codec, payload, attached)?.into_iter().map(Some).collect(),
+            ),
+        };
+        let found = match &results {
+            Results::All(results) => results.len(),
+            Results::Mixed(results) => results.len(),
+        };
+        if found != items {
+            return fault(format!("a chunk of {items} items was answered with {found} results"));
         }
-    };
-    if results.len() != items {
-        return miscounted(results.len());
+        return Ok(results);
     }
-    for (index, exception) in failures {
-        match usize::try_from(index).ok().and_then(|index| results.get_mut(index)) {
-            Some(result) => *result = Err(Box::new(reason_of(exception))),
-            None => return fault(format!("item {index} of a chunk of {items} failed")),
+    let Apart { results, failures, skipped } = decode_apart(codec, payload, attached)?;
+    let found = results.len() + failures.len() + skipped.len();
+    if found != items {
+        return fault(format!("a chunk of {items} items was answered for {found}"));
+    }
+    let mut without: BTreeMap<u64, Option<Box<Reason>>> =
+        skipped.into_iter().map(|index| (index, None)).collect();
+    let failures = failures.into_iter();
+    without.extend(failures.map(|(index, why)| (index, Some(Box::new(reason_of(why))))));
+    let mut results = results.into_iter();
+    let mut all = Vec::with_capacity(items);
+    for index in 0..items as u64 {
+        match without.remove(&index) {
+            Some(reason) => all.push(reason.map(Err)),
+            None => all.extend(results.next().map(Some)),
         }
     }
-    Ok(Results::Mixed(results))
+    match all.len() == items && without.is_empty() {
+        true => Ok(Results::Mixed(all)),
+        false => fault(format!("a chunk of {items} items was answered twice for one")),
+    }
+}
+
+/// What came of the folding of a chunk.
+#[derive(Debug)]
+pub(crate) enum Folded {
+    /// This; nothing when every item was skipped.
+    Partial(Option<Piece>),
+    /// An item has failed: which, and why.
+    Failed(u64, Box<Reason>),
+}
+
+/// A value as it came, to be sent on.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    Plain(Value),
+    Json(Box<RawValue>),
+}
+
+/// Decodes the answer to a chunk that was folded.
+pub(crate) fn decode_folded(
+    codec: Codec,
+    flags: Flags,
+    (payload, attached): (&[u8], Option<&Received>),
+) -> Result<Folded, Reason> {
+    if flags.has(Flags::ITEMS) {
+        let Apart { failures, .. } = decode_apart::<Value>(codec, payload, attached)?;
+        let first = failures.into_iter().next();
+        return match first {
+            Some((index, why)) => Ok(Folded::Failed(index, Box::new(reason_of(why)))),
+            None => Ok(Folded::Partial(None)),
+        };
+    }
+    let mut pieces = decode_pieces(codec, payload, attached)?;
+    match pieces.len() {
+        0 | 1 => Ok(Folded::Partial(pieces.pop())),
+        found => Err(Reason::Protocol {
+            detail: format!("the items of a chunk were folded into {found} results, not one"),
+        }),
+    }
+}
+
+/// Takes a list apart without knowing what is in it.
+pub(crate) fn decode_pieces(
+    codec: Codec,
+    payload: &[u8],
+    attached: Option<&Received>,
+) -> Result<Vec<Piece>, Reason> {
+    Ok(match codec {
+        Codec::Json => {
+            let items: Vec<Box<RawValue>> = decode(codec, payload, None)?;
+            items.into_iter().map(Piece::Json).collect()
+        }
+        _ => {
+            decode::<Vec<Value>>(codec, payload, attached)?.into_iter().map(Piece::Plain).collect()
+        }
+    })
+}
+
+impl Serialize for Piece {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Piece::Plain(value) => value.serialize(serializer),
+            Piece::Json(text) => text.serialize(serializer),
+        }
+    }
+}
+
+impl Piece {
+    /// The value as the caller wants it.
+    pub(crate) fn decode<R: DeserializeOwned>(&self) -> Result<R, Reason> {
+        match self {
+            Piece::Plain(value) => decode_value(value),
+            Piece::Json(text) => decode_text(text),
+        }
+        .map_err(|reason| *reason)
+    }
+}
+
+fn decode_value<R: DeserializeOwned>(item: &Value) -> Result<R, Box<Reason>> {
+    let bytes = plain::to_vec(item).map_err(|error| unfit::<R>(String::new(), &error))?;
+    decode(Codec::Plain, &bytes, None).map_err(Box::new)
 }
 
 /// Why an item failed. Two reasons that are no exceptions travel with the fields of one.
@@ -176,18 +275,32 @@ fn reason_of(mut exception: Exception) -> Reason {
 type Failures = Vec<(u64, Exception)>;
 type Mixed<R> = Vec<Result<R, Box<Reason>>>;
 
-/// The slow way, item by item, for chunks in which something is wrong.
+/// What a chunk in which some have no result is answered with.
+struct Apart<R> {
+    /// Of those that have one, in their order.
+    results: Mixed<R>,
+    failures: Failures,
+    skipped: Vec<u64>,
+}
+
 fn decode_apart<R: DeserializeOwned>(
     codec: Codec,
     payload: &[u8],
     attached: Option<&Received>,
-) -> Result<(Mixed<R>, Failures), Reason> {
+) -> Result<Apart<R>, Reason> {
+    if let Ok((results, failures, skipped)) = decode::<(Vec<R>, _, _)>(codec, payload, attached) {
+        let results = results.into_iter().map(Ok).collect();
+        return Ok(Apart { results, failures, skipped });
+    }
+    // The slow way, item by item: one of them does not fit.
     if codec == Codec::Json {
-        let (items, failures): (Vec<Box<RawValue>>, Failures) = decode(codec, payload, None)?;
-        Ok((items.iter().map(|item| decode_text(item)).collect(), failures))
+        let (items, failures, skipped): (Vec<Box<RawValue>>, _, _) = decode(codec, payload, None)?;
+        let results = items.iter().map(|item| decode_text(item)).collect();
+        Ok(Apart { results, failures, skipped })
     } else {
-        let (items, failures): (Vec<Alone<R>>, Failures) = decode(codec, payload, attached)?;
-        Ok((items.into_iter().map(|Alone(item)| item).collect(), failures))
+        let (items, failures, skipped): (Vec<Alone<R>>, _, _) = decode(codec, payload, attached)?;
+        let results = items.into_iter().map(|Alone(item)| item).collect();
+        Ok(Apart { results, failures, skipped })
     }
 }
 
@@ -242,13 +355,13 @@ mod tests {
         assert_eq!("[]", arguments(no, NoArguments, ()));
         assert_eq!("[null]", arguments(no, ((),), ()));
         assert_eq!("[1,\"a\"]", arguments(no, (1, "a"), ()));
-        let keywords = std::collections::BTreeMap::from([("k", 1)]);
+        let keywords = BTreeMap::from([("k", 1)]);
         assert_eq!("[[],{\"k\":1}]", arguments(Flags::KEYWORDS, (), keywords));
     }
 
     #[test]
     fn what_cannot_be_encoded_is_the_callers_fault() {
-        let bad = std::collections::BTreeMap::from([(vec![1], 1)]);
+        let bad = BTreeMap::from([(vec![1], 1)]);
         let reason = encode(Codec::Json, &bad, 0).unwrap_err();
         assert_eq!("BadArguments", reason.name());
         assert_eq!("BadArguments", encode(Codec::Raw, &1, 0).unwrap_err().name());
@@ -287,22 +400,25 @@ mod tests {
         match decode_items(codec, flags, (payload, None), items).unwrap() {
             Results::All(results) => results.into_iter().map(Ok).collect(),
             Results::Mixed(results) => {
-                results.into_iter().map(|result| result.map_err(|reason| *reason)).collect()
+                let result = |result: Option<Result<R, Box<Reason>>>| result.expect("a result");
+                results.into_iter().map(|it| result(it).map_err(|reason| *reason)).collect()
             }
         }
     }
 
     #[test]
     fn items_that_failed_keep_their_places() {
-        let value = (vec![Some(1), None, Some(3)], vec![(1, exception())]);
+        let value = (vec![1, 3], vec![(1, exception())], [0; 0]);
         for codec in [Codec::Plain, Codec::Json] {
             let payload = encode(codec, &value, 0).unwrap().bytes;
             let items = decoded::<i64>(codec, Flags::ITEMS, &payload, 3);
             assert!(matches!(items[..], [Ok(1), Err(Reason::Raised(_)), Ok(3)]), "{items:?}");
             let items = decoded::<Option<i64>>(codec, Flags::ITEMS, &payload, 3);
             assert!(matches!(items[..], [Ok(Some(1)), Err(_), Ok(Some(3))]), "{items:?}");
-            let error = decode_items::<i64>(codec, Flags::ITEMS, (&payload, None), 2).unwrap_err();
-            assert_eq!("Protocol", error.name());
+            for items in [2, 4] {
+                let error = decode_items::<i64>(codec, Flags::ITEMS, (&payload, None), items);
+                assert_eq!("Protocol", error.unwrap_err().name());
+            }
         }
     }
 
@@ -318,7 +434,7 @@ mod tests {
             (1, named("clutch.Unserializable", &["result.lock", "_thread.lock", "no"])),
             (2, named("clutch.Cancelled", &[])),
         ];
-        let payload = encode(Codec::Json, &(vec![None::<i64>; 3], failures), 0).unwrap().bytes;
+        let payload = encode(Codec::Json, &([0; 0], failures, [0; 0]), 0).unwrap().bytes;
         let items = decoded::<i64>(Codec::Json, Flags::ITEMS, &payload, 3);
         let [Err(arguments), Err(Reason::Unserializable { path, .. }), Err(raised)] = &items[..]
         else {
@@ -330,13 +446,59 @@ mod tests {
 
     #[test]
     fn a_none_that_did_not_fail_fits_only_types_that_can_be_none() {
-        let value = (vec![Some(1), None], vec![(0, exception())]);
+        let value = ([None::<i64>], vec![(0, exception())], [0; 0]);
         for codec in [Codec::Plain, Codec::Json] {
             let payload = encode(codec, &value, 0).unwrap().bytes;
             let items = decoded::<i64>(codec, Flags::ITEMS, &payload, 2);
             assert!(matches!(items[..], [Err(_), Err(Reason::Unserializable { .. })]));
             let items = decoded::<Option<i64>>(codec, Flags::ITEMS, &payload, 2);
             assert!(matches!(items[..], [Err(_), Ok(None)]), "{items:?}");
+        }
+    }
+
+    #[test]
+    fn skipped_items_have_no_result_and_keep_their_places() {
+        for codec in [Codec::Plain, Codec::Json] {
+            let answer = |results: &[&str], failed: &[u64], skipped: &[u64]| {
+                let failures: Vec<_> = failed.iter().map(|at| (*at, exception())).collect();
+                let payload = encode(codec, &(results, failures, skipped), 0).unwrap();
+                decode_items::<String>(codec, Flags::ITEMS, (&payload.bytes, None), 4)
+            };
+            let Results::Mixed(items) = answer(&["a", "b"], &[2], &[0]).unwrap() else {
+                panic!("one was skipped");
+            };
+            let [None, Some(Ok(a)), Some(Err(_)), Some(Ok(b))] = &items[..] else {
+                panic!("{items:?}");
+            };
+            assert_eq!(("a", "b"), (a.as_str(), b.as_str()));
+            for (failed, skipped) in [(&[1][..], &[1][..]), (&[4], &[0]), (&[2, 2], &[])] {
+                let error = answer(&["a", "b"], failed, skipped).unwrap_err();
+                assert_eq!("Protocol", error.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_fold_gives_one_result_or_none_or_the_first_failure() {
+        for codec in [Codec::Plain, Codec::Json] {
+            let one = encode(codec, &[7], 0).unwrap().bytes;
+            let folded = decode_folded(codec, Flags::NONE, (&one, None)).unwrap();
+            let Folded::Partial(Some(piece)) = folded else { panic!("{folded:?}") };
+            assert_eq!(7, piece.decode::<i64>().unwrap());
+            assert_eq!("Unserializable", piece.decode::<String>().unwrap_err().name());
+            assert_eq!(
+                encode(codec, &[7, 7], 0).unwrap().bytes,
+                encode(codec, &[&piece, &piece], 0).unwrap().bytes
+            );
+            let none = encode(codec, &[0; 0], 0).unwrap().bytes;
+            let folded = decode_folded(codec, Flags::NONE, (&none, None)).unwrap();
+            assert!(matches!(folded, Folded::Partial(None)));
+            let two = encode(codec, &[1, 2], 0).unwrap().bytes;
+            let error = decode_folded(codec, Flags::NONE, (&two, None)).unwrap_err();
+            assert_eq!("Protocol", error.name());
+            let failed = encode(codec, &([0; 0], [(3, exception())], [0; 0]), 0).unwrap().bytes;
+            let folded = decode_folded(codec, Flags::ITEMS, (&failed, None)).unwrap();
+            assert!(matches!(folded, Folded::Failed(3, _)));
         }
     }
 

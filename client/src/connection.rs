@@ -27,6 +27,7 @@ use crate::feeding::Feeder;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
 use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
+use crate::memory::reuse::Customer;
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
 
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
     socket: UnixStream,
     owner: Owner,
     welcome: Welcome,
+    /// Keeps memory that is used again.
+    _customer: Customer,
     ids: Ids,
     pending: Mutex<Pending<oneshot::Sender<Outcome>>>,
     outbound: Mutex<Outbound>,
@@ -61,6 +64,7 @@ impl Connection {
             socket,
             owner: Owner::current(),
             welcome,
+            _customer: Customer::new(),
             ids: Ids::default(),
             pending: Mutex::default(),
             outbound: Mutex::default(),

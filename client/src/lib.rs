@@ -121,7 +121,7 @@ pub use exchange::{Beside, DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use feed::Feed;
 pub use logs::{LogBatch, LogQuery, LogTail};
-pub use map::{Chunk, ItemError, Items, Map, Ordered, Unordered};
+pub use map::{Chunk, Enumerated, ItemError, Items, Map, Ordered, Outcome, Unordered};
 pub use map_file::{
     Csv, FileChunk, FileError, FileFault, FileOrdered, FileUnordered, MapFile, MapFileError,
     ParquetFault, SourceFile, Split,

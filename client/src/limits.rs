@@ -62,7 +62,22 @@ pub(crate) const REMARKS_MAX: usize = 1_024;
 
 /// How long one chunk of a map should run: long enough to make the cost of a call (under 0.1 ms)
 /// invisible, short enough that workers end together.
-pub(crate) const CHUNK_RUN_US: u64 = 5_000;
+pub(crate) const CHUNK_RUN_US: u64 = 10_000;
+
+/// How long a chunk should run at least, even when few items are left and each worker could have
+/// one of them: a tenth of it is the cost of a call.
+pub(crate) const CHUNK_RUN_MIN_US: u64 = 1_000;
+
+/// Into how many chunks for each worker what is left is divided, over and over, when it is known
+/// how much that is. The last chunks are then so small that workers end together.
+pub(crate) const SHARES: u64 = 2;
+
+/// How many results are given out in a row before it is looked whether something can be sent. A
+/// look costs as much as a result.
+pub(crate) const QUICK_ITEMS: u32 = 64;
+
+/// How many partial results of neighbouring items are folded by one call.
+pub(crate) const FOLD_PIECES: usize = 64;
 
 /// How much larger the next chunk may be than the largest measured one.
 pub(crate) const CHUNK_GROWTH: u32 = 4;
@@ -82,7 +97,7 @@ pub(crate) const SHORT_CHUNK_US: u64 = 20_000;
 pub(crate) const CHUNKS_IN_FLIGHT: u32 = 64;
 
 /// Items of one map that may be pulled and not yet yielded, unless the caller says otherwise.
-pub(crate) const WINDOW_ITEMS: u32 = 32_768;
+pub(crate) const WINDOW_ITEMS: u32 = 65_536;
 
 /// Items of a stream that may be on their way to their reader, unless it says otherwise: enough
 /// that a worker does not wait for the way there and back, and few enough that nobody minds when
@@ -114,6 +129,19 @@ pub(crate) const HEADER_RECORD_BYTES_MAX: usize = 1 << 20;
 /// The longest footer of a Parquet file that is read. It grows with columns and row groups; one of
 /// a hundred thousand of both together has some megabytes.
 pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
+
+/// What new memory is made of huge pages: from here on, rounding up to one costs a third at most;
+/// beyond the other end, nobody has asked for all of it to be there at once.
+pub(crate) const HUGE_BYTES_MIN: u64 = 4 << 20;
+pub(crate) const HUGE_BYTES_MAX: u64 = 1 << 30;
+
+/// Copies that are sent in memory that is used again. Shorter ones are made as fast anew.
+pub(crate) const REUSED_BYTES_MIN: usize = 256 << 10;
+
+/// How much memory a process keeps for that in all, and in how many pieces: two of 100 MB, so that
+/// one can be filled while a worker lets go of the other.
+pub(crate) const REUSED_BYTES_MAX: usize = 256 << 20;
+pub(crate) const REUSED_BUFFERS_MAX: usize = 16;
 
 const _: () = assert!(CHUNK_ITEMS_MAX * 4 <= WINDOW_ITEMS);
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() > BACKLOG_WAIT[1].as_millis());

@@ -222,6 +222,12 @@ impl<C> Ready<C> {
         self
     }
 
+    /// What its caller wants beyond its answer.
+    #[cfg(test)]
+    pub(crate) fn wishes(&self) -> &Wishes {
+        &self.wishes
+    }
+
     /// With what it prints sent here.
     pub(crate) fn with_output(self, output: Option<OutputSink>) -> Ready<C> {
         Ready { output, ..self }

@@ -101,6 +101,24 @@ impl Retry {
         }
     }
 
+    /// Whether it says something about one item that cannot be said of several together.
+    pub(crate) fn is_of_one_item(&self) -> bool {
+        self.attempt_timeout.is_some() || !self.raised.is_empty()
+    }
+
+    /// Whether there is one more attempt when so many have ended with their workers' deaths.
+    pub(crate) fn survives_deaths(&self, attempts: u32) -> bool {
+        self.worker_died && attempts < self.attempts
+    }
+
+    /// What is left of it after so many attempts.
+    pub(crate) fn after(mut self, attempts: u32) -> Retry {
+        if attempts > 0 {
+            self.attempts = self.attempts.saturating_sub(attempts).max(1);
+        }
+        self
+    }
+
     fn message(&self) -> message::Retry {
         message::Retry {
             attempts: self.attempts,

@@ -137,7 +137,10 @@ fn squares_but_sevens() -> Daemon {
         if failures.is_empty() {
             Say::Payload(plain::to_vec(&results).unwrap())
         } else {
-            Say::Items(plain::to_vec(&(results, failures)).unwrap())
+            {
+                let results: Vec<u64> = results.into_iter().flatten().collect();
+                Say::Items(plain::to_vec(&(results, failures, [0; 0])).unwrap())
+            }
         }
     })
 }

@@ -216,7 +216,8 @@ def send_with(sock, data, descriptors):
     if descriptors:
         rights = array.array("i", descriptors).tobytes()
         sent = sock.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),))
-    sock.sendall(data[sent:])
+    if sent < len(data):
+        sock.sendall(data[sent:])
 
 
 class Worker:
@@ -470,6 +471,17 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == LOG and received[3] == 0, received
         return read_log(received[4])
+
+    def progress(self, call_id):
+        """The next report of progress, which has to be this call's: done, total, message."""
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == PROGRESS and received[3] == call_id, received
+        reader = Reader(received[4])
+        done = reader.take("d")
+        total = reader.take("d") if reader.take("B") else None
+        message = reader.text()
+        assert reader.at == len(reader.data) and not received[5]
+        return done, total, message
 
     def begun(self):
         """The call that the worker says it has begun last."""

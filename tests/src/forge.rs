@@ -82,7 +82,8 @@ pub fn item(id: u64, stream: u32, index: u64, json: &str) -> Vec<u8> {
 
 /// The end of a stream.
 pub fn items_end(id: u64, stream: u32, failure: &str) -> Vec<u8> {
-    let meta = wire::encode(&ItemsEnd { stream, failure: failure.to_owned() }).expect("it is short");
+    let meta =
+        wire::encode(&ItemsEnd { stream, failure: failure.to_owned() }).expect("it is short");
     frame(Kind::ItemsEnd, id, Codec::None, &meta, &[])
 }
 

@@ -208,7 +208,14 @@ fn gigabytes_pass_through_a_daemon_that_does_not_notice() {
 fn call_within(client: &mut RawClient, function: &str, json: &str, ms: u64, fd: RawFd) -> u64 {
     let id = client.next_id();
     let function = format!("carrier:{function}");
-    let call = Call { pool: "default".into(), function, timeout_ms: ms, priority: 0, retry: None, each: None };
+    let call = Call {
+        pool: "default".into(),
+        function,
+        timeout_ms: ms,
+        priority: 0,
+        retry: None,
+        each: None,
+    };
     client.send_with_descriptors(&call_attached_of(id, &call, json, 1), &[fd]).unwrap();
     id
 }
@@ -267,6 +274,57 @@ fn nothing_is_kept_of_calls_that_end_otherwise() {
         daemon.status().pools.iter().all(|pool| pool.queued + pool.running == 0)
     });
     bystander.assert_unharmed(5 * SECOND);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_closed_with_what_came_with_it() {
+    // Nothing but its answer ends the call.
+    let (daemon, oracle) = start(Daemon::builder().pool("default", |pool| {
+        pool.key("initializer", "carrier:serve").limit("interrupt", "60s")
+    }));
+    let pids = daemon.worker_pids("default");
+    let mut client = daemon.raw();
+    begin(&mut client, "give_late", "[60, 1]", &[]);
+    wait_for("it runs", 10 * SECOND, || daemon.status().pools[0].running == 1);
+    drop(client);
+    wait_for("the answer has come", 20 * SECOND, || {
+        daemon.counter("default", "late_answers_dropped") == 1
+    });
+    assert_free(&daemon);
+    assert_eq!(pids, daemon.worker_pids("default"));
+    oracle.judge(daemon);
+}
+
+#[test]
+fn no_process_that_is_started_meanwhile_inherits_what_is_held() {
+    let (daemon, oracle) = start(carriers().pool("quiet", |pool| pool));
+    let mut client = daemon.raw();
+    let memory = sealed(1);
+    begin(&mut client, "sleep", "[1.5]", &[memory.as_raw_fd(); 64]);
+    begin(&mut client, "sleep", "[0]", &[memory.as_raw_fd(); 64]);
+    wait_for("they are held", 10 * SECOND, || daemon.status().daemon.descriptors_attached == 128);
+    let victim = daemon.worker_pids("quiet")[0];
+    kill(victim);
+    wait_for("another worker is born", 20 * SECOND, || {
+        daemon.status().pools.iter().any(|pool| {
+            pool.name == "quiet"
+                && pool.workers.iter().all(|it| it.state == "ready" && it.pid != victim)
+        })
+    });
+    let holders: Vec<_> = daemon
+        .descendants()
+        .into_iter()
+        .filter(|it| descriptor_list(it.pid).values().any(|target| target.contains(NAME)))
+        .map(|it| it.pid)
+        .collect();
+    let carrier = daemon.worker_pids("default");
+    assert!(holders.iter().all(|pid| carrier.contains(pid)), "{holders:?} but for {carrier:?}");
+    for _ in 0..2 {
+        assert_eq!(Kind::Result, client.read(PATIENCE).unwrap().header.kind);
+    }
+    drop(client);
+    assert_free(&daemon);
     oracle.judge(daemon);
 }
 

@@ -98,8 +98,8 @@ def serve():
             os._exit(0)
         if fields[4] != KIND_RUN:
             os._exit(9)
-        name = meta[16:].decode()
-        module, function = name.split(":")
+        (length,) = struct.unpack_from("<Q", meta, 8)
+        module, function = meta[16 : 16 + length].decode().split(":")
         if module == "carrier":
             globals()[function](wire, fields[2], fields[5], payload, descriptors)
         else:
@@ -176,6 +176,13 @@ def give(wire, run, _flags, payload, _descriptors):
     attach(wire, run, b"null", own)
     for fd in own:
         os.close(fd)
+
+
+def give_late(wire, run, flags, payload, descriptors):
+    """The same, after half a second, whoever still wants it."""
+    begin(run)
+    time.sleep(0.5)
+    give(wire, run, flags, payload, descriptors)
 
 
 def give_and_die(wire, run, flags, payload, descriptors):

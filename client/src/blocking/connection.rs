@@ -32,6 +32,7 @@ use crate::feed::Sources;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
 use crate::outbound::{is_crowded, write_with};
+use crate::memory::reuse::Customer;
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink};
 
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     pub(super) socket: UnixStream,
     owner: Owner,
     welcome: Welcome,
+    /// Keeps memory that is used again.
+    _customer: Customer,
     ids: Ids,
     /// Frames never interleave.
     pub(super) writing: Turns,
@@ -75,6 +78,7 @@ impl Connection {
             socket,
             owner: Owner::current(),
             welcome,
+            _customer: Customer::new(),
             ids: Ids::default(),
             writing: Turns::default(),
             desk: Mutex::default(),

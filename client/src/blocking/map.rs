@@ -40,7 +40,8 @@ where
         let welcome = map.client.welcome();
         let limits = (welcome.payload_bytes_max, welcome.in_flight_max);
         Driver {
-            plan: Plan::new(map.settings, order, limits.0, limits.1).for_workers(welcome),
+            plan: Plan::new(map.settings, order, map.skipped, limits.0, limits.1)
+                .for_workers(welcome),
             client: map.client,
             source: map.source,
             pulled: Vec::new(),
@@ -73,6 +74,7 @@ where
         if self.pulled.len() < items as usize {
             self.plan.exhaust();
         }
+        self.plan.expect(self.source.size_hint());
         if !self.pulled.is_empty() {
             self.plan.push(&self.pulled);
             self.pulled.clear();
@@ -81,8 +83,7 @@ where
 
     fn send(&mut self, parcel: Parcel) {
         let settings = self.plan.settings();
-        let payload = parcel.payload.clone();
-        let mut ready = settings.ready((), payload);
+        let mut ready = settings.ready((), &parcel);
         let output = ready.output.take();
         let connection = &self.client.connection;
         let posted = ready
@@ -157,9 +158,28 @@ where
         Ordered(Driver::new(self, Order::Items))
     }
 
+    /// Results in the order of the items, each with the index of its item.
+    pub fn enumerated(self) -> Enumerated<I, R> {
+        Enumerated(Driver::new(self, Order::Items))
+    }
+
     /// Results as they are done, each with the index of its item.
     pub fn unordered(self) -> Unordered<I, R> {
         Unordered(Driver::new(self, Order::Done))
+    }
+
+    /// One result of all: `fold` (`module:qualname`) is a function of two, what came of the items
+    /// so far and of the next ones. It is called by the workers, for the items of a chunk where
+    /// they are and then for what came of chunks, always with neighbours in the order of the items.
+    /// So it must be associative (`operator:add`, `builtins:max`, one that concatenates), and need
+    /// not be commutative; and it takes what it gives. None without items, or if all were skipped.
+    ///
+    /// # Errors
+    ///
+    /// The first item that was seen to fail; or, when it was folding that failed, the first of
+    /// those that were being folded. What was still under way is cancelled.
+    pub fn reduce(self, fold: impl Into<String>) -> Result<Option<R>, ItemError> {
+        self.folding(fold).ordered().next().transpose()
     }
 
     /// All results, in the order of the items.
@@ -187,6 +207,23 @@ where
     fn next(&mut self) -> Option<Self::Item> {
         let (index, result) = self.0.next()?;
         Some(result.map_err(|failure| ItemError { index, failure }))
+    }
+}
+
+/// A map under way, with results in the order of the items, each with the index of its item.
+#[must_use = "a map does nothing until it is iterated"]
+pub struct Enumerated<I: Iterator, R>(Driver<I, R>);
+
+impl<I, R> Iterator for Enumerated<I, R>
+where
+    I: Iterator,
+    I::Item: Serialize,
+    R: DeserializeOwned,
+{
+    type Item = (u64, Result<R, Failure>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
     }
 }
 

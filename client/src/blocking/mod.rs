@@ -31,7 +31,7 @@ use clutch_protocol::{Failure, Frame, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use map::{Ordered, Unordered};
+pub use map::{Enumerated, Ordered, Unordered};
 pub use map_file::{FileOrdered, FileUnordered};
 pub use stream::ItemStream;
 
@@ -154,6 +154,15 @@ impl Client {
         items: I,
     ) -> Map<Client, I::IntoIter, R> {
         Map::new(self.clone(), function, items.into_iter())
+    }
+
+    /// As [`map`](Client::map), with the parts of each item as the function's arguments.
+    pub fn starmap<I: IntoIterator, R>(
+        &self,
+        function: impl Into<String>,
+        items: I,
+    ) -> Map<Client, I::IntoIter, R> {
+        self.map(function, items).star()
     }
 
     /// Calls `function` once for each chunk of a file, its only argument, over all workers of the

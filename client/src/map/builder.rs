@@ -6,15 +6,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use clutch_protocol::message::Apply;
 use clutch_protocol::{Codec, Failure};
 use futures_core::Stream;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::settings::{Chunk, Settings};
-use super::stream::{Ordered, Unordered};
+use super::stream::{Enumerated, Ordered, Unordered};
 use crate::client::Client;
 use crate::pending::OutputChunk;
 use crate::retry::Retry;
@@ -25,14 +26,34 @@ use crate::retry::Retry;
 pub struct ItemError {
     /// Which one, counted from 0.
     pub index: u64,
-    /// How. When the function raised, the exception is that item's own. When a chunk of several
-    /// items failed as a whole (its worker died, it timed out), all of them have that failure, and
-    /// any of them may have run; [`Chunk::Fixed`] with 1 keeps items apart.
+    /// How. When the function raised, the exception is that item's own. When a worker died, the
+    /// item that it was at has that failure, and so have those before it in the same chunk, which
+    /// had ended: their results died with it. Those behind it run elsewhere. When it is not known
+    /// which item it was at, or when a chunk timed out, all of them have that failure, and any may
+    /// have run. [`Chunk::Fixed`] with 1 keeps items apart, and so does a timeout or a retry.
     #[source]
     pub failure: Failure,
 }
 
+/// What came of an item; see [`Map::outcomes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Outcome<R> {
+    /// This.
+    Result(R),
+    /// The function returned `clutch.SKIP`.
+    Skipped,
+}
+
+impl<'de, R: Deserialize<'de>> Deserialize<'de> for Outcome<R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        R::deserialize(deserializer).map(Outcome::Result)
+    }
+}
+
 /// A function to be called once for each item; not begun yet.
+///
+/// An item for which the function returns `clutch.SKIP` has no result: it is left out. So a map can
+/// filter as well.
 ///
 /// Items travel in chunks, so that a call's cost is shared by many small ones. At most
 /// [`window`](Map::window) items are pulled and not yet yielded, so memory is bounded and the
@@ -45,12 +66,35 @@ pub struct Map<C, S, R> {
     pub(crate) client: C,
     pub(crate) source: S,
     pub(crate) settings: Settings,
+    /// What stands for an item that was skipped, where such are to be given out.
+    pub(crate) skipped: Option<fn() -> R>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<C, S, R> Map<C, S, R> {
     pub(crate) fn new(client: C, function: impl Into<String>, source: S) -> Map<C, S, R> {
-        Map { client, source, settings: Settings::new(function), result: PhantomData }
+        let settings = Settings::new(function);
+        Map { client, source, settings, skipped: None, result: PhantomData }
+    }
+
+    /// Calls the function with the parts of each item as its arguments: an item is a tuple, or
+    /// whatever else is a list in Python.
+    pub fn star(mut self) -> Self {
+        self.settings.apply = Apply::Star;
+        self
+    }
+
+    /// Tells of items that were skipped, too, instead of leaving them out.
+    pub fn outcomes(self) -> Map<C, S, Outcome<R>> {
+        let Map { client, source, settings, .. } = self;
+        Map { client, source, settings, skipped: Some(|| Outcome::Skipped), result: PhantomData }
+    }
+
+    /// As a map that is reduced, whose results are partial ones.
+    pub(crate) fn folding(mut self, fold: impl Into<String>) -> Self {
+        self.settings.fold = Some(fold.into());
+        self.skipped = None;
+        self
     }
 
     /// Sends the calls to this pool instead of [`DEFAULT_POOL`](crate::DEFAULT_POOL).
@@ -118,9 +162,28 @@ where
         Ordered::new(self)
     }
 
+    /// Results in the order of the items, each with the index of its item.
+    pub fn enumerated(self) -> Enumerated<S, R> {
+        Enumerated::new(self)
+    }
+
     /// Results as they are done, each with the index of its item.
     pub fn unordered(self) -> Unordered<S, R> {
         Unordered::new(self)
+    }
+
+    /// One result of all: `fold` (`module:qualname`) is a function of two, what came of the items
+    /// so far and of the next ones. It is called by the workers, for the items of a chunk where
+    /// they are and then for what came of chunks, always with neighbours in the order of the items.
+    /// So it must be associative (`operator:add`, `builtins:max`, one that concatenates), and need
+    /// not be commutative; and it takes what it gives. None without items, or if all were skipped.
+    ///
+    /// # Errors
+    ///
+    /// The first item that was seen to fail; or, when it was folding that failed, the first of
+    /// those that were being folded. What was still under way is cancelled.
+    pub async fn reduce(self, fold: impl Into<String>) -> Result<Option<R>, ItemError> {
+        self.folding(fold).ordered().next().await.transpose()
     }
 
     /// All results, in the order of the items.

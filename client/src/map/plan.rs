@@ -5,6 +5,7 @@
 //!   items ──pull──► push ──encode──► to_send ──step: Send──► driver ═══► daemon
 //!                                      ▲ resend                │
 //!   caller ◄──step: Item── done ◄──decode── answered ◄─────────┘
+//!                     └─── folder, of a map that is reduced: pieces to be folded are sent, too
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,12 +17,16 @@ use clutch_protocol::{Failure, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::answers::{Answers, Rest};
+use super::fold::{Folder, Run};
 use super::settings::{Chunk, Settings};
 use super::sizer::Sizer;
-use crate::codec::{Results, decode_items, encode};
+use crate::codec::{Folded, Results, decode_folded, decode_items, encode};
 use crate::exchange::{Reply, Trouble};
-use crate::limits::{CHUNKS_IN_FLIGHT, RESEND_WAIT, RESENDS_MAX, SHORT_CHUNK_US};
+use crate::limits::{CHUNKS_IN_FLIGHT, QUICK_ITEMS, SHORT_CHUNK_US};
 use crate::memory::Body;
+
+mod losses;
 
 /// In which order results come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,17 +37,43 @@ pub(crate) enum Order {
     Done,
 }
 
+/// What is in a parcel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Items.
+    Items,
+    /// What has come of neighbouring items, to be folded.
+    Pieces,
+}
+
 /// Items on their way.
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
-    /// The index of the first.
+    /// The index of the first item.
     pub(crate) first: u64,
-    /// How many there are.
-    pub(crate) items: u32,
+    /// The index behind that of the last one.
+    end: u64,
+    pub(crate) content: Content,
     /// The list of them, encoded.
     pub(crate) payload: Body,
-    /// How often it was sent again.
+    /// How often it was sent again, never having begun.
     resends: u32,
+    /// How many attempts it has behind it.
+    pub(crate) tries: u32,
+    /// Whether it is the one item that a worker has died with.
+    pub(crate) has_killed: bool,
+}
+
+impl Parcel {
+    fn new(first: u64, end: u64, content: Content, payload: Body) -> Parcel {
+        assert!(first < end, "a parcel has items");
+        Parcel { first, end, content, payload, resends: 0, tries: 0, has_killed: false }
+    }
+
+    /// How many items it has, or stands for.
+    pub(crate) fn items(&self) -> u64 {
+        self.end - self.first
+    }
 }
 
 /// What to do next.
@@ -62,41 +93,12 @@ pub(crate) enum Step<R> {
     Done,
 }
 
-/// The results of one chunk that were not given out yet.
-struct Answers<R> {
-    next: u64,
-    results: Rest<R>,
-}
-
-enum Rest<R> {
-    All(std::vec::IntoIter<R>),
-    Mixed(std::vec::IntoIter<Result<R, Box<Failure>>>),
-    /// This many items share one failure.
-    Failed(u32, Box<Failure>),
-}
-
-impl<R> Iterator for Answers<R> {
-    type Item = (u64, Result<R, Failure>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let result = match &mut self.results {
-            Rest::All(results) => Ok(results.next()?),
-            Rest::Mixed(results) => results.next()?.map_err(|failure| *failure),
-            Rest::Failed(0, _) => return None,
-            Rest::Failed(items, failure) => {
-                *items -= 1;
-                Err((**failure).clone())
-            }
-        };
-        self.next += 1;
-        Some((self.next - 1, result))
-    }
-}
-
 /// The state of one map.
 pub(crate) struct Plan<R> {
     settings: Settings,
     order: Order,
+    /// What stands for an item that was skipped, where such are to be given out.
+    skipped: Option<fn() -> R>,
     sizer: Sizer,
     payload_bytes_max: u64,
     attached_bytes_max: u64,
@@ -111,35 +113,41 @@ pub(crate) struct Plan<R> {
     done: BTreeMap<u64, Rest<R>>,
     /// The answered chunk that is being given out.
     current: Option<Answers<R>>,
+    /// How many results may be given out before anything else is looked at.
+    quick: u32,
     /// Items pulled so far, which is the next item's index.
     pulled: u64,
+    /// Items given out so far or, of a map that is reduced, folded into a piece.
     yielded: u64,
+    /// How many the source still has, if it knows.
+    left: Option<u64>,
     /// Pulls that may precede giving out results that are there. Without it, a caller that is busy
     /// with a large chunk's results would leave workers without work.
     credit: u32,
     exhausted: bool,
     pause: Option<Duration>,
+    /// Of a map that is reduced: what came of its items.
+    folder: Folder,
+    /// Of a map that is reduced: the item that has ended it, and how.
+    broken: Option<(u64, Box<Failure>)>,
+    /// Whether that was told, so that nothing else is.
+    is_over: bool,
 }
 
 impl<R: DeserializeOwned> Plan<R> {
     pub(crate) fn new(
         settings: Settings,
         order: Order,
+        skipped: Option<fn() -> R>,
         payload_bytes_max: u32,
         in_flight_max: u32,
     ) -> Plan<R> {
-        let window = settings.window.get();
-        let items_max = match settings.chunk {
-            Chunk::Fixed(items) => items.get().min(window),
-            Chunk::Auto if settings.timeout.is_some() || settings.wishes.retry.is_some() => 1,
-            // A quarter, so that there is always a chunk to work on while another comes back.
-            Chunk::Auto => (window / 4).max(1),
-        };
         let chunks_max = CHUNKS_IN_FLIGHT.min(in_flight_max).max(1);
         Plan {
-            sizer: Sizer::new(items_max),
+            sizer: Sizer::new(settings.chunk_items_max()),
             settings,
             order,
+            skipped,
             payload_bytes_max: payload_bytes_max.into(),
             attached_bytes_max: 0,
             chunks_max,
@@ -149,11 +157,16 @@ impl<R: DeserializeOwned> Plan<R> {
             to_send: VecDeque::new(),
             done: BTreeMap::new(),
             current: None,
+            quick: 0,
             pulled: 0,
             yielded: 0,
+            left: None,
             credit: chunks_max,
             exhausted: false,
             pause: None,
+            folder: Folder::default(),
+            broken: None,
+            is_over: false,
         }
     }
 
@@ -185,6 +198,17 @@ impl<R: DeserializeOwned> Plan<R> {
 
     /// What to do next. `may_pull` is false while the source has said that it has nothing yet.
     pub(crate) fn step(&mut self, may_pull: bool) -> Step<R> {
+        if self.quick > 0 {
+            self.quick -= 1;
+            if let Some((index, result)) = self.take_item() {
+                return Step::Item(index, result);
+            }
+            self.quick = 0;
+        }
+        if let Some((index, failure)) = self.broken.take() {
+            self.give_up();
+            return Step::Item(index, Err(*failure));
+        }
         if self.in_flight < self.chunks_allowed()
             && self.pause.is_none()
             && let Some(parcel) = self.to_send.pop_front()
@@ -198,7 +222,8 @@ impl<R: DeserializeOwned> Plan<R> {
             return Step::Pull(pull);
         }
         if let Some((index, result)) = self.take_item() {
-            self.yielded += 1;
+            // Until the next answer is heard, only the window changes, and a little late will do.
+            self.quick = QUICK_ITEMS;
             return Step::Item(index, result);
         }
         if pull > 0 {
@@ -210,8 +235,35 @@ impl<R: DeserializeOwned> Plan<R> {
         if self.in_flight > 0 || !self.exhausted {
             return Step::Wait;
         }
-        assert_eq!(self.pulled, self.yielded, "every item pulled is given out");
-        Step::Done
+        assert!(self.to_send.is_empty(), "what can be sent is sent before the end");
+        self.end()
+    }
+
+    /// Nothing is under way, and nothing is left to be sent.
+    fn end(&mut self) -> Step<R> {
+        let Some(run) = self.folder.last() else {
+            assert_eq!(self.pulled, self.yielded, "every item pulled is given out");
+            return Step::Done;
+        };
+        match &run.pieces[..] {
+            [] => Step::Done,
+            [one] => {
+                let failure = |reason| self.settings.target.failure(Trouble::sent(0, reason));
+                Step::Item(run.first, one.decode().map_err(failure))
+            }
+            _ => {
+                self.send_run(&run);
+                self.step(false)
+            }
+        }
+    }
+
+    /// Nothing more is sent, or given out.
+    fn give_up(&mut self) {
+        (self.is_over, self.exhausted) = (true, true);
+        self.to_send.clear();
+        self.folder = Folder::default();
+        self.yielded = self.pulled;
     }
 
     /// How many items to pull now: a whole chunk or, unless nothing is under way, none.
@@ -227,21 +279,38 @@ impl<R: DeserializeOwned> Plan<R> {
     }
 
     fn chunk_items(&self) -> u32 {
-        match self.settings.chunk {
-            Chunk::Fixed(items) => items.get().min(self.settings.window.get()),
-            Chunk::Auto => self.sizer.items(),
+        match (self.settings.chunk, self.left) {
+            (Chunk::Fixed(_), _) => self.settings.chunk_items_max(),
+            (Chunk::Auto, None) => self.sizer.items(),
+            (Chunk::Auto, Some(left)) => {
+                self.sizer.items().min(self.sizer.share(left, self.workers.unwrap_or(1)))
+            }
         }
     }
 
+    /// The next item that is not skipped, or that the caller wants to know of all the same.
     fn take_item(&mut self) -> Option<(u64, Result<R, Failure>)> {
-        if let Some(item) = self.current.as_mut().and_then(Answers::next) {
-            return Some(item);
+        loop {
+            let Some((index, result)) = self.current.as_mut().and_then(Answers::next) else {
+                let (next, results) = match self.order {
+                    Order::Items => (self.yielded, self.done.remove(&self.yielded)?),
+                    Order::Done => self.done.pop_first()?,
+                };
+                self.current = Some(Answers::new(next, results));
+                continue;
+            };
+            self.yielded += 1;
+            match (result, self.skipped) {
+                (Some(result), _) => return Some((index, result)),
+                (None, Some(skipped)) => return Some((index, Ok(skipped()))),
+                (None, None) => {}
+            }
         }
-        let (next, results) = match self.order {
-            Order::Items => (self.yielded, self.done.remove(&self.yielded)?),
-            Order::Done => self.done.pop_first()?,
-        };
-        self.current.insert(Answers { next, results }).next()
+    }
+
+    /// Hears how many items the source still has, as its `size_hint` says.
+    pub(crate) fn expect(&mut self, (least, most): (usize, Option<usize>)) {
+        self.left = (Some(least) == most).then_some(least as u64);
     }
 
     /// The source has no more items, or nobody is left to send them to.
@@ -251,10 +320,9 @@ impl<R: DeserializeOwned> Plan<R> {
 
     /// Takes pulled items in and encodes them.
     pub(crate) fn push<A: Serialize>(&mut self, items: &[A]) {
-        let count = u32::try_from(items.len()).expect("a pull is bounded");
-        assert!(count > 0, "an empty pull is not pushed");
+        assert!(!items.is_empty(), "an empty pull is not pushed");
         let first = self.pulled;
-        self.pulled += u64::from(count);
+        self.pulled += items.len() as u64;
         assert!(
             self.pulled - self.yielded <= u64::from(self.settings.window.get()),
             "the window bounds what was pulled and not given out"
@@ -266,410 +334,112 @@ impl<R: DeserializeOwned> Plan<R> {
     /// at fault stands alone.
     fn encode<A: Serialize>(&mut self, first: u64, items: &[A]) {
         let count = u32::try_from(items.len()).expect("a pull is bounded");
-        let reason = match encode(self.settings.codec, &items, self.attached_bytes_max) {
-            Ok(payload) if payload.len() as u64 <= self.payload_bytes_max => {
+        match self.encoded(&items) {
+            Ok(payload) => {
                 let beside = usize::try_from(payload.beside).unwrap_or(usize::MAX);
                 self.sizer.encoded(count, payload.len().saturating_add(beside));
-                let parcel = Parcel { first, items: count, payload, resends: 0 };
-                self.to_send.push_back(parcel);
-                return;
+                let end = first + u64::from(count);
+                self.to_send.push_back(Parcel::new(first, end, Content::Items, payload));
             }
-            Ok(payload) => Reason::TooLarge {
-                what: Payload::Arguments,
-                bytes: payload.len() as u64,
-                limit: self.payload_bytes_max,
-            },
-            Err(reason) => reason,
-        };
-        if let [_] = items {
-            let failure = self.settings.target.failure(Trouble::unsent(reason));
-            self.done.insert(first, Rest::Failed(1, Box::new(failure)));
-        } else {
-            let (head, tail) = items.split_at(items.len() / 2);
-            self.encode(first, head);
-            self.encode(first + head.len() as u64, tail);
+            Err(reason) if items.len() == 1 => {
+                let failure = self.settings.target.failure(Trouble::unsent(reason));
+                self.lose(first, 1, failure);
+            }
+            Err(_) => {
+                let (head, tail) = items.split_at(items.len() / 2);
+                self.encode(first, head);
+                self.encode(first + head.len() as u64, tail);
+            }
         }
+    }
+
+    fn encoded<T: Serialize>(&self, value: &T) -> Result<Body, Reason> {
+        let payload = encode(self.settings.codec, value, self.attached_bytes_max)?;
+        let (bytes, limit) = (payload.len() as u64, self.payload_bytes_max);
+        if bytes > limit {
+            return Err(Reason::TooLarge { what: Payload::Arguments, bytes, limit });
+        }
+        Ok(payload)
     }
 
     /// Takes in what became of a chunk.
     pub(crate) fn answered(&mut self, parcel: Parcel, answer: Result<Reply, Failure>) {
         assert!(self.in_flight > 0, "only what was sent is answered");
         self.in_flight -= 1;
+        self.quick = 0;
+        if self.is_over {
+            return;
+        }
         self.credit = (self.credit + 2).min(self.chunks_max);
         match answer {
             Ok(reply) => {
                 self.chunks_now = (self.chunks_now + 1).min(self.chunks_max);
-                self.sizer.ran(parcel.items, reply.answer.phases.run_us);
-                self.done.insert(parcel.first, self.decode(&parcel, &reply));
+                if parcel.content == Content::Items {
+                    self.sizer.ran(parcel.items(), reply.answer.phases.run_us);
+                }
+                self.take_in(&parcel, &reply);
             }
             Err(failure) if self.may_resend(&parcel, &failure) => self.resend(parcel, &failure),
-            Err(failure) => {
-                self.done.insert(parcel.first, Rest::Failed(parcel.items, Box::new(failure)));
+            Err(failure) => self.failed(parcel, failure),
+        }
+    }
+
+    fn take_in(&mut self, parcel: &Parcel, reply: &Reply) {
+        if self.settings.fold.is_none() {
+            let results = self.decode(parcel, reply);
+            self.done.insert(parcel.first, results);
+            return;
+        }
+        let payload = (&reply.payload[..], reply.attached.get());
+        match decode_folded(reply.codec, reply.flags, payload) {
+            Ok(Folded::Partial(piece)) => {
+                if parcel.content == Content::Items {
+                    self.yielded += parcel.items();
+                }
+                if let Some(run) = self.folder.insert(parcel.first, parcel.end, piece) {
+                    self.send_run(&run);
+                }
+            }
+            Ok(Folded::Failed(at, reason)) => {
+                let index = parcel.first + at.min(parcel.items() - 1);
+                self.break_off(index, self.failure_in(reply, *reason));
+            }
+            Err(reason) => self.break_off(parcel.first, self.failure_in(reply, reason)),
+        }
+    }
+
+    /// Has pieces folded.
+    fn send_run(&mut self, run: &Run) {
+        match self.encoded(&run.pieces) {
+            Ok(payload) => self.enqueue(Parcel::new(run.first, run.end, Content::Pieces, payload)),
+            Err(reason) => {
+                let failure = self.settings.target.failure(Trouble::unsent(reason));
+                self.break_off(run.first, failure);
             }
         }
+    }
+
+    fn failure_in(&self, reply: &Reply, reason: Reason) -> Failure {
+        let trouble = Trouble::sent(reply.answer.call, reason);
+        Failure { phases: reply.answer.phases, ..self.settings.target.failure(trouble) }
     }
 
     fn decode(&self, parcel: &Parcel, reply: &Reply) -> Rest<R> {
-        let failure = |reason| {
-            let trouble = Trouble::sent(reply.answer.call, reason);
-            Box::new(Failure {
-                phases: reply.answer.phases,
-                ..self.settings.target.failure(trouble)
-            })
-        };
+        let items = u32::try_from(parcel.items()).expect("a pull is bounded");
+        let failure = |reason| Box::new(self.failure_in(reply, reason));
         let payload = (&reply.payload[..], reply.attached.get());
-        match decode_items(reply.codec, reply.flags, payload, parcel.items as usize) {
+        match decode_items(reply.codec, reply.flags, payload, items as usize) {
             Ok(Results::All(results)) => Rest::All(results.into_iter()),
             Ok(Results::Mixed(results)) => {
                 let results = results.into_iter();
-                let results = results.map(|result| result.map_err(|reason| failure(*reason)));
+                let results = results
+                    .map(|result| result.map(|result| result.map_err(|reason| failure(*reason))));
                 Rest::Mixed(results.collect::<Vec<_>>().into_iter())
             }
-            Err(reason) => Rest::Failed(parcel.items, failure(reason)),
+            Err(reason) => Rest::Failed(items, failure(reason)),
         }
-    }
-
-    /// Whether sending it again is safe, may help, and was not tried too often.
-    fn may_resend(&self, parcel: &Parcel, failure: &Failure) -> bool {
-        !failure.started
-            && parcel.resends < RESENDS_MAX
-            && matches!(failure.reason, Reason::QueueFull { .. } | Reason::WorkerDied(_))
-    }
-
-    fn resend(&mut self, mut parcel: Parcel, failure: &Failure) {
-        let full = matches!(failure.reason, Reason::QueueFull { .. });
-        if full {
-            self.chunks_now = (self.chunks_now / 2).max(1);
-        }
-        if full && self.in_flight > 0 {
-            // Our own chunks make room when they are answered, so this one costs no try.
-        } else {
-            if full {
-                let pause = RESEND_WAIT[0] * 2_u32.saturating_pow(parcel.resends);
-                self.pause = Some(pause.min(RESEND_WAIT[1]));
-            }
-            parcel.resends += 1;
-        }
-        // Before later items, so that ordered results do not pile up behind it.
-        let at = self.to_send.partition_point(|other| other.first < parcel.first);
-        self.to_send.insert(at, parcel);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use bytes::Bytes;
-    use clutch_protocol::failure::{Cause, Certificate};
-    use clutch_protocol::message::{Answer, Phases, WorkerId};
-    use clutch_protocol::{Codec, Flags};
-
-    use clutch_protocol::message::PoolSize;
-
-    use super::*;
-    use crate::exchange::{Beside, DEFAULT_POOL};
-
-    /// A map of 0, 1, 2, ... driven by hand.
-    struct Hand {
-        plan: Plan<u64>,
-        items: u64,
-        sent: VecDeque<Parcel>,
-        got: Vec<(u64, Result<u64, Failure>)>,
-        pauses: usize,
-        window: u64,
-    }
-
-    impl Hand {
-        fn new(items: u64, order: Order, edit: impl FnOnce(&mut Settings)) -> Hand {
-            let mut settings = Settings::new("m:f");
-            edit(&mut settings);
-            Hand {
-                window: settings.window.get().into(),
-                plan: Plan::new(settings, order, 1_000_000, 1000),
-                items,
-                sent: VecDeque::new(),
-                got: Vec::new(),
-                pauses: 0,
-            }
-        }
-
-        /// Does what the plan says until it waits; false when it is done.
-        fn run(&mut self) -> bool {
-            loop {
-                match self.plan.step(true) {
-                    Step::Item(index, result) => self.got.push((index, result)),
-                    Step::Send(parcel) => self.sent.push_back(parcel),
-                    Step::Pull(count) => self.pull(count.into()),
-                    Step::Pause(_) => self.pauses += 1,
-                    Step::Wait => return true,
-                    Step::Done => return false,
-                }
-            }
-        }
-
-        fn pull(&mut self, count: u64) {
-            let first = self.plan.pulled;
-            let items: Vec<u64> = (first..self.items.min(first + count)).collect();
-            if (items.len() as u64) < count {
-                self.plan.exhaust();
-            }
-            if !items.is_empty() {
-                self.plan.push(&items);
-            }
-            let open = self.plan.pulled - self.got.len() as u64;
-            assert!(open <= self.window, "{open} items are pulled and not yielded");
-        }
-
-        /// Answers a chunk with its items, one microsecond each.
-        fn answer(&mut self, parcel: Parcel) {
-            let payload = parcel.payload.clone();
-            self.reply(parcel, Flags::NONE, payload.bytes);
-        }
-
-        fn reply(&mut self, parcel: Parcel, flags: Flags, payload: Bytes) {
-            let phases = Phases { queue_us: 0, run_us: parcel.items.into(), start_us: 0 };
-            let worker = WorkerId { slot: 0, generation: 1 };
-            let answer = Answer { phases, worker, call: 1, attempt: 1, pid: 7 };
-            let codec = Codec::Plain;
-            self.plan.answered(
-                parcel,
-                Ok(Reply { id: 1, codec, flags, payload, attached: Beside::default(), answer }),
-            );
-        }
-
-        fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
-            let trouble = Trouble { call: 1, started, reason };
-            let failure = self.plan.settings.target.failure(trouble);
-            self.plan.answered(parcel, Err(failure));
-        }
-
-        fn values(&self) -> Vec<(u64, u64)> {
-            self.got.iter().map(|(index, result)| (*index, *result.as_ref().unwrap())).collect()
-        }
-    }
-
-    fn same(items: u64) -> Vec<(u64, u64)> {
-        (0..items).map(|item| (item, item)).collect()
-    }
-
-    fn died() -> Reason {
-        let worker = WorkerId { slot: 0, generation: 1 };
-        Reason::WorkerDied(Box::new(Certificate::unknown("default", worker, Cause::Signalled)))
-    }
-
-    fn window(items: u32) -> impl FnOnce(&mut Settings) {
-        move |settings| settings.window = NonZeroU32::new(items).unwrap()
-    }
-
-    #[test]
-    fn ordered_results_come_in_order_whatever_is_answered_first() {
-        let mut hand = Hand::new(5000, Order::Items, |_| {});
-        while hand.run() {
-            let parcel = hand.sent.pop_back().unwrap();
-            hand.answer(parcel);
-        }
-        assert_eq!(same(5000), hand.values());
-    }
-
-    #[test]
-    fn unordered_results_come_as_they_are_done_and_none_is_lost() {
-        let mut hand = Hand::new(5000, Order::Done, |_| {});
-        while hand.run() {
-            let parcel = hand.sent.pop_back().unwrap();
-            hand.answer(parcel);
-        }
-        let mut values = hand.values();
-        assert_ne!(same(5000), values);
-        values.sort_unstable();
-        assert_eq!(same(5000), values);
-    }
-
-    #[test]
-    fn no_more_is_pulled_than_the_window_holds() {
-        for size in [1, 2, 3, 7, 100] {
-            let mut hand = Hand::new(500, Order::Items, window(size));
-            assert!(hand.run());
-            assert!(hand.plan.pulled <= u64::from(size) && hand.plan.pulled > 0);
-            while hand.run() {
-                let parcel = hand.sent.pop_front().unwrap();
-                hand.answer(parcel);
-            }
-            assert_eq!(same(500), hand.values(), "window {size}");
-        }
-    }
-
-    #[test]
-    fn a_result_does_not_wait_for_a_slow_neighbour_when_unordered() {
-        let mut hand = Hand::new(100, Order::Done, window(2));
-        assert!(hand.run());
-        let _slow = hand.sent.pop_front().unwrap();
-        for done in 1..50 {
-            let parcel = hand.sent.pop_front().unwrap();
-            hand.answer(parcel);
-            assert!(hand.run());
-            assert_eq!(done, hand.got.len());
-        }
-    }
-
-    #[test]
-    fn a_timeout_keeps_items_apart_and_a_fixed_chunk_is_kept() {
-        let fixed = Chunk::Fixed(NonZeroU32::new(7).unwrap());
-        for items in [1, 7] {
-            let mut hand = Hand::new(1000, Order::Items, |settings| match items {
-                1 => settings.timeout = Some(Duration::from_secs(1)),
-                _ => settings.chunk = fixed,
-            });
-            while hand.run() {
-                let parcel = hand.sent.pop_front().unwrap();
-                let last = parcel.first + u64::from(parcel.items) == 1000;
-                assert!(parcel.items == items || last);
-                hand.answer(parcel);
-            }
-            assert_eq!(same(1000), hand.values());
-        }
-    }
-
-    #[test]
-    fn a_full_queue_slows_the_map_and_fails_no_item() {
-        let mut hand = Hand::new(300, Order::Items, |settings| {
-            settings.chunk = Chunk::Fixed(NonZeroU32::MIN);
-        });
-        let mut most = 0;
-        while hand.run() {
-            most = most.max(hand.sent.len());
-            // A queue that takes two.
-            while hand.sent.len() > 2 {
-                let refused = hand.sent.pop_back().unwrap();
-                hand.fail(refused, false, Reason::QueueFull { limit: 2 });
-            }
-            let parcel = hand.sent.pop_front().unwrap();
-            hand.answer(parcel);
-        }
-        assert_eq!((same(300), 0), (hand.values(), hand.pauses));
-        assert_eq!(most, CHUNKS_IN_FLIGHT as usize);
-    }
-
-    #[test]
-    fn a_queue_that_stays_full_of_others_calls_is_an_error_in_the_end() {
-        let mut hand = Hand::new(3, Order::Items, |_| {});
-        while hand.run() {
-            while let Some(refused) = hand.sent.pop_back() {
-                hand.fail(refused, false, Reason::QueueFull { limit: 2 });
-            }
-        }
-        assert_eq!(3, hand.got.len());
-        assert!(hand.got.iter().all(|(_, result)| result.is_err()));
-        assert!(hand.pauses >= RESENDS_MAX as usize && hand.pauses <= 4 * RESENDS_MAX as usize);
-    }
-
-    #[test]
-    fn what_never_started_is_sent_again_and_what_did_fails_with_each_items_index() {
-        let mut hand = Hand::new(20, Order::Items, |settings| {
-            settings.chunk = Chunk::Fixed(NonZeroU32::new(10).unwrap());
-        });
-        assert!(hand.run());
-        let first = hand.sent.pop_front().unwrap();
-        hand.fail(first, false, died());
-        assert!(hand.run());
-        assert_eq!(10, hand.sent[0].first, "the second chunk still waits for its answer");
-        let again = hand.sent.pop_back().unwrap();
-        assert_eq!(0, again.first);
-        hand.fail(again, true, died());
-        let second = hand.sent.pop_front().unwrap();
-        hand.answer(second);
-        assert!(!hand.run());
-        let failed =
-            |(index, result): &(u64, Result<u64, Failure>)| result.is_err().then_some(*index);
-        let failed: Vec<u64> = hand.got.iter().filter_map(failed).collect();
-        assert_eq!((0..10).collect::<Vec<_>>(), failed);
-        assert_eq!(20, hand.got.len());
-    }
-
-    #[test]
-    fn a_failing_item_has_its_own_index_and_its_neighbours_their_results() {
-        let mut hand = Hand::new(9, Order::Items, |settings| {
-            settings.chunk = Chunk::Fixed(NonZeroU32::new(3).unwrap());
-        });
-        assert!(hand.run());
-        let exception = clutch_protocol::failure::Exception {
-            type_name: "ValueError".into(),
-            message: "no".into(),
-            notes: vec![],
-            frames: vec![],
-            traceback: String::new(),
-            chain: vec![],
-            bases: vec![],
-        };
-        for parcel in std::mem::take(&mut hand.sent) {
-            let first = parcel.first;
-            let results = [Some(first), None, Some(first + 2)];
-            let payload = encode(Codec::Plain, &(results, [(1, &exception)]), 0).unwrap();
-            hand.reply(parcel, Flags::ITEMS, payload.bytes);
-        }
-        assert!(!hand.run());
-        for (index, result) in hand.got {
-            match result {
-                Ok(value) => assert!(value == index && index % 3 != 1),
-                Err(failure) => assert!(failure.reason.name() == "Raised" && index % 3 == 1),
-            }
-        }
-    }
-
-    #[test]
-    fn an_item_too_large_to_send_fails_alone() {
-        let mut plan: Plan<String> = Plan::new(Settings::new("m:f"), Order::Items, 1000, 10);
-        plan.sizer = Sizer::new(100);
-        plan.push(&["a".into(), "b".repeat(2000), "c".into(), "d".repeat(400)]);
-        plan.exhaust();
-        let mut sent = Vec::new();
-        let mut failed = Vec::new();
-        loop {
-            match plan.step(true) {
-                Step::Send(parcel) => sent.push((parcel.first, parcel.items)),
-                Step::Item(index, result) => failed.push((index, result.unwrap_err().reason)),
-                _ => break,
-            }
-        }
-        assert_eq!(vec![(0, 1), (2, 2)], sent);
-        assert!(failed.is_empty(), "item 0 comes first");
-        assert!(matches!(plan.done.get(&1), Some(Rest::Failed(1, _))));
-    }
-
-    #[test]
-    fn a_source_that_has_nothing_yet_is_not_the_end() {
-        let mut plan: Plan<u64> = Plan::new(Settings::new("m:f"), Order::Items, 1000, 10);
-        assert!(matches!(plan.step(true), Step::Pull(1)));
-        assert!(matches!(plan.step(false), Step::Wait));
-        plan.exhaust();
-        assert!(matches!(plan.step(false), Step::Done));
-    }
-
-    #[test]
-    fn no_more_chunks_are_under_way_than_can_run() {
-        let welcome = Welcome {
-            version: 1,
-            pid: 1,
-            program: String::new(),
-            payload_bytes_max: 1000,
-            in_flight_max: 1000,
-            pools: vec![PoolSize { name: DEFAULT_POOL.into(), workers: 3 }],
-            attached_bytes_max: 0,
-        };
-        let plan = |timeout| {
-            let settings = Settings { timeout, ..Settings::new("m:f") };
-            Plan::<u64>::new(settings, Order::Items, 1000, 1000).for_workers(&welcome)
-        };
-        let mut long = plan(None);
-        assert_eq!(3, long.chunks_allowed(), "nothing is known yet");
-        long.sizer.ran(1, 2_000_000);
-        assert_eq!(3, long.chunks_allowed());
-        let mut short = plan(None);
-        short.sizer.ran(1, 100);
-        assert_eq!(6, short.chunks_allowed());
-        // With a timeout of its own, an item must not spend it waiting for its siblings.
-        let mut strict = plan(Some(Duration::from_millis(300)));
-        strict.sizer.ran(1, 100);
-        assert_eq!(3, strict.chunks_allowed());
-    }
-}
+mod tests;

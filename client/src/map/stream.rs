@@ -45,7 +45,8 @@ where
         let welcome = map.client.welcome();
         let limits = (welcome.payload_bytes_max, welcome.in_flight_max);
         Driver {
-            plan: Plan::new(map.settings, order, limits.0, limits.1).for_workers(welcome),
+            plan: Plan::new(map.settings, order, map.skipped, limits.0, limits.1)
+                .for_workers(welcome),
             client: map.client,
             source: Box::pin(map.source),
             pulled: Vec::new(),
@@ -95,6 +96,7 @@ where
                 }
             }
         }
+        self.plan.expect(self.source.size_hint());
         if !self.pulled.is_empty() {
             self.plan.push(&self.pulled);
             self.pulled.clear();
@@ -104,9 +106,7 @@ where
 
     fn send(&self, parcel: Parcel) -> Sending {
         let settings = self.plan.settings();
-        let payload = parcel.payload.clone();
-        let client = self.client.clone();
-        let mut ready = settings.ready(client, payload);
+        let mut ready = settings.ready(self.client.clone(), &parcel);
         Box::pin(async move {
             let answer = ready.send().await;
             (parcel, answer)
@@ -173,6 +173,39 @@ where
         Poll::Ready(
             item.map(|(index, result)| result.map_err(|failure| ItemError { index, failure })),
         )
+    }
+}
+
+/// A map under way, with results in the order of the items: a [`Stream`] of item index and result.
+#[must_use = "a map does nothing until it is polled"]
+pub struct Enumerated<S: Stream, R>(Driver<S, R>);
+
+impl<S, R> Enumerated<S, R>
+where
+    S: Stream,
+    S::Item: Serialize,
+    R: DeserializeOwned,
+{
+    pub(super) fn new(map: Map<Client, S, R>) -> Enumerated<S, R> {
+        Enumerated(Driver::new(map, Order::Items))
+    }
+
+    /// The next result and the index of its item; `None` when there are no more.
+    pub async fn next(&mut self) -> Option<(u64, Result<R, Failure>)> {
+        poll_fn(|cx| self.0.poll(cx)).await
+    }
+}
+
+impl<S, R> Stream for Enumerated<S, R>
+where
+    S: Stream,
+    S::Item: Serialize,
+    R: DeserializeOwned,
+{
+    type Item = (u64, Result<R, Failure>);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll(cx)
     }
 }
 

@@ -17,6 +17,7 @@ use clutch_protocol::plain::{Attach, Unattached};
 
 use super::hand::{self, Enclosure, Place};
 use super::memfd::Pile;
+use super::reuse;
 use crate::feed::Feed;
 
 /// A payload, and what travels beside it.
@@ -187,8 +188,7 @@ impl Gather {
     /// Makes room for copies; false when that is too much.
     fn reserve(&mut self, bytes: u64) -> Result<bool, Unattached> {
         if self.pile.is_none() {
-            let pile = Pile::new().map_err(|error| self.refuse(failed(&error)))?;
-            self.pile = Some(Piled { pile, end: 0, waiting: Vec::new() });
+            self.pile = Some(Piled { pile: Pile::new(), end: 0, waiting: Vec::new() });
         }
         let piled = self.pile.as_mut().expect("it was just made");
         piled.end = Pile::next(piled.end).saturating_add(bytes);
@@ -212,7 +212,8 @@ impl Gather {
         }
         if let Some(piled) = self.pile.take() {
             let number = u32::try_from(self.descriptors.len()).expect("they were counted");
-            let pile = pile_up(piled, &mut self.list).map_err(|error| failed(&error))?;
+            let room = limit - self.elsewhere;
+            let pile = pile_up(piled, &mut self.list, room).map_err(|error| failed(&error))?;
             for attachment in self.list.iter_mut().filter(|one| one.descriptor == PILE) {
                 attachment.descriptor = number;
             }
@@ -236,16 +237,29 @@ impl Gather {
     }
 }
 
-/// Copies what waited, and seals the memory.
-fn pile_up(mut piled: Piled, list: &mut [Attachment]) -> io::Result<OwnedFd> {
-    for (index, waiting) in &piled.waiting {
-        let bytes = match waiting {
-            Waiting::Here(bytes) => (**bytes).as_ref(),
-            Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
-        };
+/// Copies what waited, and seals the memory, of which there may be so much.
+fn pile_up(mut piled: Piled, list: &mut [Attachment], room: u64) -> io::Result<OwnedFd> {
+    let parts: Vec<&[u8]> = piled.waiting.iter().map(|(_, waiting)| waiting.bytes()).collect();
+    let reused = if piled.pile.is_empty() { reuse::pack(&parts, room) } else { None };
+    if let Some((descriptor, places)) = reused {
+        for ((index, _), place) in piled.waiting.iter().zip(places) {
+            list[*index].offset = place;
+        }
+        return Ok(descriptor);
+    }
+    for ((index, _), bytes) in piled.waiting.iter().zip(parts) {
         list[*index].offset = piled.pile.add(bytes)?;
     }
     piled.pile.finish()
+}
+
+impl Waiting {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Waiting::Here(bytes) => (**bytes).as_ref(),
+            Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
+        }
+    }
 }
 
 fn failed(error: &io::Error) -> Reason {

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPLY_NOTHING",
     "APPLY_STAR",
+    "ASYNC",
     "CALLING",
     "DECODING",
     "FINDING",
@@ -70,6 +71,7 @@ __all__ = [
     "Coroutine",
     "Executor",
     "NoFoldError",
+    "NoRecordsError",
     "each_of",
     "is_coroutine_function",
     "split_name",
@@ -85,6 +87,8 @@ _FUNCTIONS_MAX = 4096
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
+# That, or what it sets in that of an async generator.
+ASYNC = _CO_COROUTINE | 0x200
 _WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
@@ -99,6 +103,10 @@ APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
 _u64 = Struct("<Q").unpack_from
 _import = __import__
 _modules = sys.modules
+
+
+class NoRecordsError(Exception):
+    """No record of a file begins in the range that a call was to be made with."""
 
 
 class BadNameError(Exception):
@@ -187,7 +195,9 @@ class Executor:
                 decode, encode = self._codecs.get(codec) or self._load_codec(codec)
                 if flags:
                     args, encode = self._decode(flags, codec, payload, call_id)
-                    args, kwargs, items = self._unfold(flags, codec, function, args, call_id)
+                    args, kwargs, items = self._unfold(
+                        flags, codec, function, args, call_id, encode
+                    )
                 else:
                     args = decode(payload)  # type: ignore[arg-type]
                     if type(args) is not list and type(args) is not tuple:
@@ -220,12 +230,11 @@ class Executor:
             with pristine_imports:
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or state.interrupted == call_id:
-            attempt = (call_id, key, stage, function, args, kwargs)
-            body = self._failure(error, attempt)
+            answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
             # The traceback holds this frame, and this frame would hold it. Whoever keeps it need
             # not keep what was attached.
             self.kept, error, encode = error, None, _never
-            return header_bytes(FAILED, call_id, len(body), 0), body
+            return answer
         self.kept = value
         return self._answered(call_id, codec, value, items, encode)
 
@@ -234,7 +243,7 @@ class Executor:
         call_id: int,
         codec: int,
         value: object,
-        items: "Optional[Union[Items, Stream]]",
+        items: "Optional[Many]",
         encode: "Encode",
     ) -> "Answer":
         """The answer with the result. What encoding it raises costs this call and no other."""
@@ -249,6 +258,15 @@ class Executor:
             # Not as a call that came so far: what is told is what was raised.
             failed = self._failure(error, (call_id, self._state.key, CALLING, None, None, None))
             return header_bytes(FAILED, call_id, len(failed), 0), failed
+
+    def _failed(self, error: "BaseException | None", attempt: "Attempt") -> "Answer":
+        """The answer of a call that failed, or that there was nothing to make with."""
+        call_id, _, stage = attempt[:3]
+        is_nothing = type(error) is NoRecordsError and stage == DECODING
+        if is_nothing and self._state.interrupted != call_id:
+            return header_bytes(RESULT, call_id, 0, 0, 0, CODEC_NONE), b""
+        body = self._failure(error, attempt)
+        return header_bytes(FAILED, call_id, len(body), 0), body
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
         # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing
@@ -338,16 +356,22 @@ class Executor:
         # From here on it is the call's own doing if the worker dies: for want of memory, say, or
         # while numpy is imported.
         self._state.page[0] = call_id
-        incoming = load("clutch._attached").Incoming(payload, self._state)
+        incoming = load("clutch._attached").Incoming(payload, self._state, self.line)
         return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
 
     def _unfold(
-        self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
+        self,
+        flags: int,
+        codec: int,
+        function: "Callable[..., Any]",
+        args: "Any",
+        call_id: int,
+        encode: "Encode",
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
         if flags & FLAG_STREAM:
-            encode = self._codecs[codec][1]
-            how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
+            limits = self._payload_bytes_max, self.attached_bytes_max
+            how = codec, encode, limits, self._skip, self._await, self.line
             streams = load("clutch._streams")
             return streams.unfold(function, flags, args, call_id, self._state, how)
         if codec == CODEC_RAW and flags & (FLAG_ITEMS | FLAG_KEYWORDS):
@@ -429,10 +453,10 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any") -> bool:
+def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:
+        if code is not None and getattr(code, "co_flags", 0) & kinds:
             return True
         for name in ("__wrapped__", "__func__", "func"):
             inner = getattr(function, name, None)

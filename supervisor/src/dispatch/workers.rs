@@ -31,6 +31,7 @@ impl Core {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
+        attached.admit();
         let told = match frame.header.kind {
             Kind::Result => self.worker_answered(now, link, frame, attached),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),

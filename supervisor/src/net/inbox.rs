@@ -84,11 +84,6 @@ impl Inbox {
         self.intake = Intake::new(kinds, ledger);
     }
 
-    /// Whether descriptors have come that belong to a frame which has not been taken.
-    pub fn brings_descriptors(&self) -> bool {
-        !self.intake.is_empty()
-    }
-
     /// Judges the frames that follow by another decoder. Only between frames.
     pub fn set_decoder(&mut self, decoder: Decoder) {
         assert!(self.decoder.pending().is_none(), "a frame is judged by one decoder");

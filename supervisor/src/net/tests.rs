@@ -88,7 +88,8 @@ fn frames_keep_their_descriptors_behind_a_full_socket() {
         let holdings = Holdings::new(1 << 20);
         let (theirs, mut inbox) = inbox(&holdings);
         let (theirs, budget) = (Rc::new(theirs), SharedBudget::new(usize::MAX));
-        let outbox = Rc::new(Outbox::new(theirs, usize::MAX, budget).within(holdings.clone()));
+        let outbox =
+            Rc::new(Outbox::new(theirs, usize::MAX, budget).within(usize::MAX, holdings.clone()));
         // A third of the frames has descriptors, one or more; payloads from none to more than the
         // socket takes.
         let mut wanted = Vec::new();
@@ -102,10 +103,11 @@ fn frames_keep_their_descriptors_behind_a_full_socket() {
             // Through another inbox, which is how the daemon gets them.
             send(&theirs_too, &call(id, 0, count as u8).encode(), &all);
             let (_, attached) = receive(&mut other).unwrap().remove(0);
+            attached.admit();
             wanted.push((header, payload.clone(), inodes(&attached)));
             outbox.send_attached(&header.encode(), &payload, &attached).unwrap();
         }
-        assert!(outbox.waiting_bytes() > 0 && outbox.waiting_descriptors() > 0);
+        assert!(outbox.waiting_bytes() > 0 && holdings.held() > 200);
         let flusher = outbox.clone();
         let flushing = tokio::task::spawn_local(async move { flusher.flush_forever().await });
         let mut came = Vec::new();
@@ -118,7 +120,8 @@ fn frames_keep_their_descriptors_behind_a_full_socket() {
             tokio::task::yield_now().await;
         }
         assert_eq!(wanted, came);
-        assert_eq!((0, 0, 0), (outbox.waiting_descriptors(), holdings.held(), holdings.refused()));
+        assert_eq!((0, 0), (holdings.held(), holdings.refused()));
+        assert!(!outbox.is_half_crowded());
         flushing.abort();
     });
 }
@@ -129,24 +132,27 @@ fn a_peer_that_does_not_read_lets_only_so_many_wait() {
         let holdings = Holdings::new(1024);
         let (theirs, _unread) = UnixStream::pair().unwrap();
         let budget = SharedBudget::new(usize::MAX);
-        let outbox = Outbox::new(Rc::new(theirs), usize::MAX, budget).within(holdings.clone());
+        let limit = holdings.limit_of_one();
+        let outbox =
+            Outbox::new(Rc::new(theirs), usize::MAX, budget).within(limit, holdings.clone());
         let (socket, mut inbox) = inbox(&holdings);
         let file = sealed(1);
         let mut end = Ok(());
         for id in 0..100_000 {
             send(&socket, &call(id, 0, 1).encode(), &[file.as_raw_fd()]);
             let (frame, attached) = receive(&mut inbox).unwrap().remove(0);
+            attached.admit();
             end = outbox.send_attached(&frame.header.encode(), &Bytes::new(), &attached);
             if end.is_err() {
                 break;
             }
         }
-        let limit = holdings.limit_of_one();
+        assert!(outbox.is_half_crowded());
         assert_eq!((Err(OutboxError::Crowded(limit)), limit), (end, holdings.held()));
         // What has none may still wait.
         outbox.send(&Header::new(Kind::Pong, 1).encode(), &Bytes::new()).unwrap();
         outbox.close();
-        assert_eq!((0, 0), (holdings.held(), outbox.waiting_descriptors()));
+        assert!(holdings.held() == 0 && !outbox.is_half_crowded());
     });
 }
 
@@ -172,7 +178,10 @@ fn descriptors_belong_to_the_frame_that_claims_them_wherever_it_is_cut_f086() {
             let came = receive(&mut inbox).unwrap();
             let counts: Vec<_> = came.iter().map(|(_, attached)| attached.len()).collect();
             assert_eq!(vec![0, 2, 0], counts, "cut at {cut}");
-            assert_eq!((3, 2), (came[1].1.bytes(), holdings.held()));
+            assert_eq!((3, 0, 2), (came[1].1.bytes(), holdings.held(), holdings.coming()));
+            came[1].1.admit();
+            came[1].1.admit();
+            assert_eq!((3, 2, 0), (holdings.bytes(), holdings.held(), holdings.coming()));
             drop(came);
             assert_eq!((0, 0), (holdings.held(), holdings.bytes()));
         }
@@ -221,8 +230,7 @@ fn what_no_frame_claims_is_closed_and_counted_f086() {
             let (socket, mut inbox) = inbox(&holdings);
             send(&socket, &bytes, &many[..count]);
             assert_eq!(error, refusal(&mut inbox), "{what}");
-            assert_eq!((refused, 0), (holdings.refused(), holdings.held()), "{what}");
-            assert!(!inbox.brings_descriptors(), "{what}");
+            assert_eq!((refused, 0), (holdings.refused(), holdings.coming()), "{what}");
         }
         // In pieces of a header: never more than one frame may have.
         let holdings = Holdings::new(1 << 20);
@@ -240,7 +248,7 @@ fn what_no_frame_claims_is_closed_and_counted_f086() {
         let (socket, mut inbox) = self::inbox(&holdings);
         let before = holdings.refused();
         send(&socket, &head[..20], &many[..3]);
-        assert!(receive(&mut inbox).unwrap().is_empty() && inbox.brings_descriptors());
+        assert!(receive(&mut inbox).unwrap().is_empty() && holdings.coming() == 3);
         drop(inbox);
         assert_eq!(before + 3, holdings.refused());
     });
@@ -328,17 +336,27 @@ fn sizes_add_up_beyond_every_integer_without_overflow() {
 }
 
 #[test]
-fn who_attaches_nothing_never_waits_for_others() {
+fn frames_wait_for_their_senders_and_for_all_but_nested_ones_not_for_others() {
     let holdings = Holdings::new(1024);
     let (greedy, modest) = (Ledger::new(holdings.clone()), Ledger::new(holdings.clone()));
     assert_eq!(128, holdings.limit_of_one());
     greedy.take(127, 0);
-    assert!(!greedy.is_full(0, true), "one more is let in");
-    assert!(greedy.is_full(1, false), "what it has not read is its own, too");
-    greedy.take(1, 0);
-    assert!(greedy.is_full(0, false) && !modest.is_full(0, true));
+    assert!(!greedy.must_wait(1, false) && greedy.must_wait(2, false));
+    assert!(greedy.must_wait(2, true), "its own limit is everybody's");
+    assert!(!modest.must_wait(64, false));
     greedy.take(384, 0);
-    assert!(modest.is_full(0, true) && !modest.is_full(0, false));
-    greedy.give_back(512, 0);
-    assert!(!greedy.is_full(0, true) && !modest.is_full(0, true));
+    assert!(!modest.must_wait(1, false) && modest.must_wait(2, false));
+    assert!(!modest.must_wait(64, true), "others may wait for it");
+    greedy.give_back(511, 0);
+    assert!(!greedy.must_wait(64, false), "there is always room for one frame");
+}
+
+#[test]
+fn frames_that_are_coming_in_have_a_limit_but_not_workers() {
+    let holdings = Holdings::new(1024);
+    let (client, worker) = (Ledger::new(holdings.clone()), Ledger::of_worker(holdings.clone()));
+    assert!(client.come(256) && !client.come(1) && worker.come(64));
+    client.gone(257);
+    worker.gone(64);
+    assert_eq!(0, holdings.coming());
 }
