@@ -26,8 +26,8 @@ use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::feeding::Feeder;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
-use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::memory::reuse::Customer;
+use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
 
@@ -190,7 +190,12 @@ impl Connection {
     }
 
     /// Hands a frame to the socket or, when that is full, to the writer task.
-    pub(crate) async fn send(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Trouble> {
+    pub(crate) async fn send(
+        &self,
+        id: u64,
+        letter: &Letter,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
         loop {
             let mut room = pin!(self.room.notified());
             // Enlisting before looking: room that is made after the look is not missed.

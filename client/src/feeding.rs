@@ -39,7 +39,8 @@ impl FeedSink {
     pub(crate) fn take(&self, credit: Credit) -> Result<Option<Credit>, Closing> {
         let Credit { stream, items } = credit;
         if stream == 0 || stream > self.streams {
-            let fault = format!("the daemon asked for items of stream {stream}, which is not there");
+            let fault =
+                format!("the daemon asked for items of stream {stream}, which is not there");
             return Err(Closing::Protocol(fault.into()));
         }
         let Some(asked) = &self.shared else {

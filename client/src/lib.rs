@@ -118,8 +118,8 @@ pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{Beside, DEFAULT_POOL, Reply};
-pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use feed::Feed;
+pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, Enumerated, ItemError, Items, Map, Ordered, Outcome, Unordered};
 pub use map_file::{

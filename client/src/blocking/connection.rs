@@ -24,15 +24,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 
-use super::feeding;
 use super::desk::{Desk, Mailbox, lock};
+use super::feeding;
 use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::feed::Sources;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
-use crate::outbound::{is_crowded, write_with};
 use crate::memory::reuse::Customer;
+use crate::outbound::{is_crowded, write_with};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink};
 

@@ -218,7 +218,6 @@ impl Streams {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -259,12 +259,7 @@ impl Dispatcher {
 
     /// Tells a client to send what its worker wants, as far as there is room for it on the way; the
     /// event, if that is the first that has passed on.
-    fn release(
-        &mut self,
-        core: &Core,
-        at: (PoolIndex, WorkerId),
-        call: CallKey,
-    ) -> Option<Event> {
+    fn release(&mut self, core: &Core, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
         if !self.counts(at, call) {
             return None;
         }
