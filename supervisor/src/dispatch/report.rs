@@ -11,7 +11,7 @@ use clutch_protocol::status::{
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
-use super::streams::Streams;
+use super::stream_books::Streams;
 use crate::envs::{Report, Stage};
 use crate::net::Holdings;
 use crate::pool;
