@@ -4,6 +4,8 @@
 //!   `ProcessPoolExecutor` (default 15 rounds of 2000 calls).
 //! - `cargo run --release -p clutch-bench -- supervision [SECONDS]`: what callers notice of
 //!   workers that die, are replaced and are fought over (default 60 seconds of kills).
+//! - `cargo run --release -p clutch-bench -- map [ITEMS]`: what a map costs for each item, beside
+//!   `multiprocessing.Pool.map` (default 1000000 items), and how near its schedule is to the ideal.
 //!
 //! Needs `target/release/clutch` (`cargo build --release`) and a `python3`.
 
@@ -11,6 +13,7 @@ use std::error::Error;
 
 mod calls;
 mod daemon;
+mod map;
 mod supervision;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -22,6 +25,9 @@ fn main() -> Outcome<()> {
     };
     if args.first().is_some_and(|first| first == "supervision") {
         return supervision::run(std::time::Duration::from_secs(number(1, 60)?));
+    }
+    if args.first().is_some_and(|first| first == "map") {
+        return map::run(number(1, 1_000_000)?);
     }
     calls::run(usize::try_from(number(0, 15)?)?, usize::try_from(number(1, 2000)?)?)
 }
