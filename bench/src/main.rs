@@ -6,6 +6,8 @@
 //!   workers that die, are replaced and are fought over (default 60 seconds of kills).
 //! - `cargo run --release -p clutch-bench -- map [ITEMS]`: what a map costs for each item, beside
 //!   `multiprocessing.Pool.map` (default 1000000 items), and how near its schedule is to the ideal.
+//! - `cargo run --release -p clutch-bench -- map-file [GIB]`: a function over the chunks of a file,
+//!   beside a plain Python loop (default 1 GiB).
 //!
 //! Needs `target/release/clutch` (`cargo build --release`) and a `python3`.
 
@@ -14,6 +16,7 @@ use std::error::Error;
 mod calls;
 mod daemon;
 mod map;
+mod map_file;
 mod supervision;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -28,6 +31,9 @@ fn main() -> Outcome<()> {
     }
     if args.first().is_some_and(|first| first == "map") {
         return map::run(number(1, 1_000_000)?);
+    }
+    if args.first().is_some_and(|first| first == "map-file") {
+        return map_file::run(number(1, 1)?);
     }
     calls::run(usize::try_from(number(0, 15)?)?, usize::try_from(number(1, 2000)?)?)
 }

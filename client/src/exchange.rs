@@ -12,14 +12,33 @@ use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, 
 use clutch_protocol::stream::{Credit, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
+use serde::de::DeserializeOwned;
 
+use crate::codec::decode;
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
+use crate::memory::{Body, Received};
 use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
+
+/// What came beside a payload, if anything did: the memory of large parts of its value.
+#[derive(Clone, Default)]
+pub struct Beside(Option<Arc<Received>>);
+
+impl Beside {
+    pub(crate) fn get(&self) -> Option<&Received> {
+        self.0.as_deref()
+    }
+}
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside(nothing)" })
+    }
+}
 
 /// What a function answered, still encoded.
 #[derive(Clone, Debug)]
@@ -30,10 +49,24 @@ pub struct Reply {
     pub codec: Codec,
     /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
     pub flags: Flags,
-    /// The value.
+    /// The value; in `raw`, whatever its length. In `plain`, large parts of it may be attached, and
+    /// then it can only be read by [`Reply::value`].
     pub payload: Bytes,
+    /// What came beside it.
+    pub attached: Beside,
     /// Who answered, and how long it took.
     pub answer: Answer,
+}
+
+impl Reply {
+    /// The value.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the type can hold.
+    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
+        decode(self.codec, &self.payload, self.attached.get())
+    }
 }
 
 /// Which function of which pool.
@@ -207,16 +240,16 @@ impl Letter {
         target: &Target,
         wishes: &Wishes,
         deadline: Deadline,
-        (codec, flags, payload): (Codec, Flags, Bytes),
+        (codec, flags, body): (Codec, Flags, Body),
         welcome: &Welcome,
     ) -> Result<Letter, Reason> {
         target.check()?;
         let retry = wishes.retry.as_ref().map(Retry::checked).transpose()?;
         let limit = welcome.payload_bytes_max;
-        if payload.len() as u64 > u64::from(limit) {
+        if body.len() as u64 > u64::from(limit) {
             return Err(Reason::TooLarge {
                 what: Payload::Arguments,
-                bytes: payload.len() as u64,
+                bytes: body.len() as u64,
                 limit: u64::from(limit),
             });
         }
@@ -224,7 +257,8 @@ impl Letter {
         let each = wishes.each.clone();
         let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
-        let descriptors = Vec::new();
+        let Body { bytes: payload, attached, descriptors, .. } = body;
+        let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
     }
 
@@ -266,13 +300,22 @@ pub(crate) fn open(frame: Frame, wanted: Kind, target: &Target) -> Result<Frame,
 }
 
 /// Reads the answer to a call.
-pub(crate) fn open_reply(delivery: Delivery, target: &Target) -> Result<Reply, Failure> {
-    let frame = open(delivery.frame, Kind::Result, target)?;
+pub(crate) fn open_reply(
+    delivery: Delivery,
+    target: &Target,
+    welcome: &Welcome,
+) -> Result<Reply, Failure> {
+    let Delivery { frame, descriptors } = delivery;
+    let frame = open(frame, Kind::Result, target)?;
     let id = frame.header.id;
     let answer = meta_of::<Answer>(&frame);
     let answer = answer.map_err(|reason| target.failure(Trouble::sent(0, reason)))?;
     let Header { codec, flags, .. } = frame.header;
-    Ok(Reply { id, codec, flags, payload: frame.payload, answer })
+    let delivery = Delivery { frame, descriptors };
+    let (payload, attached) = Received::take(delivery, welcome.attached_bytes_max)
+        .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
+    let attached = Beside(attached.map(Arc::new));
+    Ok(Reply { id, codec, flags, payload, attached, answer })
 }
 
 /// What a frame from the daemon is to a client.
@@ -366,7 +409,7 @@ mod tests {
 
     fn call(target: &Target, timeout: Option<Duration>, bytes: usize) -> Result<Letter, Reason> {
         let payload = Bytes::from(vec![0; bytes]);
-        let payload = (Codec::Plain, Flags::NONE, payload);
+        let payload = (Codec::Plain, Flags::NONE, payload.into());
         Letter::call(target, &Wishes::default(), Deadline::new(timeout), payload, &welcome())
     }
 
@@ -384,7 +427,7 @@ mod tests {
         let send = |retry: Retry| {
             let each = Each { apply: message::Apply::Star, fold: "m:fold".into() };
             let wishes = Wishes { priority: -3, retry: Some(retry), each: Some(each) };
-            let payload = (Codec::Plain, Flags::NONE, Bytes::new());
+            let payload = (Codec::Plain, Flags::NONE, Body::default());
             let target = Target::new("math:sqrt");
             Letter::call(&target, &wishes, Deadline::new(None), payload, &welcome())
         };

@@ -29,14 +29,16 @@
 //! - [`Answered`]: a result together with how the call went.
 //! - [`ItemStream`]: the items of a generator, as they come.
 //! - [`Map`]: one function over many items.
+//! - [`Tensor`] and [`SharedTensor`]: arrays, passed on by their memory.
 //! - [`MapFile`]: one function over the chunks of a file.
 //! - [`OperateError`]: what can keep an operator's verbs from being done.
 //! - [`LogQuery`]: what workers print and log.
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes), `transport` and `opening`
-//! (connecting), `connection` (the async client's tasks), `owner` (forks), `limits` (every bound).
+//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes),
+//! `transport` and `opening` (connecting), `memory` (what travels beside a value), `connection` (the
+//! async client's tasks), `owner` (forks), `limits` (every bound).
 
 #![expect(
     clippy::result_large_err,
@@ -51,6 +53,10 @@ mod sys;
 mod error;
 
 mod transport;
+
+mod memory;
+
+mod tensor;
 
 mod exchange;
 
@@ -91,6 +97,7 @@ mod logs;
 pub mod blocking;
 
 pub use client::Client;
+pub use clutch_protocol::dtype::DType;
 pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound, Shutdown};
 pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
@@ -106,7 +113,7 @@ pub use clutch_protocol::value::Value;
 pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
-pub use exchange::{DEFAULT_POOL, Reply};
+pub use exchange::{Beside, DEFAULT_POOL, Reply};
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, Enumerated, ItemError, Items, Map, Ordered, Outcome, Unordered};
@@ -121,4 +128,6 @@ pub use request::Request;
 pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use stream::ItemStream;
+pub use sys::Element;
+pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

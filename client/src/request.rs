@@ -1,8 +1,6 @@
 //! One call, built piece by piece. The same builder serves both clients: `C` is the client that
 //! will send it.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +12,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::client::Client;
-use crate::codec::{NoArguments, decode, encode_arguments};
+use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
 use crate::items::{ItemSink, ProgressSink};
+use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::retry::Retry;
 
@@ -62,9 +61,25 @@ pub(crate) struct Ready<C> {
     wishes: Wishes,
     pub(crate) deadline: Deadline,
     pub(crate) output: Option<OutputSink>,
-    payload: (Codec, Flags, Bytes),
-    /// What travels beside the payload.
-    descriptors: Vec<Arc<OwnedFd>>,
+    payload: (Codec, Flags, Body),
+}
+
+/// A client that can send a call.
+pub(crate) trait Caller {
+    /// What the daemon has told it.
+    fn welcome(&self) -> &Welcome;
+}
+
+impl Caller for Client {
+    fn welcome(&self) -> &Welcome {
+        Client::welcome(self)
+    }
+}
+
+impl Caller for crate::blocking::Client {
+    fn welcome(&self) -> &Welcome {
+        crate::blocking::Client::welcome(self)
+    }
 }
 
 impl<C> Request<C> {
@@ -160,15 +175,18 @@ impl<C, A, K> Request<C, A, K> {
     where
         A: Serialize,
         K: Serialize,
+        C: Caller,
     {
-        let Parts { target, wishes, timeout, codec, mut flags, encoded, .. } = self.parts;
+        let attached_max = self.client.welcome().attached_bytes_max;
+        let Parts { target, wishes, timeout, codec, mut flags, encoded: ready_made, .. } =
+            self.parts;
         let (output, progress) = (self.parts.output, self.parts.progress);
         let deadline = Deadline::new(timeout);
-        let payload = match encoded {
-            Some(payload) => payload,
-            None => encode_arguments(codec, flags, &self.args, &self.kwargs)
-                .map_err(|reason| target.failure(Trouble::unsent(reason)))?,
+        let payload = match ready_made {
+            Some(payload) => encoded(codec, payload, attached_max),
+            None => encode_arguments(codec, flags, &self.args, &self.kwargs, attached_max),
         };
+        let payload = payload.map_err(|reason| target.failure(Trouble::unsent(reason)))?;
         if output.is_some() {
             flags = flags.with(Flags::OUTPUT);
         }
@@ -178,8 +196,7 @@ impl<C, A, K> Request<C, A, K> {
             output.get_or_insert_default().progress = progress;
         }
         let payload = (codec, flags, payload);
-        let (client, descriptors) = (self.client, Vec::new());
-        Ok(Ready { client, target, wishes, deadline, output, payload, descriptors })
+        Ok(Ready { client: self.client, target, wishes, deadline, output, payload })
     }
 }
 
@@ -190,15 +207,9 @@ impl<C> Ready<C> {
         target: Target,
         wishes: Wishes,
         timeout: Option<Duration>,
-        payload: (Codec, Flags, Bytes),
+        payload: (Codec, Flags, Body),
     ) -> Ready<C> {
-        let (deadline, output, descriptors) = (Deadline::new(timeout), None, Vec::new());
-        Ready { client, target, wishes, deadline, output, payload, descriptors }
-    }
-
-    /// With these beside its payload, whose table refers to them.
-    pub(crate) fn with_descriptors(self, descriptors: Vec<Arc<OwnedFd>>) -> Ready<C> {
-        Ready { descriptors, ..self }
+        Ready { client, target, wishes, deadline: Deadline::new(timeout), output: None, payload }
     }
 
     /// With its answer in items, `window` of them on the way at most.
@@ -222,17 +233,15 @@ impl<C> Ready<C> {
 
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
-        // Cloning a payload shares it.
-        let payload = self.payload.clone();
-        let letter = Letter::call(&self.target, &self.wishes, self.deadline, payload, welcome);
-        let letter = letter.map_err(Trouble::unsent)?;
-        Ok(Letter { descriptors: self.descriptors.clone(), ..letter })
+        // Cloning a body shares it.
+        Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
+            .map_err(Trouble::unsent)
     }
 }
 
 /// Decodes the value of a reply.
 pub(crate) fn value<R: DeserializeOwned>(reply: &Reply, target: &Target) -> Result<R, Failure> {
-    decode(reply.codec, &reply.payload).map_err(|reason: Reason| Failure {
+    reply.value().map_err(|reason: Reason| Failure {
         phases: reply.answer.phases,
         ..target.failure(Trouble::sent(reply.answer.call, reason))
     })
@@ -290,6 +299,7 @@ impl Ready<Client> {
             Ok(letter) => connection.exchange_until(&letter, output, self.deadline, give_up).await,
             Err(trouble) => Err(trouble),
         };
-        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+        let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
+        open_reply(delivery, &self.target, connection.welcome())
     }
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use clutch_protocol::limits::STREAM_CREDIT_MAX;
+use clutch_protocol::message::Welcome;
 use clutch_protocol::{Failure, Reason};
 use futures_core::Stream;
 use serde::Serialize;
@@ -20,6 +21,7 @@ use crate::exchange::{Reply, Target, Trouble};
 use crate::inbox::Delivery;
 use crate::items::ItemSink;
 use crate::limits::STREAM_WINDOW;
+use crate::memory::Received;
 use crate::request::{Ready, Request, value};
 
 /// The items of a call, as they come: a [`Stream`].
@@ -104,11 +106,14 @@ pub(crate) const fn refill_of(window: u32) -> u32 {
 
 /// Decodes an item.
 pub(crate) fn item_of<T: DeserializeOwned>(
-    delivery: &Delivery,
+    delivery: Delivery,
     target: &Target,
+    welcome: &Welcome,
 ) -> Result<T, Failure> {
-    let frame = &delivery.frame;
-    decode(frame.header.codec, &frame.payload).map_err(|reason: Reason| {
+    let codec = delivery.frame.header.codec;
+    let taken = Received::take(delivery, welcome.attached_bytes_max);
+    let item = taken.and_then(|(bytes, attached)| decode(codec, &bytes, attached.as_ref()));
+    item.map_err(|reason: Reason| {
         let reason = match reason {
             Reason::Unserializable { path, type_name, message } => Reason::Unserializable {
                 path: path.replacen("result", "item", 1),
@@ -231,9 +236,9 @@ impl<T: DeserializeOwned> Stream for ItemStream<T> {
             };
             match running.items.poll_recv(cx) {
                 Poll::Ready(Some(delivery)) => {
-                    let item = item_of(&delivery, &this.target);
+                    let id = delivery.frame.header.id;
+                    let item = item_of(delivery, &this.target, this.client.welcome());
                     if item.is_ok() {
-                        let id = delivery.frame.header.id;
                         running.refill(&this.client, this.window, id);
                     } else {
                         this.state = State::Ended;

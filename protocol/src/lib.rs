@@ -23,6 +23,8 @@
 //! - [`retry`]: what may be asked for when an attempt fails.
 //! - [`path`]: where in a value something is.
 //! - [`value`], [`plain`], [`json`]: what a payload may hold, and its two data codecs.
+//! - [`attachment`], [`dtype`]: what travels beside a payload, and the element types of arrays.
+//! - [`stream`]: what comes one by one.
 //! - [`logs`]: a line that `clutch logs --json` prints.
 //! - [`status`]: what `clutch status --json` prints.
 //! - [`reload`]: what a reload answers.
@@ -61,6 +63,8 @@ pub mod json;
 pub mod logs;
 
 pub mod attachment;
+
+pub mod dtype;
 
 pub mod stream;
 

@@ -4,6 +4,7 @@ It has its own small codec, so that a mistake in the worker's is not made twice.
 only, like the worker; the interpreter under test is the one that runs the tests.
 """
 
+import array
 import binascii
 import fcntl
 import json
@@ -54,10 +55,10 @@ WHAT = ("pool", "module", "function", "not_callable", "name")
 DEADLINE_S = 60.0
 
 
-def frame(kind, call_id=0, meta=b"", payload=b"", flags=0, codec=0):
+def frame(kind, call_id=0, meta=b"", payload=b"", flags=0, codec=0, descriptors=0):
     """A whole frame."""
     head = HEAD.pack(
-        b"CLU1", len(meta) + len(payload), call_id, len(meta), kind, flags, codec, 0, 0
+        b"CLU1", len(meta) + len(payload), call_id, len(meta), kind, flags, codec, descriptors, 0
     )
     return head + struct.pack("<I", binascii.crc32(head)) + meta + payload
 
@@ -173,29 +174,50 @@ class Failed(Exception):
         self.failure = failure
 
 
-def read_frame(sock, deadline_s=DEADLINE_S):
-    """The next frame as (kind, flags, codec, id, meta, payload), or None at the end."""
-    head = read_exactly(sock, 32, deadline_s)
+def read_frame(sock, deadline_s=DEADLINE_S, received=None):
+    """The next frame as (kind, flags, codec, id, meta, payload), or None at the end.
+
+    Its descriptors go to the end of the list `received`; without one there must be none.
+    """
+    came = [] if received is None else received
+    before = len(came)
+    head = read_exactly(sock, 32, deadline_s, came)
     if head is None:
         return None
     magic, length, call_id, meta, kind, flags, codec, descriptors, reserved = HEAD.unpack(head[:28])
-    assert magic == b"CLU1" and descriptors == 0 and reserved == 0
+    assert magic == b"CLU1" and reserved == 0
+    assert descriptors == len(came) - before, (descriptors, came)
+    assert not descriptors or (flags & ATTACHED and received is not None), (kind, flags)
     assert struct.unpack("<I", head[28:])[0] == binascii.crc32(head[:28])
     body = read_exactly(sock, length, deadline_s) if length else b""
     return kind, flags, codec, call_id, body[:meta], body[meta:]
 
 
-def read_exactly(sock, size, deadline_s):
+def read_exactly(sock, size, deadline_s, received=None):
     sock.settimeout(deadline_s)
     parts, missing = [], size
+    space = socket.CMSG_SPACE(4 * 253)
     while missing:
-        part = sock.recv(min(missing, 1 << 20))
+        part, ancillary, _, _ = sock.recvmsg(min(missing, 1 << 20), space, socket.MSG_CMSG_CLOEXEC)
+        for _, _, data in ancillary:
+            assert received is not None, "descriptors came with bytes that begin no frame"
+            received.extend(array.array("i", data))
         if not part:
             assert missing == size, "the worker ended inside a frame"
             return None
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
+
+
+def send_with(sock, data, descriptors):
+    """Sends bytes, and descriptors with the first of them."""
+    sent = 0
+    if descriptors:
+        rights = array.array("i", descriptors).tobytes()
+        sent = sock.sendmsg((data,), ((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights),))
+    if sent < len(data):
+        sock.sendall(data[sent:])
 
 
 class Worker:
@@ -225,6 +247,8 @@ class Worker:
         first=None,
     ):
         self.next_id = 0
+        # The descriptors of the last answer.
+        self.received = []
         self.call_socket, call = socket.socketpair()
         self.control_socket, control = socket.socketpair()
         self.page = page = os.memfd_create("page")
@@ -291,6 +315,7 @@ class Worker:
 
     def close(self):
         """Kills what is left."""
+        self.drop_received()
         self.call_socket.close()
         self.control_socket.close()
         try:
@@ -308,17 +333,30 @@ class Worker:
         self.call_socket.sendall(frame(EXIT))
         return self.process.wait(DEADLINE_S)
 
-    def send(self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, each=None):
+    def send(
+        self, function, payload, flags=0, codec=PLAIN, timeout_ms=0, each=None, descriptors=()
+    ):
         """Sends a call; its id."""
         self.next_id += 1
         meta = struct.pack("<Q", timeout_ms) + text(function)
         meta += b"\0" if each is None else b"\1" + struct.pack("<I", each[0]) + text(each[1])
-        self.call_socket.sendall(frame(RUN, self.next_id, meta, payload, flags, codec))
+        count = len(descriptors)
+        data = frame(RUN, self.next_id, meta, payload, flags, codec, count)
+        send_with(self.call_socket, data, descriptors)
         return self.next_id
 
+    def drop_received(self):
+        """Closes the descriptors of the last answer."""
+        while self.received:
+            os.close(self.received.pop())
+
     def answer(self, call_id):
-        """The flags, codec and payload of a result, or raises `Failed`."""
-        received = read_frame(self.call_socket)
+        """The flags, codec and payload of a result, or raises `Failed`.
+
+        Its descriptors are in `received` until the next one.
+        """
+        self.drop_received()
+        received = read_frame(self.call_socket, received=self.received)
         assert received is not None, "the worker ended: " + self.stderr()
         kind, flags, codec, answered, meta, payload = received
         assert answered == call_id, (answered, call_id)
@@ -331,7 +369,16 @@ class Worker:
         """Calls with plain data."""
         value = (list(args), kwargs) if kwargs else list(args)
         call_id = self.send(function, pickle.dumps(value, 5), KEYWORDS if kwargs else 0)
-        return pickle.loads(self.answer(call_id)[2])
+        flags, _, payload = self.answer(call_id)
+        return self.decoded(flags, payload)
+
+    def decoded(self, flags, payload):
+        """What an answer in `plain` or `raw` says, with what travelled beside it."""
+        if not flags & ATTACHED:
+            return pickle.loads(payload)
+        import attachments
+
+        return attachments.read_back(payload, self.received)
 
     def failure(self, function, *args, **kwargs):
         """The failure of a call that must fail."""
@@ -348,7 +395,7 @@ class Worker:
         call_id = self.send(function, data, ITEMS, codec, each=(apply, fold))
         flags, answered, payload = self.answer(call_id)
         assert answered == codec
-        value = pickle.loads(payload) if codec == PLAIN else json.loads(payload.decode())
+        value = self.decoded(flags, payload) if codec == PLAIN else json.loads(payload.decode())
         return tuple(value) if flags & ITEMS else (value, [], [])
 
     def map(self, function, items, codec=PLAIN):
@@ -389,7 +436,8 @@ class Worker:
 
     def value(self, call_id):
         """The result of a call, in plain data."""
-        return pickle.loads(self.answer(call_id)[2])
+        flags, _, payload = self.answer(call_id)
+        return self.decoded(flags, payload)
 
     def rest(self, call_id, codec=PLAIN):
         """The items that come before the answer, the answer's payload or failure."""
@@ -423,6 +471,17 @@ class Worker:
         received = read_frame(self.control_socket)
         assert received is not None and received[0] == LOG and received[3] == 0, received
         return read_log(received[4])
+
+    def progress(self, call_id):
+        """The next report of progress, which has to be this call's: done, total, message."""
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == PROGRESS and received[3] == call_id, received
+        reader = Reader(received[4])
+        done = reader.take("d")
+        total = reader.take("d") if reader.take("B") else None
+        message = reader.text()
+        assert reader.at == len(reader.data) and not received[5]
+        return done, total, message
 
     def begun(self):
         """The call that the worker says it has begun last."""

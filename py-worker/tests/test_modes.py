@@ -239,12 +239,13 @@ class Several(support.FolderTestCase):
 
     def next(self, worker):
         """The id of the next answer, and its value or the kind of its failure."""
-        received = support.read_frame(worker.call_socket)
+        worker.drop_received()
+        received = support.read_frame(worker.call_socket, received=worker.received)
         self.assertIsNotNone(received, worker.stderr())
-        kind, _, _, call_id, meta, payload = received
+        kind, flags, _, call_id, meta, payload = received
         if kind == support.FAILED:
             return call_id, support.read_failure(meta)["kind"]
-        return call_id, pickle.loads(payload)
+        return call_id, worker.decoded(flags, payload)
 
     def begun(self, worker, call_id, lanes):
         """Waits until a call has begun; its place."""

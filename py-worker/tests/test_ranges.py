@@ -3,15 +3,19 @@
 import gc
 import io
 import os
+import pickle
 import random
+import struct
 import sys
 import tempfile
 import types
 import unittest
 
+import attachments
 import support
 from clutch import _pristine, _ranges
-from clutch._ranges import NoRecordsError, RangeError
+from clutch._execute import NoRecordsError
+from clutch._ranges import RangeError
 
 sys.path.insert(0, support.SOURCE)
 import boot  # noqa: E402
@@ -265,6 +269,82 @@ class RowGroups(unittest.TestCase):
             file.truncate(5)
             with self.assertRaisesRegex(RangeError, "cut short"):
                 source.read()
+
+
+TASKS = """
+    import os
+
+    def text(chunk, header=None):
+        return [header, str(chunk, "ascii")] if header else str(chunk, "ascii")
+
+    async def text_async(chunk):
+        return text(chunk)
+
+    def held(name):
+        with open("/proc/self/maps") as maps:
+            mapped = sum(name in line for line in maps)
+        paths = ["/proc/self/fd/" + number for number in os.listdir("/proc/self/fd")]
+        return mapped, sum(os.path.exists(path) and name in os.readlink(path) for path in paths)
+"""
+
+
+class InWorker(support.FolderTestCase):
+    """Calls with ranges, in every mode."""
+
+    def setUp(self):
+        super().setUp()
+        self.write("tasks.py", TASKS)
+        self.path = self.write("lines.txt", "a\nbbbbbbbb\nc\n")
+
+    def send(self, worker, function, offset, size, split=LINES, keywords=None):
+        """Sends a call with a range; its id."""
+        details = struct.pack("<I", split)
+        entry = attachments.entry(attachments.RANGE, 0, offset, size, details)
+        value = [attachments.HERE]
+        value = attachments.value_with((value, keywords) if keywords else value)
+        payload = attachments.payload([entry], value)
+        flags = support.ATTACHED | (support.KEYWORDS if keywords else 0)
+        number = os.open(self.path, os.O_RDONLY)
+        try:
+            return worker.send("tasks:" + function, payload, flags, descriptors=[number])
+        finally:
+            os.close(number)
+
+    def check(self, function, **mode):
+        with support.Worker(self.folder, path=[self.folder], **mode) as worker:
+            for bounds, lines in (((0, 4), "a\nbbbbbbbb\n"), ((11, 2), "c\n")):
+                answer = worker.answer(self.send(worker, function, *bounds))
+                self.assertEqual((support.PLAIN, lines), (answer[1], pickle.loads(answer[2])))
+            # Nothing begins there: there was no call.
+            answer = worker.answer(self.send(worker, function, 4, 4))
+            self.assertEqual((0, support.NONE, b""), tuple(answer))
+            answer = worker.answer(self.send(worker, function, 4, 4, BYTES))
+            self.assertEqual("bbbb", pickle.loads(answer[2]))
+            with self.assertRaises(support.Failed) as caught:
+                worker.answer(self.send(worker, function, 4, 400))
+            failure = caught.exception.failure
+            self.assertEqual("BadArguments", failure["kind"])
+            self.assertIn("clutch.RangeError: the range ends at byte 404", failure["message"])
+            self.assertEqual((0, 0), tuple(worker.call("tasks:held", self.path)))
+
+    def test_one_at_a_time(self):
+        self.check("text")
+
+    def test_with_keywords(self):
+        with support.Worker(self.folder, path=[self.folder]) as worker:
+            call_id = self.send(worker, "text", 0, 2, keywords={"header": ["x", "y"]})
+            self.assertEqual([["x", "y"], "a\n"], pickle.loads(worker.answer(call_id)[2]))
+
+    def test_on_threads(self):
+        self.check("text", mode=support.THREADS, lanes=2)
+
+    def test_as_tasks(self):
+        self.check("text_async", mode=support.ASYNC, lanes=2)
+        self.check("text", mode=support.ASYNC, lanes=2)
+
+    @unittest.skipIf(sys.version_info < (3, 13), "needs CPython 3.13")
+    def test_in_subinterpreters(self):
+        self.check("text", mode=support.SUBINTERPRETERS, lanes=2)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,9 @@ TASKS = """
     def big(size):
         return b"x" * size
 
+    def long(size):
+        return "x" * size
+
     def length(data):
         return len(data)
 
@@ -145,12 +148,13 @@ class Subinterpreters(Base):
 
     def next(self, worker):
         """The id of the next answer, and its value or its failure."""
-        received = support.read_frame(worker.call_socket)
+        worker.drop_received()
+        received = support.read_frame(worker.call_socket, received=worker.received)
         self.assertIsNotNone(received, worker.stderr())
-        kind, _, _, call_id, meta, payload = received
+        kind, flags, _, call_id, meta, payload = received
         if kind == support.FAILED:
             return call_id, support.read_failure(meta)
-        return call_id, pickle.loads(payload)
+        return call_id, worker.decoded(flags, payload)
 
     def wait_begun(self, worker, call_id):
         def has_begun():
@@ -255,7 +259,7 @@ class Subinterpreters(Base):
         self.assertEqual("Unserializable", worker.failure("tasks:give_object")["kind"])
         self.assertEqual("NotFound", worker.failure("tasks:absent")["kind"])
         self.assertEqual("BadArguments", worker.failure("tasks:quick", 1)["kind"])
-        self.assertEqual("TooLarge", worker.failure("tasks:big", 2 << 20)["kind"])
+        self.assertEqual("TooLarge", worker.failure("tasks:long", 2 << 20)["kind"])
         for function in ("fork", "daemon_thread"):
             self.assertEqual("RuntimeError", worker.failure("tasks:" + function)["type_name"])
         self.assertEqual("hi\n", worker.call("tasks:run_program"))

@@ -157,7 +157,9 @@ pub(crate) fn story(certificate: &Certificate, which: &str) -> String {
 pub(crate) fn descriptors_left(workers: u64, connections: u32) -> u64 {
     // A system that does not tell is taken to be a strict one.
     let limit = OpenFiles::as_they_are().map_or(0, |files| files.limit);
-    let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER + u64::from(connections);
+    // There may be more connections than there can ever be descriptors for.
+    let connections = u64::from(connections).min(limit / 4);
+    let needed = DESCRIPTORS_RESERVED + workers * DESCRIPTORS_PER_WORKER + connections;
     limit.saturating_sub(needed)
 }
 

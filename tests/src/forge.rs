@@ -2,6 +2,7 @@
 
 use clutch_protocol::frame::{Codec, Flags, Header, Kind};
 use clutch_protocol::message::{Call, Hello, Retry, Role, RunProgram, Streams, version};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd};
 use clutch_protocol::wire;
 
 /// A frame with everything chosen freely but the lengths, which are true.
@@ -56,6 +57,34 @@ pub fn call_attached_of(id: u64, meta: &Call, json: &str, descriptors: u8) -> Ve
         ..Header::new(Kind::Call, id)
     };
     [&header.encode()[..], &meta, json.as_bytes()].concat()
+}
+
+/// A call with JSON arguments to the default pool, with any flags.
+pub fn call_flagged(id: u64, function: &str, json: &str, flags: Flags) -> Vec<u8> {
+    let bytes = call(id, "default", function, json);
+    let (header, rest) = bytes.split_first_chunk::<32>().expect("a frame has a header");
+    let mut header = *header;
+    header[21] = flags.byte();
+    [&sealed(header)[..], rest].concat()
+}
+
+/// Leave to send more items of a stream.
+pub fn credit(id: u64, stream: u32, items: u32) -> Vec<u8> {
+    let meta = wire::encode(&Credit { stream, items }).expect("a short meta");
+    frame(Kind::Credit, id, Codec::None, &meta, &[])
+}
+
+/// An item of a stream, as JSON.
+pub fn item(id: u64, stream: u32, index: u64, json: &str) -> Vec<u8> {
+    let meta = wire::encode(&Item { stream, index }).expect("a short meta");
+    frame(Kind::Item, id, Codec::Json, &meta, json.as_bytes())
+}
+
+/// The end of a stream.
+pub fn items_end(id: u64, stream: u32, failure: &str) -> Vec<u8> {
+    let meta =
+        wire::encode(&ItemsEnd { stream, failure: failure.to_owned() }).expect("it is short");
+    frame(Kind::ItemsEnd, id, Codec::None, &meta, &[])
 }
 
 /// A hello of this version in any role.

@@ -33,6 +33,7 @@
 //! - [`baseline`]: the oracle's single checks, tried on processes that misbehave on purpose.
 //! - [`raw`]: a socket peer that may send anything.
 //! - [`forge`]: the frames it sends.
+//! - [`memory`]: what is attached to calls.
 //! - [`bystander`]: calls made beside a fault, which must not notice it.
 //! - [`wait`]: waiting for a condition, never for a time.
 //! - [`mod@python`]: the interpreters of this machine.
@@ -56,6 +57,8 @@ pub mod builder;
 pub mod config;
 
 mod log;
+
+pub mod memory;
 
 pub mod oracle;
 

@@ -6,6 +6,7 @@ So tests see what the daemon hands on, byte for byte, and can answer it with any
 
 import array
 import binascii
+import ctypes
 import fcntl
 import importlib
 import json
@@ -97,8 +98,8 @@ def serve():
             os._exit(0)
         if fields[4] != KIND_RUN:
             os._exit(9)
-        name = meta[16:].decode()
-        module, function = name.split(":")
+        (length,) = struct.unpack_from("<Q", meta, 8)
+        module, function = meta[16 : 16 + length].decode().split(":")
         if module == "carrier":
             globals()[function](wire, fields[2], fields[5], payload, descriptors)
         else:
@@ -106,6 +107,13 @@ def serve():
             say(wire, fields[2], value)
         for fd in descriptors:
             os.close(fd)
+
+
+def begin(run):
+    """Say that a call has begun, so that its end is nobody else's."""
+    with open("/proc/self/maps") as maps:
+        page = next(line for line in maps if "/memfd:clutch-page" in line)
+    ctypes.c_uint64.from_address(int(page.split("-")[0], 16)).value = run
 
 
 def say(wire, run, value):
@@ -170,6 +178,13 @@ def give(wire, run, _flags, payload, _descriptors):
         os.close(fd)
 
 
+def give_late(wire, run, flags, payload, descriptors):
+    """The same, after half a second, whoever still wants it."""
+    begin(run)
+    time.sleep(0.5)
+    give(wire, run, flags, payload, descriptors)
+
+
 def give_and_die(wire, run, flags, payload, descriptors):
     """Answer with memfds, and end at once."""
     give(wire, run, flags, payload, descriptors)
@@ -179,6 +194,7 @@ def give_and_die(wire, run, flags, payload, descriptors):
 def misbehave(wire, run, _flags, payload, _descriptors):
     """Answer against a rule, which the payload names."""
     rule = json.loads(payload)[0]
+    side = hostile.control_socket()  # Before there are other sockets.
     good = memory(4096)
     reading, _writing = os.pipe()
     one, _other = socket.socketpair()
@@ -195,17 +211,18 @@ def misbehave(wire, run, _flags, payload, _descriptors):
         "unsealed": lambda: attach(wire, run, b"0", [memory(4096, 0)]),
         "one bad of three": lambda: attach(wire, run, b"0", [good, reading, good]),
         "200 at once": lambda: attach(wire, run, b"0", [good] * 200, claimed=64),
-        "on the control socket": lambda: control(good),
+        "on the control socket": lambda: control(side, good),
     }
     if rule == "rules":
         say(wire, run, sorted(set(cases) - {"on the control socket"}))
         return
+    begin(run)
     cases[rule]()
     time.sleep(60)
 
 
-def control(descriptor):
+def control(side, descriptor):
     """Send one with an answer to a ping, which nobody asked for."""
-    sock = socket.socket(fileno=os.dup(hostile.control_socket()))
+    sock = socket.socket(fileno=os.dup(side))
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
     sock.sendmsg([header(10, 1, 0, codec=0)], [rights])

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import clutch
 import hostile
 
 
@@ -112,24 +113,23 @@ def pid_and_wait(items):
 def lies(kind):
     """Speaks over the worker's own socket, as no worker may."""
     yield 0
-    page = int.from_bytes(_run_id(), "little")
-    meta = {
-        "unasked": (0, 1),
-        "index": (0, 7),
-        "stream": (3, 1),
-    }[kind]
-    body = meta[0].to_bytes(4, "little") + meta[1].to_bytes(8, "little")
-    for _ in range(100 if kind == "unasked" else 1):
-        hostile.send(hostile.call_socket(), hostile.header(28, page, len(body) + 1, len(body), 2) + body + b"1")
-        body = meta[0].to_bytes(4, "little") + (int.from_bytes(body[4:], "little") + 1).to_bytes(8, "little")
+    stream, index, times = {"unasked": (0, 1, 100), "index": (0, 7, 1), "stream": (3, 1, 1)}[kind]
+    for number in range(times):
+        _send_item(stream, index + number)
     time.sleep(60)
 
 
-def _run_id():
-    """The id of the run, as the page has it."""
-    import clutch
+def lies_outside():
+    """Sends an item of a call that is no stream."""
+    _send_item(0, 0)
+    time.sleep(60)
 
-    return clutch.current_call().id.to_bytes(8, "little")
+
+def _send_item(stream, index):
+    meta = stream.to_bytes(4, "little") + index.to_bytes(8, "little")
+    run = clutch.current_call().id
+    head = hostile.header(28, run, len(meta) + 1, len(meta), 2)
+    hostile.send(hostile.call_socket(), head + meta + b"1")
 
 
 def says(text):

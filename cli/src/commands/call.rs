@@ -1,20 +1,26 @@
 //! `clutch call`: one call, its result on standard output.
 
+mod stream;
+
 use std::io;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clutch_client::{Answer, Client, Codec, Failure, Flags, Phases, Reason, Reply};
+use clutch_client::{
+    Answer, Client, Codec, Failure, Flags, NoArguments, Phases, Reason, Reply, Request,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::args::{Global, TargetArgs, function_name};
+use crate::args::{Global, TargetArgs, count, function_name};
 use crate::connect;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::output;
 use crate::printed::{HELD_MAX, Printed};
+use crate::progress::CallBar;
 use crate::report::{self, FailureFormat};
 use crate::value::{self, Arguments};
 
@@ -39,6 +45,10 @@ other than negative numbers, go behind --.
 The result goes to standard output. What the function prints, and why it failed, goes to standard
 error. Ctrl-C cancels the call; a second one does not wait for that.
 
+With --stream, the function has to give an iterator, like a generator does. Each of its items is
+printed as one line of JSON as soon as it is there, and the function is never more than --window
+items ahead. When nobody reads them any more, the call is cancelled and its `finally` blocks run.
+
 With --report, the result comes inside one JSON object: {\"call\": 17, \"pool\": ...,
 \"worker\": {\"slot\": 0, \"generation\": 1}, \"pid\": ..., \"python\": \"3.12.1\", \"attempt\": 1,
 \"phases\": {\"queue_us\": 3, \"run_us\": 170, \"start_us\": 0}, \"value\": ...}. `python` is null
@@ -51,6 +61,7 @@ Examples:
   clutch call --local --main tasks.py __main__:report 2026-11 title='\"a=b\"'
   clutch call --pool cpu mytasks:total - < numbers.json
   clutch call --retry 3 --retry-on worker_died,raised:OSError --retry-backoff 1s mytasks:fetch
+  clutch call --stream mytasks:rows big.csv | head -3
   clutch call --report time:sleep 1 | jq .phases.run_us
   clutch call --local builtins:print -- --verbose")]
 pub(crate) struct Args {
@@ -60,6 +71,15 @@ pub(crate) struct Args {
     /// Print the call's number, worker and times together with its result, as one JSON object
     #[arg(long)]
     pub(crate) report: bool,
+    /// Print the items that the function gives, one line each, as they come
+    #[arg(long, conflicts_with = "report")]
+    pub(crate) stream: bool,
+    /// Items that may be on their way at once [default: 32]
+    #[arg(long, value_name = "N", value_parser = count, requires = "stream")]
+    pub(crate) window: Option<NonZeroU32>,
+    /// Show no progress bar (without a terminal there is none anyway)
+    #[arg(long)]
+    pub(crate) no_progress: bool,
     /// The function, as MODULE:QUALNAME, like math:sqrt or pkg.mod:Class.method
     #[arg(value_parser = function_name)]
     pub(crate) function: String,
@@ -76,6 +96,11 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
     let arguments = value::arguments(&args.arguments, io::stdin())?;
     let link = connect::open(&args.target, global, 1, &mut interrupt).await?;
+    if args.stream {
+        let ended = stream::run(&link, &args, arguments, &mut interrupt, global).await;
+        link.close(*ended.as_ref().unwrap_or(&Exit::Ok)).await;
+        return ended;
+    }
     let ended = call(&link.client, &args, arguments, &mut interrupt).await;
     let python = match &ended {
         Ended::Answered(reply) if args.report => {
@@ -102,29 +127,39 @@ enum Ended {
     Interrupted(Option<Failure>),
 }
 
-async fn call(
+/// The call as it was asked for.
+fn request(
     client: &Client,
     args: &Args,
     arguments: Arguments,
-    interrupt: &mut Interrupt,
-) -> Ended {
+) -> Request<Client, NoArguments, NoArguments> {
     let (flags, text) = match arguments {
         Arguments::Positional(text) => (Flags::NONE, text),
         Arguments::WithKeywords(text) => (Flags::KEYWORDS, text),
     };
-    let (sink, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let mut request = client
         .request(&args.function)
         .pool(&args.target.pool)
         .priority(args.target.wishes.priority)
-        .encoded(Codec::Json, flags, Bytes::from(text))
-        .output(sink);
+        .encoded(Codec::Json, flags, Bytes::from(text));
     if let Some(timeout) = args.target.timeout {
         request = request.timeout(timeout);
     }
     if let Some(retry) = args.target.wishes.retry() {
         request = request.retry(retry);
     }
+    request
+}
+
+async fn call(
+    client: &Client,
+    args: &Args,
+    arguments: Arguments,
+    interrupt: &mut Interrupt,
+) -> Ended {
+    let (sink, mut pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
+    let mut bar = CallBar::new(!args.no_progress);
+    let (request, mut reports) = bar.follow(request(client, args, arguments).output(sink));
     let mut printed = Printed::default();
     let (give_up, given_up) = oneshot::channel::<()>();
     let mut give_up = Some(give_up);
@@ -143,15 +178,17 @@ async fn call(
                     give_up.take().map(|give_up| give_up.send(()));
                     settled = Some(Instant::now() + CANCEL_MAX);
                 }
-                Some(piece) = pieces.recv() => printed.print(&piece),
+                Some(piece) = pieces.recv() => bar.aside(|| printed.print(&piece)),
+                Ok(()) = reports.changed() => bar.show_newest(&mut reports),
                 () = tokio::time::sleep_until(Instant::now() + HELD_MAX), if printed.holds() => {
-                    printed.flush();
+                    bar.aside(|| printed.flush());
                 }
                 reply = &mut reply => break Some(reply),
                 () = tokio::time::sleep_until(settle), if settled.is_some() => break None,
             }
         }
     };
+    bar.end();
     while let Ok(piece) = pieces.try_recv() {
         printed.print(&piece);
     }
@@ -176,7 +213,7 @@ async fn python_of(client: &Client, pool: &str, reply: &Reply) -> Option<String>
 }
 
 fn show(ended: Ended, args: &Args, global: &Global, python: Option<String>) -> Result<Exit, Error> {
-    let format = if args.json { FailureFormat::Json } else { FailureFormat::Text };
+    let format = format(args);
     match ended {
         Ended::Answered(reply) => {
             if args.report {
@@ -210,6 +247,10 @@ fn show(ended: Ended, args: &Args, global: &Global, python: Option<String>) -> R
             Ok(Exit::Cancelled)
         }
     }
+}
+
+fn format(args: &Args) -> FailureFormat {
+    if args.json { FailureFormat::Json } else { FailureFormat::Text }
 }
 
 /// A cancelled call of which the daemon has said nothing: it may have begun.
@@ -249,7 +290,7 @@ fn reported(reply: &Reply, pool: &str, python: Option<String>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use clutch_client::WorkerId;
+    use clutch_client::{Beside, WorkerId};
 
     use super::*;
 
@@ -263,7 +304,8 @@ mod tests {
             pid: 4711,
         };
         let payload = Bytes::from_static(b"[1.10, null]");
-        let reply = Reply { id: 1, codec: Codec::Json, flags: Flags::NONE, payload, answer };
+        let (codec, flags, attached) = (Codec::Json, Flags::NONE, Beside::default());
+        let reply = Reply { id: 1, codec, flags, payload, attached, answer };
         let text = String::from_utf8(reported(&reply, "default", Some("3.12.1".into()))).unwrap();
         assert!(text.ends_with(",\"value\":[1.10, null]}"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use clutch_protocol::status::{Building, DaemonStatus, PoolStatus, Status, WorkerStatus};
+use clutch_protocol::status::{
+    Building, DaemonStatus, PoolStatus, Status, WorkerCall, WorkerStatus,
+};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::commands::pythons::described;
@@ -115,6 +117,32 @@ fn pool_section(pool: &PoolStatus) -> String {
     text
 }
 
+/// Why a worker is in its state, and how far the call is that its line names.
+pub(super) fn reason(worker: &WorkerStatus) -> String {
+    let named = worker.calls.iter().find(|call| Some(call.call) == worker.call);
+    let parts = [worker.reason.clone(), named.map_or_else(String::new, how_far)];
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("; ")
+}
+
+/// How far a call has come, as far as that is known: `41 % (rows read); 120 items sent`.
+pub(super) fn how_far(call: &WorkerCall) -> String {
+    let told = call.progress.as_ref().map(|told| {
+        let number = match told.total {
+            Some(total) if total > 0.0 => format!("{:.0} %", (told.done / total * 100.0).floor()),
+            _ => told.done.to_string(),
+        };
+        let message = &told.message;
+        if message.is_empty() { number } else { format!("{number} ({message})") }
+    });
+    let items = call.items.map(|items| {
+        let plural = if items == 1 { "" } else { "s" };
+        let waits = if call.waits_for_reader { ", waits for its reader" } else { "" };
+        format!("{items} item{plural} sent{waits}")
+    });
+    told.into_iter().chain(items).collect::<Vec<_>>().join("; ")
+}
+
 /// The function of the call a worker has; of several that of the one that is named, and how many
 /// more there are.
 pub(super) fn functions(worker: &WorkerStatus) -> String {
@@ -141,7 +169,7 @@ fn worker_table(workers: &[WorkerStatus]) -> String {
             worker.calls_served.to_string(),
             dash(&worker.call.map_or_else(String::new, |call| call.to_string())),
             dash(&functions(worker)),
-            one_line(&worker.reason),
+            one_line(&reason(worker)),
         ]
     });
     table(&head, &[2, 3, 5, 6], rows.collect())

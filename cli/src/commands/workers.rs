@@ -3,7 +3,7 @@
 use clutch_protocol::status::{PoolStatus, Status, WorkerCall, WorkerStatus};
 use serde_json::json;
 
-use crate::commands::status::{dash, functions, span, table};
+use crate::commands::status::{dash, functions, how_far, reason, span, table};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::{args, connect, json, output};
@@ -85,7 +85,7 @@ fn page(pools: &[&PoolStatus]) -> String {
             dash(&mebibytes(worker.rss_bytes)),
             dash(&worker.activity),
             dash(&worker.python),
-            dash(&worker.reason),
+            dash(&reason(worker)),
         ];
         let others = worker.calls.iter().filter(|call| Some(call.call) != worker.call);
         std::iter::once(own).chain(others.map(call_row))
@@ -100,6 +100,7 @@ fn call_row(call: &WorkerCall) -> Vec<String> {
     row[5] = call.call.to_string();
     row[6] = dash(&call.function);
     row[7] = span(call.call_ms);
+    row[12] = dash(&how_far(call));
     row
 }
 
@@ -192,8 +193,8 @@ mod tests {
             state: state.into(),
             call_ms: 2_000,
             waits_for: 0,
-            items: None,
-            waits_for_reader: false,
+            items: Some(2),
+            waits_for_reader: call == 19,
             progress: None,
         };
         worker.calls = vec![call(17, "running"), call(19, "interrupting")];
@@ -201,7 +202,9 @@ mod tests {
         let lines: Vec<_> = page.lines().collect();
         assert!(lines.len() == 3 && lines[1].contains(" (+1)"), "{page}");
         let words: Vec<_> = lines[2].split_whitespace().collect();
-        assert_eq!(["interrupting", "19", "m:g", "2s"], words[..]);
+        assert_eq!(["interrupting", "19", "m:g", "2s"], words[..4]);
+        assert!(lines[1].ends_with("2 items sent"), "{page}");
+        assert!(lines[2].ends_with("2 items sent, waits for its reader"), "{page}");
     }
 
     #[test]

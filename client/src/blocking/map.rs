@@ -106,7 +106,7 @@ where
                 let target = self.target();
                 let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
-                    .and_then(|delivery| open_reply(delivery, target));
+                    .and_then(|delivery| open_reply(delivery, target, connection.welcome()));
                 self.answered(sent.parcel, answer);
             }
             return;

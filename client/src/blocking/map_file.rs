@@ -12,7 +12,9 @@ use super::Client;
 use super::connection::read;
 use super::desk::Mailbox;
 use crate::exchange::{Deadline, Reply, Trouble, open_reply};
-use crate::map_file::{Cuts, FileError, Job, MapFile, MapFileError, Order, Parcel, Plan, Step};
+use crate::map_file::{
+    Cuts, FileError, Item, Job, MapFile, MapFileError, Order, Parcel, Plan, Step, indexed,
+};
 
 struct Driver<R> {
     client: Client,
@@ -39,7 +41,7 @@ impl<R: DeserializeOwned> Driver<R> {
         Ok(Driver { client, job, plan, cuts, mailbox, sent, is_over: false })
     }
 
-    fn next(&mut self) -> Option<Result<(u64, Result<R, MapFileError>), FileError>> {
+    fn next(&mut self) -> Option<Item<R>> {
         if self.is_over {
             return None;
         }
@@ -107,7 +109,7 @@ impl<R: DeserializeOwned> Driver<R> {
                 let target = &self.job.settings.target;
                 let answer = read(outcome)
                     .map_err(|trouble| target.failure(trouble))
-                    .and_then(|frame| open_reply(frame, target));
+                    .and_then(|frame| open_reply(frame, target, connection.welcome()));
                 self.answered(sent.parcel, answer);
             }
             return;
@@ -200,10 +202,7 @@ impl<R: DeserializeOwned> Iterator for FileOrdered<R> {
     type Item = Result<R, MapFileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(match self.0.next()? {
-            Ok((_, result)) => result,
-            Err(error) => Err(error.into()),
-        })
+        Some(indexed(self.0.next()?).map(|(_, result)| result))
     }
 }
 
@@ -227,9 +226,6 @@ impl<R: DeserializeOwned> Iterator for FileUnordered<R> {
     type Item = Result<(u64, R), MapFileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(match self.0.next()? {
-            Ok((index, result)) => result.map(|value| (index, value)),
-            Err(error) => Err(error.into()),
-        })
+        Some(indexed(self.0.next()?))
     }
 }

@@ -308,7 +308,8 @@ impl Ready<Client> {
             Ok(letter) => connection.exchange(&letter, output, self.deadline),
             Err(trouble) => Err(trouble),
         };
-        open_reply(frame.map_err(|trouble| self.target.failure(trouble))?, &self.target)
+        let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
+        open_reply(delivery, &self.target, connection.welcome())
     }
 }
 

@@ -125,7 +125,7 @@ impl<T: DeserializeOwned> ItemStream<T> {
         let got = self.client.connection.collect(&running.mailbox, deadline.net());
         let frame = match got {
             None => Err(Trouble::sent(0, deadline.passed())),
-            Some((_, Outcome::Item(item))) => return self.take(id, deadline, &item).map(Some),
+            Some((_, Outcome::Item(item))) => return self.take(id, deadline, item).map(Some),
             Some((_, outcome)) => read(outcome),
         };
         if !matches!(&frame, Err(trouble) if matches!(trouble.reason, Reason::TimedOut { .. })) {
@@ -133,12 +133,12 @@ impl<T: DeserializeOwned> ItemStream<T> {
             self.state = State::Ended;
         }
         let frame = frame.map_err(|trouble| self.target.failure(trouble))?;
-        self.reply = Some(open_reply(frame, &self.target)?);
+        self.reply = Some(open_reply(frame, &self.target, self.client.welcome())?);
         Ok(None)
     }
 
-    fn take(&mut self, id: u64, deadline: Deadline, item: &Delivery) -> Result<T, Failure> {
-        let item = item_of(item, &self.target)?;
+    fn take(&mut self, id: u64, deadline: Deadline, item: Delivery) -> Result<T, Failure> {
+        let item = item_of(item, &self.target, self.client.welcome())?;
         let State::Running(running) = &mut self.state else { return Ok(item) };
         running.taken += 1;
         if running.taken >= refill_of(self.window) {

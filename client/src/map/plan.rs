@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Failure, Reason};
@@ -19,12 +18,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answers::{Answers, Rest};
-use super::fold::{Folder, Run};
+use super::fold::Folder;
 use super::settings::{Chunk, Settings};
 use super::sizer::Sizer;
-use crate::codec::{Folded, Results, decode_folded, decode_items, encode};
+use crate::codec::{Results, decode_items, encode};
 use crate::exchange::{Reply, Trouble};
 use crate::limits::{CHUNKS_IN_FLIGHT, QUICK_ITEMS, SHORT_CHUNK_US};
+use crate::memory::Body;
+
+mod folding;
 
 mod losses;
 
@@ -55,7 +57,7 @@ pub(crate) struct Parcel {
     end: u64,
     pub(crate) content: Content,
     /// The list of them, encoded.
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Body,
     /// How often it was sent again, never having begun.
     resends: u32,
     /// How many attempts it has behind it.
@@ -65,7 +67,7 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
-    fn new(first: u64, end: u64, content: Content, payload: Bytes) -> Parcel {
+    fn new(first: u64, end: u64, content: Content, payload: Body) -> Parcel {
         assert!(first < end, "a parcel has items");
         Parcel { first, end, content, payload, resends: 0, tries: 0, has_killed: false }
     }
@@ -101,6 +103,7 @@ pub(crate) struct Plan<R> {
     skipped: Option<fn() -> R>,
     sizer: Sizer,
     payload_bytes_max: u64,
+    attached_bytes_max: u64,
     chunks_max: u32,
     /// How many calls the pool's workers can run at once, if the daemon said so.
     workers: Option<u32>,
@@ -148,6 +151,7 @@ impl<R: DeserializeOwned> Plan<R> {
             order,
             skipped,
             payload_bytes_max: payload_bytes_max.into(),
+            attached_bytes_max: 0,
             chunks_max,
             workers: None,
             chunks_now: chunks_max,
@@ -173,6 +177,7 @@ impl<R: DeserializeOwned> Plan<R> {
         let pools = &welcome.pools;
         let pool = pools.iter().find(|pool| pool.name == self.settings.target.pool);
         self.workers = pool.map(|pool| pool.workers.max(1));
+        self.attached_bytes_max = welcome.attached_bytes_max;
         self
     }
 
@@ -234,33 +239,6 @@ impl<R: DeserializeOwned> Plan<R> {
         }
         assert!(self.to_send.is_empty(), "what can be sent is sent before the end");
         self.end()
-    }
-
-    /// Nothing is under way, and nothing is left to be sent.
-    fn end(&mut self) -> Step<R> {
-        let Some(run) = self.folder.last() else {
-            assert_eq!(self.pulled, self.yielded, "every item pulled is given out");
-            return Step::Done;
-        };
-        match &run.pieces[..] {
-            [] => Step::Done,
-            [one] => {
-                let failure = |reason| self.settings.target.failure(Trouble::sent(0, reason));
-                Step::Item(run.first, one.decode().map_err(failure))
-            }
-            _ => {
-                self.send_run(&run);
-                self.step(false)
-            }
-        }
-    }
-
-    /// Nothing more is sent, or given out.
-    fn give_up(&mut self) {
-        (self.is_over, self.exhausted) = (true, true);
-        self.to_send.clear();
-        self.folder = Folder::default();
-        self.yielded = self.pulled;
     }
 
     /// How many items to pull now: a whole chunk or, unless nothing is under way, none.
@@ -333,7 +311,8 @@ impl<R: DeserializeOwned> Plan<R> {
         let count = u32::try_from(items.len()).expect("a pull is bounded");
         match self.encoded(&items) {
             Ok(payload) => {
-                self.sizer.encoded(count, payload.len());
+                let beside = usize::try_from(payload.beside).unwrap_or(usize::MAX);
+                self.sizer.encoded(count, payload.len().saturating_add(beside));
                 let end = first + u64::from(count);
                 self.to_send.push_back(Parcel::new(first, end, Content::Items, payload));
             }
@@ -349,13 +328,13 @@ impl<R: DeserializeOwned> Plan<R> {
         }
     }
 
-    fn encoded<T: Serialize>(&self, value: &T) -> Result<Bytes, Reason> {
-        let payload = encode(self.settings.codec, value)?;
+    fn encoded<T: Serialize>(&self, value: &T) -> Result<Body, Reason> {
+        let payload = encode(self.settings.codec, value, self.attached_bytes_max)?;
         let (bytes, limit) = (payload.len() as u64, self.payload_bytes_max);
         if bytes > limit {
             return Err(Reason::TooLarge { what: Payload::Arguments, bytes, limit });
         }
-        Ok(payload.into())
+        Ok(payload)
     }
 
     /// Takes in what became of a chunk.
@@ -373,44 +352,14 @@ impl<R: DeserializeOwned> Plan<R> {
                 if parcel.content == Content::Items {
                     self.sizer.ran(parcel.items(), reply.answer.phases.run_us);
                 }
-                self.take_in(&parcel, &reply);
+                if self.settings.fold.is_some() {
+                    return self.fold_in(&parcel, &reply);
+                }
+                let results = self.decode(&parcel, &reply);
+                self.done.insert(parcel.first, results);
             }
             Err(failure) if self.may_resend(&parcel, &failure) => self.resend(parcel, &failure),
             Err(failure) => self.failed(parcel, failure),
-        }
-    }
-
-    fn take_in(&mut self, parcel: &Parcel, reply: &Reply) {
-        if self.settings.fold.is_none() {
-            let results = self.decode(parcel, reply);
-            self.done.insert(parcel.first, results);
-            return;
-        }
-        match decode_folded(reply.codec, reply.flags, &reply.payload) {
-            Ok(Folded::Partial(piece)) => {
-                if parcel.content == Content::Items {
-                    self.yielded += parcel.items();
-                }
-                if let Some(run) = self.folder.insert(parcel.first, parcel.end, piece) {
-                    self.send_run(&run);
-                }
-            }
-            Ok(Folded::Failed(at, reason)) => {
-                let index = parcel.first + at.min(parcel.items() - 1);
-                self.break_off(index, self.failure_in(reply, *reason));
-            }
-            Err(reason) => self.break_off(parcel.first, self.failure_in(reply, reason)),
-        }
-    }
-
-    /// Has pieces folded.
-    fn send_run(&mut self, run: &Run) {
-        match self.encoded(&run.pieces) {
-            Ok(payload) => self.enqueue(Parcel::new(run.first, run.end, Content::Pieces, payload)),
-            Err(reason) => {
-                let failure = self.settings.target.failure(Trouble::unsent(reason));
-                self.break_off(run.first, failure);
-            }
         }
     }
 
@@ -422,7 +371,8 @@ impl<R: DeserializeOwned> Plan<R> {
     fn decode(&self, parcel: &Parcel, reply: &Reply) -> Rest<R> {
         let items = u32::try_from(parcel.items()).expect("a pull is bounded");
         let failure = |reason| Box::new(self.failure_in(reply, reason));
-        match decode_items(reply.codec, reply.flags, &reply.payload, items as usize) {
+        let payload = (&reply.payload[..], reply.attached.get());
+        match decode_items(reply.codec, reply.flags, payload, items as usize) {
             Ok(Results::All(results)) => Rest::All(results.into_iter()),
             Ok(Results::Mixed(results)) => {
                 let results = results.into_iter();
@@ -436,4 +386,4 @@ impl<R: DeserializeOwned> Plan<R> {
 }
 
 #[cfg(test)]
-mod tests;
+mod plan_tests;

@@ -24,14 +24,19 @@ pub struct FileChunk {
     pub index: u64,
     /// Where it begins; with [`Split::Lines`], the records that begin in it are meant.
     pub offset: u64,
-    /// How many bytes it has; of a row group, those of the whole file.
+    /// How many bytes it has.
     pub bytes: u64,
+    /// Which row group it is, if it is one; its bytes are those of the whole file.
+    pub row_group: Option<u32>,
 }
 
 impl fmt::Display for FileChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FileChunk { index, offset, bytes } = self;
-        write!(f, "chunk {index} ({bytes} bytes at byte {offset})")
+        let FileChunk { index, offset, bytes, row_group } = self;
+        match row_group {
+            Some(row_group) => write!(f, "row group {row_group}"),
+            None => write!(f, "chunk {index} ({bytes} bytes at byte {offset})"),
+        }
     }
 }
 
@@ -48,7 +53,7 @@ pub enum MapFileError {
         chunk: FileChunk,
         /// How.
         #[source]
-        failure: Failure,
+        failure: Box<Failure>,
     },
 }
 

@@ -44,7 +44,7 @@ mod stream;
 pub use builder::{FileChunk, MapFile, MapFileError};
 pub(crate) use cuts::Cuts;
 pub use parquet::ParquetFault;
-pub(crate) use plan::{Order, Parcel, Plan, Step};
+pub(crate) use plan::{Item, Order, Parcel, Plan, Step, indexed};
 pub(crate) use settings::{Input, Job};
 pub use source::{FileError, FileFault, SourceFile};
 pub use split::{Csv, Split};

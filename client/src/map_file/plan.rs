@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use clutch_protocol::attachment::Content;
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Failure, Reason};
 
@@ -42,7 +43,12 @@ pub(crate) struct Parcel {
 
 impl Parcel {
     fn chunk(&self) -> FileChunk {
-        FileChunk { index: self.index, offset: self.cut.offset, bytes: self.cut.bytes }
+        let Cut { offset, bytes, content, .. } = &self.cut;
+        let row_group = match content {
+            Content::RowGroup { index } => Some(*index),
+            _ => None,
+        };
+        FileChunk { index: self.index, offset: *offset, bytes: *bytes, row_group }
     }
 }
 
@@ -63,6 +69,15 @@ pub(crate) enum Step<R> {
     Last(FileError),
     /// All chunks have been given to the caller.
     Done,
+}
+
+/// What a driver gives to the caller: a chunk's index and result, or what ends all.
+pub(crate) type Item<R> = Result<(u64, Result<R, MapFileError>), FileError>;
+
+/// The same with one error; a failed chunk names itself.
+pub(crate) fn indexed<R>(item: Item<R>) -> Result<(u64, R), MapFileError> {
+    let (index, result) = item?;
+    result.map(|value| (index, value))
 }
 
 /// What came of a chunk: nothing where no record begins in it.
@@ -214,7 +229,9 @@ impl<R> Plan<R> {
                 self.resend(parcel, &failure);
                 return;
             }
-            Err(failure) => Err(MapFileError::Chunk { chunk: parcel.chunk(), failure }),
+            Err(failure) => {
+                Err(MapFileError::Chunk { chunk: parcel.chunk(), failure: Box::new(failure) })
+            }
         };
         self.bytes_done += parcel.cut.weight;
         self.done.insert(parcel.index, outcome);
@@ -248,7 +265,7 @@ fn may_resend(parcel: &Parcel, failure: &Failure) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clutch_protocol::attachment::{Content, Split};
+    use clutch_protocol::attachment::Split;
     use clutch_protocol::failure::{Cause, Certificate};
     use clutch_protocol::message::{PoolSize, WorkerId};
 

@@ -16,6 +16,7 @@ use super::source::{FileError, SourceFile};
 use super::split::Split;
 use crate::exchange::{Reply, Target, Wishes};
 use crate::limits::FILE_CHUNK_BYTES;
+use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
 use crate::request::{Ready, value};
 
@@ -86,10 +87,11 @@ impl Job {
     pub(crate) fn ready<C>(&self, client: C, cut: &Cut) -> Ready<C> {
         let Settings { target, wishes, timeout, output, .. } = &self.settings;
         let (target, wishes) = (target.clone(), wishes.clone());
-        let payload = (Codec::Plain, self.flags, self.payload(cut));
+        let descriptors = vec![Arc::clone(self.source.descriptor())];
+        let body = Body { bytes: self.payload(cut), attached: true, descriptors, beside: 0 };
+        let payload = (Codec::Plain, self.flags, body);
         Ready::encoded(client, target, wishes, *timeout, payload)
             .with_output(output.clone().map(OutputSink::new))
-            .with_descriptors(vec![Arc::clone(self.source.descriptor())])
     }
 
     /// What came of a chunk: nothing where no record begins in it, so that the function was not

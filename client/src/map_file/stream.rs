@@ -11,20 +11,14 @@ use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep};
 
-use super::{Cuts, FileError, Job, MapFile, MapFileError, Order, Parcel, Plan, Step};
+use super::{
+    Cuts, FileError, Item, Job, MapFile, MapFileError, Order, Parcel, Plan, Step, indexed,
+};
 use crate::client::Client;
 use crate::exchange::Reply;
 
 type Answer = (Parcel, Result<Reply, Failure>);
 type Sending = Pin<Box<dyn Future<Output = Answer> + Send>>;
-
-type Item<R> = Result<(u64, Result<R, MapFileError>), FileError>;
-
-/// A failed chunk names itself.
-fn indexed<R>(item: Item<R>) -> Result<(u64, R), MapFileError> {
-    let (index, result) = item?;
-    result.map(|value| (index, value))
-}
 
 struct Driver<R> {
     client: Client,
@@ -177,10 +171,7 @@ impl<R: DeserializeOwned> Stream for FileOrdered<R> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let item = ready!(self.0.poll(cx));
-        Poll::Ready(item.map(|item| match item {
-            Ok((_, result)) => result,
-            Err(error) => Err(error.into()),
-        }))
+        Poll::Ready(item.map(|item| indexed(item).map(|(_, result)| result)))
     }
 }
 

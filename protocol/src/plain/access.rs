@@ -225,6 +225,8 @@ impl<'de> EnumAccess<'de> for ValueAccess<'_, 'de> {
             Node::Group(Shape::Dict, _) => Tag::Dict,
             Node::Group(Shape::Set, _) => Tag::Set,
             Node::Group(Shape::FrozenSet, _) => Tag::FrozenSet,
+            Node::Attached(index) if self.0.is_byte_array(index) => Tag::ByteArray,
+            Node::Attached(_) => Tag::Bytes,
             Node::Run { .. } => unreachable!("a run is no value"),
         };
         let number: U32Deserializer<Error> = (tag as u32).into_deserializer();

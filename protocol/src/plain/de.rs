@@ -7,20 +7,45 @@ use serde::de::{Error as _, Expected, Unexpected, Visitor};
 
 use super::Limits;
 use super::access::{ByteItems, ItemsAccess, ValueAccess, Variant};
+use super::array::Array;
+use super::attach::{ATTACHED, Attached};
 use super::error::{Error, ErrorKind};
 use super::tape::{Node, Shape, Span, Tape};
+use crate::attachment::Content;
 use crate::value::BigInt;
 
 /// The name under which a [`Value`](crate::Value) asks for itself, so that it can tell tuples
 /// from lists.
 pub(crate) const VALUE: &str = "$clutch::Value";
+
 /// Reads a value. Texts and bytes in `T` may borrow from `bytes`.
 ///
 /// # Errors
 ///
 /// When the bytes are no value, exceed a limit, or hold something `T` does not take.
 pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8], limits: Limits) -> Result<T, Error> {
-    let tape = Tape::read(bytes, limits)?;
+    read(bytes, None, limits)
+}
+
+/// Reads a value that refers to what is attached. Bytes in `T` may borrow from that too.
+///
+/// # Errors
+///
+/// As [`from_slice`], and when the value does not use every attachment once.
+pub fn from_slice_with<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+    attached: &'de dyn Attached,
+    limits: Limits,
+) -> Result<T, Error> {
+    read(bytes, Some(attached), limits)
+}
+
+fn read<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+    attached: Option<&'de dyn Attached>,
+    limits: Limits,
+) -> Result<T, Error> {
+    let tape = Tape::read(bytes, attached, limits)?;
     T::deserialize(Deserializer { tape: &tape, node: tape.root() })
 }
 
@@ -30,7 +55,7 @@ pub fn from_slice<'de, T: Deserialize<'de>>(bytes: &'de [u8], limits: Limits) ->
 ///
 /// When they are not.
 pub fn check(bytes: &[u8], limits: Limits) -> Result<(), Error> {
-    Tape::read(bytes, limits).map(drop)
+    Tape::read(bytes, None, limits).map(drop)
 }
 
 /// One node of the tape.
@@ -80,6 +105,7 @@ impl<'t, 'de> Deserializer<'t, 'de> {
                 Err(error) => return error,
             },
             Node::Bytes(span) | Node::ByteArray(span) => Unexpected::Bytes(self.tape.bytes(span)),
+            Node::Attached(index) => self.unexpected(index),
             Node::Group(Shape::List, _) => Unexpected::Other("list"),
             Node::Group(Shape::Tuple, _) => Unexpected::Other("tuple"),
             Node::Group(Shape::Dict, _) => Unexpected::Other("dict"),
@@ -88,6 +114,54 @@ impl<'t, 'de> Deserializer<'t, 'de> {
             Node::Run { .. } => unreachable!("a run is no value"),
         };
         Error::invalid_type(found, expected)
+    }
+
+    /// What is attached.
+    fn attached(self, index: u32) -> (&'de dyn Attached, usize) {
+        let attached = self.tape.attached.expect("the tape refers to none if there are none");
+        (attached, index as usize)
+    }
+
+    #[cold]
+    fn unexpected(self, index: u32) -> Unexpected<'de> {
+        let (attached, index) = self.attached(index);
+        Unexpected::Other(match attached.content(index) {
+            Content::Bytes => "bytes",
+            Content::ByteArray => "bytearray",
+            Content::Array { .. } => "array",
+            Content::Arrow => "Arrow table",
+            Content::Range { .. } | Content::RowGroup { .. } => "part of a file",
+            Content::Stream { .. } => "stream",
+        })
+    }
+
+    /// The bytes of what is attached, if bytes is what it is.
+    pub(super) fn attached_bytes(self, index: u32) -> Result<Option<&'de [u8]>, Error> {
+        let (attached, index) = self.attached(index);
+        let is_bytes =
+            matches!(attached.content(index), Content::Bytes | Content::ByteArray | Content::Arrow);
+        if !is_bytes {
+            return Ok(None);
+        }
+        attached.bytes(index).map(Some).map_err(attachment)
+    }
+
+    pub(super) fn is_byte_array(self, index: u32) -> bool {
+        let (attached, index) = self.attached(index);
+        matches!(attached.content(index), Content::ByteArray)
+    }
+
+    /// What is attached, as what it says it is.
+    fn visit_attached<V: Visitor<'de>>(self, index: u32, visitor: V) -> Result<V::Value, Error> {
+        if let Some(bytes) = self.attached_bytes(index)? {
+            return visitor.visit_borrowed_bytes(bytes);
+        }
+        let (attached, index) = self.attached(index);
+        let Content::Array { dtype, shape, strides, .. } = attached.content(index) else {
+            return Err(self.unfit(&visitor));
+        };
+        let bytes = attached.bytes(index).map_err(attachment)?;
+        Array::new(dtype, shape, strides, bytes)?.visit(visitor)
     }
 
     fn wide(self, span: Span) -> BigInt {
@@ -117,6 +191,19 @@ fn is_beyond_f32(float: f64) -> bool {
     #[expect(clippy::cast_possible_truncation, reason = "what becomes of it is the question")]
     let nearest = float as f32;
     nearest.is_infinite()
+}
+
+/// Refuses a float that no `f32` is near to.
+pub(super) fn check_f32(float: f64, expected: &dyn Expected) -> Result<(), Error> {
+    if float.is_finite() && is_beyond_f32(float) {
+        return Err(Error::invalid_value(Unexpected::Float(float), expected));
+    }
+    Ok(())
+}
+
+#[cold]
+fn attachment(fault: &'static str) -> Error {
+    ErrorKind::Attachment { fault: fault.into() }.into()
 }
 
 /// What a type took of a container that holds more.
@@ -192,6 +279,7 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
             Node::Bytes(span) | Node::ByteArray(span) => {
                 visitor.visit_borrowed_bytes(self.tape.bytes(span))
             }
+            Node::Attached(index) => self.visit_attached(index, visitor),
             Node::Group(Shape::Dict, group) => self.map(group, visitor),
             Node::Group(_, group) => self.seq(group, visitor),
             Node::Run { .. } => unreachable!("a run is no value"),
@@ -213,8 +301,9 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         // serde's own `f32` would take what is beyond its range for infinite.
         match self.node {
-            Node::Float(float) if float.is_finite() && is_beyond_f32(float) => {
-                Err(Error::invalid_value(Unexpected::Float(float), &visitor))
+            Node::Float(float) => {
+                check_f32(float, &visitor)?;
+                visitor.visit_f64(float)
             }
             Node::BigInt(span) if self.wide(span).to_f64().is_none_or(is_beyond_f32) => {
                 Err(Error::invalid_value(BEYOND_FLOATS, &visitor))
@@ -236,6 +325,10 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
             Node::Bytes(span) | Node::ByteArray(span) => {
                 visitor.visit_seq(ByteItems::new(self.tape.bytes(span)))
             }
+            Node::Attached(index) => match self.attached_bytes(index)? {
+                Some(bytes) => visitor.visit_seq(ByteItems::new(bytes)),
+                None => self.deserialize_any(visitor),
+            },
             Node::Group(Shape::Dict, _) => Err(self.unfit(&visitor)),
             _ => self.deserialize_any(visitor),
         }
@@ -245,7 +338,9 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
         match self.node {
             // The items of a set have no order, so none of them is the first.
             Node::Group(Shape::Set | Shape::FrozenSet, _) => Err(self.unfit(&visitor)),
-            Node::Bytes(_) | Node::ByteArray(_) => self.deserialize_seq(visitor),
+            Node::Bytes(_) | Node::ByteArray(_) | Node::Attached(_) => {
+                self.deserialize_seq(visitor)
+            }
             _ => self.deserialize_any(visitor),
         }
     }
@@ -285,10 +380,18 @@ impl<'de> serde::Deserializer<'de> for Deserializer<'_, 'de> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if name == VALUE {
-            visitor.visit_enum(ValueAccess::new(self))
-        } else {
-            visitor.visit_newtype_struct(self)
+        match (name, self.node) {
+            (ATTACHED, Node::Attached(index)) => {
+                let (attached, index) = self.attached(index);
+                attached.offer(index);
+                visitor.visit_unit()
+            }
+            // An array is nested lists to a value.
+            (VALUE, Node::Attached(index)) if self.attached_bytes(index)?.is_none() => {
+                visitor.visit_newtype_struct(self)
+            }
+            (VALUE, _) => visitor.visit_enum(ValueAccess::new(self)),
+            (_, _) => visitor.visit_newtype_struct(self),
         }
     }
 

@@ -76,6 +76,23 @@ pub enum ErrorKind {
     /// Text with a lone surrogate, which Rust has no text for.
     #[error("a str is not valid UTF-8 (it has a lone surrogate); send it as bytes")]
     NotUtf8,
+    /// The value and what came beside it do not belong together.
+    #[error("the value refers to {used} attachments, and {attached} came with it")]
+    Attachments {
+        /// How many it refers to, at least.
+        used: usize,
+        /// How many there are.
+        attached: usize,
+    },
+    /// Something that came beside the value is not what is asked for.
+    #[error("the attachment {fault}")]
+    Attachment {
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// A part could not be attached. Who was to attach it knows why.
+    #[error("a part of the value could not be attached to it")]
+    Unattached,
     /// Something of one type where another was asked for.
     #[error("expected {expected}, found {found}")]
     Unfit {

@@ -4,12 +4,17 @@
 //! would hold *after* its shared parts were copied is added up as it is filled, so a "billion
 //! laughs" is refused before anything is copied. What the nodes mean to serde is in `de`.
 
+use super::attach::Attached;
 use super::error::{Error, ErrorKind};
 use super::tape::{Arena, EMPTY, Node, Shape, Span, Tape, index};
 use super::{Limits, opcode};
 
 /// Reads a whole value.
-pub(super) fn run(input: &[u8], limits: Limits) -> Result<Tape<'_>, Error> {
+pub(super) fn run<'de>(
+    input: &'de [u8],
+    attached: Option<&'de dyn Attached>,
+    limits: Limits,
+) -> Result<Tape<'de>, Error> {
     let limits = limits.clamped();
     if input.len() > limits.bytes {
         return Err(ErrorKind::TooLong { limit: limits.bytes }.into());
@@ -22,11 +27,18 @@ pub(super) fn run(input: &[u8], limits: Limits) -> Result<Tape<'_>, Error> {
         stack: Vec::with_capacity((input.len() / 4).clamp(4, 1024)),
         marks: Vec::new(),
         memo: Vec::new(),
-        arena: Arena::default(),
+        arena: match attached {
+            Some(attached) => {
+                Arena::with((0..attached.count()).map(|i| attached.size(i)).collect())
+            }
+            None => Arena::default(),
+        },
+        attached: attached.map(Attached::count),
+        used: 0,
         limits,
     };
     let root = machine.run()?;
-    Ok(Tape { input, arena: machine.arena, root })
+    Ok(Tape { input, attached, arena: machine.arena, root })
 }
 
 /// What CPython's unpickler would be in the middle of.
@@ -40,6 +52,10 @@ struct Machine<'de> {
     marks: Vec<u32>,
     memo: Vec<Node>,
     arena: Arena,
+    /// How many attachments came with the value, if it is one that may have any.
+    attached: Option<usize>,
+    /// How many the value has referred to.
+    used: usize,
     limits: Limits,
 }
 
@@ -137,6 +153,15 @@ impl Machine<'_> {
             opcode::TUPLE3 => self.close_last(code, 3)?,
             opcode::TUPLE => self.close_marked(code, Shape::Tuple)?,
             opcode::FROZENSET => self.close_marked(code, Shape::FrozenSet)?,
+            opcode::NEXT_BUFFER => self.next_attached()?,
+            opcode::READONLY_BUFFER => {
+                let at = self.last(code, 1)?;
+                return match self.stack[at] {
+                    // A pickler's remark on what it was given. Nobody writes into it here.
+                    Node::Attached(_) => Ok(None),
+                    _ => Err(self.refuse(code)),
+                };
+            }
             opcode::PROTO => return Err(self.misplaced(code)),
             _ => return Err(self.refuse(code)),
         };
@@ -248,9 +273,24 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Each attachment is used once, in their order.
+    fn next_attached(&mut self) -> Result<Node, Error> {
+        let Some(attached) = self.attached else {
+            return Err(self.refuse(opcode::NEXT_BUFFER));
+        };
+        self.used += 1;
+        if self.used > attached {
+            return Err(ErrorKind::Attachments { used: self.used, attached }.into());
+        }
+        Ok(Node::Attached(index(self.used - 1)))
+    }
+
     fn stop(&mut self) -> Result<Node, Error> {
         if self.at < self.input.len() {
             return Err(ErrorKind::Trailing(self.input.len() - self.at).into());
+        }
+        if let Some(attached) = self.attached.filter(|attached| self.used < *attached) {
+            return Err(ErrorKind::Attachments { used: self.used, attached }.into());
         }
         match (&self.stack[..], &self.marks[..]) {
             (&[root], []) => Ok(root),

@@ -17,6 +17,7 @@
 //! | dict | `EMPTY_DICT`, `MARK`, `SETITEMS` | `SETITEM` |
 //! | set, frozenset | `EMPTY_SET`, `MARK`, `ADDITEMS`, `FROZENSET` | |
 //! | any, again | in full | `MEMOIZE`, `BINGET`, `LONG_BINGET` |
+//! | what is attached | `NEXT_BUFFER` | `READONLY_BUFFER` behind it |
 //! | | `PROTO`, `STOP` | `FRAME` |
 //!
 //! In Rust's terms: structs and maps are dicts, enums are tagged from outside as in `serde_json`,
@@ -27,10 +28,19 @@
 //! `f64`. What is beyond its range is an error and never becomes infinite. What serde has no word
 //! for (sets, bytearrays, ints of any size) a [`Value`](crate::Value) holds.
 //!
+//! With attachments ([`append_with`], [`from_slice_with`]), bytes from
+//! [`ATTACH_BYTES_MIN`](crate::limits::ATTACH_BYTES_MIN) on leave the value, and so does whatever
+//! attaches itself. On the way back attached bytes are bytes, and an array is a list of lists of
+//! its numbers to every type but those that take it as a whole: also to a [`Value`](crate::Value),
+//! so that an array is the same to it whether it was attached or sent as lists. Without
+//! attachments the opcode is refused like any other that is not data.
+//!
 //! The reader is bounded by [`Limits`], which count what the value would be with its shared parts
 //! copied. It keeps at most 96 bytes for each byte of input, and takes time in proportion to it.
 
 mod access;
+mod array;
+mod attach;
 mod de;
 mod error;
 mod limits;
@@ -39,10 +49,12 @@ mod opcode;
 mod ser;
 mod tape;
 
-pub use de::{check, from_slice};
+pub use array::widened;
+pub use attach::{ATTACHED, Attach, Attached, Unattached};
+pub use de::{check, from_slice, from_slice_with};
 pub use error::{Error, ErrorKind};
 pub use limits::Limits;
-pub use ser::{append, to_vec};
+pub use ser::{append, append_with, to_vec};
 
 pub(crate) use de::VALUE;
 pub(crate) use ser::{BIG_INT, BYTE_ARRAY, FROZEN_SET, SET};

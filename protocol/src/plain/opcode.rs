@@ -60,6 +60,9 @@ opcodes! {
         ADDITEMS = 0x90,
         FROZENSET = 0x91,
 
+        NEXT_BUFFER = 0x97,
+        READONLY_BUFFER = 0x98,
+
         MEMOIZE = 0x94,
         BINGET = b'h',
         LONG_BINGET = b'j',
@@ -94,7 +97,5 @@ opcodes! {
         EXT4 = 0x84,
         NEWOBJ_EX = 0x92,
         STACK_GLOBAL = 0x93,
-        NEXT_BUFFER = 0x97,
-        READONLY_BUFFER = 0x98,
     }
 }

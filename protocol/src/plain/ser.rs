@@ -7,9 +7,11 @@ mod group;
 use serde::Serialize;
 
 use self::group::{Close, Group};
+use super::attach::{ATTACHED, Attach, Unattached};
 use super::error::{Error, ErrorKind};
 use super::opcode;
-use crate::limits::DEPTH_MAX;
+use crate::attachment::Content;
+use crate::limits::{ATTACH_BYTES_MIN, DEPTH_MAX};
 use crate::path::Step;
 use crate::value::trim;
 
@@ -36,9 +38,35 @@ pub fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Error> {
 ///
 /// When it nests too deep, or its own `Serialize` fails.
 pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> Result<(), Error> {
+    write(out, value, None)
+}
+
+/// The same, with its large parts attached instead of written.
+///
+/// # Errors
+///
+/// When it nests too deep, something cannot be attached, or its own `Serialize` fails.
+pub fn append_with<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+    attach: &mut dyn Attach,
+) -> Result<(), Error> {
+    write(out, value, Some(attach))
+}
+
+fn write<T: Serialize + ?Sized>(
+    out: &mut Vec<u8>,
+    value: &T,
+    attach: Option<&mut dyn Attach>,
+) -> Result<(), Error> {
     let start = out.len();
     out.extend_from_slice(&[opcode::PROTO, 5]);
-    let mut serializer = Serializer { out, depth: 0, wish: Wish::Usual };
+    // Told apart and put together again, the borrow may become as short as that of `out`.
+    let attach: Option<&mut dyn Attach> = match attach {
+        Some(attach) => Some(attach),
+        None => None,
+    };
+    let mut serializer = Serializer { out, depth: 0, wish: Wish::Usual, attach };
     match value.serialize(&mut serializer) {
         Ok(()) => {
             out.push(opcode::STOP);
@@ -65,6 +93,7 @@ struct Serializer<'o> {
     out: &'o mut Vec<u8>,
     depth: usize,
     wish: Wish,
+    attach: Option<&'o mut dyn Attach>,
 }
 
 impl Serializer<'_> {
@@ -102,6 +131,34 @@ impl Serializer<'_> {
             return Err(ErrorKind::TooLong { limit: i32::MAX as usize }.into());
         }
         self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Attaches bytes instead of writing them, where that can be and pays.
+    fn attach(&mut self, bytes: &[u8], content: Content) -> Result<bool, Error> {
+        let Some(attach) = self.attach.as_mut().filter(|_| bytes.len() >= ATTACH_BYTES_MIN) else {
+            return Ok(false);
+        };
+        let attached = attach.bytes(bytes, content).map_err(|Unattached| ErrorKind::Unattached)?;
+        if attached {
+            self.out.push(opcode::NEXT_BUFFER);
+        }
+        Ok(attached)
+    }
+
+    /// Writes a part that may attach itself as a whole.
+    fn attachable<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        let start = self.out.len();
+        if let Some(attach) = &mut self.attach {
+            attach.invite();
+        }
+        value.serialize(&mut *self)?;
+        if let Some(attach) = &mut self.attach
+            && attach.accept().map_err(|Unattached| ErrorKind::Unattached)?
+        {
+            self.out.truncate(start);
+            self.out.push(opcode::NEXT_BUFFER);
+        }
         Ok(())
     }
 
@@ -209,12 +266,14 @@ impl<'s, 'o> serde::Serializer for &'s mut Serializer<'o> {
 
     fn serialize_bytes(self, bytes: &[u8]) -> Result<(), Error> {
         match std::mem::replace(&mut self.wish, Wish::Usual) {
+            Wish::ByteArray if self.attach(bytes, Content::ByteArray)? => Ok(()),
             Wish::ByteArray => {
                 self.put(opcode::BYTEARRAY8, (bytes.len() as u64).to_le_bytes());
                 self.out.extend_from_slice(bytes);
                 Ok(())
             }
             Wish::BigInt => self.long(bytes),
+            Wish::Usual if self.attach(bytes, Content::Bytes)? => Ok(()),
             Wish::Usual | Wish::Set | Wish::FrozenSet => {
                 let codes = [opcode::SHORT_BINBYTES, opcode::BINBYTES, opcode::BINBYTES8];
                 self.sized(codes, bytes);
@@ -259,6 +318,7 @@ impl<'s, 'o> serde::Serializer for &'s mut Serializer<'o> {
             FROZEN_SET => Wish::FrozenSet,
             BYTE_ARRAY => Wish::ByteArray,
             BIG_INT => Wish::BigInt,
+            ATTACHED => return self.attachable(value),
             _ => return value.serialize(self),
         };
         self.wish = wish;

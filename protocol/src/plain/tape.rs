@@ -10,6 +10,9 @@
 //!                                             └──────────────────────────────┘
 //! ```
 
+use std::collections::BTreeMap;
+
+use super::attach::Attached;
 use super::error::{Error, ErrorKind};
 use super::{Limits, machine};
 use crate::limits::PAYLOAD_BYTES_MAX;
@@ -42,6 +45,8 @@ pub(super) enum Node {
     Str(Span),
     Bytes(Span),
     ByteArray(Span),
+    /// An attachment, by its index.
+    Attached(u32),
     /// [`EMPTY`] until something is put into it or refers to it.
     Group(Shape, u32),
     /// Heads `len` items of a group; the group's next run is at `next`. Never on the stack.
@@ -78,17 +83,21 @@ struct Group {
 }
 
 /// A value, flat.
-#[derive(Debug)]
 pub(super) struct Tape<'de> {
     pub(super) input: &'de [u8],
+    pub(super) attached: Option<&'de dyn Attached>,
     pub(super) arena: Arena,
     pub(super) root: Node,
 }
 
 impl<'de> Tape<'de> {
     /// Reads a whole value.
-    pub(super) fn read(input: &'de [u8], limits: Limits) -> Result<Tape<'de>, Error> {
-        machine::run(input, limits)
+    pub(super) fn read(
+        input: &'de [u8],
+        attached: Option<&'de dyn Attached>,
+        limits: Limits,
+    ) -> Result<Tape<'de>, Error> {
+        machine::run(input, attached, limits)
     }
 
     pub(super) fn root(&self) -> Node {
@@ -118,9 +127,19 @@ impl<'de> Tape<'de> {
 pub(super) struct Arena {
     items: Vec<Node>,
     groups: Vec<Group>,
+    /// Bytes of each attachment.
+    sizes: Vec<u64>,
+    /// Bytes of attachments in each group that has any, after its shared parts were copied. Apart,
+    /// because hardly any has.
+    attached: BTreeMap<u32, u64>,
 }
 
 impl Arena {
+    /// For a value with attachments of these sizes.
+    pub(super) fn with(sizes: Vec<u64>) -> Arena {
+        Arena { sizes, ..Arena::default() }
+    }
+
     /// A new container, empty.
     pub(super) fn open(&mut self) -> u32 {
         let id = index(self.groups.len());
@@ -150,17 +169,26 @@ impl Arena {
         let group = &self.groups[id as usize];
         let (mut nodes, mut bytes) = (group.nodes as usize, group.bytes as usize);
         let mut depth = group.depth;
+        let mut attached = 0_u64;
         for node in values {
             match *node {
                 Node::Group(_, EMPTY) => {
                     nodes += 1;
                     depth = depth.max(2);
                 }
-                Node::Group(_, child) => {
-                    let child = &self.groups[child as usize];
+                Node::Group(_, id) => {
+                    let child = &self.groups[id as usize];
                     nodes = nodes.saturating_add(child.nodes as usize);
                     bytes = bytes.saturating_add(child.bytes as usize);
                     depth = depth.max(child.depth + 1);
+                    if !self.attached.is_empty() {
+                        let inside = self.attached.get(&id).copied().unwrap_or(0);
+                        attached = attached.saturating_add(inside);
+                    }
+                }
+                Node::Attached(index) => {
+                    nodes += 1;
+                    attached = attached.saturating_add(self.sizes[index as usize]);
                 }
                 Node::Str(span)
                 | Node::Bytes(span)
@@ -182,10 +210,24 @@ impl Arena {
         if usize::from(depth) > depth_max {
             return Err(ErrorKind::TooDeep { limit: depth_max }.into());
         }
+        if attached > 0 {
+            self.count_attached(id, attached, bytes_max)?;
+        }
         let group = &mut self.groups[id as usize];
         (group.nodes, group.bytes) = (index(nodes), index(bytes));
         group.depth = depth;
         self.store(id, values);
+        Ok(())
+    }
+
+    /// Copies of attachments may be as much as they are themselves, and as text and data may be.
+    fn count_attached(&mut self, id: u32, more: u64, copies_max: usize) -> Result<(), Error> {
+        let originals = self.sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
+        let count = self.attached.entry(id).or_default();
+        *count = count.saturating_add(more);
+        if *count > originals.saturating_add(copies_max as u64) {
+            return Err(ErrorKind::TooLong { limit: copies_max }.into());
+        }
         Ok(())
     }
 

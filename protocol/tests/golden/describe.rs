@@ -333,6 +333,7 @@ enums! {
         7 Unanswered,
         8 Frozen { pid },
         9 Building,
+        10 Reader { items },
     }
     Shutdown { 0 Daemon, 1 Ended, 2 Drain }
     Payload { 0 Arguments, 1 Result }

@@ -491,6 +491,7 @@ fn reasons() -> Vec<(String, Reason)> {
     for (name, hindrance) in [
         ("TimedOut-Capped", Hindrance::Capped { wished_ms: 60_000 }),
         ("TimedOut-Frozen", Hindrance::Frozen { pid: 4711 }),
+        ("TimedOut-Reader", Hindrance::Reader { items: 32 }),
     ] {
         let reason = Reason::TimedOut { timeout_ms: 200, stack: String::new(), hindrance };
         reasons.push((name.into(), reason));

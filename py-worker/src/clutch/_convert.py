@@ -5,27 +5,35 @@
 | dataclass instance | dict of its fields |
 | named tuple, other subclasses of tuple | tuple |
 | enum member | its value |
-| numpy scalar, array | number, nested lists |
+| numpy scalar, array | number, nested lists; in `plain`, large arrays are attached |
 | `pathlib` path, `UUID`, `Decimal`, `Fraction` | text |
 | `datetime`, `date`, `time` | text in ISO 8601 |
 | `timedelta` | seconds, a float |
-| memoryview, `array.array` | bytes, list |
+| memoryview, `array.array` | bytes, list; in `plain`, large ones are attached |
+| pyarrow table, record batch | in `plain`, they are attached |
 | subclasses of dict, list, set, str, int, float, bytes | the plain type |
 | for JSON: set, frozenset | list, sorted where its members can be |
 
 Types are known by their names, so that nothing is imported: numpy least of all.
 """
 
+from clutch._frames import CODEC_PLAIN
 from clutch._limits import DEPTH_MAX
+from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn, Optional, Tuple
 
+    # What stands for a value that leaves the payload; None if it is to become plain data.
+    Attach = Callable[[Any, type], Any]
+
     # Where a part is: the way to its parent, and its own step (`[3]`, `.lock`).
     Where = Optional[Tuple["Where", str]]
 
-__all__ = ["UnserializableError", "convert", "type_name"]
+    from clutch._execute import Encode
+
+__all__ = ["UnserializableError", "attaching", "convert", "type_name"]
 
 _ADVICE = (
     "return None, bool, int, float, str, bytes, list, tuple, dict, set, "
@@ -81,20 +89,39 @@ def type_name(cls: type) -> str:
     return f"{module}.{name}"
 
 
-def convert(value: object, *, for_json: bool, depth_max: int = DEPTH_MAX) -> "Any":
+def convert(
+    value: object, *, for_json: bool, depth_max: int = DEPTH_MAX, attach: "Optional[Attach]" = None
+) -> "Any":
     """Plain data in place of `value`, or `UnserializableError`."""
-    return _Converter(for_json, depth_max).convert(value, None, depth_max)
+    converter = _Converter(for_json, depth_max, attach)
+    try:
+        return converter.convert(value, None, depth_max)
+    finally:
+        converter.forget()
+
+
+def attaching(codec: int, encode: "Encode") -> "Optional[Attach]":
+    """What puts something in the place of what leaves a payload of this codec."""
+    if codec != CODEC_PLAIN:
+        return None
+    return getattr(encode, "attach", None) or load("clutch._plain").attach  # type: ignore[no-any-return]
 
 
 class _Converter:
-    def __init__(self, for_json: bool, depth_max: int) -> None:
+    def __init__(self, for_json: bool, depth_max: int, attach: "Optional[Attach]") -> None:
         self._for_json = for_json
+        self._attach = attach
         self._depth_max = depth_max
         # Containers being converted, to find cycles; and those that were, so that what a value
         # shares stays shared. Their originals are kept: an id is only theirs while they live.
         self._open: "set[int]" = set()
         self._done: "dict[int, tuple[object, object]]" = {}
         self._handlers: "dict[type, Callable[[Any, Where, int], Any]]" = {}
+
+    def forget(self) -> None:
+        """Lets go of values now: its handlers are its own methods, and so it is part of a cycle."""
+        self._handlers.clear()
+        self._done.clear()
 
     def convert(self, value: "Any", where: "Where", levels: int) -> "Any":
         """Dispatches on the exact type first; `levels` is how many more containers may follow."""
@@ -112,8 +139,8 @@ class _Converter:
         handler = self._handlers.get(kind)
         if handler is None:
             handler = self._handlers[kind] = self._handler(kind)
-        if handler == self._simplify:
-            return self._simplify(value, where, levels)
+        if handler in (self._simplify, self._leave):
+            return handler(value, where, levels)
         known = self._done.get(id(value))
         if known is not None:
             return known[1]
@@ -144,6 +171,8 @@ class _Converter:
             return self._list
         if issubclass(kind, (set, frozenset)):
             return self._set
+        if self._attach is not None and not names.isdisjoint(_LEAVING):
+            return self._leave
         return self._simplify
 
     def _list(self, value: "list[Any]", where: "Where", levels: int) -> "list[Any]":
@@ -243,6 +272,22 @@ class _Converter:
             raise UnserializableError(where, type(value), message)
         return value
 
+    def _leave(self, value: "Any", where: "Where", levels: int) -> "Any":
+        """Puts something in the place of what leaves the payload, if it is to leave."""
+        assert self._attach is not None
+        known = self._done.get(id(value))
+        if known is not None:
+            return known[1]
+        try:
+            stand_in = self._attach(value, type(value))
+        except Exception as error:  # noqa: BLE001 - a subclass may do anything.
+            message = f"reading it raised {type_name(type(error))}"
+            raise UnserializableError(where, type(value), message) from None
+        if stand_in is None:
+            return self._simplify(value, where, levels)
+        self._done[id(value)] = (value, stand_in)
+        return stand_in
+
     def _simplify(self, value: "Any", where: "Where", levels: int) -> "Any":
         """Replaces what is no container by something simpler, and converts that."""
         kind = type(value)
@@ -301,6 +346,15 @@ def _simpler(value: "Any", kind: type) -> "Any":
     return value
 
 
+_LEAVING = frozenset(
+    (
+        ("builtins", "memoryview"),
+        ("array", "array"),
+        ("numpy", "ndarray"),
+        ("pyarrow.lib", "Table"),
+        ("pyarrow.lib", "RecordBatch"),
+    )
+)
 _ISO_8601 = frozenset((("datetime", "datetime"), ("datetime", "date"), ("datetime", "time")))
 _TEXTS = frozenset(
     (

@@ -16,6 +16,7 @@ from clutch._frames import (
     CODEC_PLAIN,
     CODEC_RAW,
     FAILED,
+    FLAG_ATTACHED,
     FLAG_ITEMS,
     FLAG_KEYWORDS,
     FLAG_STREAM,
@@ -37,11 +38,14 @@ if TYPE_CHECKING:
 
     from clutch._failures import Attempt
     from clutch._items import Items
+    from clutch._outgoing import Outgoing
+    from clutch._receive import Payload
     from clutch._streams import Stream
 
     # A module's names and the function's own among them, so that a redefinition is seen.
     Place = Tuple[Dict[str, Any], str]
-    Answer = Tuple[bytes, Union[bytes, memoryview]]
+    Body = Union[bytes, memoryview, Outgoing]
+    Answer = Tuple[bytes, Body]
     Decode = Callable[[memoryview], Any]
     # What runs a call that is more than one call of a function.
     Many = Union[Items, Stream]
@@ -51,22 +55,19 @@ if TYPE_CHECKING:
 
         def __call__(
             self, value: object, wrapped: int, *, is_checked: bool = False
-        ) -> "Optional[Union[bytes, memoryview]]": ...
+        ) -> "Optional[Body]": ...
 
 
 __all__ = [
-    "APPLY_NOTHING",
-    "APPLY_STAR",
+    "ASYNC",
     "CALLING",
     "DECODING",
     "FINDING",
     "NAME_AT",
-    "BadItemError",
     "BadNameError",
     "Coroutine",
     "Executor",
-    "NoFoldError",
-    "each_of",
+    "NoRecordsError",
     "is_coroutine_function",
     "split_name",
 ]
@@ -81,6 +82,8 @@ _FUNCTIONS_MAX = 4096
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
+# That, or what it sets in that of an async generator.
+ASYNC = _CO_COROUTINE | 0x200
 _WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
@@ -89,29 +92,17 @@ _BRIEF_CHARACTERS_MAX = 4096
 # Behind the timeout and the length of the name.
 NAME_AT = 16
 
-# What a call does with each of its items: it is the argument, the arguments, or only folded.
-APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
-
 _u64 = Struct("<Q").unpack_from
 _import = __import__
 _modules = sys.modules
 
 
+class NoRecordsError(Exception):
+    """No record of a file begins in the range that a call was to be made with."""
+
+
 class BadNameError(Exception):
     """A function's name is not `module:qualname`."""
-
-
-class BadItemError(Exception):
-    """An item is not what the function is to be called with."""
-
-
-class NoFoldError(Exception):
-    """The function that folds could not be found."""
-
-    def __init__(self, key: bytes, error: BaseException) -> None:
-        super().__init__()
-        self.key = key
-        self.error = error
 
 
 async def _nothing() -> None:
@@ -142,6 +133,9 @@ class Executor:
         "line",
     )
 
+    # The same for all calls of a worker.
+    attached_bytes_max = 0
+
     def __init__(self, package: str, payload_bytes_max: int, now: State = state) -> None:
         self._state = now
         self._payload_bytes_max = payload_bytes_max
@@ -157,7 +151,7 @@ class Executor:
         self.line: "Any" = None
 
     def execute(
-        self, flags: int, codec: int, call_id: int, meta: memoryview, payload: memoryview
+        self, flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload"
     ) -> "Answer":
         """The header and body of the frame that answers a `Run`."""
         if len(meta) < NAME_AT:
@@ -178,11 +172,15 @@ class Executor:
                     function = self._find(key)
                 stage = DECODING
                 decode, encode = self._codecs.get(codec) or self._load_codec(codec)
-                args = decode(payload)
                 if flags:
-                    args, kwargs, items = self._unfold(flags, codec, function, args, call_id)
-                elif type(args) is not list and type(args) is not tuple:
-                    raise TypeError("they are no list")
+                    args, encode = self._decode(flags, codec, payload, call_id)
+                    args, kwargs, items = self._unfold(
+                        flags, codec, function, args, call_id, encode
+                    )
+                else:
+                    args = decode(payload)  # type: ignore[arg-type]
+                    if type(args) is not list and type(args) is not tuple:
+                        raise TypeError("they are no list")
                 stage = CALLING
                 # From here until it is disarmed, the control thread may have Cancelled raised.
                 # An interrupt that came before was not heard.
@@ -211,11 +209,11 @@ class Executor:
             with pristine_imports:
                 load("clutch._failures").leave_child(error, self._skip)
         if error is not None or state.interrupted == call_id:
-            attempt = (call_id, key, stage, function, args, kwargs)
-            body = self._failure(error, attempt)
-            # The traceback holds this frame, and this frame would hold it.
-            self.kept, error = error, None
-            return header_bytes(FAILED, call_id, len(body), 0), body
+            answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
+            # The traceback holds this frame, and this frame would hold it. Whoever keeps it need
+            # not keep what was attached.
+            self.kept, error, encode = error, None, _never
+            return answer
         self.kept = value
         return self._answered(call_id, codec, value, items, encode)
 
@@ -224,7 +222,7 @@ class Executor:
         call_id: int,
         codec: int,
         value: object,
-        items: "Optional[Union[Items, Stream]]",
+        items: "Optional[Many]",
         encode: "Encode",
     ) -> "Answer":
         """The answer with the result. What encoding it raises costs this call and no other."""
@@ -239,6 +237,15 @@ class Executor:
             # Not as a call that came so far: what is told is what was raised.
             failed = self._failure(error, (call_id, self._state.key, CALLING, None, None, None))
             return header_bytes(FAILED, call_id, len(failed), 0), failed
+
+    def _failed(self, error: "BaseException | None", attempt: "Attempt") -> "Answer":
+        """The answer of a call that failed, or that there was nothing to make with."""
+        call_id, _, stage = attempt[:3]
+        is_nothing = type(error) is NoRecordsError and stage == DECODING
+        if is_nothing and self._state.interrupted != call_id:
+            return header_bytes(RESULT, call_id, 0, 0, 0, CODEC_NONE), b""
+        body = self._failure(error, attempt)
+        return header_bytes(FAILED, call_id, len(body), 0), body
 
     def _failure(self, error: "BaseException | None", attempt: "Attempt") -> bytes:
         # Also when it swallowed the interrupt and returned a value: nobody waits for that. Nothing
@@ -261,11 +268,21 @@ class Executor:
             name = type.__dict__["__name__"].__get__(type(error))
             return failed_raised(encode_exception(name, _brief(error), [note], [], "", [], []))
 
-    def _answer(self, call_id: int, codec: int, body: "bytes | memoryview", flags: int) -> "Answer":
+    def _answer(self, call_id: int, codec: int, body: "Body", flags: int) -> "Answer":
         if len(body) > self._payload_bytes_max:
-            failed = failed_too_large(len(body), self._payload_bytes_max)
-            return header_bytes(FAILED, call_id, len(failed), 0), failed
+            return self._answer_large(call_id, codec, body, flags)
         return header_bytes(RESULT, call_id, 0, len(body), flags, codec), body
+
+    def _answer_large(self, call_id: int, codec: int, body: "Body", flags: int) -> "Answer":
+        if isinstance(body, (bytes, memoryview)):
+            failed = failed_too_large(len(body), self._payload_bytes_max)
+        else:
+            failed = body.seal(self._payload_bytes_max, self.attached_bytes_max)
+            if not failed:
+                size, count = len(body.payload), len(body.descriptors)
+                flags |= FLAG_ATTACHED
+                return header_bytes(RESULT, call_id, 0, size, flags, codec, count), body
+        return header_bytes(FAILED, call_id, len(failed), 0), failed
 
     def _answer_slowly(self, call_id: int, codec: int, value: object, encode: "Encode") -> "Answer":
         failures = load("clutch._failures")
@@ -308,16 +325,35 @@ class Executor:
         self._codecs[codec] = module.decode, module.encode
         return self._codecs[codec]
 
+    def _decode(
+        self, flags: int, codec: int, payload: "Payload", call_id: int
+    ) -> "Tuple[Any, Encode]":
+        """What a payload says, whatever its flags, and what encodes the answer to it."""
+        decode, encode = self._codecs[codec]
+        if not flags & FLAG_ATTACHED:
+            return decode(payload), encode  # type: ignore[arg-type]
+        # From here on it is the call's own doing if the worker dies: for want of memory, say, or
+        # while numpy is imported.
+        self._state.page[0] = call_id
+        incoming = load("clutch._attached").Incoming(payload, self._state, self.line)
+        return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
+
     def _unfold(
-        self, flags: int, codec: int, function: "Callable[..., Any]", args: "Any", call_id: int
+        self,
+        flags: int,
+        codec: int,
+        function: "Callable[..., Any]",
+        args: "Any",
+        call_id: int,
+        encode: "Encode",
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
         if flags & FLAG_STREAM:
-            encode = self._codecs[codec][1]
-            how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
+            limits = self._payload_bytes_max, self.attached_bytes_max
+            how = codec, encode, limits, self._skip, self._await, self.line
             streams = load("clutch._streams")
             return streams.unfold(function, flags, args, call_id, self._state, how)
-        if codec == CODEC_RAW:
+        if codec == CODEC_RAW and flags & (FLAG_ITEMS | FLAG_KEYWORDS):
             raise TypeError("raw bytes are one argument; use plain or json for more")
         if flags & FLAG_ITEMS:
             if flags & FLAG_KEYWORDS or type(args) not in (list, tuple):
@@ -337,6 +373,8 @@ class Executor:
             if type(args) not in (list, tuple) or type(kwargs) is not dict:
                 raise TypeError("they are no pair of a list and a dict")
             return args, kwargs, None
+        if type(args) not in (list, tuple):
+            raise TypeError("they are no list")
         return args, {}, None
 
     def _await(self, coroutine: "Any") -> "Any":
@@ -368,21 +406,15 @@ def _brief(error: BaseException) -> str:
         return name
 
 
-def each_of(key: bytes) -> "tuple[bytes, int, bytes]":
-    """The name of a call's function, what is done with its items, and the name of their fold."""
-    reader = MetaReader(key)
-    name, apply, fold = reader.raw(), APPLY_ITEM, b""
-    if reader.flag():
-        apply, fold = reader.u32(), reader.raw()
-        if apply > APPLY_NOTHING:
-            raise ProtocolError(f"nothing is known of the way {apply} to call a function")
-    reader.end()
-    return name, apply, fold
-
-
 def split_name(key: bytes) -> "tuple[str, str]":
     """Module and qualname of a call's function."""
-    raw, _, _ = each_of(key)
+    reader = MetaReader(key)
+    raw = reader.raw()
+    if reader.flag():
+        # What is done with its items is read by `_items`.
+        reader.u32()
+        reader.raw()
+    reader.end()
     try:
         name = raw.decode()
     except UnicodeDecodeError:
@@ -394,10 +426,10 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any") -> bool:
+def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:
+        if code is not None and getattr(code, "co_flags", 0) & kinds:
             return True
         for name in ("__wrapped__", "__func__", "func"):
             inner = getattr(function, name, None)

@@ -6,14 +6,12 @@ Loaded by the first call that fails, or whose result is not plain data at once.
 import sys
 from posix import _exit
 
-from clutch._convert import UnserializableError, convert, type_name
+from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import advice, cut, describe, format_traceback, message_of
 from clutch._execute import (
     DECODING,
     FINDING,
-    BadItemError,
     BadNameError,
-    NoFoldError,
     split_name,
 )
 from clutch._frames import (
@@ -33,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Optional, Tuple
 
-    from clutch._execute import Encode
+    from clutch._execute import Body, Encode
 
     # call id, key, stage, function, arguments, keyword arguments; the last three are None when
     # the call did not come that far.
@@ -70,10 +68,6 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return error.meta
     if type(error) is UnserializableError:
         return failed_unserializable(error.path, error.type_name, error.message)
-    if type(error) is NoFoldError:
-        return load("clutch._missing").not_found(*split_name(error.key), error.error, skip)
-    if type(error) is BadItemError:
-        return failed_bad_arguments(message_of(error))
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):
@@ -107,16 +101,15 @@ def raised(error: BaseException, skip: "tuple[str, ...]") -> bytes:
         return failed_raised(encode_exception(type_name(type(error)), message, [], [], "", [], []))
 
 
-def encode_slowly(
-    value: object, codec: int, encode: "Encode"
-) -> "tuple[Optional[bytes | memoryview], bytes]":
+def encode_slowly(value: object, codec: int, encode: "Encode") -> "tuple[Optional[Body], bytes]":
     """The payload of a result that is not plain data as it is; or None, and the failure's meta."""
     if codec == CODEC_RAW:
         advice = "the caller asked for raw bytes; return bytes, bytearray or memoryview"
         return None, failed_unserializable("result", type_name(type(value)), advice)
     for_json = codec == CODEC_JSON
     try:
-        plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json)
+        attach = attaching(codec, encode)
+        plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json, attach=attach)
         body = encode(plain, 0, is_checked=True)
     except UnserializableError as error:
         return None, failed_unserializable(error.path, error.type_name, error.message)

@@ -8,7 +8,7 @@ what a failure says is `_errors`. The layout of a meta is little endian, integer
 from _struct import Struct
 from binascii import crc32
 
-from clutch._limits import HEADER_BYTES, LANES_MAX, META_BYTES_MAX
+from clutch._limits import DESCRIPTORS_MAX, HEADER_BYTES, LANES_MAX, META_BYTES_MAX
 
 __all__ = [
     "CODEC_JSON",
@@ -18,7 +18,9 @@ __all__ = [
     "CREDIT",
     "EXIT",
     "FAILED",
+    "FLAGS_INLINE",
     "FLAGS_KNOWN",
+    "FLAGS_OF_PORTS",
     "FLAG_ATTACHED",
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
@@ -53,6 +55,7 @@ __all__ = [
     "encode_imports",
     "encode_log",
     "encode_missing",
+    "encode_progress",
     "encode_ready",
     "failed_bad_arguments",
     "failed_cancelled",
@@ -90,8 +93,12 @@ FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
 FLAG_ATTACHED = 8
 FLAG_STREAM = 16
+# Of calls that more may come for while they run.
+FLAGS_OF_PORTS = FLAG_ATTACHED | FLAG_STREAM
 # With those that only clients and the daemon use.
 FLAGS_KNOWN = 63
+# No flag above says that something travels beside the payload.
+FLAGS_INLINE = 7
 
 CODEC_NONE = 0
 CODEC_PLAIN = 1
@@ -111,6 +118,7 @@ _U16 = Struct("<H")
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _U64_PAIR = Struct("<QQ")
+_F64 = Struct("<d")
 _pack_checked = _HEADER_CHECKED.pack
 _pack_u32 = _U32.pack
 
@@ -123,11 +131,17 @@ class ProtocolError(Exception):
 
 
 def header_bytes(
-    kind: int, call_id: int, meta_bytes: int, payload_bytes: int, flags: int = 0, codec: int = 0
+    kind: int,
+    call_id: int,
+    meta_bytes: int,
+    payload_bytes: int,
+    flags: int = 0,
+    codec: int = 0,
+    descriptors: int = 0,
 ) -> bytes:
     """The header of a frame as it travels."""
     head = _pack_checked(
-        MAGIC, meta_bytes + payload_bytes, call_id, meta_bytes, kind, flags, codec, 0, 0
+        MAGIC, meta_bytes + payload_bytes, call_id, meta_bytes, kind, flags, codec, descriptors, 0
     )
     return head + _pack_u32(crc32(head))
 
@@ -138,7 +152,7 @@ def check_header(
     length_max: int,
 ) -> None:
     """Refuses a header, unpacked by `HEADER`, whose bytes are not what they claim to be."""
-    magic, length, _id, meta, _kind, flags, codec, descriptors, reserved, checksum = fields
+    magic, length, _id, meta, kind, flags, codec, descriptors, reserved, checksum = fields
     if magic != MAGIC:
         raise ProtocolError(f"bytes are not a Clutch frame (they start with {magic!r})")
     if checksum != computed:
@@ -147,8 +161,12 @@ def check_header(
         raise ProtocolError(f"a frame claims {length} bytes, at most {length_max} are accepted")
     if meta > length or meta > META_BYTES_MAX:
         raise ProtocolError(f"a frame claims a meta of {meta} bytes in {length} bytes")
-    if reserved or descriptors:
+    if reserved:
         raise ProtocolError("a frame uses header fields that mean nothing to a worker")
+    if flags & FLAG_ATTACHED and kind not in (RUN, ITEM):
+        raise ProtocolError(f"something is attached to a frame of kind {kind}")
+    if descriptors > (DESCRIPTORS_MAX if flags & FLAG_ATTACHED else 0):
+        raise ProtocolError(f"a frame announces {descriptors} descriptors, which it cannot have")
     if flags > FLAGS_KNOWN:
         raise ProtocolError(f"unknown flags {flags:#04x}")
     if codec > CODEC_RAW:
@@ -310,6 +328,12 @@ def encode_log(
             text,
         )
     )
+
+
+def encode_progress(done: float, total: "float | None", message: bytes) -> bytes:
+    """The `Progress` meta. The message is UTF-8, and as short as the protocol wants it."""
+    known = b"\0" if total is None else b"\1" + _F64.pack(total)
+    return _F64.pack(done) + known + _U64.pack(len(message)) + message
 
 
 def encode_missing(what: int, message: str, traceback: str) -> bytes:

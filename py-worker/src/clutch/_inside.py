@@ -15,9 +15,13 @@ from clutch._call import state
 from clutch._control import complain_to, die, disarm_timers, is_of_system, report
 from clutch._execute import Executor
 from clutch._frames import (
+    CREDIT,
     EXIT,
     FAILED,
+    FLAG_ATTACHED,
     HEADER,
+    ITEM,
+    ITEMS_END,
     RUN,
     ProtocolError,
     Setup,
@@ -27,7 +31,7 @@ from clutch._frames import (
 from clutch._limits import HEADER_BYTES, META_BYTES_MAX
 from clutch._loop import make_send
 from clutch._pristine import load
-from clutch._receive import receive_exactly, shielded
+from clutch._receive import Arrivals, Attached, receive_exactly, shielded
 from clutch._setup import become
 from clutch._stdio import line_buffered, make_flush, make_restore
 from clutch._words import ACTIVE, ENDED, FAILED_TO_START, FOLDER, OVER, STARTED, TAKEN, LaneState
@@ -37,10 +41,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional, Tuple
 
+    from clutch._execute import Body
+    from clutch._receive import Payload
+
     # flags, codec, id, meta, payload.
-    Taken = Tuple[int, int, int, memoryview, memoryview]
+    Taken = Tuple[int, int, int, memoryview, Payload]
 
 __all__ = ["live"]
+
+
+# Stands for a frame that nobody needs any more.
+_LATE: "Taken" = (0, 0, 0, memoryview(b""), memoryview(b""))
 
 
 class _Token:
@@ -72,7 +83,8 @@ class _Lane:
         self._place: int = TAKEN + given["place"]
         self._turn, self._gate = _Token(given["turn"]), _Token(given["gate"])
         self._stdio: "list[int]" = given["stdio"]
-        self._receive_into = shielded(call)
+        self._arrivals = Arrivals()
+        self._receive_into = shielded(call, self._arrivals)
         self._length_max = setup.payload_bytes_max + META_BYTES_MAX
         self.send = make_send(call)
 
@@ -82,6 +94,8 @@ class _Lane:
             if self._words[OVER]:
                 return None
             frame = self._receive()
+            while frame is _LATE:
+                frame = self._receive()
             if frame is None:
                 self._words[OVER] = 1
                 return None
@@ -97,17 +111,27 @@ class _Lane:
             return None
         fields = HEADER.unpack(head)
         check_header(fields, crc32(head[:-4]), self._length_max)
-        _magic, length, call_id, meta, kind, flags, codec, *_rest = fields
+        _magic, length, call_id, meta, kind, flags, codec, descriptors, *_rest = fields
+        attached = None
+        if flags & FLAG_ATTACHED:
+            attached = Attached(head[:0], *self._arrivals.claim(descriptors))
+        elif self._arrivals.waiting:
+            self._arrivals.refuse()
         data = receive_exactly(self._receive_into, length)
         if data is None:
             raise ProtocolError("the stream ended inside a frame")
         if kind == EXIT:
             return None
+        if kind in (CREDIT, ITEM, ITEMS_END):
+            # For a call that was refused: see `_port`.
+            return _LATE
         if kind != RUN:
             raise ProtocolError(f"kind {kind} is not for a worker")
-        return flags, codec, call_id, data[:meta], data[meta:]
+        if attached is not None:
+            attached.payload = data[meta:]
+        return flags, codec, call_id, data[:meta], attached or data[meta:]
 
-    def answer(self, head: bytes, body: "bytes | memoryview") -> None:
+    def answer(self, head: bytes, body: "Body") -> None:
         """Sends an answer. With the last one, what all have changed is put back before."""
         with self._gate:
             self._words[ACTIVE] -= 1
@@ -140,11 +164,12 @@ def live(page: memoryview, words: memoryview, given: "Dict[str, Any]") -> None:
     line_buffered()
     complain_to(given["stdio"][2])
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
+    Executor.attached_bytes_max = setup.attached_bytes_max
     LaneState.words = words
     state.__class__ = LaneState
     state.page = page
     call = socket(AF_UNIX, SOCK_STREAM, 0, given["call"])
-    control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
+    control = state.control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
     try:
         _live(_Lane(words, call, setup, given), control, setup, given)
     except ProtocolError as error:

@@ -4,9 +4,15 @@ What only a worker bounds is at the end. A test compares the first part with the
 """
 
 __all__ = [
+    "ATTACHMENTS_MAX",
+    "ATTACHMENT_ALIGNMENT",
+    "ATTACH_BYTES_MIN",
     "CALL_ID_BITS",
     "CHAIN_LINKS_MAX",
     "DEPTH_MAX",
+    "DESCRIPTORS_MAX",
+    "DIMENSIONS_MAX",
+    "DTYPE_BYTES_MAX",
     "EXCEPTION_BASES_MAX",
     "FAILURE_TEXT_BYTES_MAX",
     "FUNCTION_NAME_BYTES_MAX",
@@ -46,6 +52,12 @@ IMPORT_TIMES_MAX = 16
 LANES_MAX = 256
 # On the page: from the place of a call's id to that of its items, and what lies between.
 PLACE_WORDS = LANES_MAX + 1
+DESCRIPTORS_MAX = 64
+ATTACHMENTS_MAX = 4096
+ATTACH_BYTES_MIN = 64 << 10
+ATTACHMENT_ALIGNMENT = 64
+DIMENSIONS_MAX = 32
+DTYPE_BYTES_MAX = 32
 STREAMS_MAX = 64
 STREAM_CREDIT_MAX = 4096
 PROGRESS_TEXT_BYTES_MAX = 512

@@ -4,7 +4,8 @@ Running is `_execute`'s, putting in order is `_stdio`'s; here is the order of th
 An answer is sent whole before the next call is looked at, so no finished result ever waits.
 """
 
-from _socket import MSG_NOSIGNAL
+from _socket import MSG_NOSIGNAL, SCM_RIGHTS, SOL_SOCKET
+from _struct import pack
 
 from clutch._control import die, disarm_timers, install_handler, is_of_system, report
 from clutch._frames import CREDIT, EXIT, ITEM, ITEMS_END, RUN, ProtocolError
@@ -12,12 +13,12 @@ from clutch._frames import CREDIT, EXIT, ITEM, ITEMS_END, RUN, ProtocolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from typing import Callable, Iterator
+    from typing import Any, Callable, Iterator
 
-    from clutch._execute import Executor
+    from clutch._execute import Body, Executor
     from clutch._receive import Frame
 
-__all__ = ["in_order", "make_send", "serve"]
+__all__ = ["ancillary_of", "in_order", "make_send", "serve"]
 
 # Up to here, joining header and body is cheaper than giving the system two buffers.
 _JOINED_BYTES_MAX = 16 << 10
@@ -31,7 +32,7 @@ _NO_ANCILLARY = ((),)
 
 def serve(
     frames: "Iterator[Frame]",
-    send: "Callable[[bytes, bytes | memoryview], None]",
+    send: "Callable[[bytes, Body], None]",
     executor: "Executor",
     flush: "Callable[[], None]",
     restore: "Callable[[], Callable[[], None] | None]",
@@ -82,7 +83,14 @@ def in_order(
     return die("what a call left behind cannot be undone; no other call can be served")
 
 
-def make_send(sock: "socket") -> "Callable[[bytes, bytes | memoryview], None]":
+def ancillary_of(descriptors: "list[int]") -> "tuple[tuple[int, int, bytes], ...]":
+    """What `sendmsg` sends descriptors by."""
+    if not descriptors:
+        return ()
+    return ((SOL_SOCKET, SCM_RIGHTS, pack(f"{len(descriptors)}i", *descriptors)),)
+
+
+def make_send(sock: "socket") -> "Callable[[bytes, Body], None]":
     """A function that sends a frame whole. If it cannot, the worker ends: nobody listens."""
     send, sendmsg = sock.send, sock.sendmsg
 
@@ -91,20 +99,29 @@ def make_send(sock: "socket") -> "Callable[[bytes, bytes | memoryview], None]":
     counts: "list[int]" = []
     clear, extend = counts.clear, counts.extend
 
-    def send_frame(head: bytes, body: "bytes | memoryview") -> None:
+    def send_frame(head: bytes, body: "Body") -> None:
         clear()
         size = len(head) + len(body)
+        data: "Any" = body
+        ancillary: "Any" = None
+        if size > _JOINED_BYTES_MAX:
+            ancillary = _NO_ANCILLARY
+            if not isinstance(body, (bytes, memoryview)):
+                # Its descriptors are closed with it, when the caller lets go of it.
+                ancillary = (ancillary_of(body.descriptors),)
+                data = body.payload
+                size = len(head) + len(data)
         for _ in range(_ATTEMPTS_MAX):
             try:
                 if not counts:
-                    if size <= _JOINED_BYTES_MAX:
-                        extend(map(send, (head + body,), _FLAGS))
+                    if ancillary is None:
+                        extend(map(send, (head + data,), _FLAGS))
                     else:
-                        extend(map(sendmsg, ((head, body),), _NO_ANCILLARY, _FLAGS))
+                        extend(map(sendmsg, ((head, data),), ancillary, _FLAGS))
                 if counts[0] != size:
                     while sum(counts) < size:
                         sent = sum(counts)
-                        parts = (head[sent:], body) if sent < len(head) else (body,)
+                        parts = (head[sent:], data) if sent < len(head) else (data,)
                         rest = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
                         at = 0 if sent < len(head) else sent - len(head)
                         extend(map(send, (rest[at:],), _FLAGS))

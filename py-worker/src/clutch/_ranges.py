@@ -18,9 +18,11 @@ mapping ends with the last object that refers to it: usually with its call.
 
 import sys
 from _io import _RawIOBase as RawIOBase
+from _stat import S_ISREG
 from mmap import ALLOCATIONGRANULARITY, MAP_SHARED, PROT_READ, mmap
 from posix import fstat, pread
 
+from clutch._execute import NoRecordsError
 from clutch._limits import RECORD_BYTES_MAX
 
 TYPE_CHECKING = False
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     # Bytes of a file: at most how many, from where on. None of them only at its end.
     Read = Callable[[int, int], bytes]
 
-__all__ = ["NoRecordsError", "RangeError", "row_group", "take", "whole_lines"]
+__all__ = ["RangeError", "row_group", "take", "whole_lines"]
 
 # The variants of `Split`.
 SPLIT_BYTES = 0
@@ -50,17 +52,17 @@ _MADV_SEQUENTIAL = 2
 _import = __import__
 
 
-class NoRecordsError(Exception):
-    """No record begins in the range: there is nothing to call a function with."""
-
-
 class RangeError(Exception):
     """A range that cannot be given to a function."""
 
 
+# What a caller reads.
+RangeError.__module__ = "clutch"
+
+
 def take(descriptor: int, offset: int, size: int, split: int) -> memoryview:
     """The whole records that begin in this range, as read-only memory of the file's own."""
-    start, end, total = offset, offset + size, fstat(descriptor).st_size
+    start, end, total = offset, offset + size, _size_of(descriptor)
     if end > total:
         raise _changed(end, total)
     if split == SPLIT_LINES:
@@ -74,6 +76,13 @@ def take(descriptor: int, offset: int, size: int, split: int) -> memoryview:
     if start >= end:
         raise NoRecordsError
     return _mapped(descriptor, start, end, total)
+
+
+def _size_of(descriptor: int) -> int:
+    status = fstat(descriptor)
+    if not S_ISREG(status.st_mode):
+        raise RangeError("only regular files have ranges; client and worker disagree")
+    return status.st_size
 
 
 def whole_lines(read: "Read", start: int, end: int, total: int) -> "tuple[int, int]":
@@ -118,8 +127,10 @@ def _line_feed(read: "Read", at: int, limit: int) -> int:
 def _mapped(descriptor: int, start: int, end: int, total: int) -> memoryview:
     skip = start % ALLOCATIONGRANULARITY
     size = end - start + skip
+    # The descriptor that older versions keep for a map is closed with it.
+    options: "Any" = {"trackfd": False} if sys.version_info >= (3, 13) else {}
     try:
-        mapping = mmap(descriptor, size, MAP_SHARED, PROT_READ, offset=start - skip)
+        mapping = mmap(descriptor, size, MAP_SHARED, PROT_READ, offset=start - skip, **options)
     except ValueError:
         # Python compares it with the file's size, which has just been larger.
         raise _changed(end, min(total, fstat(descriptor).st_size)) from None
@@ -163,7 +174,7 @@ class _File(RawIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._at = 0
-        self._size = fstat(descriptor).st_size
+        self._size = _size_of(descriptor)
 
     def readable(self) -> bool:
         return True

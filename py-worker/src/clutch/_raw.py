@@ -1,8 +1,13 @@
 """The `raw` codec: the payload is the one argument, a bytes object; so is the result."""
 
+from clutch._limits import ATTACH_BYTES_MIN
+from clutch._pristine import load
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Tuple
+    from typing import Optional, Tuple
+
+    from clutch._execute import Body
 
 __all__ = ["decode", "encode"]
 
@@ -12,11 +17,18 @@ def decode(payload: memoryview) -> "Tuple[bytes]":
     return (bytes(payload),)
 
 
-def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "bytes | memoryview | None":
+def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "Optional[Body]":
     """The bytes of a result, or None when it has none."""
     del wrapped, is_checked
-    if type(value) is bytes:
-        return value
+    data = value if type(value) is bytes else _data(value)
+    if data is None or len(data) < ATTACH_BYTES_MIN:
+        return data
+    outgoing = load("clutch._outgoing")
+    body: "Body" = outgoing.Outgoing(b"", [outgoing.Part(0, data, len(data))])
+    return body
+
+
+def _data(value: object) -> "bytes | memoryview | None":
     try:
         view = memoryview(value)  # type: ignore[arg-type]
         try:

@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Optional
 
     from clutch._call import State
+    from clutch._execute import Body
     from clutch._stdio import PrivateDescriptors
 
-    Send = Callable[[bytes, "bytes | memoryview"], None]
+    Send = Callable[[bytes, Body], None]
 else:
     from _signal import pthread_kill
 

@@ -50,7 +50,7 @@ from clutch._frames import (
 from clutch._limits import HEADER_BYTES, META_BYTES_MAX
 from clutch._loop import make_send, serve
 from clutch._page import map_page
-from clutch._receive import receive_exactly, receive_frames, shielded
+from clutch._receive import Arrivals, receive_exactly, receive_frames, shielded
 from clutch._setup import become, load_main
 from clutch._stdio import PrivateDescriptors, line_buffered, make_flush, make_restore
 
@@ -96,7 +96,8 @@ def _live(
     here: str,
     inherited: "list[str]",
 ) -> int:
-    receive_into = shielded(call)
+    arrivals = Arrivals(call)
+    receive_into = shielded(call, arrivals)
     send = make_send(call)
     try:
         setup = _receive_setup(receive_into)
@@ -105,6 +106,8 @@ def _live(
     if setup is None:
         return 0
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
+    state.control = control
+    Executor.attached_bytes_max = setup.attached_bytes_max
     become(setup, here, inherited)
     install_handler()
     start_control(control, stack_fd, state.page)
@@ -135,9 +138,9 @@ def _live(
         return lanes.live(call, send, package, (flush, restore), ready)
     send(header_bytes(READY, 0, len(ready), 0), ready)
     _warm(call)
-    frames = receive_frames(receive_into, setup.payload_bytes_max)
+    frames = receive_frames(receive_into, setup.payload_bytes_max, arrivals)
     executor = Executor(package, setup.payload_bytes_max)
-    executor.line = [call, frames, send, flush]
+    executor.line = [call, frames, send, flush, _nobody]
     serve(frames, send, executor, flush, restore)
     return 0
 
@@ -221,6 +224,10 @@ def _leave_parent(
             pass
 
     return forget
+
+
+def _nobody() -> None:
+    """Stands for a port, where no call has one yet."""
 
 
 def _warm(call: socket) -> None:

@@ -323,7 +323,7 @@ impl Dispatcher {
             return false;
         };
         let record = Record::new(What::Answered, call.pool).call(key).worker(worker);
-        self.history.note(now, record.word(OK));
+        self.history.note(now, record.word(OK).extra(call.items.told()));
         let state = &mut self.pools[call.pool.0];
         state.counters.one("answered.ok");
         state.counters.add("bytes_out", u64::from(frame.header.payload_bytes));
@@ -429,8 +429,9 @@ impl Dispatcher {
             self.pool(pool).counters.one("quarantined");
         }
         let word = self.history.word(reason.name());
+        let items = self.items_told(key);
         if self.fail(now, key, reason, quarantined) {
-            let record = Record::new(What::Answered, pool).call(key).word(word);
+            let record = Record::new(What::Answered, pool).call(key).word(word).extra(items);
             self.history.note(now, record);
         }
     }

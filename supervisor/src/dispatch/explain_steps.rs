@@ -25,11 +25,16 @@ impl Dispatcher {
                 Some(call) => format!("call {}", call.0 - u64::from(record.extra)),
                 None => "another call".to_owned(),
             },
-            What::Answered => self.how_answered(record),
+            What::Answered => match record.extra {
+                0 => self.how_answered(record),
+                1 => format!("{} after 1 item", self.how_answered(record)),
+                items => format!("{} after {items} items", self.how_answered(record)),
+            },
             _ => self.history.spell(record.word).to_owned(),
         };
-        let has_pid = !matches!(record.what, What::Arrived | What::Nested | What::Queued)
-            && record.extra != 0;
+        let is_other =
+            matches!(record.what, What::Arrived | What::Nested | What::Queued | What::Answered);
+        let has_pid = !is_other && record.extra != 0;
         Step {
             at_us: u64::try_from(since_us).unwrap_or(0),
             what: word(record.what).to_owned(),

@@ -41,7 +41,8 @@ pub enum What {
     Retried,
     /// Somebody does not want it any more; `word` says who.
     Unwanted,
-    /// Its caller has its answer; `word` says which. The worker is set if it has done with it.
+    /// Its caller has its answer; `word` says which, `extra` is how many items came before it. The
+    /// worker is set if it has done with it.
     Answered,
     /// Its worker has answered when nobody waited any more.
     LateAnswer,

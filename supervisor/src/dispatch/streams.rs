@@ -43,6 +43,13 @@ pub(super) struct Items {
     pub(super) sent: u64,
 }
 
+impl Items {
+    /// How many its client was sent, as far as the history counts.
+    pub(super) fn told(self) -> u32 {
+        u32::try_from(self.sent).unwrap_or(u32::MAX)
+    }
+}
+
 /// The streams of a run, as its worker may use them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Streams {
@@ -377,6 +384,11 @@ impl Core {
 }
 
 impl Dispatcher {
+    /// How many items of a call its client was sent, for the history.
+    pub(super) fn items_told(&self, call: CallKey) -> u32 {
+        self.calls.get(&call).map_or(0, |entry| entry.items.told())
+    }
+
     /// The streams of a run that a worker has.
     fn streams_of(&mut self, link: &Link, run: u64) -> Result<Owned<'_>, String> {
         let entry = self.worker(link.pool, link.worker);

@@ -13,6 +13,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use super::refusal::too_large;
+use crate::net::intake::IntakeError;
 use crate::net::{Attached, InboxError};
 use crate::pool::{CallKey, Event, StopCause, WorkerState};
 use crate::worker::link::Link;
@@ -30,6 +31,7 @@ impl Core {
         if self.with(|dispatcher| dispatcher.is_outlaw(link)) {
             return;
         }
+        attached.admit();
         let told = match frame.header.kind {
             Kind::Result => self.worker_answered(now, link, frame, attached),
             Kind::Failed if frame.header.id == 0 => self.start_failed(link, frame),
@@ -77,7 +79,10 @@ impl Core {
     pub(crate) fn worker_channel_ended(&self, link: &Link, end: Result<(), InboxError>) {
         let (cause, fault) = match end {
             Ok(()) => (StopCause::ChannelLost, String::new()),
-            Err(InboxError::Socket(error)) => (StopCause::ChannelLost, error.to_string()),
+            // It is not to blame where this process may have no more files open.
+            Err(
+                error @ (InboxError::Socket(_) | InboxError::Descriptors(IntakeError::Exhausted)),
+            ) => (StopCause::ChannelLost, error.to_string()),
             Err(error) => (StopCause::Protocol, error.to_string()),
         };
         self.worker_faulted(link.pool, link.worker, cause, fault);
@@ -221,9 +226,10 @@ impl Core {
                 return Ok(dispatcher.attempt_failed(link, run));
             }
             let word = dispatcher.history.word(reason.name());
+            let items = dispatcher.items_told(call);
             if counts && dispatcher.fail(now, call, reason, false) {
                 let record = Record::new(What::Answered, link.pool).call(call).worker(link.worker);
-                dispatcher.history.note(now, record.word(word));
+                dispatcher.history.note(now, record.word(word).extra(items));
             } else {
                 dispatcher.late(now, link, call);
             }

@@ -1,6 +1,7 @@
 //! Descriptors that travel beside a payload: memory and files that the daemon hands on and never
 //! looks into. What one must be like is checked here, on receipt, without reading or mapping it.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -21,18 +22,23 @@ struct Held {
     descriptors: Vec<OwnedFd>,
     bytes: u64,
     ledger: Option<Ledger>,
+    /// Whether it is held for its sender; before that it is still coming in.
+    is_admitted: Cell<bool>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(ledger) = &self.ledger {
+        let Some(ledger) = &self.ledger else { return };
+        if self.is_admitted.get() {
             ledger.give_back(self.descriptors.len(), self.bytes);
+        } else {
+            ledger.gone(self.descriptors.len());
         }
     }
 }
 
 impl Attached {
-    /// Takes descriptors over, if each is one that may travel.
+    /// Takes descriptors over that `ledger` knows to be coming in, if each is one that may travel.
     ///
     /// # Errors
     ///
@@ -41,15 +47,23 @@ impl Attached {
         descriptors: Vec<OwnedFd>,
         ledger: Option<&Ledger>,
     ) -> Result<Attached, Unfit> {
-        let mut bytes: u64 = 0;
-        for (index, descriptor) in descriptors.iter().enumerate() {
+        let (ledger, is_admitted) = (ledger.cloned(), Cell::new(false));
+        // From here on it is counted, whatever becomes of it.
+        let mut held = Held { descriptors, bytes: 0, ledger, is_admitted };
+        for (index, descriptor) in held.descriptors.iter().enumerate() {
             let memory = memory_bytes(descriptor.as_fd()).map_err(|why| Unfit { index, why })?;
-            bytes = bytes.saturating_add(memory);
+            held.bytes = held.bytes.saturating_add(memory);
         }
-        if let Some(ledger) = ledger {
-            ledger.take(descriptors.len(), bytes);
+        Ok(Attached(Some(Rc::new(held))))
+    }
+
+    /// It is not coming in any more, but held for its sender.
+    pub fn admit(&self) {
+        let Some(held) = &self.0 else { return };
+        if let Some(ledger) = held.ledger.as_ref().filter(|_| !held.is_admitted.replace(true)) {
+            ledger.gone(held.descriptors.len());
+            ledger.take(held.descriptors.len(), held.bytes);
         }
-        Ok(Attached(Some(Rc::new(Held { descriptors, bytes, ledger: ledger.cloned() }))))
     }
 
     /// Whether there is nothing.

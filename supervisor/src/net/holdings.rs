@@ -18,10 +18,10 @@ pub struct Holdings {
     limit: usize,
     /// How many of them for one client.
     limit_of_one: usize,
-    /// How many may have come without the whole of their frame.
-    limit_unclaimed: usize,
+    /// How many may be coming in: their frames are not whole, or wait for others to be answered.
+    limit_coming: usize,
     held: Cell<usize>,
-    unclaimed: Cell<usize>,
+    coming: Cell<usize>,
     /// Sizes are whatever a sender made them, so their sum may be beyond 64 bits.
     bytes: Cell<u128>,
     refused: Cell<u64>,
@@ -39,9 +39,9 @@ impl Holdings {
         Rc::new(Holdings {
             limit,
             limit_of_one: (limit / 4).max(one_frame),
-            limit_unclaimed: (free / 4).max(one_frame),
+            limit_coming: (free / 4).max(one_frame),
             held: Cell::default(),
-            unclaimed: Cell::default(),
+            coming: Cell::default(),
             bytes: Cell::default(),
             refused: Cell::default(),
             freed: Notify::new(),
@@ -51,6 +51,12 @@ impl Holdings {
     /// How many are held.
     pub fn held(&self) -> usize {
         self.held.get()
+    }
+
+    /// How many are coming in.
+    #[cfg(test)]
+    pub(super) fn coming(&self) -> usize {
+        self.coming.get()
     }
 
     /// Bytes of memory they stand for.
@@ -63,8 +69,8 @@ impl Holdings {
         self.refused.get()
     }
 
-    /// How many may wait for one client to read them.
-    pub(super) fn limit_of_one(&self) -> usize {
+    /// How many may be held for one client, and how many may wait for it to read them.
+    pub fn limit_of_one(&self) -> usize {
         self.limit_of_one
     }
 
@@ -79,21 +85,27 @@ impl Holdings {
 pub struct Ledger {
     all: Rc<Holdings>,
     own: Rc<Cell<usize>>,
+    is_workers: bool,
 }
 
 impl Ledger {
     /// A sender that nothing is held for.
     pub fn new(all: Rc<Holdings>) -> Ledger {
-        Ledger { all, own: Rc::default() }
+        Ledger { all, own: Rc::default(), is_workers: false }
     }
 
-    /// Whether a sender has to wait until fewer are held, for itself or for all. `waiting` are
-    /// those that it has not read, and `brings` says whether it has sent some that are not held
-    /// yet. Who has nothing to do with descriptors never has to wait for others'.
-    pub fn is_full(&self, waiting: usize, brings: bool) -> bool {
-        let own = self.own.get() + waiting;
-        let is_concerned = own > 0 || brings;
-        is_concerned && (own >= self.all.limit_of_one || self.all.held.get() >= self.all.limit)
+    /// A worker that nothing is held for. What it sends was asked for, and passes through.
+    pub fn of_worker(all: Rc<Holdings>) -> Ledger {
+        Ledger { is_workers: true, ..Ledger::new(all) }
+    }
+
+    /// Whether `more` have to wait until fewer are held, for this sender or for all. Where nothing
+    /// is held, there is always room for one frame. What `is_nested` does not wait for all: others
+    /// may be held by calls that wait for it.
+    pub fn must_wait(&self, more: usize, is_nested: bool) -> bool {
+        let exceeds = |held: usize, limit: usize| held > 0 && held + more > limit;
+        exceeds(self.own.get(), self.all.limit_of_one)
+            || !is_nested && exceeds(self.all.held.get(), self.all.limit)
     }
 
     /// Resolves when fewer are held than when it was called.
@@ -114,15 +126,15 @@ impl Ledger {
         self.all.freed.notify_waiters();
     }
 
-    /// Some have come without the whole of their frame. False when those are too many.
+    /// Some are coming in. False when those of all clients are too many.
     pub(super) fn come(&self, count: usize) -> bool {
-        self.all.unclaimed.set(self.all.unclaimed.get() + count);
-        self.all.unclaimed.get() <= self.all.limit_unclaimed
+        self.all.coming.set(self.all.coming.get() + count);
+        self.is_workers || self.all.coming.get() <= self.all.limit_coming
     }
 
-    /// Their frame has come, or they are closed.
+    /// They are held now, or closed.
     pub(super) fn gone(&self, count: usize) {
-        self.all.unclaimed.set(self.all.unclaimed.get() - count);
+        self.all.coming.set(self.all.coming.get() - count);
     }
 
     pub(super) fn refuse(&self, count: usize) {

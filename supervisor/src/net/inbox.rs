@@ -84,11 +84,6 @@ impl Inbox {
         self.intake = Intake::new(kinds, ledger);
     }
 
-    /// Whether descriptors have come that belong to a frame which has not been taken.
-    pub fn brings_descriptors(&self) -> bool {
-        !self.intake.is_empty()
-    }
-
     /// Judges the frames that follow by another decoder. Only between frames.
     pub fn set_decoder(&mut self, decoder: Decoder) {
         assert!(self.decoder.pending().is_none(), "a frame is judged by one decoder");
@@ -117,7 +112,7 @@ impl Inbox {
         }
         match self.decoder.step(&mut self.buffer).inspect_err(|_| self.intake.close())? {
             Step::Frame(frame) => {
-                let attached = self.intake.claim(&frame.header)?;
+                let attached = self.intake.claim(&frame.header, self.buffer.is_empty())?;
                 if frame.header.payload_bytes >= BUDGETED_BYTES_MIN {
                     // What follows a long frame must not keep its memory, which is given back when
                     // its call is answered.

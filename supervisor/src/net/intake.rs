@@ -94,15 +94,23 @@ impl Intake {
         self.noted += count;
         if let Some(ledger) = &self.ledger
             && !ledger.come(count)
-            && self.kinds == OF_CLIENTS
         {
             return Err(self.refuse(IntakeError::Exhausted));
         }
         Ok(())
     }
 
-    /// What belongs to a frame that is whole.
-    pub(super) fn claim(&mut self, header: &Header) -> Result<Attached, IntakeError> {
+    /// What belongs to a frame that is whole. If it is the last one that was begun, nobody else
+    /// can want what it leaves.
+    pub(super) fn claim(
+        &mut self,
+        header: &Header,
+        is_last: bool,
+    ) -> Result<Attached, IntakeError> {
+        let left = self.unclaimed.len().saturating_sub(usize::from(header.descriptors));
+        if is_last && left > 0 {
+            return Err(self.refuse(IntakeError::Unclaimed(left)));
+        }
         if header.descriptors == 0 {
             return Ok(Attached::default());
         }
@@ -112,8 +120,8 @@ impl Intake {
             return Err(self.refuse(IntakeError::TooFew { claimed, came }));
         }
         let own: Vec<_> = self.unclaimed.drain(..usize::from(claimed)).collect();
-        self.note_gone(own.len());
         let count = own.len();
+        self.noted -= count;
         Attached::checked(own, self.ledger.as_ref()).map_err(|unfit| {
             if let Some(ledger) = &self.ledger {
                 ledger.refuse(count);
@@ -146,10 +154,10 @@ impl Intake {
 
     /// Closes what is there, and counts it.
     pub(super) fn close(&mut self) {
-        let count = self.unclaimed.len();
+        let (count, noted) = (self.unclaimed.len(), std::mem::take(&mut self.noted));
         self.unclaimed.clear();
-        self.note_gone(count);
         if let Some(ledger) = &self.ledger {
+            ledger.gone(noted);
             ledger.refuse(count);
         }
     }
@@ -163,14 +171,6 @@ impl Intake {
         tracing::debug!(%error, open = self.unclaimed.len(), "refused file descriptors");
         self.close();
         error
-    }
-
-    fn note_gone(&mut self, count: usize) {
-        let noted = count.min(self.noted);
-        self.noted -= noted;
-        if let Some(ledger) = &self.ledger {
-            ledger.gone(noted);
-        }
     }
 }
 

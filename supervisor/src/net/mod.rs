@@ -11,6 +11,9 @@
 //!   yet; [`holdings`]: how many are held, and may be.
 //! - [`hangup`]: knowing that the peer has gone for good.
 
+#[cfg(test)]
+mod tests;
+
 pub mod outbox;
 
 pub mod inbox;

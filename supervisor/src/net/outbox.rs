@@ -69,6 +69,7 @@ pub struct Outbox {
     stream: Rc<UnixStream>,
     waiting: RefCell<VecDeque<Piece>>,
     waiting_descriptors: Cell<usize>,
+    limit_descriptors: usize,
     /// Where descriptors that wait here are counted together with others'.
     holdings: Option<Rc<Holdings>>,
     waiting_bytes: Cell<usize>,
@@ -88,6 +89,7 @@ impl Outbox {
             stream,
             waiting: RefCell::default(),
             waiting_descriptors: Cell::new(0),
+            limit_descriptors: usize::MAX,
             holdings: None,
             waiting_bytes: Cell::new(0),
             limit_bytes,
@@ -99,16 +101,18 @@ impl Outbox {
         }
     }
 
-    /// The same, but no more descriptors wait than `holdings` lets wait for one.
+    /// The same, but lets no more than `limit` descriptors wait, and none where far too many of
+    /// them are held already.
     #[must_use]
-    pub fn within(mut self, holdings: Rc<Holdings>) -> Outbox {
+    pub fn within(mut self, limit: usize, holdings: Rc<Holdings>) -> Outbox {
+        self.limit_descriptors = limit;
         self.holdings = Some(holdings);
         self
     }
 
-    /// Descriptors that wait for the peer to read.
-    pub fn waiting_descriptors(&self) -> usize {
-        self.waiting_descriptors.get()
+    /// Whether half as many descriptors wait for the peer as may.
+    pub fn is_half_crowded(&self) -> bool {
+        self.waiting_descriptors.get() > self.limit_descriptors / 2
     }
 
     /// Bytes that wait for the peer to read.
@@ -230,11 +234,9 @@ impl Outbox {
     }
 
     fn is_crowded(&self, more: usize) -> bool {
-        let Some(holdings) = self.holdings.as_ref().filter(|_| more > 0) else {
-            return false;
-        };
+        let is_overfull = || self.holdings.as_ref().is_some_and(|all| all.is_overfull());
         let waiting = self.waiting_descriptors.get() + more;
-        waiting > holdings.limit_of_one() || holdings.is_overfull()
+        more > 0 && (waiting > self.limit_descriptors || is_overfull())
     }
 
     fn keep(&self, bytes: Bytes, attached: Attached) {

@@ -102,7 +102,8 @@ impl Connection {
         let limit = CLIENT_OUTBOX_BYTES_MAX + doorway.daemon.payload as usize;
         let holdings = doorway.core.holdings().clone();
         let ledger = Ledger::new(holdings.clone());
-        let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone()).within(holdings);
+        let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone())
+            .within(holdings.limit_of_one(), holdings);
         Connection {
             // A stranger may send none: it has not been told what may be attached.
             inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
@@ -289,10 +290,11 @@ impl Connection {
                 Ok(None) => break,
                 Err(error) => return Err(self.inbox_end(&error)),
             };
-            if self.is_full() && wants_answer(frame.header.kind) {
+            if self.must_wait(&frame, &attached) {
                 self.held = Some((frame, attached));
                 break;
             }
+            attached.admit();
             // These cost more than passing on does.
             let price = match frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
@@ -341,7 +343,7 @@ impl Connection {
 
 /// Whether a frame adds to what its client is owed. The others are about what it is owed already:
 /// were a cancel or a credit not read since too much is unanswered, that might stay so.
-const fn wants_answer(kind: Kind) -> bool {
+pub(super) const fn wants_answer(kind: Kind) -> bool {
     !matches!(kind, Kind::Cancel | Kind::Credit | Kind::Item | Kind::ItemsEnd | Kind::Pong)
 }
 

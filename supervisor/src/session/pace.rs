@@ -3,34 +3,44 @@
 use std::time::{Duration, Instant};
 
 use clutch_protocol::message::Refusal;
+use clutch_protocol::{Frame, Kind};
 
-use super::connection::{Connection, End, refused};
+use super::connection::{Connection, End, refused, wants_answer};
 use crate::limits::{
     BUDGETED_BYTES_MIN, CLAIM_TIMEOUT, CLIENT_OUTBOX_BYTES_HIGH, FRAME_BYTES_PER_SEC_MIN,
     FRAME_TIMEOUT, STALL_TIMEOUT,
 };
+use crate::net::Attached;
 use crate::net::hangup::wait_until_closed;
 
 /// How long a client that sends no more may take to read its last answers.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// Whether nothing may be read now: too many calls in flight and one more wanted, answers
-    /// unread, or too many descriptors held.
+    /// Whether nothing may be read now: a request has to wait, or answers are unread.
     pub(super) fn must_pause(&self) -> bool {
-        self.held.is_some() && self.is_full()
-            || self.peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
-            || self.is_laden()
+        self.held.as_ref().is_some_and(|(frame, attached)| self.must_wait(frame, attached))
+            || self.leaves_answers_unread()
     }
 
-    /// Whether as many descriptors are held as may be, and this client has to do with them.
-    fn is_laden(&self) -> bool {
-        let waiting = self.peer.outbox.waiting_descriptors();
-        self.ledger.is_full(waiting, self.inbox.brings_descriptors())
+    /// Whether a frame asks for more than may be in flight, or brings more descriptors than may be
+    /// held. What belongs to calls that are in flight already never waits: they might wait for it.
+    pub(super) fn must_wait(&self, frame: &Frame, attached: &Attached) -> bool {
+        let kind = frame.header.kind;
+        let is_nested = self.peer.home.get().is_some();
+        wants_answer(kind) && self.is_full()
+            || kind == Kind::Call
+                && !attached.is_empty()
+                && self.ledger.must_wait(attached.len(), is_nested)
+    }
+
+    fn leaves_answers_unread(&self) -> bool {
+        let outbox = &self.peer.outbox;
+        outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH || outbox.is_half_crowded()
     }
 
     /// Whether no more may be in flight.
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.peer.in_flight() >= self.doorway.daemon.in_flight as usize
     }
 
@@ -49,10 +59,7 @@ impl Connection {
     async fn pause_until_changed(&self) -> Option<End> {
         let (peer, stream) = (self.peer.clone(), self.stream.clone());
         let sent = peer.outbox.sent_bytes();
-        let is_laden = self.is_laden();
-        // What it has not read is what has to go.
-        let unread = peer.outbox.waiting_bytes() > CLIENT_OUTBOX_BYTES_HIGH
-            || is_laden && peer.outbox.waiting_descriptors() > 0;
+        let unread = self.leaves_answers_unread();
         let stalled = async {
             if unread {
                 tokio::time::sleep_until(tokio::time::Instant::now() + STALL_TIMEOUT).await;
@@ -62,7 +69,7 @@ impl Connection {
         };
         tokio::select! {
             () = peer.changed.notified() => None,
-            () = self.ledger.freed(), if is_laden => None,
+            () = self.ledger.freed(), if self.held.is_some() => None,
             // Only when there is something to drain: an empty outbox is drained at once, and a wait
             // that is over at once is a loop that never gives the thread back.
             () = peer.outbox.drained(), if unread => None,

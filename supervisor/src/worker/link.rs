@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clutch_protocol::frame::Decoder;
+use clutch_protocol::limits::DESCRIPTORS_MAX;
 use clutch_protocol::message::{Signal, Stream, WorkerId};
 use clutch_protocol::stream::Credit;
 use clutch_protocol::wire::{self, Encode};
@@ -86,13 +87,17 @@ impl Link {
         let calls = one_call.saturating_mul(lanes as usize);
         // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
         let free = SharedBudget::new(usize::MAX);
-        let ledger = Ledger::new(holdings.clone());
+        let ledger = Ledger::of_worker(holdings.clone());
+        // Those of its calls, and of items that it has asked for and does not read.
+        let descriptors =
+            usize::from(DESCRIPTORS_MAX).saturating_mul(lanes as usize) + holdings.limit_of_one();
         Ok(Link {
             pool,
             worker,
             guardian: channels.guardian,
             group: channels.group,
-            call: Outbox::new(call.clone(), calls, free.clone()),
+            call: Outbox::new(call.clone(), calls, free.clone())
+                .within(descriptors, holdings.clone()),
             control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
             report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),
             call_in: RefCell::new(

@@ -39,12 +39,12 @@ pub(super) fn delimiter(word: &str) -> Result<u8, DelimiterError> {
 }
 
 /// A result as JSON text, as a call in JSON would give it: a set is a list.
-pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Failure> {
+pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Box<Failure>> {
     let type_name = value.type_name().to_owned();
     json::to_vec(&without_sets(value)).map_err(|error| {
         let message = format!("results are printed as JSON: {error}");
         let path = "result".to_owned();
-        Failure {
+        Box::new(Failure {
             call: 0,
             pool: String::new(),
             function: function.to_owned(),
@@ -54,7 +54,7 @@ pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Failure> 
             reason: Reason::Unserializable { path, type_name, message },
             quarantined: false,
             item: None,
-        }
+        })
     })
 }
 

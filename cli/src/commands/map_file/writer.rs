@@ -154,7 +154,8 @@ impl<'a> Writer<'a> {
     ) -> std::io::Result<Option<Exit>> {
         let name = chunk.map_or_else(|| format!("chunk {index}"), ToString::to_string);
         let place = match chunk {
-            Some(FileChunk { index, offset, bytes }) => {
+            Some(FileChunk { row_group: Some(row_group), .. }) => json!({"index": row_group}),
+            Some(FileChunk { index, offset, bytes, .. }) => {
                 json!({"index": index, "offset": offset, "bytes": bytes})
             }
             None => json!({"index": index}),

@@ -10,7 +10,6 @@
 //!   its caller retries  │ if its caller retries │
 //! ```
 
-use bytes::Bytes;
 use clutch_protocol::{Failure, Reason};
 use serde::de::DeserializeOwned;
 
@@ -85,7 +84,11 @@ impl<R: DeserializeOwned> Plan<R> {
         let Some(culprit) = failure.item.filter(|item| (first..end).contains(item)) else {
             return false;
         };
-        let Ok(items) = decode_pieces(self.settings.codec, &parcel.payload) else {
+        // Large items have chunks of their own: what they leave beside the payload counts.
+        if parcel.payload.attached {
+            return false;
+        }
+        let Ok(items) = decode_pieces(self.settings.codec, &parcel.payload.bytes, None) else {
             return false;
         };
         if items.len() as u64 != parcel.items() {
@@ -117,7 +120,7 @@ impl<R: DeserializeOwned> Plan<R> {
     /// Some items of a chunk, encoded anew.
     fn part(&self, whole: &Parcel, items: &[Piece], first: u64, end: u64) -> Option<Parcel> {
         let at = |index: u64| usize::try_from(index - whole.first).ok();
-        let payload: Bytes = self.encoded(&items.get(at(first)?..at(end)?)?).ok()?;
+        let payload = self.encoded(&items.get(at(first)?..at(end)?)?).ok()?;
         Some(Parcel::new(first, end, Content::Items, payload))
     }
 
@@ -128,10 +131,5 @@ impl<R: DeserializeOwned> Plan<R> {
             return self.break_off(index, failure);
         }
         self.done.insert(first, Rest::Failed(items, Box::new(failure)));
-    }
-
-    /// A map that is reduced has no result: this item has ended it.
-    pub(super) fn break_off(&mut self, index: u64, failure: Failure) {
-        self.broken.get_or_insert((index, Box::new(failure)));
     }
 }

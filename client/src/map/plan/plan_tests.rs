@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use bytes::Bytes;
 use clutch_protocol::failure::{Cause, Certificate};
 use clutch_protocol::message::{Answer, Phases, WorkerId};
 use clutch_protocol::{Codec, Flags};
@@ -9,7 +10,7 @@ use clutch_protocol::{Codec, Flags};
 use clutch_protocol::message::PoolSize;
 
 use super::*;
-use crate::exchange::DEFAULT_POOL;
+use crate::exchange::{Beside, DEFAULT_POOL};
 use crate::limits::{FOLD_PIECES, RESENDS_MAX};
 use crate::retry::Retry;
 
@@ -66,7 +67,7 @@ impl Hand {
 
     /// Answers a chunk with its items, one microsecond each.
     fn answer(&mut self, parcel: Parcel) {
-        let payload = parcel.payload.clone();
+        let payload = parcel.payload.bytes.clone();
         self.reply(parcel, Flags::NONE, payload);
     }
 
@@ -74,8 +75,7 @@ impl Hand {
         let phases = Phases { queue_us: 0, run_us: parcel.items(), start_us: 0 };
         let worker = WorkerId { slot: 0, generation: 1 };
         let answer = Answer { phases, worker, call: 1, attempt: 1, pid: 7 };
-        let codec = Codec::Plain;
-        self.plan.answered(parcel, Ok(Reply { id: 1, codec, flags, payload, answer }));
+        self.plan.answered(parcel, Ok(reply_with(flags, payload, answer)));
     }
 
     fn fail(&mut self, parcel: Parcel, started: bool, reason: Reason) {
@@ -100,6 +100,11 @@ impl Hand {
     fn values(&self) -> Vec<(u64, u64)> {
         self.got.iter().map(|(index, result)| (*index, *result.as_ref().unwrap())).collect()
     }
+}
+
+fn reply_with(flags: Flags, payload: Bytes, answer: Answer) -> Reply {
+    let attached = Beside::default();
+    Reply { id: 1, codec: Codec::Plain, flags, payload, attached, answer }
 }
 
 fn same(items: u64) -> Vec<(u64, u64)> {
@@ -256,8 +261,8 @@ fn a_failing_item_has_its_own_index_and_its_neighbours_their_results() {
     for parcel in std::mem::take(&mut hand.sent) {
         let first = parcel.first;
         let results = [first, first + 2];
-        let payload = encode(Codec::Plain, &(results, [(1, &exception)], [0; 0])).unwrap();
-        hand.reply(parcel, Flags::ITEMS, payload.into());
+        let payload = encode(Codec::Plain, &(results, [(1, &exception)], [0; 0]), 0).unwrap();
+        hand.reply(parcel, Flags::ITEMS, payload.bytes);
     }
     assert!(!hand.run());
     for (index, result) in hand.got {
@@ -331,7 +336,7 @@ fn tens() -> impl FnOnce(&mut Settings) {
 
 /// Which items a parcel has, as they will be decoded there.
 fn contents(parcel: &Parcel) -> Vec<u64> {
-    crate::codec::decode(Codec::Plain, &parcel.payload).unwrap()
+    crate::codec::decode(Codec::Plain, &parcel.payload.bytes, None).unwrap()
 }
 
 #[test]
@@ -428,10 +433,10 @@ fn skipped_items_are_left_out_or_told_of() {
             let parcel = hand.sent.pop_back().unwrap();
             let (first, none) = (parcel.first, [0; 0]);
             let payload = match first {
-                3 => encode(Codec::Plain, &(none, none, [0, 1, 2])).unwrap(),
-                _ => encode(Codec::Plain, &([first, first + 2], none, [1])).unwrap(),
+                3 => encode(Codec::Plain, &(none, none, [0, 1, 2]), 0).unwrap(),
+                _ => encode(Codec::Plain, &([first, first + 2], none, [1]), 0).unwrap(),
             };
-            hand.reply(parcel, Flags::ITEMS, payload.into());
+            hand.reply(parcel, Flags::ITEMS, payload.bytes);
         }
         hand.values()
     };
@@ -444,7 +449,7 @@ fn skipped_items_are_left_out_or_told_of() {
 /// A map that is reduced by concatenation, its chunks answered by `answer`.
 fn reduce(
     items: u64,
-    mut answer: impl FnMut(&Parcel, Vec<String>) -> (Flags, Vec<u8>),
+    mut answer: impl FnMut(&Parcel, Vec<String>) -> (Flags, Body),
 ) -> Vec<(u64, Result<String, Failure>)> {
     let mut settings = Settings::new("m:f");
     settings.chunk = Chunk::Fixed(NonZeroU32::new(3).unwrap());
@@ -471,7 +476,7 @@ fn reduce(
                 // Those that came last are answered first.
                 let parcel: Parcel = sent.pop_back().unwrap();
                 let texts: Vec<String> =
-                    crate::codec::decode(Codec::Plain, &parcel.payload).unwrap();
+                    crate::codec::decode(Codec::Plain, &parcel.payload.bytes, None).unwrap();
                 let (flags, payload) = answer(&parcel, texts);
                 let answer = Answer {
                     phases: Phases::default(),
@@ -480,8 +485,8 @@ fn reduce(
                     attempt: 1,
                     pid: 7,
                 };
-                let payload = payload.into();
-                let reply = Reply { id: 1, codec: Codec::Plain, flags, payload, answer };
+                let payload = payload.bytes;
+                let reply = reply_with(flags, payload, answer);
                 plan.answered(parcel, Ok(reply));
             }
             Step::Done => return got,
@@ -489,8 +494,8 @@ fn reduce(
     }
 }
 
-fn joined(texts: &[String]) -> (Flags, Vec<u8>) {
-    (Flags::NONE, encode(Codec::Plain, &[texts.concat()]).unwrap())
+fn joined(texts: &[String]) -> (Flags, Body) {
+    (Flags::NONE, encode(Codec::Plain, &[texts.concat()], 0).unwrap())
 }
 
 #[test]
@@ -513,7 +518,7 @@ fn a_map_is_reduced_in_the_order_of_its_items_whatever_comes_first() {
 
 #[test]
 fn skipped_items_are_no_part_of_what_a_map_is_reduced_to() {
-    let none = || (Flags::NONE, encode(Codec::Plain, &[0; 0]).unwrap());
+    let none = || (Flags::NONE, encode(Codec::Plain, &[0; 0], 0).unwrap());
     let got = reduce(100, |parcel, texts| match (parcel.content, parcel.first % 2) {
         (Content::Items, 0) => none(),
         _ => joined(&texts),
@@ -539,7 +544,7 @@ fn a_failing_item_ends_what_is_reduced_and_is_named() {
     let got = reduce(100, |parcel, texts| match parcel.first {
         33 => {
             let payload = ([0; 0], [(1, &exception)], [0; 0]);
-            (Flags::ITEMS, encode(Codec::Plain, &payload).unwrap())
+            (Flags::ITEMS, encode(Codec::Plain, &payload, 0).unwrap())
         }
         _ => joined(&texts),
     });
@@ -595,8 +600,9 @@ fn simulate(runs_us: &[u64], workers: usize, knows_its_length: bool) -> (u64, u6
                     attempt: 1,
                     pid: 7,
                 };
-                let (payload, flags) = (encode(Codec::Plain, &items).unwrap().into(), Flags::NONE);
-                let reply = Reply { id: 1, codec: Codec::Plain, flags, payload, answer };
+                let (payload, flags) =
+                    (encode(Codec::Plain, &items, 0).unwrap().bytes, Flags::NONE);
+                let reply = reply_with(flags, payload, answer);
                 plan.answered(parcel, Ok(reply));
             }
         }

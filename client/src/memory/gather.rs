@@ -1,0 +1,257 @@
+//! What is attached to a value that is sent: large buffers, copied once into one memfd, and memory
+//! that has a descriptor already.
+//!
+//! How much there is, is known before anything of it is copied, but for bytes that serde lends for
+//! a moment only: those are copied as they come, as long as they are within the limit.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clutch_protocol::Reason;
+use clutch_protocol::attachment::{Attachment, Attachments, Content};
+use clutch_protocol::failure::Payload;
+use clutch_protocol::limits::{ATTACHMENTS_MAX, DESCRIPTORS_MAX};
+use clutch_protocol::plain::{Attach, Unattached};
+
+use super::hand::{self, Enclosure, Place};
+use super::memfd::Pile;
+
+/// A payload, and what travels beside it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Body {
+    pub(crate) bytes: Bytes,
+    /// Whether the bytes begin with a table of attachments.
+    pub(crate) attached: bool,
+    pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    /// Bytes of what they stand for.
+    pub(crate) beside: u64,
+}
+
+impl Body {
+    /// Bytes of the payload itself.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Body {
+        Body { bytes, ..Body::default() }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Bytes::from(bytes).into()
+    }
+}
+
+/// Gathers the attachments of one payload.
+pub(crate) struct Gather {
+    /// How many bytes may be attached.
+    limit: u64,
+    /// How many are: the sizes of all descriptors, as the daemon will count them.
+    elsewhere: u64,
+    list: Vec<Attachment>,
+    descriptors: Vec<Arc<OwnedFd>>,
+    /// What is copied, if anything is.
+    pile: Option<Piled>,
+    refusal: Option<Reason>,
+}
+
+/// The memory for copies.
+struct Piled {
+    pile: Pile,
+    /// Its end when all that waits will have been copied.
+    end: u64,
+    /// What is copied last, when it is known that it may be: the attachment, and its bytes.
+    waiting: Vec<(usize, Waiting)>,
+}
+
+enum Waiting {
+    Here(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Still(Arc<super::memfd::StillMemory>, std::ops::Range<usize>),
+}
+
+/// The number of the pile among the descriptors, which is only known at the end.
+const PILE: u32 = u32::MAX;
+
+impl Gather {
+    pub(crate) fn new(limit: u64) -> Gather {
+        Gather {
+            limit,
+            elsewhere: 0,
+            list: Vec::new(),
+            descriptors: Vec::new(),
+            pile: None,
+            refusal: None,
+        }
+    }
+
+    /// Attaches bytes, which are copied now.
+    pub(crate) fn copy(&mut self, bytes: &[u8], content: Content) -> Result<(), Unattached> {
+        let may = self.reserve(bytes.len() as u64)?;
+        let piled = self.pile.as_mut().expect("room was reserved in it");
+        // What would be too much is only counted, so that the refusal can say how much it is.
+        let offset = match may {
+            true => piled.pile.add(bytes).map_err(|error| self.refuse(failed(&error)))?,
+            false => 0,
+        };
+        let bytes = bytes.len() as u64;
+        self.list.push(Attachment { descriptor: PILE, offset, bytes, content });
+        Ok(())
+    }
+
+    /// Attaches what was handed over.
+    pub(crate) fn enclose(&mut self, enclosure: Enclosure) -> Result<(), Unattached> {
+        if self.list.len() >= ATTACHMENTS_MAX {
+            let message =
+                format!("they hold more than {ATTACHMENTS_MAX} arrays; send fewer at a time");
+            return Err(self.refuse(Reason::BadArguments { message }));
+        }
+        let Enclosure { content, place } = enclosure;
+        match place {
+            Place::Here(bytes) => {
+                let length = (*bytes).as_ref().len() as u64;
+                self.wait(Waiting::Here(bytes), length, content)
+            }
+            Place::Still { memory, offset, bytes } => {
+                let size = memory.memory.bytes().len() as u64;
+                if let Some(descriptor) = self.descriptor(&memory.descriptor, size) {
+                    self.list.push(Attachment { descriptor, offset, bytes, content });
+                    return Ok(());
+                }
+                let at = |place: u64| usize::try_from(place).expect("it is mapped");
+                let range = at(offset)..at(offset + bytes);
+                self.wait(Waiting::Still(memory, range), bytes, content)
+            }
+            Place::Descriptor { descriptor, size, offset, bytes } => {
+                let Some(descriptor) = self.descriptor(&descriptor, size) else {
+                    let message = format!(
+                        "they hold more than {} shared arrays or files; send fewer at a time",
+                        DESCRIPTORS_MAX - 1
+                    );
+                    return Err(self.refuse(Reason::BadArguments { message }));
+                };
+                self.list.push(Attachment { descriptor, offset, bytes, content });
+                Ok(())
+            }
+        }
+    }
+
+    /// The number of a descriptor, the same every time; none when there is no room for it. One
+    /// place is left for copies.
+    fn descriptor(&mut self, descriptor: &Arc<OwnedFd>, size: u64) -> Option<u32> {
+        let known = self.descriptors.iter().position(|other| Arc::ptr_eq(other, descriptor));
+        let number = known.unwrap_or_else(|| {
+            self.descriptors.push(Arc::clone(descriptor));
+            self.elsewhere = self.elsewhere.saturating_add(size);
+            self.descriptors.len() - 1
+        });
+        if number + 1 >= usize::from(DESCRIPTORS_MAX) {
+            self.descriptors.pop();
+            self.elsewhere -= size;
+            return None;
+        }
+        u32::try_from(number).ok()
+    }
+
+    fn wait(&mut self, what: Waiting, bytes: u64, content: Content) -> Result<(), Unattached> {
+        self.reserve(bytes)?;
+        let index = self.list.len();
+        let piled = self.pile.as_mut().expect("room was reserved in it");
+        piled.waiting.push((index, what));
+        self.list.push(Attachment { descriptor: PILE, offset: 0, bytes, content });
+        Ok(())
+    }
+
+    /// Makes room for copies; false when that is too much.
+    fn reserve(&mut self, bytes: u64) -> Result<bool, Unattached> {
+        if self.pile.is_none() {
+            let pile = Pile::new().map_err(|error| self.refuse(failed(&error)))?;
+            self.pile = Some(Piled { pile, end: 0, waiting: Vec::new() });
+        }
+        let piled = self.pile.as_mut().expect("it was just made");
+        piled.end = Pile::next(piled.end).saturating_add(bytes);
+        Ok(self.total() <= self.limit)
+    }
+
+    /// How many bytes will be attached.
+    fn total(&self) -> u64 {
+        let copies = self.pile.as_ref().map_or(0, |piled| piled.end);
+        self.elsewhere.saturating_add(copies)
+    }
+
+    /// Puts the table before the value.
+    pub(crate) fn finish(mut self, value: Vec<u8>) -> Result<Body, Reason> {
+        if self.list.is_empty() {
+            return Ok(value.into());
+        }
+        let (total, limit) = (self.total(), self.limit);
+        if total > limit {
+            return Err(Reason::TooLarge { what: Payload::Arguments, bytes: total, limit });
+        }
+        if let Some(piled) = self.pile.take() {
+            let number = u32::try_from(self.descriptors.len()).expect("they were counted");
+            let pile = pile_up(piled, &mut self.list).map_err(|error| failed(&error))?;
+            for attachment in self.list.iter_mut().filter(|one| one.descriptor == PILE) {
+                attachment.descriptor = number;
+            }
+            self.descriptors.push(Arc::new(pile));
+        }
+        let table = Attachments { list: self.list }.encode();
+        let table = table.map_err(|error| Reason::BadArguments { message: error.to_string() })?;
+        let bytes = if value.is_empty() { table } else { [table, value].concat() };
+        let descriptors = self.descriptors;
+        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total })
+    }
+
+    /// Why something could not be attached.
+    pub(crate) fn refusal(self) -> Option<Reason> {
+        self.refusal
+    }
+
+    fn refuse(&mut self, reason: Reason) -> Unattached {
+        self.refusal.get_or_insert(reason);
+        Unattached
+    }
+}
+
+/// Copies what waited, and seals the memory.
+fn pile_up(mut piled: Piled, list: &mut [Attachment]) -> io::Result<OwnedFd> {
+    for (index, waiting) in &piled.waiting {
+        let bytes = match waiting {
+            Waiting::Here(bytes) => (**bytes).as_ref(),
+            Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
+        };
+        list[*index].offset = piled.pile.add(bytes)?;
+    }
+    piled.pile.finish()
+}
+
+fn failed(error: &io::Error) -> Reason {
+    let message = format!("memory for large arguments is not to be had: {error}");
+    Reason::BadArguments { message }
+}
+
+impl Attach for Gather {
+    fn bytes(&mut self, bytes: &[u8], content: Content) -> Result<bool, Unattached> {
+        if self.list.len() >= ATTACHMENTS_MAX {
+            return Ok(false);
+        }
+        self.copy(bytes, content).map(|()| true)
+    }
+
+    fn invite(&mut self) {
+        hand::invite();
+    }
+
+    fn accept(&mut self) -> Result<bool, Unattached> {
+        match hand::accept() {
+            Some(enclosure) => self.enclose(enclosure).map(|()| true),
+            None => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Anonymous memory with a descriptor: made, filled and sealed. Nothing here has a name in the file
+//! system, so nothing can be left behind: the kernel frees it with its last holder.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::uio::pwrite;
+use nix::unistd::ftruncate;
+
+use crate::sys::{Live, Own, Still};
+
+/// What `/proc` says such memory is.
+const NAME: &str = "clutch";
+
+/// Bytes written at once. The system takes no more than 2 GiB less a page, and between two writes
+/// a fatal signal is looked at.
+const WRITE_BYTES: usize = 1 << 30;
+
+/// Memory whose value is fixed, and its descriptor.
+pub(crate) struct StillMemory {
+    pub(crate) descriptor: Arc<OwnedFd>,
+    pub(crate) memory: Still,
+}
+
+/// Memory that several processes share, and its descriptors.
+pub(crate) struct SharedMemory {
+    /// The one that can do what this process may do with it.
+    pub(crate) descriptor: Arc<OwnedFd>,
+    /// One that can only read.
+    pub(crate) reader: Arc<OwnedFd>,
+    pub(crate) memory: Live,
+}
+
+/// New memory of no length.
+pub(crate) fn create() -> io::Result<OwnedFd> {
+    Ok(memfd_create(NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?)
+}
+
+/// Adds seals, those that keep its length among them.
+pub(crate) fn seal(descriptor: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
+    fcntl(descriptor, FcntlArg::F_ADD_SEALS(SealFlag::from_bits_retain(seals)))?;
+    Ok(())
+}
+
+/// Its length.
+pub(crate) fn size(descriptor: BorrowedFd<'_>) -> io::Result<u64> {
+    u64::try_from(fstat(descriptor)?.st_size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Writes all bytes at a place, however many.
+pub(crate) fn write_at(descriptor: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io::Result<()> {
+    let (mut rest, mut at) = (bytes, at);
+    while !rest.is_empty() {
+        let offset = i64::try_from(at).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        match pwrite(descriptor, &rest[..rest.len().min(WRITE_BYTES)], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                rest = &rest[count..];
+                at += count as u64;
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// New memory of this length, whose length is sealed and nothing else.
+pub(crate) fn of_length(bytes: u64) -> io::Result<OwnedFd> {
+    let descriptor = create()?;
+    ftruncate(&descriptor, i64::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?)?;
+    let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    seal(descriptor.as_fd(), seals.bits())?;
+    Ok(descriptor)
+}
+
+/// New memory that is filled where it is, and then never changes.
+pub(crate) fn built(bytes: u64, fill: impl FnOnce(&mut Own)) -> io::Result<Arc<StillMemory>> {
+    let mut own = Own::map(of_length(bytes)?)?;
+    fill(&mut own);
+    let descriptor = own.into_descriptor();
+    // No mapping can write any more, or the system would refuse the seal.
+    seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
+    let memory = Still::map(descriptor.as_fd())?;
+    Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
+}
+
+/// Who may write memory that is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// Whoever is given a descriptor that can.
+    Given,
+    /// This process alone, by the mapping that it has already.
+    Us,
+}
+
+/// New memory to be shared, zeros.
+pub(crate) fn shared(bytes: u64, writers: Writers) -> io::Result<Arc<SharedMemory>> {
+    let descriptor = of_length(bytes)?;
+    let memory = Live::map_before_its_seals(descriptor.as_fd())?;
+    seal(
+        descriptor.as_fd(),
+        match writers {
+            Writers::Given => crate::sys::LENGTH_SEALS,
+            Writers::Us => crate::sys::FUTURE_SEALS,
+        },
+    )?;
+    let reader = Arc::new(reopened(descriptor.as_fd())?);
+    Ok(Arc::new(SharedMemory { descriptor: Arc::new(descriptor), reader, memory }))
+}
+
+/// The same memory, opened for reading only: the kernel then refuses a mapping that can write.
+fn reopened(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    Ok(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Memory that came from elsewhere and that others may write; or that this process may, if `wish`
+/// is to and the descriptor can.
+pub(crate) fn adopt_shared(descriptor: OwnedFd, wish: bool) -> io::Result<Arc<SharedMemory>> {
+    let mode = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+    let seals = crate::sys::seals(descriptor.as_fd());
+    let frozen = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE;
+    let writable = wish && mode == OFlag::O_RDWR && seals & frozen.bits() == 0;
+    let memory = Live::map(descriptor.as_fd(), writable)?;
+    let descriptor = Arc::new(descriptor);
+    let reader = if mode == OFlag::O_RDONLY {
+        Arc::clone(&descriptor)
+    } else {
+        Arc::new(reopened(descriptor.as_fd())?)
+    };
+    Ok(Arc::new(SharedMemory { descriptor, reader, memory }))
+}
+
+/// Memory that came from elsewhere and never changes.
+pub(crate) fn adopt_still(descriptor: OwnedFd) -> io::Result<Arc<StillMemory>> {
+    let memory = Still::map(descriptor.as_fd())?;
+    Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
+}
+
+/// Memory under construction to which buffers are added one behind the other.
+pub(crate) struct Pile {
+    file: File,
+    /// The end of what is in it.
+    end: u64,
+}
+
+impl Pile {
+    pub(crate) fn new() -> io::Result<Pile> {
+        Ok(Pile { file: File::from(create()?), end: 0 })
+    }
+
+    /// Where something of any length would be put.
+    pub(crate) fn next(end: u64) -> u64 {
+        end.next_multiple_of(clutch_protocol::limits::ATTACHMENT_ALIGNMENT)
+    }
+
+    /// Copies bytes to its end, aligned, and says where they are.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let at = Pile::next(self.end);
+        write_at(self.file.as_fd(), bytes, at)?;
+        self.end = at + bytes.len() as u64;
+        Ok(at)
+    }
+
+    /// Seals it as a value.
+    pub(crate) fn finish(self) -> io::Result<OwnedFd> {
+        let descriptor = OwnedFd::from(self.file);
+        seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
+        Ok(descriptor)
+    }
+}

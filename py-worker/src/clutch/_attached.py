@@ -1,0 +1,501 @@
+"""What came beside a payload: buffers in memory that nobody can shrink, made into objects.
+
+```text
+   payload: bytes of the table │ table │ value         descriptors, by SCM_RIGHTS
+                                  │        │                 │
+                        each entry, checked ◄── size, seals ─┘   looked at before it is believed
+                                  │        │
+                       an object for each  │                     `_OBJECTS`, by what it is
+                                  └──► NEXT_BUFFER, each once
+```
+
+Loaded by the first payload with the flag ATTACHED. The table is of a caller's making, so that what
+is wrong with it is wrong with the arguments.
+"""
+
+import sys
+from _struct import Struct
+from _struct import error as StructError  # type: ignore[attr-defined]  # noqa: N812
+from posix import O_ACCMODE, O_RDWR, close, fstat, pread
+
+from clutch._frames import CODEC_PLAIN, CODEC_RAW
+from clutch._limits import (
+    ATTACHMENTS_MAX,
+    DIMENSIONS_MAX,
+    DTYPE_BYTES_MAX,
+    STREAMS_MAX,
+)
+from clutch._pristine import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    from clutch._call import State
+    from clutch._receive import Attached
+
+__all__ = [
+    "OBJECTS",
+    "SEAL_GROW",
+    "SEAL_SEAL",
+    "SEAL_SHRINK",
+    "SEAL_WRITE",
+    "Attachment",
+    "AttachmentError",
+    "File",
+    "Incoming",
+    "split",
+]
+
+# What an attachment is to its receiver.
+BYTES = 0
+BYTE_ARRAY = 1
+ARRAY = 2
+ARROW = 3
+RANGE = 4
+ROW_GROUP = 5
+STREAM = 6
+
+# Of Linux; a Python that was built with old headers has no names for them.
+GET_SEALS = 1034
+SEAL_SEAL = 1
+SEAL_SHRINK = 2
+SEAL_GROW = 4
+SEAL_WRITE = 8
+
+# The most bytes that Linux moves in one call.
+_MOVED_BYTES_MAX = 0x7FFFF000
+
+# descriptor, offset, bytes, content.
+_ENTRY = Struct("<IQQI")
+_U32 = Struct("<I")
+_U64 = Struct("<Q")
+
+# Kinds of elements that an array may have: no objects, no records.
+_DTYPE_KINDS = frozenset("biufcmMSUV")
+# Those that a memoryview can have, with their sizes.
+_FORMATS = {
+    "|b1": ("?", 1),
+    "|i1": ("b", 1),
+    "|u1": ("B", 1),
+    "i2": ("h", 2),
+    "u2": ("H", 2),
+    "i4": ("i", 4),
+    "u4": ("I", 4),
+    "i8": ("q", 8),
+    "u8": ("Q", 8),
+    "f4": ("f", 4),
+    "f8": ("d", 8),
+}
+ORDER = "<" if sys.byteorder == "little" else ">"
+
+_import = __import__
+
+
+class AttachmentError(Exception):
+    """An attachment is not what its table says, or nothing can be made of it here."""
+
+
+class Attachment:
+    """One entry of a table."""
+
+    __slots__ = ("bytes", "content", "descriptor", "details", "index", "offset")
+
+    def __init__(self, index: int, fields: "Tuple[int, int, int, int]") -> None:
+        self.index = index
+        # Which of the frame's descriptors, where in it, how much of it, and what it is.
+        self.descriptor, self.offset, self.bytes, self.content = fields
+        # Of an array: dtype, shape, strides, writable. Else the only field, if there is one.
+        self.details: "Any" = None
+
+    def error(self, fault: str) -> AttachmentError:
+        """Says what is wrong with it."""
+        return AttachmentError(f"attachment {self.index} {fault}")
+
+
+def split(payload: memoryview, descriptors: int) -> "Tuple[List[Attachment], memoryview]":
+    """The table of a payload, checked as far as that needs no descriptors, and the value."""
+    try:
+        (length,) = _U32.unpack_from(payload)
+        table, value = payload[4 : 4 + length], payload[4 + length :]
+        if len(table) != length:
+            raise StructError
+        (count,) = _U64.unpack_from(table)
+        if count > ATTACHMENTS_MAX:
+            raise AttachmentError(f"{count} attachments, of at most {ATTACHMENTS_MAX}")
+        at = 8
+        entries: "List[Attachment]" = []
+        for index in range(count):
+            entry = Attachment(index, _ENTRY.unpack_from(table, at))
+            at = _details(entry, table, at + _ENTRY.size)
+            if entry.content != STREAM and entry.descriptor >= descriptors:
+                raise entry.error(f"is in descriptor {entry.descriptor}, and {descriptors} came")
+            if entry.offset + entry.bytes >= 1 << 63:
+                raise entry.error("ends behind the end of any file")
+            entries.append(entry)
+    except (StructError, UnicodeDecodeError):
+        raise AttachmentError("the payload ends inside its table of attachments") from None
+    if at != length:
+        raise AttachmentError(f"the table of attachments has {length - at} bytes too many")
+    return entries, value
+
+
+def _details(entry: Attachment, table: memoryview, at: int) -> int:
+    """Reads what an entry says of its content; where that ends."""
+    if entry.content == ARRAY:
+        (size,) = _U64.unpack_from(table, at)
+        if not 0 < size <= DTYPE_BYTES_MAX:
+            raise entry.error("is an array whose element type has no name")
+        dtype = bytes(table[at + 8 : at + 8 + size]).decode()
+        shape, at = _numbers(entry, table, at + 8 + size, "Q")
+        strides, at = _numbers(entry, table, at, "q")
+        if strides and len(strides) != len(shape):
+            raise entry.error("is an array with a stride too many or too few")
+        (writable,) = Struct("<B").unpack_from(table, at)
+        if writable > 1:
+            raise entry.error("is writable to a degree that is not known")
+        entry.details = dtype, shape, strides, bool(writable)
+        return at + 1
+    if entry.content in (RANGE, ROW_GROUP, STREAM):
+        (entry.details,) = _U32.unpack_from(table, at)
+        if entry.content == STREAM and not 0 < entry.details < STREAMS_MAX:
+            raise entry.error("is a stream whose number cannot be")
+        if entry.content == RANGE and entry.details > 1:
+            raise entry.error("is a range that is split in a way which is not known")
+        return at + 4
+    if entry.content > STREAM:
+        raise entry.error(f"is of a kind {entry.content} that is not known")
+    return at
+
+
+def _numbers(
+    entry: Attachment, table: memoryview, at: int, form: str
+) -> "Tuple[Tuple[int, ...], int]":
+    (count,) = _U64.unpack_from(table, at)
+    if count > DIMENSIONS_MAX:
+        raise entry.error("is an array of too many dimensions")
+    return Struct(f"<{count}{form}").unpack_from(table, at + 8), at + 8 + 8 * count
+
+
+class File:
+    """One of a frame's descriptors, with what the system says of it."""
+
+    __slots__ = ("_identity", "_kept", "_maps", "is_writable", "number", "seals", "size")
+
+    def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
+        fcntl = load("fcntl").fcntl
+        self.number = number
+        status = fstat(number)
+        self._identity = status.st_dev, status.st_ino
+        self.size = status.st_size
+        try:
+            self.seals: int = fcntl(number, GET_SEALS)
+        except OSError:
+            # No file in memory.
+            self.seals = 0
+        # F_GETFL.
+        self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
+        self._maps: "Dict[bool, Any]" = {}
+        # Of calls before this one.
+        self._kept = kept
+
+    def check(self, entry: Attachment) -> None:
+        """Whether it has what the entry says, for as long as anybody wants."""
+        wanted = SEAL_SHRINK | SEAL_GROW
+        if self.seals & wanted != wanted:
+            raise entry.error("is in memory that can be shrunk; seal it against that")
+        if entry.offset + entry.bytes > self.size:
+            raise entry.error(
+                f"ends at byte {entry.offset + entry.bytes} of a file that has {self.size}"
+            )
+
+    def is_open(self) -> bool:
+        """Whether user code has left the descriptor what it was."""
+        try:
+            status = fstat(self.number)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def map(self, entry: Attachment, writable: bool) -> "Any":
+        """All of it as memory."""
+        if writable and (self.seals & SEAL_WRITE or not self.is_writable):
+            raise entry.error("is to be written into, and its memory cannot be written")
+        mapped = self._maps.get(writable)
+        if mapped is None:
+            # A map keeps its file, so that no other has its number.
+            mapped = self._kept.get((*self._identity, writable)) or _mapped(self, writable)
+            self._maps[writable] = mapped
+        return mapped
+
+    def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
+        """Maps of memory that its owner can still write into: more calls will have it."""
+        if self.seals & SEAL_WRITE:
+            return {}
+        return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
+
+
+def _mapped(file: File, writable: bool) -> "Any":
+    # The descriptor that older versions keep for a map is closed with it.
+    options: "Dict[str, Any]" = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+    module = load("mmap")
+    protection = module.PROT_READ | (module.PROT_WRITE if writable else 0)
+    # What cannot be written is the same either way, but older kernels map it privately only.
+    flags = module.MAP_PRIVATE if file.seals & SEAL_WRITE else module.MAP_SHARED
+    return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+
+class Incoming:
+    """What is attached to one payload, for as long as its call lasts.
+
+    The memory lives as long as the objects made of it. The descriptors of what nobody can change
+    stay open until the call is answered, so that it may be part of the answer as it is.
+    """
+
+    # Whether it is an item of a stream.
+    is_item = False
+
+    def __init__(self, attached: "Attached", state: "State", line: "Any" = None) -> None:
+        self.state = state
+        # Where a call gets its streams.
+        self.line = line
+        self._attached = attached
+        if attached.is_cut:
+            raise AttachmentError(
+                "not all descriptors could be received: this worker has too many open; close "
+                "them, or make the pool's limit of files larger"
+            )
+        self.entries, self.value = split(attached.payload, len(attached.descriptors))
+        arrivals = attached.arrivals
+        kept = {} if arrivals is None else arrivals.maps
+        self.files = [File(number, kept) for number in attached.descriptors]
+        # Whether arrays were made memoryviews, for want of numpy.
+        self.has_views = False
+        # Where objects lie: of maps their addresses, of others their identities.
+        self._maps: "List[Tuple[int, File]]" = []
+        self._known: "Dict[int, Tuple[object, Attachment]]" = {}
+
+    def decode(self, codec: int) -> "Any":
+        """The value, with an object for each attachment."""
+        if codec == CODEC_RAW:
+            if len(self.entries) != 1 or self.entries[0].content != BYTES or self.value:
+                raise AttachmentError("raw bytes are one attachment, and nothing else")
+            value: "Any" = (self._object(self.entries[0]),)
+        elif codec == CODEC_PLAIN:
+            objects = [self._object(entry) for entry in self.entries]
+            value = load("clutch._plain").decode_attached(self.value, objects)
+        else:
+            raise AttachmentError("nothing can be attached to JSON; use plain or raw")
+        shared: "Dict[Tuple[int, int, bool], Any]" = {}
+        for file in self.files:
+            shared.update(file.shared())
+        arrivals = self._attached.arrivals
+        if shared and arrivals is not None:
+            arrivals.keep(shared)
+        self._close_changeable()
+        return value
+
+    def _object(self, entry: Attachment) -> "Any":
+        make = OBJECTS.get(entry.content)
+        if make is None:
+            raise entry.error("is of a kind that this worker can do nothing with")
+        return make(self, entry)
+
+    def file(self, entry: Attachment) -> File:
+        """The file in memory that holds an attachment."""
+        file = self.files[entry.descriptor]
+        file.check(entry)
+        return file
+
+    def keep(self, value: object, entry: Attachment) -> None:
+        """Remembers what nobody can change, should it be part of the answer."""
+        self._known[id(value)] = value, entry
+
+    def keep_map(self, address: int, file: File) -> None:
+        """Remembers where a file that nobody can change is in memory."""
+        if file.seals & SEAL_WRITE:
+            self._maps.append((address, file))
+
+    def find(self, value: object, address: int) -> "Optional[Tuple[File, int]]":
+        """Where bytes lie in a file that nobody can change, if they do."""
+        known = self._known.get(id(value))
+        if known is not None and known[0] is value:
+            file = self.files[known[1].descriptor]
+            return (file, known[1].offset) if file.seals & SEAL_WRITE else None
+        for start, file in self._maps:
+            if start <= address < start + file.size:
+                return file, address - start
+        return None
+
+    def _close_changeable(self) -> None:
+        kept: "List[int]" = []
+        for file in self.files:
+            if file.seals & SEAL_WRITE:
+                kept.append(file.number)
+            else:
+                close(file.number)
+                file.number = -1
+        self._attached.descriptors[:] = kept
+
+
+def _bytes(incoming: Incoming, entry: Attachment) -> bytes:
+    file = incoming.file(entry)
+    if entry.bytes <= _MOVED_BYTES_MAX:
+        value = pread(file.number, entry.bytes, entry.offset)
+        if len(value) != entry.bytes:
+            # A signal came.
+            value = file.map(entry, writable=False)[entry.offset : entry.offset + entry.bytes]
+    else:
+        value = file.map(entry, writable=False)[entry.offset : entry.offset + entry.bytes]
+    incoming.keep(value, entry)
+    return value
+
+
+def _bytearray(incoming: Incoming, entry: Attachment) -> bytearray:
+    file = incoming.file(entry)
+    if not entry.bytes:
+        return bytearray()
+    view = memoryview(file.map(entry, writable=False))
+    return bytearray(view[entry.offset : entry.offset + entry.bytes])
+
+
+def _array(incoming: Incoming, entry: Attachment) -> "Any":
+    file = incoming.file(entry)
+    name, shape, strides, writable = entry.details
+    numpy = _numpy()
+    if (
+        len(name) < 3  # noqa: PLR2004 - order, kind, size.
+        or name[0] not in "<>|="
+        or name[1] not in _DTYPE_KINDS
+        or "," in name
+    ):
+        raise entry.error(f"is an array of {name!r}, which no array has")
+    if numpy is None:
+        return _view(incoming, entry, file)
+    dtype = numpy.dtype(name)
+    if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
+        raise entry.error(f"is an array of {name!r}, which is not data")
+    _check_extent(entry, dtype.itemsize)
+    if 0 in shape:
+        return numpy.empty(shape, dtype)
+    mapped = file.map(entry, writable)
+    array = numpy.ndarray(shape, dtype, mapped, entry.offset, strides or None)
+    incoming.keep_map(array.__array_interface__["data"][0] - entry.offset, file)
+    return array
+
+
+def _view(incoming: Incoming, entry: Attachment, file: File) -> memoryview:
+    """An array where there is no numpy."""
+    name, shape, strides, writable = entry.details
+    is_own_order = name[0] in ("|", "=", ORDER)
+    form, size = _FORMATS.get(name[1:] if is_own_order else "", ("", 0))
+    form, size = _FORMATS.get(name, (form, size))
+    if not size:
+        raise entry.error(f"is an array of {name!r}, which needs numpy; install it in this pool")
+    _check_extent(entry, size)
+    step = size
+    for place in reversed(range(len(shape))):
+        length = shape[place]
+        if strides and length > 1 and strides[place] != step:
+            raise entry.error("is an array with gaps, which needs numpy; install it in this pool")
+        step *= length
+    incoming.has_views = True
+    if 0 in shape:
+        if len(shape) > 1:
+            raise entry.error("is empty in some dimension, which needs numpy")
+        return memoryview(b"").cast(form)  # type: ignore[call-overload, no-any-return]
+    whole = memoryview(file.map(entry, writable))
+    part = whole[entry.offset : entry.offset + step]
+    view: memoryview = part.cast(form, shape)  # type: ignore[call-overload]
+    if step == entry.bytes:
+        incoming.keep(view, entry)
+    return view
+
+
+def _check_extent(entry: Attachment, size: int) -> None:
+    """Whether all elements of an array lie in its bytes."""
+    _name, shape, strides, _writable = entry.details
+    if not size:
+        raise entry.error("is an array of elements that have no bytes")
+    needed = size
+    for length in shape:
+        needed *= length
+    if not strides:
+        if needed != entry.bytes:
+            raise entry.error(f"has {entry.bytes} bytes, and an array of its shape has {needed}")
+        return
+    if not needed:
+        return
+    first, last = 0, size
+    for length, stride in zip(shape, strides):
+        reach = (length - 1) * stride
+        if reach < 0:
+            first += reach
+        else:
+            last += reach
+    if first < 0 or last > entry.bytes:
+        raise entry.error(f"reaches from byte {first} to {last} of its {entry.bytes}")
+
+
+def _arrow(incoming: Incoming, entry: Attachment) -> "Any":
+    file = incoming.file(entry)
+    try:
+        pyarrow = _import("pyarrow")
+        ipc = pyarrow.ipc
+    except (ImportError, AttributeError):
+        raise entry.error(
+            "is an Arrow table, which needs pyarrow; install it in this pool"
+        ) from None
+    if not entry.bytes:
+        raise entry.error("is an Arrow table without any bytes")
+    view = memoryview(file.map(entry, writable=False))
+    part = view[entry.offset : entry.offset + entry.bytes]
+    return ipc.open_stream(pyarrow.py_buffer(part)).read_all()
+
+
+def _stream(incoming: Incoming, entry: Attachment) -> "Any":
+    if incoming.is_item:
+        raise entry.error("is a stream, which an item of a stream cannot hold")
+    return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
+
+
+def _numpy() -> "Any":
+    """The user's numpy, if there is one."""
+    module = sys.modules.get("numpy")
+    if module is None:
+        if sys.path == _without_numpy:
+            return None
+        try:
+            module = _import("numpy")
+        except ImportError:
+            # Looking again costs milliseconds where it is there, but not for this interpreter.
+            _without_numpy[:] = sys.path
+            return None
+    return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
+
+
+def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+    number = incoming.files[entry.descriptor].number
+    split_as: int = entry.details
+    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
+    return view
+
+
+def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
+    number = incoming.files[entry.descriptor].number
+    return load("clutch._ranges").row_group(number, entry.details)
+
+
+# With this `sys.path` there was none.
+_without_numpy: "List[Optional[str]]" = [None]
+
+# What is made of an attachment, by its content.
+OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
+    BYTES: _bytes,
+    BYTE_ARRAY: _bytearray,
+    ARRAY: _array,
+    ARROW: _arrow,
+    STREAM: _stream,
+    RANGE: _range,
+    ROW_GROUP: _row_group,
+}
