@@ -44,7 +44,9 @@ fn calls_share_memory_and_those_who_keep_an_array_keep_it() {
         assert_eq!(total(round), sum);
         expected.push(sum);
         for other in 100..105 {
-            client.call::<(f64, Vec<u64>)>("job_reuse:total", (array(other),)).expect("it is summed");
+            client
+                .call::<(f64, Vec<u64>)>("job_reuse:total", (array(other),))
+                .expect("it is summed");
         }
     }
     let kept: Vec<f64> = client.call("job_reuse:kept_totals", ()).expect("they are there");
@@ -86,8 +88,7 @@ fn what_is_shared_for_readers_comes_back_as_a_value() {
     let client = daemon.blocking();
     let shared = SharedTensor::for_readers::<f64>(&[LENGTH]).expect("there is memory");
     shared.write_from(0, &vec![1.0; LENGTH]).expect("it is ours");
-    let back: Tensor =
-        client.call("job_reuse:same", (shared.read_only(),)).expect("it comes back");
+    let back: Tensor = client.call("job_reuse:same", (shared.read_only(),)).expect("it comes back");
     shared.write_from(0, &vec![2.0; LENGTH]).expect("it is ours");
     let numbers = back.as_slice::<f64>().expect("nobody can write it");
     assert!(numbers.len() == LENGTH && numbers.iter().all(|number| *number == 1.0));
