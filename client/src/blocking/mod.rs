@@ -5,7 +5,8 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map; `map_file`: that of a file's; `stream`: items as they come.
+//! - `map`: the driver of a blocking map; `map_file`: that of a file's.
+//! - `stream`: items as they come; `feeding`: how a call is fed.
 
 mod connection;
 mod desk;
