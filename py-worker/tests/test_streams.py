@@ -40,6 +40,9 @@ async def acount(n):
         await asyncio.sleep(0)
         note("aclosed")
 
+def made(n):
+    return acount(n)
+
 async def later(n):
     await asyncio.sleep(0)
     return count(n, "late")
@@ -250,6 +253,7 @@ class OutputTest(Case):
         for function, items in [
             ("tasks:count", [0, 1, 2]),
             ("tasks:acount", [0, 1, 2]),
+            ("tasks:made", [0, 1, 2]),
             ("tasks:later", [0, 1, 2]),
             ("tasks:later_async", [0, 1, 2]),
             ("tasks:plain", [1, 2, 3]),
@@ -450,13 +454,13 @@ class CancelTest(Case):
 
     def test_where_it_waits_for_credit(self):
         worker = self.tasks()
-        for function in ("noted", "plain", "acount", "later_async"):
+        for function in ("noted", "plain", "acount", "later_async", "made"):
             with self.subTest(function):
                 call = worker.stream("tasks:" + function, 9, credit=2)
                 worker.item(call, 0)
                 worker.item(call, 1)
                 self.cancelled(worker, call)
-        self.assertEqual("closed\nobject closed\naclosed\naclosed\n", worker.stdout())
+        self.assertEqual("closed\nobject closed\n" + 3 * "aclosed\n", worker.stdout())
         self.assertEqual("", worker.stderr())
 
     def test_before_the_first_item(self):
@@ -485,8 +489,9 @@ class CancelTest(Case):
     def test_at_any_moment(self):
         worker = self.tasks()
         chance = random.Random(7)
-        for _ in range(60):
-            call = worker.stream("tasks:noted", 10**9, credit=4000)
+        for number in range(60):
+            function = ("noted", "acount", "made")[number % 3]
+            call = worker.stream("tasks:" + function, 10**9, credit=4000)
             seen = chance.randrange(4000)
             for index in range(seen):
                 worker.item(call, index)
@@ -495,7 +500,8 @@ class CancelTest(Case):
             self.assertEqual(list(range(seen, seen + len(items))), items)
             self.assertEqual({"kind": "Cancelled"}, failure)
         self.assertEqual(3, worker.call("tasks:add", 1, b=2))
-        self.assertEqual("closed\n" * 60, worker.stdout())
+        self.assertEqual("closed\naclosed\naclosed\n" * 20, worker.stdout())
+        self.assertEqual("", worker.stderr())
 
     def test_closing_that_raises_or_yields_is_told(self):
         worker = self.tasks()
