@@ -20,7 +20,7 @@ use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure, too_large};
-use super::streams::{Items, Streams};
+use super::stream_books::{Items, Streams};
 use crate::net::Attached;
 use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
 use crate::session::Peer;
