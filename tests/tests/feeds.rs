@@ -162,8 +162,7 @@ fn a_worker_that_dies_after_it_has_read_is_not_followed_by_another() {
 
 #[test]
 fn a_worker_that_does_not_read_costs_the_daemon_no_memory() {
-    let daemon =
-        Daemon::builder().pool("default", |pool| pool.workers(1).key("threads", 4)).start();
+    let daemon = pool_of(|pool| pool);
     let oracle = daemon.oracle().memory_budget(40 << 20);
     let go = daemon.tmp().join("go");
     let path = go.to_str().unwrap().to_owned();

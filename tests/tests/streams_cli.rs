@@ -18,7 +18,7 @@ fn daemon() -> Daemon {
 fn items_are_lines_and_failures_are_what_they_are_for_any_call() {
     let daemon = daemon();
     let oracle = daemon.oracle();
-    let stream = |words: &[&str]| daemon.cli([&["call", "--stream"], words].concat());
+    let stream = |words: &[&str]| daemon.cli([&["call", "--stream"][..], words].concat());
     let good = stream(&["job_streams:count", "3"]).expect_code(0);
     assert_eq!(("0\n1\n2\n", ""), (good.stdout.as_str(), good.stderr.as_str()));
     let good = stream(&["--window", "1", "job_streams:count", "1000"]).expect_code(0);

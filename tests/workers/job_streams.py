@@ -191,12 +191,12 @@ def dies_of(numbers):
     os.abort()
 
 
-def works(steps, path=None):
+def works(steps, path=None, rest=0.02):
     """Says how far it is; at the end it waits for a file."""
     for step in range(steps + 1):
         clutch.progress(step, steps, f"step {step}")
         if step < steps:
-            time.sleep(0.02)
+            time.sleep(rest)
     while path and not os.path.exists(path):
         time.sleep(0.01)
     return steps
