@@ -14,9 +14,9 @@ from posix import getpid
 from clutch._call import SKIP, Cancelled
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import as_dict, describe
-from clutch._execute import APPLY_NOTHING, APPLY_STAR, BadItemError, NoFoldError, each_of
 from clutch._frames import CODEC_JSON, FLAG_ITEMS
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX, PLACE_WORDS
+from clutch._names import APPLY_NOTHING, APPLY_STAR, BadItemError, NoFoldError, each_of
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
