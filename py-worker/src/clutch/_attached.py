@@ -53,7 +53,9 @@ _MOVED_BYTES_MAX = 0x7FFFF000
 # Kinds of elements that an array may have: no objects, no records.
 _DTYPE_KINDS = frozenset("biufcmMSUV")
 # Those that a memoryview can have, and their formats there.
-_FORMATS = dict(zip("|b1 |i1 |u1 i2 u2 i4 u4 i8 u8 f4 f8".split(), "?bBhHiIqQfd"))
+_FORMATS = dict(
+    zip(["|b1", "|i1", "|u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"], "?bBhHiIqQfd")
+)
 
 _import = __import__
 
