@@ -36,7 +36,7 @@ import boot  # noqa: E402
 
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
-from clutch import _attached, _frames, _loop, _outgoing, _plain, _receive  # noqa: E402
+from clutch import _attached, _frames, _loop, _parts, _plain, _receive, _table  # noqa: E402
 from clutch._convert import convert  # noqa: E402
 
 try:
@@ -265,7 +265,7 @@ class Tables(unittest.TestCase):
         return node["index"] if node["type"] == "enum" else node["value"]
 
     def split(self, payload, descriptors):
-        entries, value = _attached.split(memoryview(payload), descriptors)
+        entries, value = _table.split(memoryview(payload), descriptors)
         found = [(e.descriptor, e.offset, e.bytes, e.content, e.details) for e in entries]
         return found, bytes(value)
 
@@ -279,9 +279,9 @@ class Tables(unittest.TestCase):
             self.assertEqual((expected, b"value"), self.split(payload + b"value", 3))
             seen |= {item[3] for item in expected}
             for size in range(len(payload)):
-                with self.assertRaises(_attached.AttachmentError, msg=size):
+                with self.assertRaises(_table.AttachmentError, msg=size):
                     self.split(payload[:size], 3)
-            with self.assertRaises(_attached.AttachmentError):
+            with self.assertRaises(_table.AttachmentError):
                 self.split(payload, 1)
         self.assertEqual(set(range(7)), seen)
         (frame,) = (frame for frame in frames if frame["name"] == "result-attached")
@@ -296,7 +296,7 @@ class Tables(unittest.TestCase):
                 payload = struct.pack("<I", length + len(tail)) + payload[4:] + tail
             try:
                 self.split(payload, descriptors)
-            except _attached.AttachmentError:
+            except _table.AttachmentError:
                 return True
             return False
 
@@ -334,7 +334,7 @@ class Tables(unittest.TestCase):
                 broken[dice.randrange(len(broken))] = dice.randrange(256)
             try:
                 self.split(broken, 3)
-            except _attached.AttachmentError:
+            except _table.AttachmentError:
                 pass
 
 
@@ -440,7 +440,7 @@ class Receiving(unittest.TestCase):
             for number in taken:
                 os.close(number)
         self.assertTrue(payload.is_cut)
-        with self.assertRaises(_attached.AttachmentError):
+        with self.assertRaises(_table.AttachmentError):
             _attached.Incoming(payload, None)
         del payload
         self.assertEqual(b"p" * 10, bytes(next(frames)[5]))
@@ -1132,9 +1132,9 @@ class Pickles(unittest.TestCase):
         self.assertEqual(value, there)
 
     def test_writing_in_small_steps(self):
-        moved = _outgoing._MOVED_BYTES_MAX
-        self.addCleanup(setattr, _outgoing, "_MOVED_BYTES_MAX", moved)
-        _outgoing._MOVED_BYTES_MAX = 1000
+        moved = _parts._MOVED_BYTES_MAX
+        self.addCleanup(setattr, _parts, "_MOVED_BYTES_MAX", moved)
+        _parts._MOVED_BYTES_MAX = 1000
         body = _plain.encode([DATA, bytearray(DATA)], 0)
         self.assertEqual(b"", body.seal(1 << 20, 1 << 30))
         received = list(body.descriptors)
