@@ -147,10 +147,10 @@ fn encoded<T: Serialize>(item: &T, how: How) -> Result<Body, String> {
 
 impl Serialize for Feed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let enclosure = || Enclosure {
+        let enclosure = || {
             // Its number is given by who gathers.
-            content: Content::Stream { stream: 0 },
-            place: Place::Feed(self.clone()),
+            let content = Content::Stream { stream: 0 };
+            Ok(Enclosure { content, place: Place::Feed(self.clone()) })
         };
         hand::serialize(serializer, enclosure, Unwritable)
     }

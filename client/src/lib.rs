@@ -135,5 +135,7 @@ pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use stream::ItemStream;
 pub use sys::Element;
+#[cfg(feature = "arrow")]
+pub use tensor::ArrowTable;
 pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

@@ -20,4 +20,6 @@ mod received;
 pub(crate) mod reuse;
 
 pub(crate) use gather::{Body, Gather};
+#[cfg(feature = "arrow")]
+pub(crate) use received::Mapped;
 pub(crate) use received::Received;
