@@ -36,9 +36,10 @@
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes),
-//! `transport` and `opening` (connecting), `memory` (what travels beside a value), `connection` (the
-//! async client's tasks), `owner` (forks), `limits` (every bound).
+//! `pending` (who waits for what), `items` (what comes one by one), `feeding` (what is sent one by
+//! one), `inbox` and `outbound` (bytes), `transport` and `opening` (connecting), `memory` (what
+//! travels beside a value), `connection` (the async client's tasks), `owner` (forks), `limits`
+//! (every bound).
 
 #![expect(
     clippy::result_large_err,
