@@ -32,6 +32,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Input(#[from] InputError),
     #[error(transparent)]
+    Journal(#[from] commands::map::JournalError),
+    #[error(transparent)]
     File(#[from] FileError),
     #[error("--header and --delimiter are only for --split csv")]
     OnlyCsv,
@@ -183,6 +185,7 @@ impl Error {
             Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Error::Output(_) => Exit::Raised,
+            Error::Journal(error) => error.exit(),
             Error::StillStopping { .. } | Error::OrderUnderWay { .. } => Exit::TimedOut,
             Error::OrderFails { .. } => Exit::Refused,
         }

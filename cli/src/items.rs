@@ -2,26 +2,27 @@
 //!
 //! ```text
 //!   file ──thread──► Batch ──bounded channel──► stream of items ──► Map
-//!                                                    └── Bad ──bounded channel──► output loop
+//!                                                    └── Beside ──bounded channel──► output loop
 //! ```
 //!
 //! A thread reads ahead by a few batches and no more, so a file of any length needs little memory.
 //! Every line that is not blank has an index, those that are no JSON included; since only good
-//! items are sent, [`Positions`] translates between the two ways of counting.
+//! items that are not finished yet are sent, [`Positions`] translates between the two ways of
+//! counting.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use clutch_client::Outcome;
 use futures_util::{Stream, stream};
 use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::value;
+use crate::commands::map::Finished;
 
 /// Lines in one batch. Large enough that handing it over costs little for each.
 const BATCH_LINES_MAX: usize = 256;
@@ -32,8 +33,12 @@ const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Batches that are read ahead.
 const BATCHES_MAX: usize = 4;
 
-/// Bad lines that may wait to be reported.
-const BADS_MAX: usize = 256;
+/// Bad lines and finished items that may wait to be told.
+const BESIDE_MAX: usize = 256;
+
+mod source;
+
+pub(crate) use source::{Source, hash};
 
 /// Items as the client library takes them.
 pub(crate) type Items = Pin<Box<dyn Stream<Item = Box<RawValue>> + Send>>;
@@ -62,7 +67,7 @@ pub(crate) struct Bad {
     pub(crate) index: u64,
     /// Its line, from 1.
     pub(crate) line: u64,
-    /// How many good items stand before it.
+    /// How many items that are sent stand before it.
     pub(crate) before: u64,
     pub(crate) reason: BadReason,
 }
@@ -78,12 +83,42 @@ pub(crate) enum BadReason {
     TooLong { limit: u32 },
     #[error("it cannot be read: {0}")]
     Unreadable(#[source] io::Error),
+    #[error("it cannot be resumed: {0}; begin anew with another file for --resume")]
+    Resumed(#[source] io::Error),
 }
 
 impl BadReason {
     /// Whether nothing behind it can be read.
-    fn ends_input(&self) -> bool {
-        matches!(self, BadReason::TooLong { .. } | BadReason::Unreadable(_))
+    pub(crate) fn ends_input(&self) -> bool {
+        use BadReason::{Resumed, TooLong, Unreadable};
+        matches!(self, TooLong { .. } | Unreadable(_) | Resumed(_))
+    }
+}
+
+/// An item that was finished before.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Its place among all lines that are not blank, from 0.
+    pub(crate) index: u64,
+    /// How many items that are sent stand before it.
+    pub(crate) before: u64,
+    pub(crate) outcome: Outcome<Box<RawValue>>,
+}
+
+/// What is told beside the items that are sent.
+#[derive(Debug)]
+pub(crate) enum Beside {
+    Bad(Bad),
+    Known(Known),
+}
+
+impl Beside {
+    /// How many items that are sent stand before it.
+    pub(crate) fn before(&self) -> u64 {
+        match self {
+            Beside::Bad(bad) => bad.before,
+            Beside::Known(known) => known.before,
+        }
     }
 }
 
@@ -97,7 +132,7 @@ pub(crate) enum AfterBad {
 /// Items on their way, and what becomes known about them.
 pub(crate) struct Input {
     pub(crate) items: Items,
-    pub(crate) bads: mpsc::Receiver<Bad>,
+    pub(crate) beside: mpsc::Receiver<Beside>,
     pub(crate) positions: Positions,
 }
 
@@ -107,10 +142,11 @@ pub(crate) struct Positions(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// From the number of an item that was sent, to its index. Holds what is in flight only.
-    indices: HashMap<u64, u64>,
+    /// From the number of an item that was sent to its index and hash, where those are of interest.
+    /// Holds what is in flight only.
+    sent_items: HashMap<u64, (u64, u64)>,
     sent: u64,
-    bads: u64,
+    beside: u64,
     bytes: u64,
     /// All the bytes there are, for a regular file.
     bytes_total: Option<u64>,
@@ -119,9 +155,9 @@ struct State {
 }
 
 impl Positions {
-    /// The index of an item that was sent and is now answered.
-    pub(crate) fn answered(&self, number: u64) -> u64 {
-        self.lock().indices.remove(&number).unwrap_or(number)
+    /// The index of an item that was sent and is now answered, and its hash if that is kept.
+    pub(crate) fn answered(&self, number: u64) -> (u64, u64) {
+        self.lock().sent_items.remove(&number).unwrap_or((number, 0))
     }
 
     /// How many items there are: known, or guessed from the part that was read.
@@ -136,7 +172,7 @@ impl Positions {
         if state.items_total.is_some() {
             return state.items_total;
         }
-        let read = state.sent + state.bads;
+        let read = state.sent + state.beside;
         let part = state.bytes as f64 / state.bytes_total? as f64;
         (part > 0.0).then(|| (read as f64 / part) as u64)
     }
@@ -147,83 +183,36 @@ impl Positions {
     }
 }
 
-/// Where items come from, before any is read.
-pub(crate) enum Source {
-    Words(Vec<Box<RawValue>>),
-    Lines { reader: Box<dyn Read + Send>, bytes_total: Option<u64> },
-}
-
-impl Source {
-    /// Items from words: JSON, or strings.
-    pub(crate) fn words(words: &[String]) -> Result<Source, InputError> {
-        if words.is_empty() {
-            return Err(InputError::NoItems);
-        }
-        if words.iter().any(|word| word == "-") {
-            return Err(InputError::Dash);
-        }
-        Ok(Source::Words(words.iter().map(|word| value::raw(word)).collect()))
-    }
-
-    /// Items from a file of JSON lines; `-` is standard input.
-    pub(crate) fn open(path: &Path) -> Result<Source, InputError> {
-        if path == Path::new("-") {
-            return Ok(Source::Lines { reader: Box::new(io::stdin()), bytes_total: None });
-        }
-        let open = || {
-            let file = File::open(path)?;
-            let metadata = file.metadata()?;
-            if metadata.is_dir() {
-                return Err(io::ErrorKind::IsADirectory.into());
-            }
-            Ok(Source::Lines {
-                bytes_total: metadata.is_file().then_some(metadata.len()),
-                reader: Box::new(file),
-            })
-        };
-        open().map_err(|source| InputError::Open { path: path.to_owned(), source })
-    }
-
-    /// Starts to give items. Lines may have so many bytes.
-    pub(crate) fn start(self, line_bytes_max: u32, after: AfterBad) -> Input {
-        match self {
-            Source::Words(items) => {
-                let positions = Positions::default();
-                positions.lock().items_total = Some(items.len() as u64);
-                Input { items: Box::pin(stream::iter(items)), bads: mpsc::channel(1).1, positions }
-            }
-            Source::Lines { reader, bytes_total } => {
-                from_reader(reader, bytes_total, line_bytes_max, after)
-            }
-        }
-    }
-}
-
 fn from_reader(
     reader: impl Read + Send + 'static,
     bytes_total: Option<u64>,
     line_bytes_max: u32,
     after: AfterBad,
+    finished: Option<Finished>,
 ) -> Input {
     let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
-    let (bads, bads_receiver) = mpsc::channel(BADS_MAX);
-    let positions = Positions::default();
-    positions.lock().bytes_total = bytes_total;
     // The thread ends with the input, or when nobody takes its batches any more. It is not waited
     // for: it may sit in a read of a terminal that never comes back.
     std::thread::spawn(move || read_batches(reader, line_bytes_max, &batches));
-    let sorter = Sorter {
-        batches: batches_receiver,
-        batch: Vec::new().into_iter(),
-        bads,
-        positions: positions.clone(),
-        after,
-    };
+    sorted(batches_receiver, bytes_total, after, finished)
+}
+
+fn sorted(
+    batches: mpsc::Receiver<Vec<Line>>,
+    bytes_total: Option<u64>,
+    after: AfterBad,
+    finished: Option<Finished>,
+) -> Input {
+    let (beside, beside_receiver) = mpsc::channel(BESIDE_MAX);
+    let positions = Positions::default();
+    positions.lock().bytes_total = bytes_total;
+    let batch = Vec::new().into_iter();
+    let sorter = Sorter { batches, batch, beside, positions: positions.clone(), after, finished };
     let items = stream::unfold(sorter, |mut sorter| async {
         let item = sorter.next().await?;
         Some((item, sorter))
     });
-    Input { items: Box::pin(items), bads: bads_receiver, positions }
+    Input { items: Box::pin(items), beside: beside_receiver, positions }
 }
 
 /// One line that is not blank.
@@ -234,13 +223,14 @@ struct Line {
     item: Result<Box<RawValue>, BadReason>,
 }
 
-/// Sorts lines into items, which it gives, and bad ones, which it sends aside.
+/// Sorts lines into items, which it gives, and bad or finished ones, which it sends aside.
 struct Sorter {
     batches: mpsc::Receiver<Vec<Line>>,
     batch: std::vec::IntoIter<Line>,
-    bads: mpsc::Sender<Bad>,
+    beside: mpsc::Sender<Beside>,
     positions: Positions,
     after: AfterBad,
+    finished: Option<Finished>,
 }
 
 impl Sorter {
@@ -258,10 +248,13 @@ impl Sorter {
             };
             match self.sort(line) {
                 Ok(item) => return Some(item),
-                Err(bad) => {
-                    let last = self.after == AfterBad::Stop || bad.reason.ends_input();
-                    // When nobody wants to know of bad lines any more, nobody wants items either.
-                    self.bads.send(bad).await.ok()?;
+                Err(beside) => {
+                    let last = match &beside {
+                        Beside::Bad(bad) => self.after == AfterBad::Stop || bad.reason.ends_input(),
+                        Beside::Known(_) => false,
+                    };
+                    // When nobody wants to know of them any more, nobody wants items either.
+                    self.beside.send(beside).await.ok()?;
                     if last {
                         self.end();
                         return None;
@@ -271,27 +264,36 @@ impl Sorter {
         }
     }
 
-    fn sort(&self, line: Line) -> Result<Box<RawValue>, Bad> {
+    fn sort(&self, line: Line) -> Result<Box<RawValue>, Beside> {
         let mut state = self.positions.lock();
         state.bytes = line.bytes;
-        let index = state.sent + state.bads;
-        let number = state.sent;
-        match line.item {
-            Ok(item) => {
-                state.indices.insert(number, index);
+        let (index, before) = (state.sent + state.beside, state.sent);
+        let known = |item: &RawValue, finished: &Finished| {
+            finished.look_up(index, item).map_err(BadReason::Resumed)
+        };
+        let known = line.item.and_then(|item| match &self.finished {
+            Some(finished) => Ok((known(&item, finished)?, item)),
+            None => Ok((None, item)),
+        });
+        let beside = match known {
+            Ok((None, item)) => {
+                if self.finished.is_some() || state.beside > 0 {
+                    let hash = self.finished.as_ref().map_or(0, |_| hash(item.get().as_bytes()));
+                    state.sent_items.insert(before, (index, hash));
+                }
                 state.sent += 1;
-                Ok(item)
+                return Ok(item);
             }
-            Err(reason) => {
-                state.bads += 1;
-                Err(Bad { index, line: line.number, before: number, reason })
-            }
-        }
+            Ok((Some(known), _)) => Beside::Known(Known { before, ..known }),
+            Err(reason) => Beside::Bad(Bad { index, line: line.number, before, reason }),
+        };
+        state.beside += 1;
+        Err(beside)
     }
 
     fn end(&self) {
         let mut state = self.positions.lock();
-        state.items_total = Some(state.sent + state.bads);
+        state.items_total = Some(state.sent + state.beside);
     }
 }
 
@@ -370,7 +372,7 @@ mod tests {
     use super::*;
 
     fn input(text: &'static str, after: AfterBad) -> Input {
-        from_reader(text.as_bytes(), Some(text.len() as u64), 64, after)
+        from_reader(text.as_bytes(), Some(text.len() as u64), 64, after, None)
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -385,7 +387,7 @@ mod tests {
                 items.push(item.get().to_owned());
             }
             let mut bads = Vec::new();
-            while let Ok(bad) = input.bads.try_recv() {
+            while let Ok(Beside::Bad(bad)) = input.beside.try_recv() {
                 bads.push(bad);
             }
             (items, bads, input.positions)
@@ -415,14 +417,14 @@ mod tests {
         assert_eq!(["1", "2", "3"], *items);
         let places: Vec<_> = bads.iter().map(|bad| (bad.index, bad.line, bad.before)).collect();
         assert_eq!([(1, 3, 1), (3, 5, 2)], *places);
-        let indices: Vec<_> = (0..3).map(|number| positions.answered(number)).collect();
+        let indices: Vec<_> = (0..3).map(|number| positions.answered(number).0).collect();
         assert_eq!([0, 2, 4], *indices);
     }
 
     #[test]
     fn a_line_without_end_is_refused_and_not_read() {
         let endless = io::repeat(b'1');
-        let (items, bads, _) = all(from_reader(endless, None, 1000, AfterBad::Continue));
+        let (items, bads, _) = all(from_reader(endless, None, 1000, AfterBad::Continue, None));
         assert!(items.is_empty());
         assert!(matches!(bads[0].reason, BadReason::TooLong { limit: 1000 }));
     }
@@ -441,7 +443,7 @@ mod tests {
         }
         let read = Arc::new(Mutex::new(0));
         let reader = Counting(Arc::clone(&read));
-        let mut input = from_reader(reader, None, 1000, AfterBad::Stop);
+        let mut input = from_reader(reader, None, 1000, AfterBad::Stop, None);
         block_on(async {
             for _ in 0..1000 {
                 input.items.next().await.unwrap();
@@ -456,7 +458,7 @@ mod tests {
         let words =
             |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let source = Source::words(&words(&["1", "a=b", "x"])).unwrap();
-        let (items, _, positions) = all(source.start(64, AfterBad::Stop));
+        let (items, _, positions) = all(source.start(64, AfterBad::Stop, None));
         assert_eq!(["1", "\"a=b\"", "\"x\""], *items);
         assert_eq!(Some(3), positions.total());
         assert!(matches!(Source::words(&words(&["1", "-"])), Err(InputError::Dash)));

@@ -80,6 +80,11 @@ impl Results {
         self.stdout.write_all(b"\n")
     }
 
+    /// Whether writing this line will show what was written before it.
+    pub(crate) fn would_flush(&self, json: &[u8]) -> bool {
+        self.stdout.buffer().len() + json.len() + 1 > self.stdout.capacity() || self.terminal
+    }
+
     /// Writes text that is fit to be shown, and a newline.
     pub(crate) fn text(&mut self, text: &str) -> io::Result<()> {
         self.stdout.write_all(text.as_bytes())?;

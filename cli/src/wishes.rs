@@ -81,6 +81,11 @@ pub(crate) enum WishError {
          --chunk 1"
     )]
     Chunk,
+    #[error(
+        "with --reduce there is one result of all items or none, so --on-error can only be stop; \
+         have the function return clutch.SKIP for items that shall not count"
+    )]
+    Reduce,
     #[error("{0}")]
     Retry(RetryError),
 }

@@ -36,7 +36,7 @@ pub struct Failure {
     pub quarantined: bool,
     /// Of a call with items whose worker has died: the index of the item that was running. Those
     /// before it have ended, and what came of them is lost; those behind it have not begun. None
-    /// when that is not proven.
+    /// when that is not proven. What the client library's maps tell is counted through the map.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<u64>,
 }

@@ -41,9 +41,12 @@ impl Failure {
             }
             Reason::Cancelled => write!(f, "{function} was cancelled ({phases})"),
             Reason::WorkerDied(certificate) => {
-                let again =
-                    if self.started { "it may have run in part" } else { "it had not begun" };
-                write!(f, "the worker running {function} died: {certificate}; {again}")
+                write!(f, "the worker running {function} died: {certificate}; ")?;
+                match self.item {
+                    _ if !self.started => f.write_str("it had not begun"),
+                    None => f.write_str("it may have run in part"),
+                    Some(item) => write!(f, "it was at item {item}"),
+                }
             }
             Reason::QueueFull { limit } => write!(
                 f,
@@ -69,7 +72,7 @@ impl Failure {
             Reason::TooLarge { what, bytes, limit } => write!(
                 f,
                 "the {} of {function} {} {bytes} bytes, at most {limit} are allowed \
-                 (daemon.payload)",
+                 (daemon.payload, and daemon.attached for what travels beside it)",
                 if *what == Payload::Arguments { "arguments" } else { "result" },
                 if *what == Payload::Arguments { "have" } else { "has" },
             ),

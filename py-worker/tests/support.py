@@ -472,6 +472,17 @@ class Worker:
         assert received is not None and received[0] == LOG and received[3] == 0, received
         return read_log(received[4])
 
+    def progress(self, call_id):
+        """The next report of progress, which has to be this call's: done, total, message."""
+        received = read_frame(self.control_socket)
+        assert received is not None and received[0] == PROGRESS and received[3] == call_id, received
+        reader = Reader(received[4])
+        done = reader.take("d")
+        total = reader.take("d") if reader.take("B") else None
+        message = reader.text()
+        assert reader.at == len(reader.data) and not received[5]
+        return done, total, message
+
     def begun(self):
         """The call that the worker says it has begun last."""
         return struct.unpack("=Q", os.pread(self.page, 8, 0))[0]

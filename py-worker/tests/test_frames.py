@@ -37,6 +37,8 @@ def plain_value(node):
         return [plain_value(item) for item in node["items"]]
     if kind == "bytes":
         return bytes.fromhex(node["value"])
+    if kind == "option" and node["value"] is not None:
+        return plain_value(node["value"])
     return node["value"]
 
 
@@ -171,6 +173,13 @@ class Golden(unittest.TestCase):
                 name: value.encode() for name, value in fields.items() if isinstance(value, str)
             }
             meta = _frames.encode_log(**{**fields, **texts})
+            self.assertEqual(entry["frame"][64:], meta.hex())
+
+    def test_progress_is_written(self):
+        for entry in self.entries("Progress"):
+            fields = plain_value(entry["meta"])
+            fields["message"] = fields["message"].encode()
+            meta = _frames.encode_progress(**fields)
             self.assertEqual(entry["frame"][64:], meta.hex())
 
     def test_every_failure_is_written(self):

@@ -1,5 +1,6 @@
 """Calls that answer with a stream: order, credit, cancelling, and what is odd about iterators."""
 
+import os
 import pickle
 import random
 import select
@@ -8,12 +9,14 @@ import unittest
 
 import support
 from support import (
+    ASYNC,
     CREDIT,
     ITEM,
     ITEMS_END,
     JSON,
     RAW,
     STREAM,
+    THREADS,
     Failed,
     FolderTestCase,
     frame,
@@ -98,7 +101,7 @@ def unserializable(n):
 
 def large():
     yield b"x"
-    yield b"x" * (2 << 20)
+    yield list(range(500_000))
 
 class Plain:
     def __init__(self, n):
@@ -226,8 +229,10 @@ def closes_stdout():
 class Case(FolderTestCase):
     """Has the functions above."""
 
+    OPTIONS = {}
+
     def tasks(self, **options):
-        return self.worker(TASKS, **options)
+        return self.worker(TASKS, **dict(self.OPTIONS, **options))
 
 
 class OutputTest(Case):
@@ -424,8 +429,17 @@ class Allowed:
             self._changed.notify()
 
 
+def begun(worker):
+    """The calls that a worker has begun, of any lane."""
+    return support.struct.unpack("=4Q", os.pread(worker.page, 32, 0))
+
+
 class CancelTest(Case):
     """A stream that ends before its iterator does."""
+
+    # What runs until it is interrupted from outside, and how the worker ends without a daemon.
+    SPINNING = ("spin", "sleeps", "aspin", "asleeps")
+    EXIT_CODES = (70,)
 
     def cancelled(self, worker, call):
         worker.interrupt(call)
@@ -449,17 +463,17 @@ class CancelTest(Case):
         worker = self.tasks()
         for function in ("noted", "acount"):
             call = worker.stream("tasks:" + function, 9)
-            wait_for(lambda call=call: worker.begun() == call, "the call to begin")
+            wait_for(lambda call=call: call in begun(worker), "the call to begin")
             self.cancelled(worker, call)
 
     def test_where_it_runs(self):
         worker = self.tasks()
-        for function in ("spin", "sleeps", "aspin", "asleeps"):
+        for function in self.SPINNING:
             with self.subTest(function):
                 call = worker.stream("tasks:" + function, credit=9)
                 worker.item(call, 0)
                 self.cancelled(worker, call)
-        self.assertEqual("closed\n" * 4, worker.stdout())
+        self.assertEqual("closed\n" * len(self.SPINNING), worker.stdout())
         self.assertEqual("", worker.stderr())
 
     def test_one_that_swallows_it(self):
@@ -514,7 +528,7 @@ class CancelTest(Case):
                 call = worker.stream("tasks:" + function, 9, credit=1)
                 worker.item(call, 0)
                 worker.call_socket.close()
-                self.assertEqual(70, worker.process.wait(support.DEADLINE_S))
+                self.assertIn(worker.process.wait(support.DEADLINE_S), self.EXIT_CODES)
                 self.assertIn("closed\n", worker.stdout())
         worker = self.tasks()
         worker.item(worker.stream("tasks:noted", 9, credit=1), 0)
@@ -528,7 +542,6 @@ class CancelTest(Case):
             frame(ITEM, 1, b"x"),
             frame(ITEMS_END, 1, b"x"),
             frame(ITEMS_END, 1, support.struct.pack("<IQ", 1, 99)),
-            frame(support.RUN, 2, support.struct.pack("<Q", 0) + support.text("tasks:add")),
             frame(support.RESULT, 1),
         ):
             worker = self.tasks()
@@ -536,6 +549,42 @@ class CancelTest(Case):
             worker.call_socket.sendall(bad)
             self.assertEqual(70, worker.process.wait(support.DEADLINE_S))
             self.assertIn("on the call socket", worker.stderr())
+
+
+class ThreadsOutputTest(OutputTest):
+    """The same, where several calls run on threads."""
+
+    OPTIONS = {"mode": THREADS, "lanes": 2}
+
+
+class OneThreadOutputTest(OutputTest):
+    """The same, where the only thread cannot wait for calls while it runs one."""
+
+    OPTIONS = {"mode": THREADS, "lanes": 1}
+
+
+class AsyncOutputTest(OutputTest):
+    """The same, where calls run on an event loop, or beside it."""
+
+    OPTIONS = {"mode": ASYNC, "lanes": 2}
+
+
+class ThreadsCancelTest(CancelTest):
+    """The same, where several calls run on threads."""
+
+    OPTIONS = {"mode": THREADS, "lanes": 2}
+    # Nothing reaches a thread in a system call.
+    SPINNING = ("spin", "aspin", "asleeps")
+    # An answer may still get out, or the interpreter end before it.
+    EXIT_CODES = (0, 70)
+
+
+class AsyncCancelTest(CancelTest):
+    """The same, where calls run on an event loop, or beside it."""
+
+    OPTIONS = {"mode": ASYNC, "lanes": 2}
+    SPINNING = ("spin", "asleeps")
+    EXIT_CODES = (0, 70)
 
 
 class SignalTest(Case):

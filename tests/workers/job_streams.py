@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import clutch
 import hostile
 
 
@@ -112,24 +113,23 @@ def pid_and_wait(items):
 def lies(kind):
     """Speaks over the worker's own socket, as no worker may."""
     yield 0
-    page = int.from_bytes(_run_id(), "little")
-    meta = {
-        "unasked": (0, 1),
-        "index": (0, 7),
-        "stream": (3, 1),
-    }[kind]
-    body = meta[0].to_bytes(4, "little") + meta[1].to_bytes(8, "little")
-    for _ in range(100 if kind == "unasked" else 1):
-        hostile.send(hostile.call_socket(), hostile.header(28, page, len(body) + 1, len(body), 2) + body + b"1")
-        body = meta[0].to_bytes(4, "little") + (int.from_bytes(body[4:], "little") + 1).to_bytes(8, "little")
+    stream, index, times = {"unasked": (0, 1, 100), "index": (0, 7, 1), "stream": (3, 1, 1)}[kind]
+    for number in range(times):
+        _send_item(stream, index + number)
     time.sleep(60)
 
 
-def _run_id():
-    """The id of the run, as the page has it."""
-    import clutch
+def lies_outside():
+    """Sends an item of a call that is no stream."""
+    _send_item(0, 0)
+    time.sleep(60)
 
-    return clutch.current_call().id.to_bytes(8, "little")
+
+def _send_item(stream, index):
+    meta = stream.to_bytes(4, "little") + index.to_bytes(8, "little")
+    run = clutch.current_call().id
+    head = hostile.header(28, run, len(meta) + 1, len(meta), 2)
+    hostile.send(hostile.call_socket(), head + meta + b"1")
 
 
 def says(text):
@@ -138,3 +138,72 @@ def says(text):
         print(text, number)
         sys.stdout.flush()
         yield number
+
+
+def total(numbers):
+    """The sum of a stream, and how many there were."""
+    count = result = 0
+    for number in numbers:
+        result += number
+        count += 1
+    return result, count
+
+
+async def total_async(numbers):
+    """The same, asynchronously."""
+    count = result = 0
+    async for number in numbers:
+        result += number
+        count += 1
+    return result, count
+
+
+def first(numbers, count):
+    """The first few of a stream, and no more."""
+    return [next(numbers) for _ in range(count)]
+
+
+def doubled(numbers):
+    """Both ways at once."""
+    for number in numbers:
+        yield 2 * number
+    return "doubled"
+
+
+def zipped(left, right):
+    """Two streams at once."""
+    yield from zip(left, right)
+
+
+def lengths(texts, path):
+    """The lengths of the items of a stream, each when a file says so; reads slowly."""
+    result = []
+    for text in texts:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        result.append(len(text))
+    return result
+
+
+def dies_of(numbers):
+    """Takes one, and the process ends."""
+    next(numbers)
+    os.abort()
+
+
+def works(steps, path=None, rest=0.02):
+    """Says how far it is; at the end it waits for a file."""
+    for step in range(steps + 1):
+        clutch.progress(step, steps, f"step {step}")
+        if step < steps:
+            time.sleep(rest)
+    while path and not os.path.exists(path):
+        time.sleep(0.01)
+    return steps
+
+
+def works_and_gives(steps):
+    """The same beside items."""
+    for step in range(steps):
+        clutch.progress(step + 1, None, "giving")
+        yield step

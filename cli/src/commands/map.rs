@@ -4,13 +4,15 @@
 //! flushed whenever nothing more is there at once, so a reader never waits for a full buffer, and
 //! a slow reader slows down the reading of items.
 
+mod journal;
+
 mod writer;
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use clutch_client::{Chunk, Client, Codec, Failure, OutputChunk, RawValue};
+use clutch_client::{Chunk, Client, Codec, Failure, Map, Outcome, OutputChunk, RawValue};
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 
@@ -19,8 +21,10 @@ use crate::connect::{self, Link};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
-use crate::items::{AfterBad, Input, Source};
+use crate::items::{AfterBad, Input, Items, Source};
 use crate::wishes::WishError;
+pub(crate) use journal::{Finished, JournalError};
+use journal::{Job, Journal};
 use writer::{Next, Writer};
 
 /// Pieces of output that may wait for the terminal; what comes faster is left out, and counted.
@@ -37,7 +41,17 @@ When items fail, --on-error decides: stop (no more items; the exit code says why
 them) or report (a line {\"index\": 5, \"error\": {...}} in their place). With skip and report the
 other items are not affected, and the exit code is 1 when any has failed. Indices count from 0.
 
+An item for which the function returns clutch.SKIP has no result, and no line: so a map can filter.
+With --reduce the results become one, from left to right, by a function of two that workers call;
+it must be associative. The first item that fails ends it.
+
 With --timeout or --retry each item is a call of its own, unless --chunk says otherwise.
+
+With --resume each finished item is written to FILE before its result is shown. The same command
+again, after Ctrl-C, a failure, kill -9 or a crash of the machine, prints all results as if nothing
+had happened, and calls the function only for items that are not in FILE (in the last second before
+the machine died, some may be lost). Items that failed are tried again. FILE belongs to one function,
+pool and input; for another it is refused. Delete it to begin anew.
 
 What the function prints goes to standard error, in whole lines, as far as that keeps up with it;
 all of it is in `clutch logs`. Ctrl-C cancels what is under way.
@@ -46,7 +60,10 @@ Examples:
   clutch map --local math:factorial 5 6 7
   clutch map mytasks:square --input numbers.jsonl > squares.jsonl
   seq 1000000 | clutch map --local --workers 2 math:sqrt --input - --no-progress | tail -1
-  clutch map mytasks:fetch --input urls.jsonl --unordered --index --on-error report")]
+  clutch map mytasks:fetch --input urls.jsonl --unordered --index --on-error report
+  clutch map --starmap math:pow '[2, 3]' '[5, 2]'
+  clutch map mytasks:count --input files.jsonl --reduce operator:add
+  clutch map mytasks:render --input frames.jsonl --resume frames.journal > frames.out")]
 pub(crate) struct Args {
     /// Read items from this file of JSON lines; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "items")]
@@ -66,6 +83,20 @@ pub(crate) struct Args {
     /// What to do when an item fails
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     on_error: OnError,
+    /// Each item is the list of the function's arguments
+    #[arg(long)]
+    starmap: bool,
+    /// Make one result of all, by this function of two
+    #[arg(
+        long,
+        value_name = "FUNCTION",
+        value_parser = function_name,
+        conflicts_with_all = ["unordered", "index", "resume"],
+    )]
+    reduce: Option<String>,
+    /// Keep in this file what is finished, and do not call the function for that again
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
     /// Print the failure that ends the map as one JSON object, still on standard error
     #[arg(long)]
     json: bool,
@@ -109,13 +140,20 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
         return Err(WishError::Chunk.into());
     }
     let mut interrupt = Interrupt::install().map_err(Error::Prepare)?;
+    if args.reduce.is_some() && args.on_error != OnError::Stop {
+        return Err(WishError::Reduce.into());
+    }
     // First, so that no worker is started for a file that is not there.
     let source = match &args.input {
         Some(file) => Source::open(file)?,
         None => Source::words(&args.items)?,
     };
+    let resumed = match &args.resume {
+        Some(path) => Some(Journal::open(path, &args.job(&source))?),
+        None => None,
+    };
     let link = connect::open(&args.target, global, processors(), &mut interrupt).await?;
-    let ended = map(&link, &args, source, &mut interrupt, global.verbose).await;
+    let ended = map(&link, &args, (source, resumed), &mut interrupt, global.verbose).await;
     link.close(*ended.as_ref().unwrap_or(&Exit::Cancelled)).await;
     ended
 }
@@ -128,7 +166,7 @@ pub(super) fn processors() -> u32 {
 async fn map(
     link: &Link,
     args: &Args,
-    source: Source,
+    (source, resumed): (Source, Option<(Journal, Finished)>),
     interrupt: &mut Interrupt,
     verbose: bool,
 ) -> Result<Exit, Error> {
@@ -137,49 +175,57 @@ async fn map(
         OnError::Stop => AfterBad::Stop,
         OnError::Skip | OnError::Report => AfterBad::Continue,
     };
-    let mut input = source.start(client.welcome().payload_bytes_max, after);
+    let (journal, finished) = resumed.unzip();
+    let mut input = source.start(client.welcome().payload_bytes_max, after, finished);
     let (sink, pieces) = mpsc::channel(OUTPUT_PIECES_MAX);
     let mut answers = answers(client, args, &mut input, sink);
-    let mut writer = Writer::new(args, input, verbose, pieces);
+    let mut writer = Writer::new(args, input, verbose, pieces, journal);
     let ended = loop {
         let next = match writer.next(&mut answers, interrupt).now_or_never() {
             Some(next) => next,
             None => {
-                writer.flush().map_err(Error::Output)?;
+                writer.flush()?;
                 writer.next(&mut answers, interrupt).await
             }
         };
         match next {
             Next::Answer(number, answer) => {
-                if let Some(exit) = writer.answer(number, answer).map_err(Error::Output)? {
+                if let Some(exit) = writer.answer(number, answer)? {
                     break exit;
                 }
             }
-            Next::Bad(bad) => writer.bads.push_back(bad),
+            Next::Beside(beside) => writer.beside.push_back(beside),
             Next::Printed(piece) => writer.print(&piece),
             Next::Unfinished => writer.flush_prints(),
             Next::Interrupted => break writer.interrupted(),
             Next::End => {
-                break match writer.last_bads().map_err(Error::Output)? {
+                break match writer.last_beside()? {
                     Some(exit) => exit,
                     None => writer.summary(),
                 };
             }
         }
-        if let Some(exit) = writer.ready_bads().map_err(Error::Output)? {
+        if let Some(exit) = writer.ready_beside()? {
             break exit;
         }
     };
-    writer.last_prints();
-    writer.flush().map_err(Error::Output)?;
+    writer.end()?;
     // Dropping the stream cancels what is in flight; the daemon must hear of that before we go.
     drop(answers);
     connect::delivered(client).await;
     Ok(ended)
 }
 
+impl Args {
+    /// What a journal is of.
+    fn job(&self, source: &Source) -> Job<'_> {
+        let Args { function, starmap, target, .. } = self;
+        Job { function, pool: &target.pool, starmap: *starmap, input: source.identity() }
+    }
+}
+
 /// Answers by the number of their item, in order or as they come.
-type Answers = Pin<Box<dyn Stream<Item = (u64, Result<Box<RawValue>, Failure>)>>>;
+type Answers = Pin<Box<dyn Stream<Item = (u64, Result<Outcome<Box<RawValue>>, Failure>)>>>;
 
 fn answers(
     client: &Client,
@@ -188,29 +234,41 @@ fn answers(
     sink: mpsc::Sender<OutputChunk>,
 ) -> Answers {
     let items = std::mem::replace(&mut input.items, Box::pin(futures_util::stream::empty()));
-    let mut map = client
-        .map_stream(&args.function, items)
+    let map = configured(client.map_stream(&args.function, items), args).output(sink);
+    if let Some(fold) = args.reduce.clone() {
+        let reduced = async {
+            match map.reduce(fold).await {
+                Ok(all) => all.map(|all| (0, Ok(Outcome::Result(all)))),
+                Err(error) => Some((error.index, Err(error.failure))),
+            }
+        };
+        return Box::pin(futures_util::stream::once(reduced).filter_map(std::future::ready));
+    }
+    match args.unordered {
+        true => Box::pin(map.outcomes().unordered()),
+        false => Box::pin(map.outcomes().enumerated()),
+    }
+}
+
+type Calls = Map<Client, Items, Box<RawValue>>;
+
+fn configured(map: Calls, args: &Args) -> Calls {
+    let mut map = map
         .pool(&args.target.pool)
         .priority(args.target.wishes.priority)
         .codec(Codec::Json)
-        .output(sink)
         .chunk(args.chunk);
+    if args.starmap {
+        map = map.star();
+    }
     if let Some(timeout) = args.target.timeout {
         map = map.timeout(timeout);
     }
     if let Some(retry) = args.target.wishes.retry() {
         map = map.retry(retry);
     }
-    if let Some(window) = args.window {
-        map = map.window(window);
+    match args.window {
+        Some(window) => map.window(window),
+        None => map,
     }
-    if args.unordered {
-        return Box::pin(map.unordered());
-    }
-    let numbers = futures_util::stream::iter(0..);
-    Box::pin(
-        numbers
-            .zip(map.ordered())
-            .map(|(number, answer)| (number, answer.map_err(|error| error.failure))),
-    )
 }

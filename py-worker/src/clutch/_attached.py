@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBJECTS",
+    "SEAL_FUTURE_WRITE",
     "SEAL_GROW",
     "SEAL_SEAL",
     "SEAL_SHRINK",
@@ -62,6 +63,10 @@ SEAL_SEAL = 1
 SEAL_SHRINK = 2
 SEAL_GROW = 4
 SEAL_WRITE = 8
+SEAL_FUTURE_WRITE = 16
+
+# As nearly all systems have them; with other ones, there is just nothing to gain.
+_HUGE_PAGE_BYTES = 2 << 20
 
 # The most bytes that Linux moves in one call.
 _MOVED_BYTES_MAX = 0x7FFFF000
@@ -180,7 +185,16 @@ def _numbers(
 class File:
     """One of a frame's descriptors, with what the system says of it."""
 
-    __slots__ = ("_identity", "_kept", "_maps", "is_writable", "number", "seals", "size")
+    __slots__ = (
+        "_identity",
+        "_kept",
+        "_maps",
+        "is_writable",
+        "may_go_back",
+        "number",
+        "seals",
+        "size",
+    )
 
     def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
         fcntl = load("fcntl").fcntl
@@ -195,6 +209,9 @@ class File:
             self.seals = 0
         # F_GETFL.
         self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
+        # Nobody can change it; or only its owner, who is also whom it goes back to.
+        is_for_reading = self.seals & SEAL_FUTURE_WRITE and not self.is_writable
+        self.may_go_back = bool(self.seals & SEAL_WRITE or is_for_reading)
         self._maps: "Dict[bool, Any]" = {}
         # Of calls before this one.
         self._kept = kept
@@ -229,8 +246,11 @@ class File:
         return mapped
 
     def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
-        """Maps of memory that its owner can still write into: more calls will have it."""
-        if self.seals & SEAL_WRITE:
+        """Maps of memory that others can still write into: more calls will have it.
+
+        Not of what only its owner can: that may wait for us to let go before it does.
+        """
+        if self.may_go_back:
             return {}
         return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 
@@ -242,7 +262,28 @@ def _mapped(file: File, writable: bool) -> "Any":
     protection = module.PROT_READ | (module.PROT_WRITE if writable else 0)
     # What cannot be written is the same either way, but older kernels map it privately only.
     flags = module.MAP_PRIVATE if file.seals & SEAL_WRITE else module.MAP_SHARED
-    return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    def mapped() -> "Any":
+        return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    numpy = _numpy() if file.size and file.size % _HUGE_PAGE_BYTES == 0 else None
+    whole = mapped()
+    if numpy is None:
+        return whole
+    # Its sender may have made it of huge pages, which cost nothing to map, but only at multiples of
+    # their size. The system takes the place right below the last one: what is too much is filled.
+    array = numpy.ndarray((1,), "u1", whole)
+    surplus = array.__array_interface__["data"][0] % _HUGE_PAGE_BYTES
+    del array
+    if not surplus:
+        return whole
+    whole.close()
+    private = module.MAP_PRIVATE | module.MAP_ANONYMOUS
+    filler = module.mmap(-1, surplus, flags=private, prot=module.PROT_READ)
+    try:
+        return mapped()
+    finally:
+        filler.close()
 
 
 class Incoming:
@@ -252,8 +293,13 @@ class Incoming:
     stay open until the call is answered, so that it may be part of the answer as it is.
     """
 
-    def __init__(self, attached: "Attached", state: "State") -> None:
+    # Whether it is an item of a stream.
+    is_item = False
+
+    def __init__(self, attached: "Attached", state: "State", line: "Any" = None) -> None:
         self.state = state
+        # Where a call gets its streams.
+        self.line = line
         self._attached = attached
         if attached.is_cut:
             raise AttachmentError(
@@ -308,7 +354,7 @@ class Incoming:
 
     def keep_map(self, address: int, file: File) -> None:
         """Remembers where a file that nobody can change is in memory."""
-        if file.seals & SEAL_WRITE:
+        if file.may_go_back:
             self._maps.append((address, file))
 
     def find(self, value: object, address: int) -> "Optional[Tuple[File, int]]":
@@ -316,7 +362,7 @@ class Incoming:
         known = self._known.get(id(value))
         if known is not None and known[0] is value:
             file = self.files[known[1].descriptor]
-            return (file, known[1].offset) if file.seals & SEAL_WRITE else None
+            return (file, known[1].offset) if file.may_go_back else None
         for start, file in self._maps:
             if start <= address < start + file.size:
                 return file, address - start
@@ -325,7 +371,7 @@ class Incoming:
     def _close_changeable(self) -> None:
         kept: "List[int]" = []
         for file in self.files:
-            if file.seals & SEAL_WRITE:
+            if file.may_go_back:
                 kept.append(file.number)
             else:
                 close(file.number)
@@ -448,6 +494,12 @@ def _arrow(incoming: Incoming, entry: Attachment) -> "Any":
     return ipc.open_stream(pyarrow.py_buffer(part)).read_all()
 
 
+def _stream(incoming: Incoming, entry: Attachment) -> "Any":
+    if incoming.is_item:
+        raise entry.error("is a stream, which an item of a stream cannot hold")
+    return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
+
+
 def _numpy() -> "Any":
     """The user's numpy, if there is one."""
     module = sys.modules.get("numpy")
@@ -477,6 +529,7 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     BYTE_ARRAY: _bytearray,
     ARRAY: _array,
     ARROW: _arrow,
+    STREAM: _stream,
     RANGE: _part,
     ROW_GROUP: _part,
 }

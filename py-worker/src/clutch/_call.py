@@ -27,7 +27,8 @@ from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from _socket import socket
+    from typing import Any, Callable
 
     from clutch._lanes import Lanes
     from clutch._subinterpreters import Interpreters
@@ -83,6 +84,7 @@ class State:
     __slots__ = (
         "armed",
         "call",
+        "control",
         "end_items",
         "generation",
         "interrupted",
@@ -91,6 +93,7 @@ class State:
         "on_interrupt",
         "page",
         "pool",
+        "reports",
         "running",
         "slot",
         "started",
@@ -125,6 +128,9 @@ class State:
         self.lanes: "Lanes | Interpreters | None" = None
         # What `current_call` made for the running call, if it was asked.
         self.call: "Call | None" = None
+        # Where the worker reports what is no answer, and what the call has reported so far.
+        self.control: "socket | None" = None
+        self.reports: "Any" = None
 
 
 def no_page() -> memoryview:

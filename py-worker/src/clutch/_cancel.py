@@ -59,6 +59,7 @@ _LOCKING = (
     "/threading.py",
     "/weakref.py",
     "/clutch/_coroutine.py",
+    "/clutch/_lane_ports.py",
     "/clutch/_logging.py",
 )
 _LOCKING_FOLDERS = ("/asyncio/", "/concurrent/", "/logging/", "/multiprocessing/")

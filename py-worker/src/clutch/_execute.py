@@ -59,19 +59,15 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "APPLY_NOTHING",
-    "APPLY_STAR",
+    "ASYNC",
     "CALLING",
     "DECODING",
     "FINDING",
     "NAME_AT",
-    "BadItemError",
     "BadNameError",
     "Coroutine",
     "Executor",
-    "NoFoldError",
     "NoRecordsError",
-    "each_of",
     "is_coroutine_function",
     "split_name",
 ]
@@ -86,6 +82,8 @@ _FUNCTIONS_MAX = 4096
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 _CO_COROUTINE = 0x80
+# That, or what it sets in that of an async generator.
+ASYNC = _CO_COROUTINE | 0x200
 _WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
@@ -93,9 +91,6 @@ _BRIEF_CHARACTERS_MAX = 4096
 
 # Behind the timeout and the length of the name.
 NAME_AT = 16
-
-# What a call does with each of its items: it is the argument, the arguments, or only folded.
-APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
 
 _u64 = Struct("<Q").unpack_from
 _import = __import__
@@ -108,19 +103,6 @@ class NoRecordsError(Exception):
 
 class BadNameError(Exception):
     """A function's name is not `module:qualname`."""
-
-
-class BadItemError(Exception):
-    """An item is not what the function is to be called with."""
-
-
-class NoFoldError(Exception):
-    """The function that folds could not be found."""
-
-    def __init__(self, key: bytes, error: BaseException) -> None:
-        super().__init__()
-        self.key = key
-        self.error = error
 
 
 async def _nothing() -> None:
@@ -192,8 +174,9 @@ class Executor:
                 decode, encode = self._codecs.get(codec) or self._load_codec(codec)
                 if flags:
                     args, encode = self._decode(flags, codec, payload, call_id)
-                    unfolded = self._unfold(flags, codec, function, args, call_id, encode)
-                    args, kwargs, items = unfolded
+                    args, kwargs, items = self._unfold(
+                        flags, codec, function, args, call_id, encode
+                    )
                 else:
                     args = decode(payload)  # type: ignore[arg-type]
                     if type(args) is not list and type(args) is not tuple:
@@ -239,7 +222,7 @@ class Executor:
         call_id: int,
         codec: int,
         value: object,
-        items: "Optional[Union[Items, Stream]]",
+        items: "Optional[Many]",
         encode: "Encode",
     ) -> "Answer":
         """The answer with the result. What encoding it raises costs this call and no other."""
@@ -352,7 +335,7 @@ class Executor:
         # From here on it is the call's own doing if the worker dies: for want of memory, say, or
         # while numpy is imported.
         self._state.page[0] = call_id
-        incoming = load("clutch._attached").Incoming(payload, self._state)
+        incoming = load("clutch._attached").Incoming(payload, self._state, self.line)
         return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
 
     def _unfold(
@@ -362,12 +345,12 @@ class Executor:
         function: "Callable[..., Any]",
         args: "Any",
         call_id: int,
-        encode: "Optional[Encode]" = None,
+        encode: "Encode",
     ) -> "tuple[Any, Any, Any]":
         """Arguments, keyword arguments, and what runs the items, as the flags say."""
         if flags & FLAG_STREAM:
-            encode = encode or self._codecs[codec][1]
-            how = codec, encode, self._payload_bytes_max, self._skip, self._await, self.line
+            limits = self._payload_bytes_max, self.attached_bytes_max
+            how = codec, encode, limits, self._skip, self._await, self.line
             streams = load("clutch._streams")
             return streams.unfold(function, flags, args, call_id, self._state, how)
         if codec == CODEC_RAW and flags & (FLAG_ITEMS | FLAG_KEYWORDS):
@@ -423,21 +406,15 @@ def _brief(error: BaseException) -> str:
         return name
 
 
-def each_of(key: bytes) -> "tuple[bytes, int, bytes]":
-    """The name of a call's function, what is done with its items, and the name of their fold."""
-    reader = MetaReader(key)
-    name, apply, fold = reader.raw(), APPLY_ITEM, b""
-    if reader.flag():
-        apply, fold = reader.u32(), reader.raw()
-        if apply > APPLY_NOTHING:
-            raise ProtocolError(f"nothing is known of the way {apply} to call a function")
-    reader.end()
-    return name, apply, fold
-
-
 def split_name(key: bytes) -> "tuple[str, str]":
     """Module and qualname of a call's function."""
-    raw, _, _ = each_of(key)
+    reader = MetaReader(key)
+    raw = reader.raw()
+    if reader.flag():
+        # What is done with its items is read by `_items`.
+        reader.u32()
+        reader.raw()
+    reader.end()
     try:
         name = raw.decode()
     except UnicodeDecodeError:
@@ -449,10 +426,10 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any") -> bool:
+def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & _CO_COROUTINE:
+        if code is not None and getattr(code, "co_flags", 0) & kinds:
             return True
         for name in ("__wrapped__", "__func__", "func"):
             inner = getattr(function, name, None)

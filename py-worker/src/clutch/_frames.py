@@ -20,6 +20,7 @@ __all__ = [
     "FAILED",
     "FLAGS_INLINE",
     "FLAGS_KNOWN",
+    "FLAGS_OF_PORTS",
     "FLAG_ATTACHED",
     "FLAG_ITEMS",
     "FLAG_KEYWORDS",
@@ -54,6 +55,7 @@ __all__ = [
     "encode_imports",
     "encode_log",
     "encode_missing",
+    "encode_progress",
     "encode_ready",
     "failed_bad_arguments",
     "failed_cancelled",
@@ -91,6 +93,8 @@ FLAG_KEYWORDS = 1
 FLAG_ITEMS = 2
 FLAG_ATTACHED = 8
 FLAG_STREAM = 16
+# Of calls that more may come for while they run.
+FLAGS_OF_PORTS = FLAG_ATTACHED | FLAG_STREAM
 # With those that only clients and the daemon use.
 FLAGS_KNOWN = 63
 # No flag above says that something travels beside the payload.
@@ -114,6 +118,7 @@ _U16 = Struct("<H")
 _U32 = Struct("<I")
 _U64 = Struct("<Q")
 _U64_PAIR = Struct("<QQ")
+_F64 = Struct("<d")
 _pack_checked = _HEADER_CHECKED.pack
 _pack_u32 = _U32.pack
 
@@ -323,6 +328,12 @@ def encode_log(
             text,
         )
     )
+
+
+def encode_progress(done: float, total: "float | None", message: bytes) -> bytes:
+    """The `Progress` meta. The message is UTF-8, and as short as the protocol wants it."""
+    known = b"\0" if total is None else b"\1" + _F64.pack(total)
+    return _F64.pack(done) + known + _U64.pack(len(message)) + message
 
 
 def encode_missing(what: int, message: str, traceback: str) -> bytes:

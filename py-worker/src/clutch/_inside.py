@@ -15,10 +15,13 @@ from clutch._call import state
 from clutch._control import complain_to, die, disarm_timers, is_of_system, report
 from clutch._execute import Executor
 from clutch._frames import (
+    CREDIT,
     EXIT,
     FAILED,
     FLAG_ATTACHED,
     HEADER,
+    ITEM,
+    ITEMS_END,
     RUN,
     ProtocolError,
     Setup,
@@ -45,6 +48,10 @@ if TYPE_CHECKING:
     Taken = Tuple[int, int, int, memoryview, Payload]
 
 __all__ = ["live"]
+
+
+# Stands for a frame that nobody needs any more.
+_LATE: "Taken" = (0, 0, 0, memoryview(b""), memoryview(b""))
 
 
 class _Token:
@@ -87,6 +94,8 @@ class _Lane:
             if self._words[OVER]:
                 return None
             frame = self._receive()
+            while frame is _LATE:
+                frame = self._receive()
             if frame is None:
                 self._words[OVER] = 1
                 return None
@@ -113,6 +122,9 @@ class _Lane:
             raise ProtocolError("the stream ended inside a frame")
         if kind == EXIT:
             return None
+        if kind in (CREDIT, ITEM, ITEMS_END):
+            # For a call that was refused: see `_port`.
+            return _LATE
         if kind != RUN:
             raise ProtocolError(f"kind {kind} is not for a worker")
         if attached is not None:
@@ -157,7 +169,7 @@ def live(page: memoryview, words: memoryview, given: "Dict[str, Any]") -> None:
     state.__class__ = LaneState
     state.page = page
     call = socket(AF_UNIX, SOCK_STREAM, 0, given["call"])
-    control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
+    control = state.control = socket(AF_UNIX, SOCK_STREAM, 0, given["control"])
     try:
         _live(_Lane(words, call, setup, given), control, setup, given)
     except ProtocolError as error:

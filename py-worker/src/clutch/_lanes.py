@@ -14,7 +14,15 @@ from posix import register_at_fork
 from clutch._call import State, function_of, state
 from clutch._cancel import Canceller, Lane
 from clutch._execute import Executor
-from clutch._frames import CODEC_PLAIN, MODE_ASYNC, MODE_THREADS, ProtocolError
+from clutch._frames import (
+    CODEC_PLAIN,
+    CREDIT,
+    ITEM,
+    ITEMS_END,
+    MODE_ASYNC,
+    MODE_THREADS,
+    ProtocolError,
+)
 from clutch._limits import CALL_ID_BITS, LANES_MAX, PLACE_WORDS
 from clutch._loop import in_order
 from clutch._pristine import load, no_imports, pristine_imports
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 
     from clutch._execute import Body, Decode, Encode
     from clutch._frames import Setup
+    from clutch._lane_ports import LanePort
 
     Restore = Callable[[], "Callable[[], None] | None"]
     Send = Callable[[bytes, Body], None]
@@ -71,6 +80,10 @@ class Lanes:
         self._by_thread: "dict[int, Lane]" = {}
         # Of the mode `async`.
         self.loop: "asyncio.AbstractEventLoop | None" = None
+        # Of the calls that stream. See `_lane_ports`.
+        self.ports: "dict[int, LanePort]" = {}
+        # What has to be done before one of them waits.
+        self.on_open: "Callable[[], object]" = int
         self._gate = allocate_lock()
         self._active = 0
         self._flush: "Callable[[], None]" = int  # type: ignore[assignment]
@@ -98,6 +111,30 @@ class Lanes:
             if self._active >= self.count:
                 raise ProtocolError(f"run {call_id} is one too many: {self.count} run already")
             self._active += 1
+
+    def open(self, call_id: int, now: State) -> "LanePort":
+        """The port of a call that runs."""
+        port = self.ports[call_id]
+        port.state = now
+        self.on_open()
+        return port
+
+    def deliver(self, kind: int, flags: int, call_id: int, meta: memoryview, data: "Any") -> None:
+        """Gives a call that streams what is for it. One that is over needs it no more."""
+        port = self.ports.get(call_id)
+        if port is not None:
+            port.deliver(kind, meta, load("clutch._port").kept(flags, meta, data))
+        elif kind not in (CREDIT, ITEM, ITEMS_END):
+            raise ProtocolError(f"kind {kind} is not for a worker")
+
+    def hang_up(self) -> None:
+        """Nothing will come any more."""
+        for port in list(self.ports.values()):
+            port.hang_up()
+
+    def flush(self) -> None:
+        """Lets what calls have printed out."""
+        self._flush()
 
     def end(self) -> None:
         """A call is about to be answered. With the last one, what they have changed is put back.

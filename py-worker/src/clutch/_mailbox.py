@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from _socket import socket
-    from typing import List, Optional, Tuple
+    from typing import Callable, List, Optional, Tuple
 
     from clutch._execute import Body
     from clutch._outgoing import Outgoing
@@ -121,9 +121,11 @@ class Outbox:
         self._loop = loop
         # With what travels beside the first byte, and is closed with it.
         self._waiting: "deque[Tuple[memoryview, Optional[Outgoing]]]" = deque()
+        # Who is told when nothing waits any more.
+        self._listeners: "list[Callable[[], object]]" = []
 
-    def send(self, head: bytes, body: "Body") -> None:
-        """Sends a frame, behind those that wait."""
+    def send(self, head: bytes, body: "Body") -> bool:
+        """Sends a frame, behind those that wait. Whether it has gone out as a whole."""
         outgoing = None
         if not isinstance(body, (bytes, memoryview)):
             outgoing, body = body, body.payload
@@ -131,10 +133,15 @@ class Outbox:
         if not self._waiting:
             sent = self._sent(data, outgoing)
             if sent == len(data):
-                return
+                return True
             data, outgoing = data[sent:], None if sent else outgoing
             self._loop.add_writer(self._descriptor, self._go_on)
         self._waiting.append((data, outgoing))
+        return False
+
+    def when_empty(self, listener: "Callable[[], object]") -> None:
+        """Has somebody told, once, when nothing waits any more."""
+        self._listeners.append(listener)
 
     def _sent(self, data: memoryview, outgoing: "Optional[Outgoing]") -> int:
         try:
@@ -156,3 +163,6 @@ class Outbox:
                 return
             self._waiting.popleft()
         self._loop.remove_writer(self._descriptor)
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener()

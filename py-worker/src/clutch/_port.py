@@ -8,11 +8,22 @@ since nobody else does. Loaded by the first call that streams.
 import sys
 from _socket import MSG_PEEK, SHUT_RD
 from _struct import Struct
+from _weakref import ref
 
 from clutch._call import Cancelled
 from clutch._control import FOR_ANY_THREAD, is_of_system
-from clutch._frames import CREDIT, EXIT, ITEM, ITEMS_END, ProtocolError
-from clutch._limits import STREAM_CREDIT_MAX
+from clutch._frames import (
+    CREDIT,
+    EXIT,
+    FLAG_ATTACHED,
+    ITEM,
+    ITEMS_END,
+    ProtocolError,
+    failed_bad_arguments,
+    header_bytes,
+)
+from clutch._limits import HEADER_BYTES, RECEIVE_BYTES, STREAM_CREDIT_MAX
+from clutch._pristine import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,23 +33,30 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator, Protocol
 
     from clutch._call import State
+    from clutch._execute import Body
     from clutch._receive import Frame
 
     class Input(Protocol):
-        """A stream of the client's, as far as a port knows it."""
+        """One of the client's streams, as far as a port knows it."""
 
-        def put(self, index: int, flags: int, codec: int, payload: memoryview) -> None: ...
+        def put(self, index: int, payload: Any, payload_bytes: int) -> None: ...
         def end(self, failure: str) -> None: ...
 
 else:
     import _signal
 
-__all__ = ["Port", "open_port"]
+__all__ = ["Port", "kept", "open_port"]
 
 _CREDIT = Struct("<II")
 _ITEM = Struct("<IQ")
 # What comes before the bytes of the text.
 _ITEMS_END = Struct("<IQ")
+
+# What an item counts for that something is attached to.
+_ATTACHED_BYTES = 1 << 20
+
+# A frame up to here lies in a buffer that is used again.
+_SHARED_BYTES_MAX = RECEIVE_BYTES - HEADER_BYTES
 
 _modules = sys.modules
 _sigmask = _signal.pthread_sigmask
@@ -48,74 +66,131 @@ _SIGNALS = _signal.valid_signals() - FOR_ANY_THREAD
 
 def open_port(line: "Any", call_id: int, state: "State") -> "Port":
     """The port of a call that is about to run. `line` is what its executor was given."""
+    if line is None:
+        raise load("clutch._failures").FailedError(
+            failed_bad_arguments(
+                "a pool with `subinterpreters` has no streams: call it without one, or take "
+                "`subinterpreters` away (`workers`, `threads` and `async` have them)"
+            )
+        )
     if type(line) is not list:
         opened: "Port" = line.open(call_id, state)
         return opened
-    sock, frames, send, _flush = line
+    sock, frames, send, _flush, weak = line
+    port = weak()
+    if port is not None and port.call_id == call_id:
+        return port
 
-    def send_in_order(head: bytes, body: "bytes | memoryview") -> None:
+    def send_in_order(head: bytes, body: "Body") -> None:
         line[3]()
         send(head, body)
 
-    return _OnePort(call_id, state, sock, frames, send_in_order)
+    port = _OnePort(call_id, state, sock, frames, send_in_order)
+    # For others that ask in the course of this call.
+    line[4] = ref(port)
+    return port
 
 
 class Port:
     """What has come for one call."""
 
-    __slots__ = ("call_id", "credit", "inputs", "send", "state")
+    __slots__ = (
+        "__weakref__",
+        "call_id",
+        "given",
+        "inputs",
+        "loop_thread",
+        "send",
+        "sent",
+        "state",
+    )
 
-    def __init__(
-        self, call_id: int, state: "State", send: "Callable[[bytes, bytes | memoryview], None]"
-    ) -> None:
+    # Whether other calls run on the event loop that this one runs on.
+    is_shared = False
+    # Whether what was sent has to get away first.
+    is_choked = False
+
+    def __init__(self, call_id: int, state: "State", send: "Callable[[bytes, Body], None]") -> None:
         self.call_id = call_id
         self.state = state
         # Sends a frame whole, behind what the call has printed.
         self.send = send
-        # How many more items of the answer may be sent.
-        self.credit = 0
-        # The client's streams that the call still reads, by their numbers.
-        self.inputs: "dict[int, Input]" = {}
+        # How many items of the answer may be sent, and were sent, from the first one on. Each is
+        # written by one thread only.
+        self.given = self.sent = 0
+        # The thread of the event loop that reads the socket for all calls, if there is one.
+        self.loop_thread = 0
+        # The client's streams that the call can still read, by their numbers.
+        self.inputs: "dict[int, Callable[[], Input | None]]" = {}
 
-    def wait(self) -> None:
-        """Waits until something has come. Like user code, it is interrupted while it does."""
+    def wait(self, is_ready: "Callable[[], object]") -> None:
+        """Waits until something has come that may be what it is waited for.
+
+        As user code does, it raises `Cancelled` when the call is interrupted. Only on the thread
+        that the call runs on.
+        """
         raise NotImplementedError
 
-    async def awaited(self) -> None:
+    async def awaited(self, is_ready: "Callable[[], object]") -> None:
         """The same on an event loop, which goes on meanwhile."""
         raise NotImplementedError
 
-    def deliver(self, kind: int, flags: int, codec: int, meta: memoryview, data: "Any") -> None:
-        """Takes a frame that is for this call."""
+    def ask(self, stream: int, items: int) -> None:
+        """Lets the client send more of one of its streams. Called by user code."""
+        state = self.state
+        is_armed = state.armed
+        # What is raised inside of a send would be lost.
+        state.armed = False
+        meta = _CREDIT.pack(stream, items)
+        self.send(header_bytes(CREDIT, self.call_id, len(meta), 0), meta)
+        if is_armed:
+            state.armed = True
+            if state.interrupted == self.call_id:
+                state.armed = False
+                raise Cancelled
+
+    def deliver(self, kind: int, meta: memoryview, payload: "Any") -> None:
+        """Takes a frame that is for this call. What is given stays as it is."""
         if kind == CREDIT:
             if len(meta) != _CREDIT.size:
                 raise ProtocolError("the meta of a credit has the wrong size")
             stream, items = _CREDIT.unpack(meta)
             if stream == 0:
-                self.credit += items
-                if self.credit > STREAM_CREDIT_MAX:
-                    raise ProtocolError(f"a credit of {self.credit} items is too much")
+                self.given += items
+                if self.given - self.sent > STREAM_CREDIT_MAX:
+                    raise ProtocolError(f"a credit of {self.given - self.sent} items is too much")
         elif kind == ITEM:
             if len(meta) != _ITEM.size:
                 raise ProtocolError("the meta of an item has the wrong size")
             stream, index = _ITEM.unpack(meta)
-            if stream in self.inputs:
-                self.inputs[stream].put(index, flags, codec, data)
+            to = self._input(stream)
+            if to is not None:
+                if type(payload) is memoryview:
+                    to.put(index, payload, len(payload))
+                else:
+                    # Its descriptors count more than its bytes.
+                    to.put(index, payload, _ATTACHED_BYTES)
         elif kind == ITEMS_END:
             text = meta[_ITEMS_END.size :]
             if len(meta) < _ITEMS_END.size or len(text) != _ITEMS_END.unpack_from(meta)[1]:
                 raise ProtocolError("the meta of an end of items has the wrong size")
             (stream, _) = _ITEMS_END.unpack_from(meta)
-            if stream in self.inputs:
-                self.inputs[stream].end(str(text, "utf-8", "replace"))
+            to = self._input(stream)
+            if to is not None:
+                to.end(str(text, "utf-8", "replace"))
         else:
             raise ProtocolError(f"kind {kind} is not for a call that runs")
+
+    def _input(self, stream: int) -> "Input | None":
+        """One of the client's streams; None if the call has forgotten it or never had it."""
+        weak = self.inputs.get(stream)
+        return None if weak is None else weak()
 
 
 class _OnePort(Port):
     """That of the only call of a worker, which runs on the main thread."""
 
-    __slots__ = ("_frames", "_recv", "_sock")
+    __slots__ = ("_frames", "_recv", "_sock", "_taken", "_waiters")
 
     def __init__(
         self,
@@ -123,15 +198,20 @@ class _OnePort(Port):
         state: "State",
         sock: "socket",
         frames: "Iterator[Frame]",
-        send: "Callable[[bytes, bytes | memoryview], None]",
+        send: "Callable[[bytes, Body], None]",
     ) -> None:
         super().__init__(call_id, state, send)
         self._sock = sock
         self._recv = sock.recv
         self._frames: "Any" = frames
+        # How many frames were taken, and the futures of those who wait for the next one.
+        self._taken = 0
+        self._waiters: "list[asyncio.Future[None]]" = []
 
-    def wait(self) -> None:
-        """Waits until something has come. Like user code, it is interrupted while it does."""
+    def wait(self, is_ready: "Callable[[], object]") -> None:
+        """Waits for the next frame."""
+        del is_ready
+        self._check()
         if not self._is_buffered():
             try:
                 # Takes nothing, so that whatever a signal handler raises here, nothing is lost.
@@ -145,11 +225,46 @@ class _OnePort(Port):
                     raise
         self._take_shielded()
 
-    async def awaited(self) -> None:
-        """The same on an event loop, which goes on meanwhile."""
+    async def awaited(self, is_ready: "Callable[[], object]") -> None:
+        """Waits for the next frame, whichever task takes it."""
+        del is_ready
+        self._check()
+        taken = self._taken
         if not self._is_buffered():
-            await _readable(self._sock.fileno())
-        self._take_shielded()
+            await self._readable()
+        if taken == self._taken:
+            self._take_shielded()
+
+    def _check(self) -> None:
+        """Nothing is waited for by a call that was interrupted: it would be for ever."""
+        if self.state.interrupted == self.call_id:
+            self.state.armed = False
+            raise Cancelled
+
+    async def _readable(self) -> None:
+        """Waits until there is something to read, or another task has read."""
+        loop: "asyncio.AbstractEventLoop" = _modules["asyncio"].get_running_loop()
+        descriptor = self._sock.fileno()
+        future = loop.create_future()
+        try:
+            # In the place of whoever waited before.
+            loop.add_reader(descriptor, self._wake)
+        except OSError as error:
+            raise _unreadable(error) from None
+        self._waiters.append(future)
+        try:
+            await future
+        finally:
+            if future in self._waiters:
+                self._waiters.remove(future)
+            if not self._waiters:
+                loop.remove_reader(descriptor)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for future in waiters:
+            if not future.done():
+                future.set_result(None)
 
     def _is_buffered(self) -> bool:
         """Whether `receive_frames` has taken more from the socket than it has given out.
@@ -160,11 +275,16 @@ class _OnePort(Port):
         if frame is None:
             return True
         names = frame.f_locals
-        return names["start"] != names["end"]
+        is_buffered: bool = names["start"] != names["end"]
+        if type(names) is dict:
+            # A copy, until 3.12, which the frame keeps: also of the last payload.
+            names.clear()
+        return is_buffered
 
     def _take_shielded(self) -> None:
         """Takes a frame. An exception raised in the midst of it would cost all that follow."""
         state = self.state
+        is_armed = state.armed
         state.armed = False
         if "signal" in _modules:
             mask = _sigmask(_BLOCK, ())
@@ -176,15 +296,16 @@ class _OnePort(Port):
         else:
             # Nobody has set a handler.
             self._take()
-        state.armed = True
-        if state.interrupted == self.call_id:
-            state.armed = False
-            raise Cancelled
+        self._taken += 1
+        self._wake()
+        state.armed = is_armed
+        if is_armed:
+            self._check()
 
     def _take(self) -> None:
-        for kind, flags, codec, call_id, meta, payload in self._frames:
+        for kind, flags, _codec, call_id, meta, payload in self._frames:
             if call_id == self.call_id:
-                self.deliver(kind, flags, codec, meta, payload)
+                self.deliver(kind, meta, kept(flags, meta, payload))
             elif kind == EXIT:
                 break
             elif kind not in (CREDIT, ITEM, ITEMS_END):
@@ -200,25 +321,12 @@ class _OnePort(Port):
         raise Cancelled("the daemon waits for this call no more")
 
 
+def kept(flags: int, meta: memoryview, payload: "Any") -> "Any":
+    """A payload that stays as it is when the next frame is received."""
+    if not flags & FLAG_ATTACHED and len(meta) + len(payload) <= _SHARED_BYTES_MAX:
+        return memoryview(bytes(payload))
+    return payload
+
+
 def _unreadable(error: OSError) -> ProtocolError:
     return ProtocolError(f"the call socket cannot be read any more: {error}")
-
-
-async def _readable(descriptor: int) -> None:
-    """Waits until there is something to read."""
-    asyncio: "Any" = _modules["asyncio"]
-    loop: "asyncio.AbstractEventLoop" = asyncio.get_running_loop()
-    future = loop.create_future()
-
-    def wake() -> None:
-        if not future.done():
-            future.set_result(None)
-
-    try:
-        loop.add_reader(descriptor, wake)
-    except OSError as error:
-        raise _unreadable(error) from None
-    try:
-        await future
-    finally:
-        loop.remove_reader(descriptor)

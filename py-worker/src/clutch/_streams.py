@@ -14,7 +14,7 @@ from posix import getpid
 from clutch._call import Cancelled, function_of
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import format_traceback, message_of
-from clutch._execute import Coroutine, Executor
+from clutch._execute import Coroutine
 from clutch._failures import FailedError
 from clutch._frames import (
     CODEC_JSON,
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
     from clutch._call import State
     from clutch._execute import Body, Encode
+    from clutch._outgoing import Outgoing
     from clutch._port import Port
 
-    # The codec and how it writes, the largest payload, files whose frames are not the user's, what
-    # completes a coroutine, and where the executor's calls get their ports.
-    How = Tuple[int, Encode, int, Tuple[str, ...], Callable[[Any], Any], Any]
+    # The codec and how it writes, the largest payload and the most beside it, files whose frames
+    # are not the user's, what completes a coroutine, and where the executor's calls get their
+    # ports.
+    How = Tuple[int, Encode, Tuple[int, int], Tuple[str, ...], Callable[[Any], Any], Any]
 
 __all__ = ["Stream", "unfold"]
 
@@ -48,6 +50,10 @@ _pack_item = Struct("<IQ").pack
 _ITEM_META_BYTES = 12
 # The stream that a call answers with.
 _ANSWER = 0
+# How many items in a row, before other calls on the same event loop have their turn.
+_TURN_ITEMS = 16
+
+_modules = sys.modules
 
 
 def unfold(
@@ -90,26 +96,45 @@ class Stream:
         self._kwargs = kwargs
         self._call_id = call_id
         self._state = state
-        self._codec, self._encode, self._item_bytes_max, self._skip, self._complete, line = how
+        self._codec, self._encode, self._limits, self._skip, self._complete, line = how
         # What the iterator returned.
         self._value: object = None
         self._pid = getpid()
         self._port: "Port" = open_port(line, call_id, state)
+        # On an event loop, the state is its own only if the whole call runs there.
+        self._arms = True
 
     def run(self) -> None:
         """Calls the function, and sends its items."""
         value = self._function(*self._args, **self._kwargs)
         if type(value) is Coroutine:
-            value = self._complete(self._follow(value))
+            value = self._on_loop(self._follow(value))
             if value is self:
                 return
         kind = type(value)
         if hasattr(kind, "__next__"):
             self._value = self._pump(value)
         elif hasattr(kind, "__anext__"):
-            self._complete(self._pump_async(value))
+            self._on_loop(self._pump_async(value))
         else:
             raise self._no_iterator(value)
+
+    async def run_on_loop(self) -> None:
+        """The same, where the whole call runs on an event loop."""
+        value = self._function(*self._args, **self._kwargs)
+        if type(value) is Coroutine:
+            value = await value
+        kind = type(value)
+        if not (hasattr(kind, "__anext__") or hasattr(kind, "__next__")):
+            raise self._no_iterator(value)
+        self._value = await self._pump_async(value)
+
+    def _on_loop(self, coroutine: "Any") -> "Any":
+        self._arms = not self._port.is_shared
+        try:
+            return self._complete(coroutine)
+        finally:
+            self._arms = True
 
     async def _follow(self, coroutine: "Any") -> "Any":
         """What a coroutine gives; an async iterator is run to its end here, on the same loop."""
@@ -121,77 +146,110 @@ class Stream:
 
     def _pump(self, iterator: "Any") -> "Any":
         """Sends all items; what the iterator returned."""
-        state, port, call_id = self._state, self._port, self._call_id
-        index = 0
         try:
-            while True:
-                while port.credit <= 0:
-                    port.wait()
-                try:
-                    value = next(iterator)
-                except StopIteration as end:
-                    return end.value
-                state.armed = False
-                if getpid() != self._pid:
-                    # A child that the iterator forked. It must not speak for its parent.
-                    return None
-                self._send(index, value)
-                # Large ones do not wait for the next one.
-                del value
-                index += 1
-                state.armed = True
-                if state.interrupted == call_id:
-                    raise Cancelled
+            try:
+                return self._send_all(iterator)
+            except BaseException:
+                self._state.armed = False
+                raise
         except BaseException:
-            state.armed = False
+            # Also when the only `Cancelled` came before the disarming above.
+            self._state.armed = False
             if getpid() == self._pid:
                 self._close(iterator)
             raise
 
-    async def _pump_async(self, iterator: "Any") -> None:
+    def _send_all(self, iterator: "Any") -> "Any":
         state, port, call_id = self._state, self._port, self._call_id
         index = 0
-        try:
-            while True:
-                while port.credit <= 0:
-                    await port.awaited()
-                try:
-                    value = await iterator.__anext__()
-                except StopAsyncIteration:
-                    return
-                state.armed = False
-                if getpid() != self._pid:
-                    return
-                self._send(index, value)
-                del value
-                index += 1
-                state.armed = True
-                if state.interrupted == call_id:
-                    raise Cancelled
-        except BaseException as error:
+        while True:
+            while index >= port.given or port.is_choked:
+                port.wait(self._may_send)
+            try:
+                value = next(iterator)
+            except StopIteration as end:
+                return end.value
             state.armed = False
+            if getpid() != self._pid:
+                # A child that the iterator forked. It must not speak for its parent.
+                return None
+            self._send(index, value)
+            # Large ones do not wait for the next one.
+            del value
+            index += 1
+            state.armed = True
+            if state.interrupted == call_id:
+                raise Cancelled
+
+    async def _pump_async(self, iterator: "Any") -> "Any":
+        """The same on an event loop, of whatever kind the iterator is."""
+        is_async = hasattr(type(iterator), "__anext__")
+        try:
+            try:
+                return await self._send_all_async(iterator, is_async)
+            except BaseException:
+                self._arm(False)
+                raise
+        except BaseException as error:
+            self._arm(False)
             if getpid() == self._pid and type(error) is not GeneratorExit:
-                await self._close_async(iterator)
+                if is_async:
+                    await self._close_async(iterator)
+                else:
+                    self._close(iterator)
             raise
+
+    async def _send_all_async(self, iterator: "Any", is_async: bool) -> "Any":
+        port = self._port
+        index = 0
+        while True:
+            while index >= port.given or port.is_choked:
+                await port.awaited(self._may_send)
+            try:
+                value = await iterator.__anext__() if is_async else next(iterator)
+            except StopAsyncIteration:
+                return None
+            except StopIteration as end:
+                return end.value
+            self._arm(False)
+            if getpid() != self._pid:
+                return None
+            self._send(index, value)
+            del value
+            index += 1
+            self._arm(True)
+            if self._state.interrupted == self._call_id:
+                raise Cancelled
+            if port.is_shared and index % _TURN_ITEMS == 0:
+                # Others want their turn, also when this one never has to wait.
+                await _modules["asyncio"].sleep(0)
+
+    def _may_send(self) -> bool:
+        port = self._port
+        return port.sent < port.given and not port.is_choked
 
     def _send(self, index: int, value: object) -> None:
         body = self._encode(value, 0)
         if body is None:
             body = self._encoded_slowly(value, f"item[{index}]")
-        limit = self._item_bytes_max
-        flags, size, count = 0, len(body), 0
-        if size > limit:
-            if isinstance(body, (bytes, memoryview)):
-                raise FailedError(failed_too_large(size, limit))
-            # Something travels beside it.
-            failed = body.seal(limit, Executor.attached_bytes_max)
-            if failed:
-                raise FailedError(failed)
-            flags, size, count = FLAG_ATTACHED, len(body.payload), len(body.descriptors)
-        self._port.credit -= 1
-        head = header_bytes(ITEM, self._call_id, _ITEM_META_BYTES, size, flags, self._codec, count)
-        send: "Any" = self._port.send
-        send(head + _pack_item(_ANSWER, index), body)
+        size, flags, descriptors = len(body), 0, 0
+        if size > self._limits[0]:
+            body = self._sealed(body)
+            size, flags, descriptors = len(body.payload), FLAG_ATTACHED, len(body.descriptors)
+        self._port.sent = index + 1
+        head = header_bytes(
+            ITEM, self._call_id, _ITEM_META_BYTES, size, flags, self._codec, descriptors
+        )
+        self._port.send(head + _pack_item(_ANSWER, index), body)
+
+    def _sealed(self, body: "Body") -> "Outgoing":
+        """A payload that parts have left; all others of that length are too large."""
+        if isinstance(body, (bytes, memoryview)):
+            raise FailedError(failed_too_large(len(body), self._limits[0]))
+        failed = body.seal(*self._limits)
+        if failed:
+            raise FailedError(failed)
+        return body
 
     def _encoded_slowly(self, value: object, name: str) -> "Body":
         """The payload of what is not plain data as it is."""
@@ -201,9 +259,8 @@ class Stream:
                 advice = "the caller asked for raw bytes; give bytes, bytearray or memoryview"
                 raise UnserializableError(None, type(value), advice)
             for_json = codec == CODEC_JSON
-            depth_max = DEPTH_MAX - for_json
             attach = attaching(codec, self._encode)
-            plain = convert(value, for_json=for_json, depth_max=depth_max, attach=attach)
+            plain = convert(value, for_json=for_json, depth_max=DEPTH_MAX - for_json, attach=attach)
             body = self._encode(plain, 0, is_checked=True)
             if body is None:
                 message = "it cannot be encoded; give simpler data"
@@ -221,32 +278,33 @@ class Stream:
     def _close(self, iterator: "Any") -> None:
         """Closes an iterator that will be asked for no more."""
         try:
-            self._arm()
+            self._arm(self._state.interrupted != self._call_id)
             close = getattr(iterator, "close", None)
             if callable(close):
                 close()
-            self._state.armed = False
+            self._arm(False)
         except BaseException as error:  # noqa: BLE001 - whatever its `finally` raises.
             self._tell(error)
 
     async def _close_async(self, iterator: "Any") -> None:
         try:
-            self._arm()
+            self._arm(self._state.interrupted != self._call_id)
             close = getattr(iterator, "aclose", None)
             if callable(close):
                 closing: "Any" = close()
                 await closing
-            self._state.armed = False
+            self._arm(False)
         except BaseException as error:  # noqa: BLE001 - whatever its `finally` raises.
             self._tell(error)
 
-    def _arm(self) -> None:
-        """Lets `finally` be interrupted, if the stream did not end by an interrupt."""
-        self._state.armed = self._state.interrupted != self._call_id
+    def _arm(self, armed: bool) -> None:
+        """Lets what runs be interrupted, or not. Not `finally`, if an interrupt has led to it."""
+        if self._arms:
+            self._state.armed = armed
 
     def _tell(self, error: BaseException) -> None:
         """Says what closing raised: the call fails for another reason, which its caller is told."""
-        self._state.armed = False
+        self._arm(False)
         if getpid() != self._pid or (
             isinstance(error, Cancelled) and self._state.interrupted == self._call_id
         ):
@@ -266,7 +324,7 @@ class Stream:
             )
         )
 
-    def encode(self, codec: int, encode: "Encode") -> "tuple[Body, int]":
+    def encode(self, codec: int, encode: "Encode") -> "Tuple[Body, int]":
         """The payload with what the iterator returned, and its flags."""
         del codec
         body = encode(self._value, 0)

@@ -18,10 +18,11 @@ from posix import close, dup, getpid, register_at_fork
 from time import monotonic
 
 from clutch import _coroutine
-from clutch._call import Cancelled
+from clutch._call import Cancelled, state
 from clutch._cancel import Lane
 from clutch._control import die, report
 from clutch._execute import (
+    ASYNC,
     CALLING,
     DECODING,
     FINDING,
@@ -29,7 +30,17 @@ from clutch._execute import (
     Coroutine,
     is_coroutine_function,
 )
-from clutch._frames import EXIT, FAILED, FLAG_ITEMS, READY, RUN, ProtocolError, header_bytes
+from clutch._frames import (
+    EXIT,
+    FAILED,
+    FLAG_ITEMS,
+    FLAG_STREAM,
+    FLAGS_OF_PORTS,
+    READY,
+    RUN,
+    ProtocolError,
+    header_bytes,
+)
 from clutch._lanes import LaneExecutor
 from clutch._mailbox import Inbox, Outbox
 from clutch._pristine import load, pristine_imports
@@ -123,7 +134,7 @@ class _TaskExecutor(LaneExecutor):
         lane.started = monotonic()
         lane.running = call_id
         stage = FINDING
-        function = args = kwargs = value = error = None
+        function = args = kwargs = value = stream = error = None
         encode: "Any" = None
         try:
             place = self._functions.get(key)
@@ -132,13 +143,13 @@ class _TaskExecutor(LaneExecutor):
                 function = self._find(key)
             # Looking at a function may be user code, too.
             lane.page[0] = call_id
-            if flags & FLAG_ITEMS or not self._is_async(key, function):
+            if flags & FLAG_ITEMS or not self._is_async(key, function, flags):
                 return None
             stage = DECODING
             decode, encode = self._codecs.get(codec) or self._load_codec(codec)
             if flags:
                 args, encode = self._decode(flags, codec, payload, call_id)
-                args, kwargs, _ = self._unfold(flags, codec, function, args, call_id)
+                args, kwargs, stream = self._unfold(flags, codec, function, args, call_id, encode)
             else:
                 args = decode(payload)  # type: ignore[arg-type]
             if type(args) is not list and type(args) is not tuple:
@@ -147,9 +158,12 @@ class _TaskExecutor(LaneExecutor):
             lane.armed = True
             if lane.interrupted == call_id:
                 raise Cancelled
-            value = function(*args, **(kwargs or {}))
-            if type(value) is Coroutine:
-                value = await value
+            if stream is not None:
+                await stream.run_on_loop()
+            else:
+                value = function(*args, **(kwargs or {}))
+                if type(value) is Coroutine:
+                    value = await value
         except BaseException as raised:  # noqa: BLE001 - whatever user code raises.
             error = raised
         lane.armed = False
@@ -163,9 +177,14 @@ class _TaskExecutor(LaneExecutor):
             # As in `Executor.execute`.
             error = encode = None
             return answer
-        return self._answered(call_id, codec, value, None, encode)
+        return self._answered(call_id, codec, value, stream, encode)
 
-    def _is_async(self, key: bytes, function: "Any") -> bool:
+    def _is_async(self, key: bytes, function: "Any", flags: int) -> bool:
+        if flags & FLAG_STREAM:
+            # Also async generators. Streams are longer than the look at their functions.
+            return is_coroutine_function(function, ASYNC) or is_coroutine_function(
+                type(function).__call__, ASYNC
+            )
         known = self._are_async.get(key)
         if known is not None and known[0] is function:
             return known[1]
@@ -222,6 +241,7 @@ class Service:
         self._inbox = Inbox(call, self._payload_bytes_max)
         self._outbox = Outbox(call, self.loop)
         self._executor = _TaskExecutor(package, self._payload_bytes_max, Lane("", memoryview(b"")))
+        self._executor.line = lanes
         # Places of the page that no call has.
         self._places = list(range(lanes.count))
         self._tasks: "set[asyncio.Task[None]]" = set()
@@ -230,21 +250,24 @@ class Service:
         # How many calls were.
         self.answered = 0
         self.is_over = False
+        # At the end, told when all calls that stream have been answered.
+        self.quiet: "asyncio.Future[None]" = self.loop.create_future()
         self.loop.add_reader(self._descriptor, self._read)
 
     def _read(self) -> None:
         try:
             letters = self._inbox.read()
-            for kind, *frame in letters or ():
+            for kind, flags, codec, call_id, meta, payload in letters or ():
                 if kind == RUN:
-                    self._begin(*frame)
+                    self._begin(flags, codec, call_id, meta, payload)
                 elif kind == EXIT:
                     letters = None
                     break
                 else:
-                    raise ProtocolError(f"kind {kind} is not for a worker")
+                    self._lanes.deliver(kind, flags, call_id, meta, payload)
             if letters is None:
                 self.is_over = True
+                self._lanes.hang_up()
                 self.loop.remove_reader(self._descriptor)
                 self.loop.stop()
         except ProtocolError as error:
@@ -256,6 +279,11 @@ class Service:
     def _begin(self, *frame: "Any") -> None:
         call_id = frame[2]
         self._lanes.begin(call_id)
+        if frame[0] & FLAGS_OF_PORTS:
+            ports = load("clutch._lane_ports")
+            self._lanes.ports[call_id] = ports.LoopPort(
+                call_id, state, self._lanes.flush, self._outbox, self.loop
+            )
         place = self._places.pop()
         lane = Lane(f"clutch-{place + 1}", self._lanes.page_of(place))
         task = self.loop.create_task(self._run(lane, place, frame))
@@ -288,7 +316,7 @@ class Service:
             die(f"on the call socket, {error}")
         del self._lanes.tasks[call_id]
         if answer is not None:
-            self._answer(*answer, place)
+            self._answer(call_id, *answer, place)
             return
         lane.leave(self._lanes.early)
         if self._idle:
@@ -303,10 +331,14 @@ class Service:
 
     def _fail(self, call_id: int, error: BaseException, place: int) -> None:
         body = load("clutch._failures").raised(error, (self._package,))
-        self._answer(header_bytes(FAILED, call_id, len(body), 0), body, place)
+        self._answer(call_id, header_bytes(FAILED, call_id, len(body), 0), body, place)
 
-    def _answer(self, head: bytes, body: "Body", place: int) -> None:
+    def _answer(self, call_id: int, head: bytes, body: "Body", place: int) -> None:
         try:
+            if self._lanes.ports:
+                self._lanes.ports.pop(call_id, None)
+                if self.is_over and not self._lanes.ports:
+                    self.quiet.set_result(None)
             self._lanes.end()
             self.answered += 1
             self._places.append(place)
@@ -319,7 +351,9 @@ class Service:
         """Starts one more thread; or says why it could not."""
 
         def make(lane: Lane) -> LaneExecutor:
-            return _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
+            executor = _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
+            executor.line = self._lanes
+            return executor
 
         try:
             start(self._lanes, self._threads, make, self._work)
@@ -339,14 +373,14 @@ class Service:
             lane.begin(frame[2], self._lanes.early)
             head, body = executor.execute(*frame)
             lane.taken = 0
-            self.loop.call_soon_threadsafe(self._worked, head, body, place)
+            self.loop.call_soon_threadsafe(self._worked, frame[2], head, body, place)
             # What it frees may be user code, which must not cost the caller the answer.
             executor.kept = None
             del frame, head, body
 
-    def _worked(self, head: bytes, body: "Body", place: int) -> None:
+    def _worked(self, call_id: int, head: bytes, body: "Body", place: int) -> None:
         self._idle += 1
-        self._answer(head, body, place)
+        self._answer(call_id, head, body, place)
 
 
 def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: bytes) -> int:
@@ -372,14 +406,16 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
             if failures > _FAILURES_MAX:
                 die("the event loop fails again and again; it can serve no call")
     try:
-        loop.run_until_complete(_end(loop))
+        loop.run_until_complete(_end(loop, service if lanes.ports else None))
     except BaseException as raised:  # noqa: BLE001 - as above; the end comes anyway.
         report(raised)
     return 0
 
 
-async def _end(loop: asyncio.AbstractEventLoop) -> None:
+async def _end(loop: asyncio.AbstractEventLoop, service: "Optional[Service]") -> None:
     """Cancels what calls have left behind, and waits for it, but not for long."""
+    if service is not None:
+        await asyncio.wait([service.quiet], timeout=_END_S)
     tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     for task in tasks:
         task.cancel()

@@ -1,17 +1,28 @@
 """The mode `threads`: each call on a thread of its own, the main thread for signal handlers.
 
 The threads take turns at the socket: who has the turn waits for a call, gives the turn on, and
-runs what came. So a call is never handed from one thread to another. An answer is sent by the
-thread that has it, whole, before any other.
+runs what came. So a call is never handed from one thread to another, until the first one comes that
+streams: then one more thread reads for all. An answer is sent by the thread that has it, whole,
+before any other.
 """
 
 import threading
+from _queue import SimpleQueue
 from _thread import allocate_lock
 from time import monotonic
 
+from clutch._call import state
 from clutch._cancel import Lane
 from clutch._control import die, report
-from clutch._frames import EXIT, FAILED, READY, RUN, ProtocolError, header_bytes
+from clutch._frames import (
+    EXIT,
+    FAILED,
+    FLAGS_OF_PORTS,
+    READY,
+    RUN,
+    ProtocolError,
+    header_bytes,
+)
 from clutch._lanes import LaneExecutor
 from clutch._limits import HEADER_BYTES, RECEIVE_BYTES
 from clutch._pristine import load
@@ -22,7 +33,8 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Callable, Iterator, Optional, Tuple
 
-    from clutch._execute import Executor
+    from clutch._execute import Body, Executor
+    from clutch._lane_ports import LanePort
     from clutch._lanes import Lanes, Send
     from clutch._receive import Frame, Payload
 
@@ -30,8 +42,9 @@ if TYPE_CHECKING:
     Taken = Tuple[int, int, int, memoryview, Payload]
 
     MakeExecutor = Callable[[Lane], Executor]
+    OpenPort = Callable[[int], LanePort]
 
-__all__ = ["live", "start"]
+__all__ = ["guarded", "live", "start"]
 
 # How long the end of a worker waits for threads that have nothing to do but to end.
 _END_S = 1.0
@@ -43,10 +56,15 @@ _SHARED_BYTES_MAX = RECEIVE_BYTES - HEADER_BYTES
 class Turns:
     """Who may read from the socket."""
 
-    def __init__(self, frames: "Iterator[Frame]", lanes: "Lanes") -> None:
+    def __init__(self, frames: "Iterator[Frame]", lanes: "Lanes", open_port: "OpenPort") -> None:
         self._frames = frames
         self._lanes = lanes
+        self._open_port = open_port
         self._turn = allocate_lock()
+        # Where calls are, when one thread has all turns: see `_read_for_all`.
+        self._calls: "Optional[SimpleQueue[Optional[Taken]]]" = None
+        self._asking = allocate_lock()
+        self._is_asked = False
         # Held until there are no more calls.
         self.over = allocate_lock()
         self.over.acquire()
@@ -55,18 +73,53 @@ class Turns:
     def next(self) -> "Optional[Taken]":
         """The next call, or None when there are no more."""
         with self._turn:
-            if self.is_over:
-                return None
-            for kind, flags, codec, call_id, meta, payload in self._frames:
-                if kind == RUN:
-                    self._lanes.begin(call_id)
-                    return _taken(flags, codec, call_id, meta, payload)
-                if kind != EXIT:
-                    raise ProtocolError(f"kind {kind} is not for a worker")
-                break
-            self.is_over = True
-            self.over.release()
+            if self._calls is None:
+                return self._receive()
+        return self._calls.get()
+
+    def _receive(self) -> "Optional[Taken]":
+        """The next call. What comes before it is for calls that run."""
+        if self.is_over:
             return None
+        for kind, flags, codec, call_id, meta, payload in self._frames:
+            if kind == RUN:
+                self._lanes.begin(call_id)
+                taken = _taken(flags, codec, call_id, meta, payload)
+                if flags & FLAGS_OF_PORTS:
+                    # Before the turn is given on: what comes next may be for it.
+                    self._lanes.ports[call_id] = self._open_port(call_id)
+                return taken
+            if kind == EXIT:
+                break
+            self._lanes.deliver(kind, flags, call_id, meta, payload)
+        self.is_over = True
+        self._lanes.hang_up()
+        self.over.release()
+        return None
+
+    def read_for_all(self) -> None:
+        """Has one more thread read from now on: all that run calls may wait for what comes.
+
+        Called by the first call that streams; before it, a call goes to its thread without a
+        detour.
+        """
+        with self._asking:
+            if self._is_asked:
+                return
+            body = guarded(self._read_for_all, "clutch-streams")
+            threading.Thread(target=body, name="clutch-streams", daemon=True).start()
+            self._is_asked = True
+
+    def _read_for_all(self) -> None:
+        with self._turn:
+            calls = self._calls = SimpleQueue()
+        while True:
+            taken = self._receive()
+            if taken is None:
+                break
+            calls.put(taken)
+        for _ in range(self._lanes.count):
+            calls.put(None)
 
 
 def _taken(flags: int, codec: int, call_id: int, meta: memoryview, payload: "Payload") -> "Taken":
@@ -83,30 +136,49 @@ def start(
     lane = Lane(f"clutch-{place + 1}", lanes.page_of(place), lanes.canceller.throw)
     executor = make(lane)
 
-    def body() -> None:
-        try:
-            lanes.add_thread(lane)
-            run(lane, executor)
-        except ProtocolError as error:
-            die(f"on the call socket, {error}")
-        except BaseException as error:  # noqa: BLE001 - of a thread that throws into others, say.
-            report(error)
-            die(f"{lane.name} raised {type(error).__name__} outside of any call")
+    def live() -> None:
+        lanes.add_thread(lane)
+        run(lane, executor)
 
     # Not waited for when the interpreter ends: a call may still be at it.
-    thread = threading.Thread(target=body, name=lane.name, daemon=True)
+    thread = threading.Thread(target=guarded(live, lane.name), name=lane.name, daemon=True)
     thread.start()
     lanes.lanes.append(lane)
     return thread
 
 
+def guarded(live: "Callable[[], object]", name: str) -> "Callable[[], None]":
+    """The body of a thread of the worker's own, whose end would be that of the worker."""
+
+    def body() -> None:
+        try:
+            live()
+        except ProtocolError as error:
+            die(f"on the call socket, {error}")
+        except BaseException as error:  # noqa: BLE001 - of a thread that throws into others, say.
+            report(error)
+            die(f"{name} raised {type(error).__name__} outside of any call")
+
+    return body
+
+
 def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: bytes) -> int:
     """Serves calls until there are no more."""
+    sending = allocate_lock()
+
+    def send_in_turn(head: bytes, body: "Body") -> None:
+        lanes.flush()
+        with sending:
+            send(head, body)
+
+    def open_port(call_id: int) -> "LanePort":
+        return load("clutch._lane_ports").LanePort(call_id, state, send_in_turn)
+
     arrivals = Arrivals(call)
     receive_into = shielded(call, arrivals)
     frames = receive_frames(receive_into, lanes.setup.payload_bytes_max, arrivals)
-    turns = Turns(frames, lanes)
-    sending = allocate_lock()
+    turns = Turns(frames, lanes, open_port)
+    lanes.on_open = turns.read_for_all
 
     def run(lane: Lane, executor: "Executor") -> None:
         while True:
@@ -115,6 +187,8 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
                 return
             lane.begin(frame[2], lanes.early)
             head, body = executor.execute(*frame)
+            if lanes.ports:
+                lanes.ports.pop(frame[2], None)
             lanes.end()
             with sending:
                 send(head, body)
@@ -123,7 +197,9 @@ def live(lanes: "Lanes", call: "socket", send: "Send", package: str, ready: byte
             lane.taken = 0
 
     def make(lane: Lane) -> LaneExecutor:
-        return LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
+        executor = LaneExecutor(package, lanes.setup.payload_bytes_max, lane)
+        executor.line = lanes
+        return executor
 
     threads: "list[threading.Thread]" = []
     try:

@@ -106,6 +106,7 @@ def _live(
     if setup is None:
         return 0
     state.pool, state.slot, state.generation = setup.pool, setup.slot, setup.generation
+    state.control = control
     Executor.attached_bytes_max = setup.attached_bytes_max
     become(setup, here, inherited)
     install_handler()
@@ -139,7 +140,7 @@ def _live(
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max, arrivals)
     executor = Executor(package, setup.payload_bytes_max)
-    executor.line = [call, frames, send, flush]
+    executor.line = [call, frames, send, flush, _nobody]
     serve(frames, send, executor, flush, restore)
     return 0
 
@@ -223,6 +224,10 @@ def _leave_parent(
             pass
 
     return forget
+
+
+def _nobody() -> None:
+    """Stands for a port, where no call has one yet."""
 
 
 def _warm(call: socket) -> None:

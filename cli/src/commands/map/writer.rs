@@ -2,28 +2,30 @@
 
 use std::collections::VecDeque;
 
-use clutch_client::{Failure, OutputChunk, RawValue, Reason};
+use clutch_client::{Failure, Outcome, OutputChunk, RawValue, Reason};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::journal::Journal;
 use super::{Answers, Args, OnError};
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
-use crate::items::{Bad, BadReason, Input};
+use crate::items::{Bad, Beside, Input, Known};
 use crate::output::{self, Results};
 use crate::printed::Prints;
 use crate::progress::Progress;
 use crate::report::{self, FailureFormat};
 
-/// Bad lines that may wait for the results before them.
-const BADS_MAX: usize = 256;
+/// Bad lines and finished items that may wait for the results before them.
+const BESIDE_MAX: usize = 256;
 
 /// What happens next.
 pub(super) enum Next {
-    Answer(u64, Result<Box<RawValue>, Failure>),
-    Bad(Bad),
+    Answer(u64, Result<Outcome<Box<RawValue>>, Failure>),
+    Beside(Beside),
     Printed(OutputChunk),
     /// The beginning of a line was held back for long enough.
     Unfinished,
@@ -40,8 +42,10 @@ pub(super) struct Writer<'a> {
     progress: Progress,
     pieces: mpsc::Receiver<OutputChunk>,
     prints: Prints,
-    /// Bad lines that wait for the results before them.
-    pub(super) bads: VecDeque<Bad>,
+    /// Bad lines and finished items that wait for the results before them.
+    pub(super) beside: VecDeque<Beside>,
+    /// Where it is written down what is finished.
+    journal: Option<Journal>,
     answered: u64,
     written: u64,
     failed: u64,
@@ -54,16 +58,19 @@ impl<'a> Writer<'a> {
         input: Input,
         verbose: bool,
         pieces: mpsc::Receiver<OutputChunk>,
+        journal: Option<Journal>,
     ) -> Writer<'a> {
         Writer {
             args,
             input,
             verbose,
             results: Results::new(),
-            progress: Progress::new(!args.no_progress),
+            // How many of the items are done is not told where all have one result.
+            progress: Progress::new(!args.no_progress && args.reduce.is_none()),
             pieces,
             prints: Prints::default(),
-            bads: VecDeque::new(),
+            beside: VecDeque::new(),
+            journal,
             answered: 0,
             written: 0,
             failed: 0,
@@ -80,7 +87,9 @@ impl<'a> Writer<'a> {
         tokio::select! {
             biased;
             () = interrupt.wait() => Next::Interrupted,
-            Some(bad) = self.input.bads.recv(), if self.bads.len() < BADS_MAX => Next::Bad(bad),
+            Some(beside) = self.input.beside.recv(), if self.beside.len() < BESIDE_MAX => {
+                Next::Beside(beside)
+            }
             Some(piece) = self.pieces.recv() => Next::Printed(piece),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 Next::Unfinished
@@ -108,46 +117,75 @@ impl<'a> Writer<'a> {
         self.flush_prints();
     }
 
-    pub(super) fn flush(&mut self) -> std::io::Result<()> {
-        if self.results.is_terminal() {
-            self.progress.aside(|| self.results.flush())
-        } else {
-            self.results.flush()
+    /// Shows what was written. What is shown is never run again, so the journal goes first.
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_behind()) {
+            journal.flush()?;
         }
+        let flushed = match self.results.is_terminal() {
+            true => self.progress.aside(|| self.results.flush()),
+            false => self.results.flush(),
+        };
+        flushed.map_err(Error::Output)
+    }
+
+    /// Shows what was written, and hands to the disk what is finished. Nothing more comes.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        self.last_prints();
+        // Also when nobody reads the results any more.
+        let flushed = self.flush();
+        if let Some(journal) = &self.journal {
+            journal.sync()?;
+        }
+        flushed
     }
 
     /// Writes an answer. Gives the exit code when it is the last.
     pub(super) fn answer(
         &mut self,
         number: u64,
-        answer: Result<Box<RawValue>, Failure>,
-    ) -> std::io::Result<Option<Exit>> {
-        let index = self.input.positions.answered(number);
+        answer: Result<Outcome<Box<RawValue>>, Failure>,
+    ) -> Result<Option<Exit>, Error> {
+        let (index, item) = self.input.positions.answered(number);
         self.answered += 1;
-        self.progress.done();
-        self.progress.total(self.input.positions.total());
         match answer {
-            Ok(result) if self.args.index => {
-                let line = format!("{{\"index\":{index},\"result\":{}}}", result.get());
-                self.write(line.as_bytes())?;
+            Ok(outcome) => {
+                if let Some(journal) = &mut self.journal {
+                    journal.finished(index, item, &outcome)?;
+                }
+                self.outcome(index, &outcome)?;
+                Ok(None)
             }
-            Ok(result) => self.write(result.get().as_bytes())?,
             Err(mut failure) => {
                 if self.args.target.local.local {
                     // Its supervisor will be gone: nobody can be asked about this number.
                     failure.call = 0;
                 }
-                return self.failure(index, &failure);
+                self.done();
+                self.failure(index, &failure)
             }
         }
-        Ok(None)
     }
 
-    pub(super) fn failure(
-        &mut self,
-        index: u64,
-        failure: &Failure,
-    ) -> std::io::Result<Option<Exit>> {
+    fn done(&mut self) {
+        self.progress.done();
+        self.progress.total(self.input.positions.total());
+    }
+
+    /// Writes what came of an item, now or before.
+    fn outcome(&mut self, index: u64, outcome: &Outcome<Box<RawValue>>) -> Result<(), Error> {
+        self.done();
+        match outcome {
+            Outcome::Result(result) if self.args.index => {
+                let line = format!("{{\"index\":{index},\"result\":{}}}", result.get());
+                self.write(line.as_bytes())
+            }
+            Outcome::Result(result) => self.write(result.get().as_bytes()),
+            Outcome::Skipped => Ok(()),
+        }
+    }
+
+    pub(super) fn failure(&mut self, index: u64, failure: &Failure) -> Result<Option<Exit>, Error> {
         if self.args.on_error == OnError::Stop || fails_the_rest(&failure.reason) {
             self.flush()?;
             self.last_prints();
@@ -162,37 +200,42 @@ impl<'a> Writer<'a> {
         Ok(None)
     }
 
-    /// Writes the bad lines whose turn it is. Gives the exit code when one is the last.
-    pub(super) fn ready_bads(&mut self) -> std::io::Result<Option<Exit>> {
-        let in_order = !self.args.unordered;
-        while let Some(bad) = self.bads.pop_front() {
-            if in_order && bad.before > self.answered {
-                self.bads.push_front(bad);
+    /// Writes the bad lines and finished items whose turn it is. Gives the exit code when one is
+    /// the last.
+    pub(super) fn ready_beside(&mut self) -> Result<Option<Exit>, Error> {
+        let in_order = !self.args.unordered && self.args.reduce.is_none();
+        while let Some(beside) = self.beside.pop_front() {
+            if in_order && beside.before() > self.answered {
+                self.beside.push_front(beside);
                 break;
             }
-            if let Some(exit) = self.bad(bad)? {
-                return Ok(Some(exit));
+            match beside {
+                Beside::Known(Known { index, outcome, .. }) => self.outcome(index, &outcome)?,
+                Beside::Bad(bad) => {
+                    if let Some(exit) = self.bad(bad)? {
+                        return Ok(Some(exit));
+                    }
+                }
             }
         }
         Ok(None)
     }
 
-    /// Writes the bad lines behind the last result.
-    pub(super) fn last_bads(&mut self) -> std::io::Result<Option<Exit>> {
+    /// Writes those behind the last result.
+    pub(super) fn last_beside(&mut self) -> Result<Option<Exit>, Error> {
         loop {
-            if let Some(exit) = self.ready_bads()? {
+            if let Some(exit) = self.ready_beside()? {
                 return Ok(Some(exit));
             }
-            match self.input.bads.try_recv() {
-                Ok(bad) => self.bads.push_back(bad),
+            match self.input.beside.try_recv() {
+                Ok(beside) => self.beside.push_back(beside),
                 Err(_) => return Ok(None),
             }
         }
     }
 
-    pub(super) fn bad(&mut self, bad: Bad) -> std::io::Result<Option<Exit>> {
-        let unreadable = matches!(bad.reason, BadReason::Unreadable(_) | BadReason::TooLong { .. });
-        if self.args.on_error == OnError::Stop || unreadable {
+    pub(super) fn bad(&mut self, bad: Bad) -> Result<Option<Exit>, Error> {
+        if self.args.on_error == OnError::Stop || bad.reason.ends_input() {
             self.flush()?;
             self.progress.aside(|| output::error(&bad.to_string()));
             return Ok(Some(Exit::Usage));
@@ -211,9 +254,14 @@ impl<'a> Writer<'a> {
         Ok(None)
     }
 
-    pub(super) fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+    pub(super) fn write(&mut self, line: &[u8]) -> Result<(), Error> {
         self.written += 1;
-        self.results.line(line)
+        if self.results.would_flush(line)
+            && let Some(journal) = &mut self.journal
+        {
+            journal.flush()?;
+        }
+        self.results.line(line).map_err(Error::Output)
     }
 
     pub(super) fn count_failure(&mut self, sentence: impl FnOnce() -> String) {

@@ -52,6 +52,9 @@ impl<R: DeserializeOwned> Plan<R> {
     /// A chunk has failed, and can have begun.
     pub(super) fn failed(&mut self, parcel: Parcel, mut failure: Failure) {
         let again = self.may_try_again(&parcel, &failure);
+        if parcel.content == Content::Items {
+            failure.item = failure.item.map(|at| parcel.first.saturating_add(at));
+        }
         if parcel.has_killed && matches!(failure.reason, Reason::WorkerDied(_)) {
             failure.attempt += parcel.tries;
             failure.quarantined = again;
@@ -77,7 +80,8 @@ impl<R: DeserializeOwned> Plan<R> {
 
     /// Takes a chunk apart that a worker has died with, if it is known which item it was at.
     fn split(&mut self, parcel: &Parcel, failure: &Failure, again: bool) -> bool {
-        let Some(at) = failure.item.filter(|at| *at < parcel.items()) else {
+        let Parcel { first, end, tries, .. } = *parcel;
+        let Some(culprit) = failure.item.filter(|item| (first..end).contains(item)) else {
             return false;
         };
         // Large items have chunks of their own: what they leave beside the payload counts.
@@ -90,11 +94,8 @@ impl<R: DeserializeOwned> Plan<R> {
         if items.len() as u64 != parcel.items() {
             return false;
         }
-        let Parcel { first, end, tries, .. } = *parcel;
-        let (culprit, failure) =
-            (first + at, Failure { item: Some(first + at), ..failure.clone() });
         if first < culprit {
-            let lost = u32::try_from(at).expect("a chunk is bounded");
+            let lost = u32::try_from(culprit - first).expect("a chunk is bounded");
             match self.part(parcel, &items, first, culprit).filter(|_| again) {
                 Some(part) => self.enqueue(Parcel { tries: tries + 1, ..part }),
                 None => self.lose(first, lost, failure.clone()),
@@ -109,7 +110,7 @@ impl<R: DeserializeOwned> Plan<R> {
                 Some(part) => self.enqueue(Parcel { tries, ..part }),
                 None => {
                     let rest = u32::try_from(end - culprit - 1).expect("a chunk is bounded");
-                    self.lose(culprit + 1, rest, failure);
+                    self.lose(culprit + 1, rest, failure.clone());
                 }
             }
         }
@@ -130,10 +131,5 @@ impl<R: DeserializeOwned> Plan<R> {
             return self.break_off(index, failure);
         }
         self.done.insert(first, Rest::Failed(items, Box::new(failure)));
-    }
-
-    /// A map that is reduced has no result: this item has ended it.
-    pub(super) fn break_off(&mut self, index: u64, failure: Failure) {
-        self.broken.get_or_insert((index, Box::new(failure)));
     }
 }
