@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASYNC",
     "CALLING",
+    "COROUTINE",
     "DECODING",
     "FINDING",
     "NAME_AT",
@@ -81,9 +82,9 @@ CALLING = 2
 _FUNCTIONS_MAX = 4096
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
-_CO_COROUTINE = 0x80
+COROUTINE = 0x80
 # That, or what it sets in that of an async generator.
-ASYNC = _CO_COROUTINE | 0x200
+ASYNC = COROUTINE | 0x200
 _WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
@@ -426,7 +427,7 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
+def is_coroutine_function(function: "Any", kinds: int = COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
         if code is not None and getattr(code, "co_flags", 0) & kinds:
