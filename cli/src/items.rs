@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +23,6 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::commands::map::Finished;
-use crate::value;
 
 /// Lines in one batch. Large enough that handing it over costs little for each.
 const BATCH_LINES_MAX: usize = 256;
