@@ -275,7 +275,11 @@ class _OnePort(Port):
         if frame is None:
             return True
         names = frame.f_locals
-        return names["start"] != names["end"]
+        is_buffered: bool = names["start"] != names["end"]
+        if type(names) is dict:
+            # A copy, until 3.12, which the frame keeps: also of the last payload.
+            names.clear()
+        return is_buffered
 
     def _take_shielded(self) -> None:
         """Takes a frame. An exception raised in the midst of it would cost all that follow."""
