@@ -6,11 +6,7 @@
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
 //! - `map`: the driver of a blocking map; `map_file`: that of a file's.
-<<<<<<< HEAD
-//! - `stream`: items as they come.
-=======
 //! - `stream`: items as they come; `feeding`: how a call is fed.
->>>>>>> wt-rsstream
 
 mod connection;
 mod desk;
