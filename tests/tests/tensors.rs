@@ -9,7 +9,6 @@ use std::time::Duration;
 use clutch_client::{DType, Reason, SharedTensor, Tensor, Value};
 use clutch_tests::process::descriptor_list;
 use clutch_tests::{Builder, Daemon, SECOND, science, skip, wait_for};
-use serde_json::json;
 
 /// How long anything may take here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -164,7 +163,8 @@ fn arrays_are_numpys_where_there_is_numpy() {
         skip!("numpy comes from the package index: CLUTCH_TEST_NETWORK=1 allows that");
     }
     let venv = science::environment(Path::new(env!("CARGO_TARGET_TMPDIR")));
-    let python = json!(venv.join("bin/python"));
+    let python = venv.join("bin/python");
+    let python = python.to_str().expect("test paths are text");
     let daemon = Daemon::builder().pool("default", |pool| pool.key("python", python)).start();
     let client = daemon.blocking();
     let grid: Tensor = client.call("job_tensors:grid", (200, 300)).unwrap();
