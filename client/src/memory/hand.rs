@@ -14,6 +14,7 @@ use clutch_protocol::plain::ATTACHED;
 use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::memfd::{SharedMemory, StillMemory};
+use crate::feed::Feed;
 
 /// Something that is attached as a whole.
 pub(crate) struct Enclosure {
@@ -34,6 +35,8 @@ pub(crate) enum Place {
         /// How long it is.
         bytes: u64,
     },
+    /// Nowhere yet: it comes item by item.
+    Feed(Feed),
     /// In what a descriptor stands for, and nowhere else: shared memory, a file.
     Descriptor {
         /// The descriptor.

@@ -515,16 +515,9 @@ def _numpy() -> "Any":
     return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
 
 
-def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+def _part(incoming: Incoming, entry: Attachment) -> "Any":
     number = incoming.files[entry.descriptor].number
-    split_as: int = entry.details
-    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
-    return view
-
-
-def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
-    number = incoming.files[entry.descriptor].number
-    return load("clutch._ranges").row_group(number, entry.details)
+    return load("clutch._ranges").part_of(number, entry, entry.content == ROW_GROUP)
 
 
 # With this `sys.path` there was none.
@@ -537,6 +530,6 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     ARRAY: _array,
     ARROW: _arrow,
     STREAM: _stream,
-    RANGE: _range,
-    ROW_GROUP: _row_group,
+    RANGE: _part,
+    ROW_GROUP: _part,
 }

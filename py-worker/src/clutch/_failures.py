@@ -11,9 +11,7 @@ from clutch._errors import advice, cut, describe, format_traceback, message_of
 from clutch._execute import (
     DECODING,
     FINDING,
-    BadItemError,
     BadNameError,
-    NoFoldError,
     split_name,
 )
 from clutch._frames import (
@@ -70,10 +68,6 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return error.meta
     if type(error) is UnserializableError:
         return failed_unserializable(error.path, error.type_name, error.message)
-    if type(error) is NoFoldError:
-        return load("clutch._missing").not_found(*split_name(error.key), error.error, skip)
-    if type(error) is BadItemError:
-        return failed_bad_arguments(message_of(error))
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):
