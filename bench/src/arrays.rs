@@ -202,7 +202,8 @@ impl<'a> Scene<'a> {
     }
 
     fn echoes(&self) -> Outcome<Vec<Row<'_>>> {
-        let echo = |array: &Tensor| Outcome::Ok(self.client.call::<Tensor>("tasks:echo", (array,))?);
+        let echo =
+            |array: &Tensor| Outcome::Ok(self.client.call::<Tensor>("tasks:echo", (array,))?);
         let is_right = |found: &[f64]| {
             let step = (found.len() / 1000).max(1);
             let pairs = || found.iter().zip(&self.source).step_by(step);

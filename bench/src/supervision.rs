@@ -343,6 +343,9 @@ fn idle() -> Outcome<()> {
     let config: String =
         pools.iter().map(|name| format!("[pools.{name}]\nworkers = 1\n")).collect();
     let mut daemon = Daemon::start(&config, TASKS)?;
-    say(&format!("four pools, nothing to do: {} KiB resident", status_kib(daemon.pid(), "VmRSS")?))?;
+    say(&format!(
+        "four pools, nothing to do: {} KiB resident",
+        status_kib(daemon.pid(), "VmRSS")?
+    ))?;
     daemon.stop()
 }

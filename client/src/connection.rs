@@ -25,8 +25,8 @@ use tokio::time::timeout_at;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
-use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::memory::reuse::Customer;
+use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
 

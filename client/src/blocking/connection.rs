@@ -29,8 +29,8 @@ use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
-use crate::outbound::{is_crowded, write_with};
 use crate::memory::reuse::Customer;
+use crate::outbound::{is_crowded, write_with};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink};
 

@@ -139,8 +139,7 @@ fn check_table(list: &[Attachment], descriptors: &[OwnedFd], sizes: &[u64]) -> R
             ));
         }
         let descriptor = descriptors[number].as_fd();
-        let is_value =
-            seals(descriptor) & VALUE_SEALS == VALUE_SEALS || reuse::is_ours(descriptor);
+        let is_value = seals(descriptor) & VALUE_SEALS == VALUE_SEALS || reuse::is_ours(descriptor);
         if needs_value && !is_value {
             return Err(format!("attachment {index} is bytes that others can still change"));
         }

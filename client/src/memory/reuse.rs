@@ -23,8 +23,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::sys::stat::fstat;
 
 use super::memfd::{Pile, huge_length, of_exactly, reopened, reopened_to_write, seal, write_at};
+use super::sys::{is_held_by_us_alone, prepare_lease};
 use crate::limits::{REUSED_BUFFERS_MAX, REUSED_BYTES_MAX, REUSED_BYTES_MIN};
-use crate::sys::{FUTURE_SEALS, Own, is_held_by_us_alone, prepare_lease};
+use crate::sys::{FUTURE_SEALS, Own};
 
 /// What may be used again, of all clients of this process.
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf { buffers: Vec::new(), process: 0, works: true });
@@ -106,9 +107,8 @@ pub(crate) fn pack(parts: &[&[u8]], room: u64) -> Option<(OwnedFd, Vec<u64>)> {
 
 /// Whether memory that came is of this shelf, so that nobody writes it while it is looked at.
 pub(crate) fn is_ours(descriptor: BorrowedFd<'_>) -> bool {
-    identity(descriptor).is_ok_and(|identity| {
-        shelf().buffers.iter().any(|buffer| buffer.identity == identity)
-    })
+    identity(descriptor)
+        .is_ok_and(|identity| shelf().buffers.iter().any(|buffer| buffer.identity == identity))
 }
 
 /// Takes a buffer of this length that nobody else has, or makes one.
@@ -335,7 +335,10 @@ mod tests {
         let (descriptor, places) = pack(&[&one, &two], u64::MAX).expect("it is packed");
         assert_eq!([0, 128], places[..]);
         let bytes = read(&descriptor, 128 + two.len());
-        assert_eq!((&one[..], &[0; 28][..], &two[..]), (&bytes[..100], &bytes[100..128], &bytes[128..]));
+        assert_eq!(
+            (&one[..], &[0; 28][..], &two[..]),
+            (&bytes[..100], &bytes[100..128], &bytes[128..])
+        );
         assert!(pack(&[&one], u64::MAX).is_none());
         assert!(pack(&[&two], 1000).is_none(), "there is no room for it");
     }
