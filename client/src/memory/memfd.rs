@@ -12,8 +12,9 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
+use super::sys::HUGE_PAGE_BYTES;
 use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN};
-use crate::sys::{HUGE_PAGE_BYTES, Live, Own, Still};
+use crate::sys::{Live, Own, Still};
 
 /// What `/proc` says such memory is.
 const NAME: &str = "clutch";

@@ -1,0 +1,164 @@
+//! Files in memory, as the system maps and leases them: what `crate::sys` gives its shapes to. The
+//! other file of this crate that may be unsafe.
+
+#![expect(unsafe_code, reason = "maps memory and asks the system for leases of it")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::ptr::NonNull;
+
+use nix::libc;
+
+use crate::sys::seals;
+
+/// The size of a huge page, as nearly all systems that run Python have it; with another size, there
+/// is just nothing to gain.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Of Linux 6.1 and newer; older ones refuse it.
+const MADV_COLLAPSE: i32 = 25;
+
+/// Lets a lease of this file be asked for, of which nobody is told when it is broken: by default
+/// that would be a signal that kills.
+pub(crate) fn prepare_lease(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    const F_SETSIG: i32 = 10;
+    // SAFETY: it takes a number and touches no memory. The signal is one that is ignored by
+    // default.
+    match unsafe { libc::fcntl(descriptor.as_raw_fd(), F_SETSIG, libc::SIGURG) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether no other open file of this memory is left, and no mapping of one: the system then lets
+/// us lease it for writing, which is given up at once.
+pub(crate) fn is_held_by_us_alone(descriptor: BorrowedFd<'_>) -> bool {
+    let fd = descriptor.as_raw_fd();
+    // SAFETY: both take a number and touch no memory.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) == 0
+    }
+}
+
+/// A mapping of a whole file.
+pub(crate) struct Mapping {
+    pub(crate) start: NonNull<u8>,
+    pub(crate) length: usize,
+}
+
+// SAFETY: the memory belongs to the process, not to a thread; how it may be used from several is
+// what the types around a mapping decide.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps a file whose seals include `wanted`, those against shrinking and growing among them.
+    pub(crate) fn new(
+        descriptor: BorrowedFd<'_>,
+        wanted: i32,
+        protection: i32,
+    ) -> io::Result<Mapping> {
+        let seals = seals(descriptor);
+        if seals & wanted != wanted {
+            let fault = format!("it lacks seals: it has {seals:#x} and should have {wanted:#x}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
+        }
+        assert!(
+            wanted & (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) != 0,
+            "its length must be fixed"
+        );
+        let size = nix::sys::stat::fstat(descriptor)?.st_size;
+        let length = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        if length == 0 {
+            return Ok(Mapping { start: NonNull::dangling(), length });
+        }
+        let fd = descriptor.as_raw_fd();
+        // What nobody can write is the same either way, but Linux before 6.7 refuses to share it.
+        let is_value = seals & libc::F_SEAL_WRITE != 0;
+        let flags = if is_value { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+        let start = match length % HUGE_PAGE_BYTES {
+            0 => map_aligned(fd, length, protection, flags)?,
+            // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours.
+            _ => unsafe { mapped(std::ptr::null_mut(), length, protection, flags, fd)? },
+        };
+        Ok(Mapping { start, length })
+    }
+
+    /// Has memory that nobody has written yet made of huge pages, where the system has some: then
+    /// it costs next to nothing to map, here and wherever it is sent. Whether it was.
+    ///
+    /// # Safety
+    ///
+    /// The mapping can be written, and nobody else has the memory.
+    pub(crate) unsafe fn take_huge_pages(&self) -> bool {
+        if self.length == 0 || !self.length.is_multiple_of(HUGE_PAGE_BYTES) {
+            return false;
+        }
+        // The first one alone: a system that has none says so there.
+        let is_made = |from: usize, to: usize| {
+            // SAFETY: it is mapped for writing, in whole huge pages, and nobody looks. A zero is
+            // written over a zero, since the system takes no huge page that is empty; what it will
+            // not do changes nothing.
+            unsafe {
+                for at in (from..to).step_by(HUGE_PAGE_BYTES) {
+                    self.start.as_ptr().add(at).write_volatile(0);
+                }
+                let start = self.start.as_ptr().add(from).cast();
+                from == to || libc::madvise(start, to - from, MADV_COLLAPSE) == 0
+            }
+        };
+        is_made(0, HUGE_PAGE_BYTES) && is_made(HUGE_PAGE_BYTES, self.length)
+    }
+}
+
+/// Maps whole huge pages at an address where they can be mapped as such.
+fn map_aligned(fd: RawFd, length: usize, protection: i32, flags: i32) -> io::Result<NonNull<u8>> {
+    let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
+    let room = length.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
+    let nothing = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours. Within it,
+    // a part is replaced and the rest is given back, before anybody else knows of it.
+    unsafe {
+        let all = mapped(std::ptr::null_mut(), room, libc::PROT_NONE, nothing, -1)?;
+        let before = all.align_offset(HUGE_PAGE_BYTES);
+        let start = all.as_ptr().add(before);
+        if let Err(error) = mapped(start.cast(), length, protection, flags | libc::MAP_FIXED, fd) {
+            libc::munmap(all.as_ptr().cast(), room);
+            return Err(error);
+        }
+        if before > 0 {
+            libc::munmap(all.as_ptr().cast(), before);
+        }
+        libc::munmap(start.add(length).cast(), HUGE_PAGE_BYTES - before);
+        Ok(NonNull::new_unchecked(start))
+    }
+}
+
+/// # Safety
+///
+/// As `mmap`: with `MAP_FIXED`, what is there now is nobody else's.
+unsafe fn mapped(
+    at: *mut libc::c_void,
+    length: usize,
+    protection: i32,
+    flags: i32,
+    fd: RawFd,
+) -> io::Result<NonNull<u8>> {
+    // SAFETY: as the caller says.
+    let start = unsafe { libc::mmap(at, length, protection, flags, fd, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(start.cast()).expect("the kernel maps nothing at address 0"))
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: it was mapped with this length, and whoever borrows from it is gone.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+        }
+    }
+}
