@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use clutch_client::{SharedTensor, Tensor};
 use clutch_tests::{Daemon, Oracle};
 
-/// Elements of the arrays: 800 kB and more, far more than what is sent in the frame. Each test has a
-/// length of its own, since those of one program share memory.
+/// Elements of the arrays: 800 kB and more, far more than what is sent in the frame. Each test has
+/// a length of its own, since all of one program share memory.
 const LENGTH: usize = 100_000;
 const LENGTH_BACK: usize = 140_000;
 
@@ -47,11 +47,7 @@ fn calls_share_memory_and_those_who_keep_an_array_keep_it() {
         expected.push(sum);
         for other in 100..105 {
             client
-<<<<<<< HEAD
-                .call::<(f64, Vec<u64>)>("job_reuse:total", (array(other),))
-=======
                 .call::<(f64, Vec<u64>)>("job_reuse:total", (array(other, LENGTH),))
->>>>>>> wt-bench
                 .expect("it is summed");
         }
     }
@@ -79,14 +75,10 @@ fn what_comes_back_stays_what_it_was() {
     }
     for (tensor, value) in back.iter().zip(1_u32..) {
         let numbers = tensor.as_slice::<f64>().expect("nobody can write it");
-<<<<<<< HEAD
-        assert!(numbers.len() == LENGTH && numbers.iter().all(|number| *number == f64::from(value)));
-=======
         assert!(
             numbers.len() == LENGTH_BACK
                 && numbers.iter().all(|number| *number == f64::from(value))
         );
->>>>>>> wt-bench
     }
     // And it can be sent on.
     for (tensor, value) in back.iter().zip(1_u32..) {
