@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use clutch_client::{SharedTensor, Tensor};
 use clutch_tests::{Daemon, Oracle};
 
-/// Elements of the arrays: 800 kB and more, far more than what is sent in the frame. Each test has a
-/// length of its own, since those of one program share memory.
+/// Elements of the arrays: 800 kB and more, far more than what is sent in the frame. Each test has
+/// a length of its own, since all of one program share memory.
 const LENGTH: usize = 100_000;
 const LENGTH_BACK: usize = 140_000;
 
