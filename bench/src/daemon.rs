@@ -14,7 +14,7 @@ use crate::Outcome;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
-const PACE: Duration = Duration::from_millis(2);
+pub(crate) const PACE: Duration = Duration::from_millis(2);
 
 /// A daemon, ended on drop.
 #[derive(Debug)]

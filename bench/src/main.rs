@@ -4,16 +4,32 @@
 //!   `ProcessPoolExecutor` (default 15 rounds of 2000 calls).
 //! - `cargo run --release -p clutch-bench -- supervision [SECONDS]`: what callers notice of
 //!   workers that die, are replaced and are fought over (default 60 seconds of kills).
+//! - `cargo run --release -p clutch-bench -- arrays [ROUNDS] [MIB]`: what a large array costs,
+//!   beside `ProcessPoolExecutor`, loky, Ray and one copy (default 15 rounds of 100 MB).
+//! - `cargo run --release -p clutch-bench -- curve [MAX_MIB]`: what a call costs by the size of
+//!   what it is given and gives, in the frame and beside it (default up to 1024 MiB).
+//! - `cargo run --release -p clutch-bench -- map [ITEMS]`: what a map costs for each item, beside
+//!   `multiprocessing.Pool.map` (default 1000000 items), and how near its schedule is to the ideal.
 //! - `cargo run --release -p clutch-bench -- map-file [GIB]`: a function over the chunks of a file,
 //!   beside a plain Python loop (default 1 GiB).
+//!
+//! `docs/PERFORMANCE.md` has what came out.
 //!
 //! Needs `target/release/clutch` (`cargo build --release`) and a `python3`.
 
 use std::error::Error;
+use std::time::{Duration, Instant};
 
+mod arrays;
+mod board;
 mod calls;
+mod curve;
 mod daemon;
+mod machine;
+mod map;
 mod map_file;
+mod peers;
+mod plot;
 mod supervision;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -23,13 +39,20 @@ fn main() -> Outcome<()> {
     let number = |index: usize, default: u64| {
         args.get(index).map_or(Ok(default), |text| text.parse::<u64>())
     };
-    if args.first().is_some_and(|first| first == "supervision") {
-        return supervision::run(std::time::Duration::from_secs(number(1, 60)?));
+    let count = |index, default| Outcome::Ok(usize::try_from(number(index, default)?)?);
+    match args.first().map(String::as_str) {
+        Some("supervision") => supervision::run(Duration::from_secs(number(1, 60)?)),
+        Some("arrays") => arrays::run(count(1, 15)?, args.get(2).map(|_| count(2, 0)).transpose()?),
+        Some("curve") => curve::run(number(1, 1024)? << 20),
+        Some("map") => map::run(number(1, 1_000_000)?),
+        Some("map-file") => map_file::run(number(1, 1)?),
+        _ => calls::run(count(0, 15)?, count(1, 2000)?),
     }
-    if args.first().is_some_and(|first| first == "map-file") {
-        return map_file::run(number(1, 1)?);
-    }
-    calls::run(usize::try_from(number(0, 15)?)?, usize::try_from(number(1, 2000)?)?)
+}
+
+/// How long it is since then, in milliseconds.
+fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
 }
 
 /// The value below which `per_mille` thousandths of the samples are.

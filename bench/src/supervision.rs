@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::daemon::{Daemon, pool, wait_for};
+use crate::machine::status_kib;
 use crate::{Outcome, percentile};
 
 /// Clients that call without a pause, each over a connection of its own.
@@ -218,7 +219,7 @@ fn reloads() -> Outcome<()> {
     let mut daemon = Daemon::start(&of(0), TASKS)?;
     let watch = daemon.client()?;
     let descriptors = watch.status()?.daemon.descriptors;
-    let memory = resident_kib(daemon.pid())?;
+    let memory = status_kib(daemon.pid(), "VmRSS")?;
     let begun = Instant::now();
     let crowd =
         crowd(&daemon, || (1..=RELOADS).try_for_each(|round| daemon.reload(&watch, &of(round))))?;
@@ -232,7 +233,7 @@ fn reloads() -> Outcome<()> {
         took.as_secs_f64(),
         crowd.answered.into_inner(),
         watch.status()?.daemon.descriptors,
-        resident_kib(daemon.pid())?,
+        status_kib(daemon.pid(), "VmRSS")?,
     ))?;
     drop(watch);
     daemon.stop()
@@ -342,13 +343,9 @@ fn idle() -> Outcome<()> {
     let config: String =
         pools.iter().map(|name| format!("[pools.{name}]\nworkers = 1\n")).collect();
     let mut daemon = Daemon::start(&config, TASKS)?;
-    say(&format!("four pools, nothing to do: {} KiB resident", resident_kib(daemon.pid())?))?;
+    say(&format!(
+        "four pools, nothing to do: {} KiB resident",
+        status_kib(daemon.pid(), "VmRSS")?
+    ))?;
     daemon.stop()
-}
-
-/// What a process has in memory, its program's file included, in KiB.
-fn resident_kib(pid: u32) -> Outcome<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }

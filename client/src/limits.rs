@@ -130,5 +130,18 @@ pub(crate) const HEADER_RECORD_BYTES_MAX: usize = 1 << 20;
 /// a hundred thousand of both together has some megabytes.
 pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
 
+/// What new memory is made of huge pages: from here on, rounding up to one costs a third at most;
+/// beyond the other end, nobody has asked for all of it to be there at once.
+pub(crate) const HUGE_BYTES_MIN: u64 = 4 << 20;
+pub(crate) const HUGE_BYTES_MAX: u64 = 1 << 30;
+
+/// Copies that are sent in memory that is used again. Shorter ones are made as fast anew.
+pub(crate) const REUSED_BYTES_MIN: usize = 256 << 10;
+
+/// How much memory a process keeps for that in all, and in how many pieces: two of 100 MB, so that
+/// one can be filled while a worker lets go of the other.
+pub(crate) const REUSED_BYTES_MAX: usize = 256 << 20;
+pub(crate) const REUSED_BUFFERS_MAX: usize = 16;
+
 const _: () = assert!(CHUNK_ITEMS_MAX * 4 <= WINDOW_ITEMS);
 const _: () = assert!(CONNECT_TIMEOUT.as_millis() > BACKLOG_WAIT[1].as_millis());

@@ -104,6 +104,36 @@ pub(crate) fn seals(descriptor: BorrowedFd<'_>) -> i32 {
     fcntl(descriptor, FcntlArg::F_GET_SEALS).unwrap_or(0)
 }
 
+/// The size of a huge page, as nearly all systems that run Python have it; with another size, there
+/// is just nothing to gain.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Of Linux 6.1 and newer; older ones refuse it.
+const MADV_COLLAPSE: i32 = 25;
+
+/// Lets a lease of this file be asked for, of which nobody is told when it is broken: by default
+/// that would be a signal that kills.
+pub(crate) fn prepare_lease(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    const F_SETSIG: i32 = 10;
+    // SAFETY: it takes a number and touches no memory. The signal is one that is ignored by
+    // default.
+    match unsafe { libc::fcntl(descriptor.as_raw_fd(), F_SETSIG, libc::SIGURG) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether no other open file of this memory is left, and no mapping of one: the system then lets
+/// us lease it for writing, which is given up at once.
+pub(crate) fn is_held_by_us_alone(descriptor: BorrowedFd<'_>) -> bool {
+    let fd = descriptor.as_raw_fd();
+    // SAFETY: both take a number and touch no memory.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) == 0
+            && libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) == 0
+    }
+}
+
 /// A mapping of a whole file.
 struct Mapping {
     start: NonNull<u8>,
@@ -133,15 +163,84 @@ impl Mapping {
         if length == 0 {
             return Ok(Mapping { start: NonNull::dangling(), length });
         }
-        let (flags, fd) = (libc::MAP_SHARED, descriptor.as_raw_fd());
-        // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).expect("the kernel maps nothing at address 0");
+        let fd = descriptor.as_raw_fd();
+        // What nobody can write is the same either way, but Linux before 6.7 refuses to share it.
+        let is_value = seals & libc::F_SEAL_WRITE != 0;
+        let flags = if is_value { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+        let start = match length % HUGE_PAGE_BYTES {
+            0 => map_aligned(fd, length, protection, flags)?,
+            // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours.
+            _ => unsafe { mapped(std::ptr::null_mut(), length, protection, flags, fd)? },
+        };
         Ok(Mapping { start, length })
     }
+
+    /// Has memory that nobody has written yet made of huge pages, where the system has some: then
+    /// it costs next to nothing to map, here and wherever it is sent. Whether it was.
+    ///
+    /// # Safety
+    ///
+    /// The mapping can be written, and nobody else has the memory.
+    unsafe fn take_huge_pages(&self) -> bool {
+        if self.length == 0 || !self.length.is_multiple_of(HUGE_PAGE_BYTES) {
+            return false;
+        }
+        // The first one alone: a system that has none says so there.
+        let is_made = |from: usize, to: usize| {
+            // SAFETY: it is mapped for writing, in whole huge pages, and nobody looks. A zero is
+            // written over a zero, since the system takes no huge page that is empty; what it will
+            // not do changes nothing.
+            unsafe {
+                for at in (from..to).step_by(HUGE_PAGE_BYTES) {
+                    self.start.as_ptr().add(at).write_volatile(0);
+                }
+                let start = self.start.as_ptr().add(from).cast();
+                from == to || libc::madvise(start, to - from, MADV_COLLAPSE) == 0
+            }
+        };
+        is_made(0, HUGE_PAGE_BYTES) && is_made(HUGE_PAGE_BYTES, self.length)
+    }
+}
+
+/// Maps whole huge pages at an address where they can be mapped as such.
+fn map_aligned(fd: RawFd, length: usize, protection: i32, flags: i32) -> io::Result<NonNull<u8>> {
+    let too_large = || io::Error::from(io::ErrorKind::FileTooLarge);
+    let room = length.checked_add(HUGE_PAGE_BYTES).ok_or_else(too_large)?;
+    let nothing = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours. Within it,
+    // a part is replaced and the rest is given back, before anybody else knows of it.
+    unsafe {
+        let all = mapped(std::ptr::null_mut(), room, libc::PROT_NONE, nothing, -1)?;
+        let before = all.align_offset(HUGE_PAGE_BYTES);
+        let start = all.as_ptr().add(before);
+        if let Err(error) = mapped(start.cast(), length, protection, flags | libc::MAP_FIXED, fd) {
+            libc::munmap(all.as_ptr().cast(), room);
+            return Err(error);
+        }
+        if before > 0 {
+            libc::munmap(all.as_ptr().cast(), before);
+        }
+        libc::munmap(start.add(length).cast(), HUGE_PAGE_BYTES - before);
+        Ok(NonNull::new_unchecked(start))
+    }
+}
+
+/// # Safety
+///
+/// As `mmap`: with `MAP_FIXED`, what is there now is nobody else's.
+unsafe fn mapped(
+    at: *mut libc::c_void,
+    length: usize,
+    protection: i32,
+    flags: i32,
+    fd: RawFd,
+) -> io::Result<NonNull<u8>> {
+    // SAFETY: as the caller says.
+    let start = unsafe { libc::mmap(at, length, protection, flags, fd, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(NonNull::new(start.cast()).expect("the kernel maps nothing at address 0"))
 }
 
 impl Drop for Mapping {
@@ -162,9 +261,16 @@ impl Still {
         Mapping::new(descriptor, VALUE_SEALS, libc::PROT_READ).map(Still)
     }
 
+    /// Maps memory that only `memory::reuse` of this process could write, and does not as long as
+    /// there is another open file of it: one that this mapping holds.
+    pub(crate) fn map_ours(reader: BorrowedFd<'_>) -> io::Result<Still> {
+        Mapping::new(reader, FUTURE_SEALS, libc::PROT_READ).map(Still)
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: that many bytes are mapped as long as `self` lives, and sealed: no process can
-        // shorten the file or write into it, not even through a mapping it had before.
+        // shorten the file or write into it, not even through a mapping it had before; or, if it is
+        // ours, none but this one, which does not.
         unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
     }
 }
@@ -187,6 +293,8 @@ impl Live {
     pub(crate) fn map_before_its_seals(descriptor: BorrowedFd<'_>) -> io::Result<Live> {
         let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         let mapping = Mapping::new(descriptor, wanted, libc::PROT_READ | libc::PROT_WRITE)?;
+        // SAFETY: it is mapped for writing, and of our own: its seals show that nobody has it.
+        unsafe { mapping.take_huge_pages() };
         Ok(Live { mapping, writable: true })
     }
 
@@ -288,6 +396,17 @@ impl Own {
         // SAFETY: they are mapped as long as `self` lives and borrowed once; its length is sealed;
         // a new memfd is zeros, which is a value of every element; nobody else has it.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), count) }
+    }
+
+    /// Has the system make it of huge pages, before it is written; whether it did.
+    pub(crate) fn take_huge_pages(&self) -> bool {
+        // SAFETY: it is mapped for writing, and was given to nobody.
+        unsafe { self.mapping.take_huge_pages() }
+    }
+
+    /// What it is a mapping of.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
     }
 
     /// Gives the memory back, no longer mapped.

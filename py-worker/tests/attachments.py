@@ -11,7 +11,7 @@ import struct
 
 import support
 
-SEAL, SHRINK, GROW, WRITE = 1, 2, 4, 8
+SEAL, SHRINK, GROW, WRITE, FUTURE_WRITE = 1, 2, 4, 8, 16
 BYTES, BYTE_ARRAY, ARRAY, ARROW, RANGE, ROW_GROUP, STREAM = range(7)
 ADD_SEALS, GET_SEALS = 1033, 1034
 
@@ -124,7 +124,9 @@ def read_back(data, descriptors):
     objects = []
     for content, descriptor, offset, size, details in entries:
         number = descriptors[descriptor]
-        assert fcntl.fcntl(number, GET_SEALS) == SEAL | SHRINK | GROW | WRITE
+        seals = fcntl.fcntl(number, GET_SEALS)
+        assert seals & ~FUTURE_WRITE | WRITE == SEAL | SHRINK | GROW | WRITE
+        assert seals & (WRITE | FUTURE_WRITE)
         assert offset + size <= os.fstat(number).st_size
         found = bytes(
             mmap.mmap(number, 0, mmap.MAP_PRIVATE, mmap.PROT_READ)[offset : offset + size]

@@ -515,6 +515,22 @@ class WithoutNumpy(Base):
         there = self.call("same", [HERE], small, [number])
         self.assertEqual(Arrived("<i2", (2,), DATA[:4]), there)
 
+    def test_what_only_its_owner_can_write_goes_back_to_it(self):
+        seals = attachments.SEAL | attachments.SHRINK | attachments.GROW | attachments.FUTURE_WRITE
+        number = self.memory(DATA, seals)
+        before = self.one.call("tasks:maps")
+        for reader in (os.open("/proc/self/fd/%d" % number, os.O_RDONLY), number):
+            there = self.call("same", [HERE], [attachments.array("<f8", [20_000])], [reader])
+            self.assertEqual(Arrived("<f8", (20_000,), DATA), there)
+            (received,) = self.one.received
+            same = os.fstat(number).st_ino == os.fstat(received).st_ino
+            # With a descriptor that could be opened for writing, who knows whose it is.
+            self.assertEqual(reader != number, same)
+            if reader != number:
+                os.close(reader)
+                # Its owner may wait for it, so it is not kept for the next call.
+                self.assertEqual(before, self.one.call("tasks:maps"))
+
     def test_written_in_place(self):
         number = self.memory(DATA, attachments.SEAL | attachments.SHRINK | attachments.GROW)
         shared = [attachments.array("<f8", [20_000], writable=True)]

@@ -12,11 +12,13 @@ use bytes::Bytes;
 use clutch_protocol::Reason;
 use clutch_protocol::attachment::{Attachment, Attachments, Content};
 use clutch_protocol::failure::Payload;
-use clutch_protocol::limits::{ATTACHMENTS_MAX, DESCRIPTORS_MAX};
+use clutch_protocol::limits::{ATTACHMENTS_MAX, DESCRIPTORS_MAX, STREAMS_MAX};
 use clutch_protocol::plain::{Attach, Unattached};
 
 use super::hand::{self, Enclosure, Place};
 use super::memfd::Pile;
+use super::reuse;
+use crate::feed::Feed;
 
 /// A payload, and what travels beside it.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Body {
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     /// Bytes of what they stand for.
     pub(crate) beside: u64,
+    /// What its streams are fed with, by their numbers from 1.
+    pub(crate) feeds: Vec<Feed>,
 }
 
 impl Body {
@@ -56,6 +60,7 @@ pub(crate) struct Gather {
     elsewhere: u64,
     list: Vec<Attachment>,
     descriptors: Vec<Arc<OwnedFd>>,
+    feeds: Vec<Feed>,
     /// What is copied, if anything is.
     pile: Option<Piled>,
     refusal: Option<Reason>,
@@ -85,6 +90,7 @@ impl Gather {
             elsewhere: 0,
             list: Vec::new(),
             descriptors: Vec::new(),
+            feeds: Vec::new(),
             pile: None,
             refusal: None,
         }
@@ -113,6 +119,18 @@ impl Gather {
         }
         let Enclosure { content, place } = enclosure;
         match place {
+            Place::Feed(feed) => {
+                self.feeds.push(feed);
+                let stream = u32::try_from(self.feeds.len()).unwrap_or(u32::MAX);
+                if stream >= STREAMS_MAX {
+                    let message = format!("they hold more than {} feeds", STREAMS_MAX - 1);
+                    return Err(self.refuse(Reason::BadArguments { message }));
+                }
+                let (descriptor, offset, bytes) = (0, 0, 0);
+                let content = Content::Stream { stream };
+                self.list.push(Attachment { descriptor, offset, bytes, content });
+                Ok(())
+            }
             Place::Here(bytes) => {
                 let length = (*bytes).as_ref().len() as u64;
                 self.wait(Waiting::Here(bytes), length, content)
@@ -170,8 +188,7 @@ impl Gather {
     /// Makes room for copies; false when that is too much.
     fn reserve(&mut self, bytes: u64) -> Result<bool, Unattached> {
         if self.pile.is_none() {
-            let pile = Pile::new().map_err(|error| self.refuse(failed(&error)))?;
-            self.pile = Some(Piled { pile, end: 0, waiting: Vec::new() });
+            self.pile = Some(Piled { pile: Pile::new(), end: 0, waiting: Vec::new() });
         }
         let piled = self.pile.as_mut().expect("it was just made");
         piled.end = Pile::next(piled.end).saturating_add(bytes);
@@ -195,7 +212,8 @@ impl Gather {
         }
         if let Some(piled) = self.pile.take() {
             let number = u32::try_from(self.descriptors.len()).expect("they were counted");
-            let pile = pile_up(piled, &mut self.list).map_err(|error| failed(&error))?;
+            let room = limit - self.elsewhere;
+            let pile = pile_up(piled, &mut self.list, room).map_err(|error| failed(&error))?;
             for attachment in self.list.iter_mut().filter(|one| one.descriptor == PILE) {
                 attachment.descriptor = number;
             }
@@ -204,8 +222,8 @@ impl Gather {
         let table = Attachments { list: self.list }.encode();
         let table = table.map_err(|error| Reason::BadArguments { message: error.to_string() })?;
         let bytes = if value.is_empty() { table } else { [table, value].concat() };
-        let descriptors = self.descriptors;
-        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total })
+        let (descriptors, feeds) = (self.descriptors, self.feeds);
+        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total, feeds })
     }
 
     /// Why something could not be attached.
@@ -219,16 +237,29 @@ impl Gather {
     }
 }
 
-/// Copies what waited, and seals the memory.
-fn pile_up(mut piled: Piled, list: &mut [Attachment]) -> io::Result<OwnedFd> {
-    for (index, waiting) in &piled.waiting {
-        let bytes = match waiting {
-            Waiting::Here(bytes) => (**bytes).as_ref(),
-            Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
-        };
+/// Copies what waited, and seals the memory, of which there may be so much.
+fn pile_up(mut piled: Piled, list: &mut [Attachment], room: u64) -> io::Result<OwnedFd> {
+    let parts: Vec<&[u8]> = piled.waiting.iter().map(|(_, waiting)| waiting.bytes()).collect();
+    let reused = if piled.pile.is_empty() { reuse::pack(&parts, room) } else { None };
+    if let Some((descriptor, places)) = reused {
+        for ((index, _), place) in piled.waiting.iter().zip(places) {
+            list[*index].offset = place;
+        }
+        return Ok(descriptor);
+    }
+    for ((index, _), bytes) in piled.waiting.iter().zip(parts) {
         list[*index].offset = piled.pile.add(bytes)?;
     }
     piled.pile.finish()
+}
+
+impl Waiting {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Waiting::Here(bytes) => (**bytes).as_ref(),
+            Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
+        }
+    }
 }
 
 fn failed(error: &io::Error) -> Reason {

@@ -12,7 +12,8 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
-use crate::sys::{Live, Own, Still};
+use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN};
+use crate::sys::{HUGE_PAGE_BYTES, Live, Own, Still};
 
 /// What `/proc` says such memory is.
 const NAME: &str = "clutch";
@@ -70,8 +71,22 @@ pub(crate) fn write_at(descriptor: BorrowedFd<'_>, bytes: &[u8], at: u64) -> io:
     Ok(())
 }
 
-/// New memory of this length, whose length is sealed and nothing else.
+/// The length that memory for so many bytes has: whole huge pages, where these pay and what is left
+/// over is little.
+pub(crate) fn huge_length(bytes: u64) -> u64 {
+    if (HUGE_BYTES_MIN..=HUGE_BYTES_MAX).contains(&bytes) {
+        return bytes.next_multiple_of(HUGE_PAGE_BYTES as u64);
+    }
+    bytes
+}
+
+/// New memory with room for so many bytes, whose length is sealed and nothing else.
 pub(crate) fn of_length(bytes: u64) -> io::Result<OwnedFd> {
+    of_exactly(huge_length(bytes))
+}
+
+/// New memory of this length, whose length is sealed and nothing else.
+pub(crate) fn of_exactly(bytes: u64) -> io::Result<OwnedFd> {
     let descriptor = create()?;
     ftruncate(&descriptor, i64::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?)?;
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
@@ -82,6 +97,7 @@ pub(crate) fn of_length(bytes: u64) -> io::Result<OwnedFd> {
 /// New memory that is filled where it is, and then never changes.
 pub(crate) fn built(bytes: u64, fill: impl FnOnce(&mut Own)) -> io::Result<Arc<StillMemory>> {
     let mut own = Own::map(of_length(bytes)?)?;
+    own.take_huge_pages();
     fill(&mut own);
     let descriptor = own.into_descriptor();
     // No mapping can write any more, or the system would refuse the seal.
@@ -115,9 +131,18 @@ pub(crate) fn shared(bytes: u64, writers: Writers) -> io::Result<Arc<SharedMemor
 }
 
 /// The same memory, opened for reading only: the kernel then refuses a mapping that can write.
-fn reopened(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(crate) fn reopened(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    reopened_as(descriptor, OFlag::O_RDONLY)
+}
+
+/// The same memory, opened anew to be written.
+pub(crate) fn reopened_to_write(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    reopened_as(descriptor, OFlag::O_RDWR)
+}
+
+fn reopened_as(descriptor: BorrowedFd<'_>, mode: OFlag) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    Ok(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+    Ok(open(path.as_str(), mode | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 /// Memory that came from elsewhere and that others may write; or that this process may, if `wish`
@@ -143,16 +168,35 @@ pub(crate) fn adopt_still(descriptor: OwnedFd) -> io::Result<Arc<StillMemory>> {
     Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
 }
 
+/// Memory that [`reuse`](super::reuse) has sent and that came back: it is not written again as long
+/// as this descriptor, or the mapping, is there.
+pub(crate) fn adopt_ours(descriptor: OwnedFd) -> io::Result<Arc<StillMemory>> {
+    let memory = Still::map_ours(descriptor.as_fd())?;
+    Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
+}
+
+/// What is in shared memory now.
+pub(crate) fn copied(shared: &SharedMemory) -> io::Result<Arc<StillMemory>> {
+    let length = shared.memory.len();
+    built(length as u64, |own| shared.memory.read(0, &mut own.elements_mut()[..length]))
+}
+
 /// Memory under construction to which buffers are added one behind the other.
 pub(crate) struct Pile {
-    file: File,
+    /// None as long as nothing was added.
+    file: Option<File>,
     /// The end of what is in it.
     end: u64,
 }
 
 impl Pile {
-    pub(crate) fn new() -> io::Result<Pile> {
-        Ok(Pile { file: File::from(create()?), end: 0 })
+    pub(crate) fn new() -> Pile {
+        Pile { file: None, end: 0 }
+    }
+
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.file.is_none()
     }
 
     /// Where something of any length would be put.
@@ -163,14 +207,21 @@ impl Pile {
     /// Copies bytes to its end, aligned, and says where they are.
     pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = Pile::next(self.end);
-        write_at(self.file.as_fd(), bytes, at)?;
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::from(create()?),
+        };
+        write_at(self.file.insert(file).as_fd(), bytes, at)?;
         self.end = at + bytes.len() as u64;
         Ok(at)
     }
 
     /// Seals it as a value.
     pub(crate) fn finish(self) -> io::Result<OwnedFd> {
-        let descriptor = OwnedFd::from(self.file);
+        let descriptor = match self.file {
+            Some(file) => OwnedFd::from(file),
+            None => create()?,
+        };
         seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
         Ok(descriptor)
     }

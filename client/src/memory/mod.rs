@@ -10,12 +10,16 @@
 //! - `memfd`: making, filling and sealing memory.
 //! - `hand`: how a value and who gathers or gives its attachments meet.
 //! - `gather`: what is attached to what is sent.
+//! - `reuse`: memory for copies that was used before.
 //! - `received`: what came, checked before it is mapped.
 
 mod gather;
 pub(crate) mod hand;
 pub(crate) mod memfd;
 mod received;
+pub(crate) mod reuse;
 
 pub(crate) use gather::{Body, Gather};
+#[cfg(feature = "arrow")]
+pub(crate) use received::Mapped;
 pub(crate) use received::Received;

@@ -13,9 +13,10 @@ use clutch_protocol::{Codec, Flags, Reason};
 use nix::sys::stat::fstat;
 
 use super::hand::{self, Memory, Offer};
-use super::memfd::{adopt_shared, adopt_still, size};
+use super::memfd::{adopt_ours, adopt_shared, adopt_still, copied, size};
+use super::reuse;
 use crate::inbox::Delivery;
-use crate::sys::{LENGTH_SEALS, VALUE_SEALS, seals};
+use crate::sys::{FUTURE_SEALS, LENGTH_SEALS, VALUE_SEALS, seals};
 
 /// The attachments of one payload. What they hold is unmapped and closed with the last value that
 /// was made of it.
@@ -137,7 +138,8 @@ fn check_table(list: &[Attachment], descriptors: &[OwnedFd], sizes: &[u64]) -> R
                 end.unwrap_or(u64::MAX)
             ));
         }
-        let is_value = seals(descriptors[number].as_fd()) & VALUE_SEALS == VALUE_SEALS;
+        let descriptor = descriptors[number].as_fd();
+        let is_value = seals(descriptor) & VALUE_SEALS == VALUE_SEALS || reuse::is_ours(descriptor);
         if needs_value && !is_value {
             return Err(format!("attachment {index} is bytes that others can still change"));
         }
@@ -154,8 +156,14 @@ fn map(list: &[Attachment], descriptors: Vec<OwnedFd>) -> std::io::Result<Vec<Me
         its.any(|one| matches!(one.content, Content::Array { writable: true, .. }))
     };
     let map = |(number, descriptor): (usize, OwnedFd)| {
-        if seals(descriptor.as_fd()) & VALUE_SEALS == VALUE_SEALS {
+        let seals = seals(descriptor.as_fd());
+        if seals & VALUE_SEALS == VALUE_SEALS {
             adopt_still(descriptor).map(Memory::Still)
+        } else if reuse::is_ours(descriptor.as_fd()) {
+            adopt_ours(descriptor).map(Memory::Still)
+        } else if seals & FUTURE_SEALS == FUTURE_SEALS {
+            // What was shared for readers came back as a value, so as what it is now.
+            copied(&*adopt_shared(descriptor, false)?).map(Memory::Still)
         } else {
             adopt_shared(descriptor, is_writable(number)).map(Memory::Shared)
         }

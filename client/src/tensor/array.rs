@@ -159,8 +159,9 @@ impl Tensor {
         shape: &[usize],
         fill: impl FnOnce(&mut [T]),
     ) -> Result<Tensor, TensorError> {
-        let bytes = count(shape, size_of::<T>())? * size_of::<T>();
-        let memory = built(bytes as u64, |own| fill(own.elements_mut()))?;
+        let elements = count(shape, size_of::<T>())?;
+        let bytes = elements * size_of::<T>();
+        let memory = built(bytes as u64, |own| fill(&mut own.elements_mut()[..elements]))?;
         let (shape, memory) = (shape.to_vec(), Memory::Still(memory));
         let strides = in_order(T::DTYPE, &shape);
         Ok(Tensor { dtype: T::DTYPE, strides, shape, memory, offset: 0, bytes })

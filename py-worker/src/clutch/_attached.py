@@ -46,6 +46,10 @@ _GET_SEALS = 1034
 _SEAL_SHRINK = 2
 _SEAL_GROW = 4
 _SEAL_WRITE = 8
+_SEAL_FUTURE_WRITE = 16
+
+# As nearly all systems have them; with other ones, there is just nothing to gain.
+_HUGE_PAGE_BYTES = 2 << 20
 
 # The most bytes that Linux moves in one call.
 _MOVED_BYTES_MAX = 0x7FFFF000
@@ -63,7 +67,16 @@ _import = __import__
 class File:
     """One of a frame's descriptors, with what the system says of it."""
 
-    __slots__ = ("_identity", "_kept", "_maps", "is_writable", "number", "seals", "size")
+    __slots__ = (
+        "_identity",
+        "_kept",
+        "_maps",
+        "is_writable",
+        "may_go_back",
+        "number",
+        "seals",
+        "size",
+    )
 
     def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
         fcntl = load("fcntl").fcntl
@@ -78,6 +91,9 @@ class File:
             self.seals = 0
         # F_GETFL.
         self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
+        # Nobody can change it; or only its owner, who is also whom it goes back to.
+        is_for_reading = self.seals & _SEAL_FUTURE_WRITE and not self.is_writable
+        self.may_go_back = bool(self.seals & _SEAL_WRITE or is_for_reading)
         self._maps: "Dict[bool, Any]" = {}
         # Of calls before this one.
         self._kept = kept
@@ -112,8 +128,11 @@ class File:
         return mapped
 
     def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
-        """Maps of memory that its owner can still write into: more calls will have it."""
-        if self.seals & _SEAL_WRITE:
+        """Maps of memory that others can still write into: more calls will have it.
+
+        Not of what only its owner can: that may wait for us to let go before it does.
+        """
+        if self.may_go_back:
             return {}
         return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 
@@ -125,7 +144,28 @@ def _mapped(file: File, writable: bool) -> "Any":
     protection = module.PROT_READ | (module.PROT_WRITE if writable else 0)
     # What cannot be written is the same either way, but older kernels map it privately only.
     flags = module.MAP_PRIVATE if file.seals & _SEAL_WRITE else module.MAP_SHARED
-    return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    def mapped() -> "Any":
+        return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
+
+    numpy = _numpy() if file.size and file.size % _HUGE_PAGE_BYTES == 0 else None
+    whole = mapped()
+    if numpy is None:
+        return whole
+    # Its sender may have made it of huge pages, which cost nothing to map, but only at multiples of
+    # their size. The system takes the place right below the last one: what is too much is filled.
+    array = numpy.ndarray((1,), "u1", whole)
+    surplus = array.__array_interface__["data"][0] % _HUGE_PAGE_BYTES
+    del array
+    if not surplus:
+        return whole
+    whole.close()
+    private = module.MAP_PRIVATE | module.MAP_ANONYMOUS
+    filler = module.mmap(-1, surplus, flags=private, prot=module.PROT_READ)
+    try:
+        return mapped()
+    finally:
+        filler.close()
 
 
 class Incoming:
@@ -204,7 +244,7 @@ class Incoming:
 
     def keep_map(self, address: int, file: File) -> None:
         """Remembers where a file that nobody can change is in memory."""
-        if file.seals & _SEAL_WRITE:
+        if file.may_go_back:
             self._maps.append((address, file))
 
     def find(self, value: object, address: int) -> "Optional[Tuple[File, int]]":
@@ -212,7 +252,7 @@ class Incoming:
         known = self._known.get(id(value))
         if known is not None and known[0] is value:
             file = self.files[known[1].descriptor]
-            return (file, known[1].offset) if file.seals & _SEAL_WRITE else None
+            return (file, known[1].offset) if file.may_go_back else None
         for start, file in self._maps:
             if start <= address < start + file.size:
                 return file, address - start
@@ -221,7 +261,7 @@ class Incoming:
     def _close_changeable(self) -> None:
         kept: "List[int]" = []
         for file in self.files:
-            if file.seals & _SEAL_WRITE:
+            if file.may_go_back:
                 kept.append(file.number)
             else:
                 close(file.number)
@@ -364,16 +404,9 @@ def _numpy() -> "Any":
     return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
 
 
-def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+def _part(incoming: Incoming, entry: Attachment) -> "Any":
     number = incoming.files[entry.descriptor].number
-    split_as: int = entry.details
-    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
-    return view
-
-
-def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
-    number = incoming.files[entry.descriptor].number
-    return load("clutch._ranges").row_group(number, entry.details)
+    return load("clutch._ranges").part_of(number, entry, entry.content == ROW_GROUP)
 
 
 # With this `sys.path` there was none.
@@ -386,6 +419,6 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     ARRAY: _array,
     ARROW: _arrow,
     STREAM: _stream,
-    RANGE: _range,
-    ROW_GROUP: _row_group,
+    RANGE: _part,
+    ROW_GROUP: _part,
 }

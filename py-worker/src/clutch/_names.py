@@ -1,4 +1,4 @@
-"""What a call names: its function, what is done with its items, what kind of function it is.
+"""What a call names: its function, and what kind of function that is.
 
 Loaded by the first call; a function that was found once is found without it.
 """
@@ -10,60 +10,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = [
-    "APPLY_NOTHING",
-    "APPLY_STAR",
-    "ASYNC",
-    "BadItemError",
-    "BadNameError",
-    "NoFoldError",
-    "each_of",
-    "is_coroutine_function",
-    "split_name",
-]
+__all__ = ["ASYNC", "COROUTINE", "BadNameError", "is_coroutine_function", "split_name"]
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
-_CO_COROUTINE = 0x80
+COROUTINE = 0x80
 # That, or what it sets in that of an async generator.
-ASYNC = _CO_COROUTINE | 0x200
+ASYNC = COROUTINE | 0x200
 _WRAPPERS_MAX = 16
-
-# What a call does with each of its items: it is the argument, the arguments, or only folded.
-APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
 
 
 class BadNameError(Exception):
     """A function's name is not `module:qualname`."""
 
 
-class BadItemError(Exception):
-    """An item is not what the function is to be called with."""
-
-
-class NoFoldError(Exception):
-    """The function that folds could not be found."""
-
-    def __init__(self, key: bytes, error: BaseException) -> None:
-        super().__init__()
-        self.key = key
-        self.error = error
-
-
-def each_of(key: bytes) -> "tuple[bytes, int, bytes]":
-    """The name of a call's function, what is done with its items, and the name of their fold."""
-    reader = MetaReader(key)
-    name, apply, fold = reader.raw(), APPLY_ITEM, b""
-    if reader.flag():
-        apply, fold = reader.u32(), reader.raw()
-        if apply > APPLY_NOTHING:
-            raise ProtocolError(f"nothing is known of the way {apply} to call a function")
-    reader.end()
-    return name, apply, fold
-
-
 def split_name(key: bytes) -> "tuple[str, str]":
     """Module and qualname of a call's function."""
-    raw, _, _ = each_of(key)
+    reader = MetaReader(key)
+    raw = reader.raw()
+    if reader.flag():
+        # What is done with its items is read by `_items`.
+        reader.u32()
+        reader.raw()
+    reader.end()
     try:
         name = raw.decode()
     except UnicodeDecodeError:
@@ -75,7 +43,7 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
+def is_coroutine_function(function: "Any", kinds: int = COROUTINE) -> bool:
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
         if code is not None and getattr(code, "co_flags", 0) & kinds:

@@ -96,6 +96,7 @@ class Port:
 
     __slots__ = (
         "__weakref__",
+        "armed",
         "call_id",
         "given",
         "inputs",
@@ -120,6 +121,8 @@ class Port:
         self.given = self.sent = 0
         # The thread of the event loop that reads the socket for all calls, if there is one.
         self.loop_thread = 0
+        # Whether what runs there for a call on another thread may be interrupted.
+        self.armed = False
         # The client's streams that the call can still read, by their numbers.
         self.inputs: "dict[int, Callable[[], Input | None]]" = {}
 
@@ -133,6 +136,10 @@ class Port:
 
     async def awaited(self, is_ready: "Callable[[], object]") -> None:
         """The same on an event loop, which goes on meanwhile."""
+        raise NotImplementedError
+
+    def complete(self, coroutine: "Any") -> "Any":
+        """What a coroutine gives on the event loop that all calls share."""
         raise NotImplementedError
 
     def ask(self, stream: int, items: int) -> None:
@@ -281,7 +288,11 @@ class _OnePort(Port):
         if frame is None:
             return True
         names = frame.f_locals
-        return names["start"] != names["end"]
+        is_buffered: bool = names["start"] != names["end"]
+        if type(names) is dict:
+            # A copy, until 3.12, which the frame keeps: also of the last payload.
+            names.clear()
+        return is_buffered
 
     def _take_shielded(self) -> None:
         """Takes a frame. An exception raised in the midst of it would cost all that follow."""

@@ -13,14 +13,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::attempts::Attempts;
 use super::core::Core;
-use super::counters::answered;
+use super::counters::{Counters, answered};
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
 use super::refusal::{early_failure, refusal, send_failure, too_large};
-use super::streams::{Items, Streams};
+use super::stream_books::{Items, Streams};
 use crate::net::Attached;
 use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
 use crate::session::Peer;
@@ -158,6 +158,15 @@ impl Core {
     }
 }
 
+/// Counts a call that has come.
+fn count_in(counters: &mut Counters, frame: &Frame, attached: &Attached) {
+    counters.one("accepted");
+    counters.add("bytes_in", u64::from(frame.header.payload_bytes));
+    if !attached.is_empty() {
+        counters.add("attached_bytes_in", attached.bytes());
+    }
+}
+
 impl Dispatcher {
     /// Judges a call by what no pool's state is needed for, and keeps it. What is to be told to
     /// which pool, unless it was answered.
@@ -178,21 +187,12 @@ impl Dispatcher {
             return None;
         };
         let state = &mut self.pools[pool.0];
-        state.counters.one("accepted");
-        state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if !attached.is_empty() {
-            state.counters.add("attached_bytes_in", attached.bytes());
-        }
+        count_in(&mut state.counters, &frame, &attached);
         let most = self.daemon.attached;
         let wishes = (retry.as_ref(), each.as_ref());
         let reason = refusal(&state.config, &function, &frame.header, wishes);
         let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
-        if let Some(reason) = reason {
-            state.counters.one(answered(&reason));
-            send_failure(peer, id, &early_failure(pool_name, function, reason));
-            return None;
-        }
-        let parent = match self.parent_of(peer, pool) {
+        let parent = match reason.map_or_else(|| self.parent_of(peer, pool), Err) {
             Ok(parent) => parent,
             Err(reason) => {
                 self.pool(pool).counters.one(answered(&reason));

@@ -7,7 +7,8 @@
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - `unwanted`: calls that are given up, and by whom.
-//! - `streams`: items on their ways, one by one; `progress`: how far calls have come.
+//! - `streams`: items on their ways, one by one; `stream_books`: how many may be.
+//! - `progress`: how far calls have come.
 //! - `given`: what workers were given and have not answered.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
@@ -62,6 +63,7 @@ mod reload;
 mod runs;
 mod search;
 mod stacks;
+mod stream_books;
 mod streams;
 mod unwanted;
 mod watch;
