@@ -1,4 +1,4 @@
-"""What travels beside a payload, in both directions: tables, memory, descriptors, what is refused."""
+"""What travels beside a payload, both ways: tables, memory, descriptors, what is refused."""
 
 import array
 import fcntl
@@ -173,8 +173,14 @@ def item(size):
         raise ValueError("one")
     return {"data": b"x" * size}
 
-def close_all():
-    os.closerange(3, 50)
+def give(*values):
+    yield from values
+    return values[0]
+
+def give_large(size):
+    yield b"x" * size
+    yield {"a": array.array("d", range(size))}
+    return b"y" * size
 
 def fork(value):
     pid = os.fork()
@@ -623,7 +629,8 @@ class WithNumpy(Base):
             self.assertEqual(value, self.one.call("tasks:make_array", code), code)
 
     def test_arrays_at_any_depth(self):
-        code = "(lambda a: {'a': [a, (a[:9000], 3)], 'b': b'x' * 70000, 'again': a})(numpy.arange(10000.0))"
+        code = "(lambda a: {'a': [a, (a[:9000], 3)], 'b': b'x' * 70000, 'again': a})"
+        code += "(numpy.arange(10000.0))"
         values = numpy.arange(10_000.0)
         whole = Arrived("<f8", (10_000,), values.tobytes())
         part = Arrived("<f8", (9000,), values[:9000].tobytes())
@@ -828,6 +835,17 @@ class Lifetimes(Base):
             self.assertEqual(Arrived("<f8", (20_000,), data), there)
         self.rest(before)
 
+    def test_streams_wait_for_longer_than_maps_are_kept(self):
+        shared = self.memory(DATA, attachments.SEAL | attachments.SHRINK | attachments.GROW)
+        before = self.one.call("tasks:descriptors")
+        one = [attachments.array("<f8", [20_000], writable=True)]
+        self.assertIsNone(self.call("double", [HERE], one, [shared]))
+        call_id = self.one.stream("tasks:give", 1, 2)
+        self.rest(before)
+        self.one.credit(call_id, 3)
+        self.assertEqual([1, 2], self.one.items(call_id, 2))
+        self.assertEqual(1, self.one.value(call_id))
+
     def test_what_is_kept_lives(self):
         number = self.memory(DATA)
         array_of = attachments.array("<f8", [20_000])
@@ -950,6 +968,38 @@ class Results(Base):
         entries = [attachments.array("<f8", [20_000]), entry(BYTES, 0, 0, len(DATA))]
         there = self.call("one", [HERE, HERE, 5], entries, [number], ITEMS)
         self.assertEqual([Arrived("<f8", (20_000,), DATA), DATA, 5], there)
+
+    def next_of(self, call_id):
+        """The next frame of a stream: its kind, and its value."""
+        self.one.drop_received()
+        kind, flags, _, answered, _, payload = support.read_frame(
+            self.one.call_socket, received=self.one.received
+        )
+        self.assertEqual(call_id, answered)
+        self.assertEqual(ATTACHED, flags)
+        return kind, self.one.decoded(flags, payload)
+
+    def test_items_of_streams(self):
+        before = self.one.call("tasks:descriptors")
+        size = 70_000
+        call_id = self.one.stream("tasks:give_large", size, credit=9)
+        data = array.array("d", range(size)).tobytes()
+        self.assertEqual((support.ITEM, b"x" * size), self.next_of(call_id))
+        there = (support.ITEM, {"a": Arrived("<f8", (size,), data)})
+        self.assertEqual(there, self.next_of(call_id))
+        self.assertEqual((support.RESULT, b"y" * size), self.next_of(call_id))
+        # What came with the call goes back as it came, also as an item.
+        number = self.memory(DATA)
+        entries = [entry(BYTES, 0, 0, len(DATA)), attachments.array("<f8", [4])]
+        call_id = self.ask("give", [HERE, HERE], entries, [number], support.STREAM)
+        self.one.credit(call_id, 3)
+        self.assertEqual((support.ITEM, DATA), self.next_of(call_id))
+        self.assertEqual(os.fstat(number).st_ino, os.fstat(self.one.received[0]).st_ino)
+        small = (support.ITEM, Arrived("<f8", (4,), DATA[:32]))
+        self.assertEqual(small, self.next_of(call_id))
+        self.assertEqual((support.RESULT, DATA), self.next_of(call_id))
+        self.one.drop_received()
+        self.assertEqual(before, self.one.call("tasks:descriptors"))
 
     def test_too_many_bytes(self):
         self.one = self.start(attached_bytes_max=1_000_000)

@@ -1,4 +1,4 @@
-"""What a call names: its function, and what kind of function it is.
+"""What a call names: its function, and what kind of function that is.
 
 Loaded by the first call; a function that was found once is found without it.
 """
@@ -10,13 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = [
-    "ASYNC",
-    "COROUTINE",
-    "BadNameError",
-    "is_coroutine_function",
-    "split_name",
-]
+__all__ = ["ASYNC", "COROUTINE", "BadNameError", "is_coroutine_function", "split_name"]
 
 # `async def` sets it in a function's code. Decorated functions are unwrapped to look.
 COROUTINE = 0x80

@@ -38,6 +38,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_errors.py",
     "clutch/_execute.py",
     "clutch/_failures.py",
+    "clutch/_files.py",
     "clutch/_frames.py",
     "clutch/_imports.py",
     "clutch/_inputs.py",
