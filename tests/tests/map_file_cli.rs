@@ -82,7 +82,8 @@ fn a_failed_chunk_is_named_and_ends_the_map_or_not() {
     assert_eq!(serde_json::json!({"index": 1, "offset": 4, "bytes": 4}), line["chunk"]);
     assert_eq!("Raised", line["error"]["reason"]["kind"]);
     let output = map(&daemon, "refuse_b", &["--json"]).expect_code(1);
-    let error = output.stderr.lines().last().expect("it says why");
+    // Other chunks print beside it.
+    let error = output.stderr.lines().find(|line| line.starts_with('{')).expect("it says why");
     let error: serde_json::Value = serde_json::from_str(error).expect("it is JSON");
     assert_eq!(
         (1, 4),
