@@ -10,6 +10,8 @@
 //! socket does not take is left to the writer task; callers wait for room before they add to it.
 //! No lock is held across a wait, and no two locks at once.
 
+mod tasks;
+
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,14 +19,13 @@ use std::time::Instant;
 
 use clutch_protocol::message::Welcome;
 use clutch_protocol::{Kind, Reason};
-use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
 use tokio::time::timeout_at;
 
-use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::exchange::{Deadline, Incoming, Letter, Trouble, sort};
 use crate::feeding::Feeder;
-use crate::inbox::{Delivery, Filled, Inbox};
+use crate::inbox::{Delivery, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
 use crate::memory::reuse::Customer;
 use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
@@ -73,7 +74,7 @@ impl Connection {
             slots: Semaphore::new(slots.clamp(1, Semaphore::MAX_PERMITS)),
             closed: watch::Sender::new(false),
         });
-        tokio::spawn(read(CloseOnDrop(Arc::clone(&connection)), inbox));
+        tokio::spawn(tasks::read(tasks::CloseOnDrop(Arc::clone(&connection)), inbox));
         tokio::spawn(Arc::clone(&connection).write());
         connection
     }
@@ -342,37 +343,6 @@ impl Connection {
         }
         Ok(())
     }
-
-    /// The writer task: sleeps until a socket was full.
-    async fn write(self: Arc<Self>) {
-        loop {
-            self.flush.notified().await;
-            if lock(&self.outbound).is_closed() {
-                return;
-            }
-            let flushed = self
-                .socket
-                .async_io(Interest::WRITABLE, || {
-                    let (result, has_room) = {
-                        let mut outbound = lock(&self.outbound);
-                        (outbound.flush(&self.socket), outbound.has_room())
-                    };
-                    if has_room {
-                        self.room.notify_waiters();
-                    }
-                    result
-                })
-                .await;
-            match flushed {
-                Ok(()) => {}
-                Err(error) if is_crowded(&error) => {
-                    tokio::time::sleep_until(tokio::time::Instant::now() + CROWDED_WAIT).await;
-                    self.flush.notify_one();
-                }
-                Err(error) => return self.hung_up(&error).await,
-            }
-        }
-    }
 }
 
 /// Waits for a moment, or for ever.
@@ -418,39 +388,5 @@ impl Drop for Ticket<'_> {
         if waiting && matches!(left, Left::Call) {
             connection.cancel(*id);
         }
-    }
-}
-
-/// The reader task.
-async fn read(connection: CloseOnDrop, mut inbox: Inbox) {
-    let CloseOnDrop(connection) = &connection;
-    let closing = loop {
-        match inbox.next() {
-            Ok(Some(delivery)) => {
-                if let Err(closing) = connection.receive(delivery) {
-                    break closing;
-                }
-                continue;
-            }
-            Ok(None) => {}
-            Err(error) => break garbage(&error),
-        }
-        match inbox.receive(&connection.socket).await {
-            Ok(Filled::End) => break Closing::Lost("the daemon closed it".into()),
-            Ok(_) => tokio::task::coop::consume_budget().await,
-            Err(error) => break Closing::Lost(error.to_string().into()),
-        }
-    };
-    connection.close(closing);
-}
-
-/// Belongs to the reader task, begun or not: when the runtime ends before the client does, nobody
-/// reads any more.
-struct CloseOnDrop(Arc<Connection>);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        let reason = "the runtime that read for this client has ended";
-        self.0.close(Closing::Lost(reason.into()));
     }
 }

@@ -1,6 +1,8 @@
 //! What both clients do with a request before it is sent and with its answer afterwards: names are
 //! checked, deadlines become numbers, frames become replies or failures. No waiting here.
 
+mod incoming;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
-use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
-use clutch_protocol::stream::{Credit, Item, ItemsEnd, Progress};
+use clutch_protocol::message::{Answer, Each, Phases, Welcome};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 use serde::de::DeserializeOwned;
@@ -19,8 +21,9 @@ use crate::feed::{Step, What};
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
 use crate::memory::{Body, Received};
-use crate::pending::{Closing, LogChunk, OutputChunk};
 use crate::retry::Retry;
+
+pub(crate) use incoming::{Incoming, garbage, sort};
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
@@ -343,83 +346,6 @@ pub(crate) fn open_reply(
         .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
     let attached = Beside(attached.map(Arc::new));
     Ok(Reply { id, codec, flags, payload, attached, answer })
-}
-
-/// What a frame from the daemon is to a client.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    /// The answer to a request.
-    Answer(Delivery),
-    /// Something call `.0` printed.
-    Output(u64, OutputChunk),
-    /// An item of a call's answer.
-    Item(Delivery),
-    /// Call `.0` asks for items of a stream.
-    Credit(u64, Credit),
-    /// How far call `.0` has come.
-    Progress(u64, Progress),
-    /// Log lines for request `.0`, and more will come.
-    Lines(u64, LogChunk),
-    /// The daemon asks whether we are there.
-    Ping(u64),
-    /// The connection is over.
-    Close(Closing),
-}
-
-/// Sorts a frame.
-pub(crate) fn sort(delivery: Delivery) -> Incoming {
-    let frame = &delivery.frame;
-    match frame.header.kind {
-        Kind::Result
-        | Kind::Error
-        | Kind::Pong
-        | Kind::StatusReport
-        | Kind::Stopping
-        | Kind::Reloaded
-        | Kind::Operated => Incoming::Answer(delivery),
-        Kind::Ping => Incoming::Ping(frame.header.id),
-        Kind::Output => match wire::decode::<Output>(&frame.meta) {
-            Ok(Output { stream, dropped_bytes }) => {
-                let id = frame.header.id;
-                let bytes = frame.payload.clone();
-                let chunk = OutputChunk { id, stream, dropped_bytes, bytes };
-                Incoming::Output(id, chunk)
-            }
-            Err(error) => Incoming::Close(garbage(&error)),
-        },
-        Kind::Item => Incoming::Item(delivery),
-        Kind::Credit => match wire::decode(&frame.meta) {
-            Ok(credit) => Incoming::Credit(frame.header.id, credit),
-            Err(error) => Incoming::Close(garbage(&error)),
-        },
-        Kind::Progress => match wire::decode(&frame.meta) {
-            Ok(progress) => Incoming::Progress(frame.header.id, progress),
-            Err(error) => Incoming::Close(garbage(&error)),
-        },
-        Kind::LogLines => match wire::decode::<LogLines>(&frame.meta) {
-            Ok(LogLines { last: true, .. }) => Incoming::Answer(delivery),
-            Ok(LogLines { dropped, .. }) => {
-                let json = frame.payload.clone();
-                Incoming::Lines(frame.header.id, LogChunk { dropped, json })
-            }
-            Err(error) => Incoming::Close(garbage(&error)),
-        },
-        Kind::Refused => Incoming::Close(match wire::decode::<Refused>(&frame.meta) {
-            Ok(Refused { refusal, sentence }) => match refusal {
-                clutch_protocol::message::Refusal::Protocol => Closing::Protocol(sentence.into()),
-                _ => Closing::Lost(sentence.into()),
-            },
-            Err(error) => garbage(&error),
-        }),
-        kind => Incoming::Close(Closing::Protocol(
-            format!("the daemon sent {kind:?}, which is not for clients").into(),
-        )),
-    }
-}
-
-/// What to say when the daemon's bytes have no meaning.
-pub(crate) fn garbage(error: &dyn std::error::Error) -> Closing {
-    Closing::Protocol(format!("the daemon sent something unreadable: {error}").into())
 }
 
 #[cfg(test)]

@@ -262,7 +262,10 @@ fn cut(mut failure: String) -> String {
     if failure.is_empty() {
         return "the stream that feeds the call has failed".into();
     }
-    let end = failure.floor_char_boundary(FAILURE_TEXT_BYTES_MAX);
+    let mut end = FAILURE_TEXT_BYTES_MAX.min(failure.len());
+    while !failure.is_char_boundary(end) {
+        end -= 1;
+    }
     failure.truncate(end);
     failure
 }

@@ -59,7 +59,7 @@ enum State {
     /// The call was not made yet.
     Idle(Box<Result<Ready<Client>, Failure>>),
     /// It is under way.
-    Running(Running),
+    Running(Box<Running>),
     /// There is nothing more.
     Ended,
 }
@@ -202,7 +202,7 @@ impl<T: DeserializeOwned> ItemStream<T> {
                 }));
             }
         }
-        self.state = State::Running(running);
+        self.state = State::Running(Box::new(running));
     }
 }
 

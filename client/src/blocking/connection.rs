@@ -26,6 +26,7 @@ use nix::sys::socket::MsgFlags;
 
 use super::desk::{Desk, Mailbox, lock};
 use super::feeding;
+pub(super) use super::feeding::read;
 use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
 use crate::feed::Sources;
@@ -391,16 +392,5 @@ impl Connection {
         drop(desk);
         // Wakes a leader; an error only says that the peer was faster.
         let _gone = self.socket.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-/// Reads what a mailbox brought.
-pub(super) fn read(outcome: Outcome) -> Result<Delivery, Trouble> {
-    match outcome {
-        Outcome::Reply(delivery) | Outcome::Item(delivery) => Ok(delivery),
-        Outcome::Credit(_) => unreachable!("whoever is fed takes them"),
-        Outcome::Lost { closing, sent } => {
-            Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
-        }
     }
 }

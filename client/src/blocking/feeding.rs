@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use clutch_protocol::stream::Credit;
 
-use super::connection::{Connection, read};
+use super::connection::Connection;
 use super::desk::Mailbox;
 use crate::exchange::{Deadline, Letter, Trouble};
 use crate::feed::Sources;
@@ -60,4 +60,15 @@ fn feed(
         connection.write(id, &letter, deadline).map_err(|reason| Trouble::sent(0, reason))?;
     }
     Ok(())
+}
+
+/// Reads what a mailbox brought.
+pub(super) fn read(outcome: Outcome) -> Result<Delivery, Trouble> {
+    match outcome {
+        Outcome::Reply(delivery) | Outcome::Item(delivery) => Ok(delivery),
+        Outcome::Credit(_) => unreachable!("whoever is fed takes them"),
+        Outcome::Lost { closing, sent } => {
+            Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
+        }
+    }
 }

@@ -62,13 +62,12 @@ pub(super) async fn run(
         let mut reader = Reader::new(&link.client, args, arguments);
         let ended = reader.read(interrupt).await;
         reader.last_prints();
-        ended.and_then(|exit| reader.flush().map(|()| exit)).map(|exit| {
-            if let Some(reply) = reader.items.reply().filter(|_| global.verbose) {
-                let returned = String::from_utf8_lossy(&reply.payload);
-                output::note(&format!("the stream has ended and returned {returned}"));
-            }
-            exit
-        })
+        let ended = ended.and_then(|exit| reader.flush().map(|()| exit));
+        if let Some(reply) = reader.items.reply().filter(|_| global.verbose && ended.is_ok()) {
+            let returned = String::from_utf8_lossy(&reply.payload);
+            output::note(&format!("the stream has ended and returned {returned}"));
+        }
+        ended
     };
     // Dropping the stream cancels the call; the daemon must hear of that before we go.
     connect::delivered(&link.client).await;
