@@ -70,7 +70,9 @@ fn what_comes_back_stays_what_it_was() {
     }
     for (tensor, value) in back.iter().zip(1..) {
         let numbers = tensor.as_slice::<f64>().expect("nobody can write it");
-        assert!(numbers.len() == LENGTH && numbers.iter().all(|number| *number == f64::from(value)));
+        assert!(
+            numbers.len() == LENGTH && numbers.iter().all(|number| *number == f64::from(value))
+        );
     }
     // And it can be sent on.
     for (tensor, value) in back.iter().zip(1..) {

@@ -11,6 +11,7 @@
 //! - `hand`: how a value and who gathers or gives its attachments meet.
 //! - `gather`: what is attached to what is sent.
 //! - `reuse`: memory for copies that was used before.
+//! - `sys`: mapping it.
 //! - `received`: what came, checked before it is mapped.
 
 mod gather;
@@ -18,6 +19,7 @@ pub(crate) mod hand;
 pub(crate) mod memfd;
 mod received;
 pub(crate) mod reuse;
+pub(crate) mod sys;
 
 pub(crate) use gather::{Body, Gather};
 #[cfg(feature = "arrow")]

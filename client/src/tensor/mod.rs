@@ -7,6 +7,7 @@
 //! - `wire`: how it is sent and received; `lists`: as what, where it cannot be attached.
 //! - `shared`: a [`SharedTensor`], which is made once and that workers write in place.
 //! - `ndarray`, `arrow`: to and from the arrays of others, behind features of the same names.
+//! - `sys`: numbers as bytes, and bytes as numbers.
 //! - `error`: what can be wrong with one.
 
 mod array;
@@ -19,6 +20,7 @@ mod lists;
 mod ndarray;
 mod number;
 mod shared;
+mod sys;
 mod wire;
 
 pub use array::Tensor;
@@ -26,3 +28,4 @@ pub use array::Tensor;
 pub use arrow::ArrowTable;
 pub use error::TensorError;
 pub use shared::SharedTensor;
+pub use sys::Element;
