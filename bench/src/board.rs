@@ -23,10 +23,6 @@ impl<'a> Row<'a> {
     pub(crate) fn absent(name: &str, why: &str) -> Row<'a> {
         Row { name: name.to_owned(), run: Err(why.to_owned()), times: Vec::new() }
     }
-
-    pub(crate) fn times(&self) -> &[f64] {
-        &self.times
-    }
 }
 
 /// Lets every row of every table run once a round, so that whatever else the machine does hits all

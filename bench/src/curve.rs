@@ -29,6 +29,10 @@ const ROUNDS: usize = 5;
 const TURN_BYTES: u64 = 4 << 20;
 const TURN_CALLS_MAX: u64 = 100;
 
+/// The sizes, as powers of two: every second one, and all where the lines meet.
+const POWERS: [u32; 21] =
+    [0, 2, 4, 6, 8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 26, 28, 29, 30];
+
 /// The longest payload that a frame may have.
 const FRAME_BYTES_MAX: u64 = (1 << 30) - 4096;
 
@@ -119,7 +123,7 @@ pub(crate) fn run(bytes_max: u64) -> Outcome<()> {
     writeln!(out, "| size | {} |\n|---:|{}", names.join(" | "), "---:|".repeat(names.len()))?;
     let mut lines: Vec<Line> =
         names.iter().map(|&name| Line { name, points: Vec::new() }).collect();
-    for power in (0..=30).step_by(2) {
+    for power in POWERS {
         let bytes = 1_u64 << power;
         if bytes > bytes_max {
             break;

@@ -36,9 +36,10 @@
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes),
-//! `transport` and `opening` (connecting), `memory` (what travels beside a value), `connection`
-//! (the async client's tasks), `owner` (forks), `limits` (every bound).
+//! `pending` (who waits for what), `items` (what comes one by one), `feeding` (what is sent one by
+//! one), `inbox` and `outbound` (bytes), `transport` and `opening` (connecting), `memory` (what
+//! travels beside a value), `connection` (the async client's tasks), `owner` (forks), `limits`
+//! (every bound).
 
 #![expect(
     clippy::result_large_err,
@@ -133,7 +134,8 @@ pub use request::Request;
 pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use stream::ItemStream;
+pub use sys::Element;
 #[cfg(feature = "arrow")]
 pub use tensor::ArrowTable;
-pub use tensor::{Element, SharedTensor, Tensor, TensorError};
+pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

@@ -1,15 +1,29 @@
-//! Receiving bytes together with descriptors, which nix does only by number. All other `unsafe` of
-//! the crate is in `memory::sys` (memory that is mapped) and `tensor::sys` (numbers seen as bytes).
+//! The raw system calls of this crate, and all of its `unsafe` but for `memory::sys`.
+//!
+//! nix covers nearly everything; what is left is a receive together with descriptors, memory that
+//! is mapped, and numbers seen as bytes and back.
+//!
+//! Mapped memory is of three kinds, since a reference in Rust promises more than memory that
+//! another process holds can keep: [`Still`], which is sealed against every change, so that it may
+//! be borrowed as a slice; [`Live`], which others may write at any moment, so that bytes are only
+//! copied in and out; and [`Own`], which nobody else has yet. None can become shorter, which each
+//! constructor checks by the seals of the memory itself: a page behind the end would be a SIGBUS.
 
-#![expect(unsafe_code, reason = "one of the three files of this crate that may")]
+#![expect(unsafe_code, reason = "the file of this crate that may")]
 
 use std::io;
-use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::mem::{MaybeUninit, align_of, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use clutch_protocol::dtype::DType;
 use clutch_protocol::limits::DESCRIPTORS_MAX;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::socket::MsgFlags;
+
+use crate::memory::sys::Mapping;
 
 /// Room for this many descriptors in one receive. One more than any frame may carry, so that a
 /// daemon that sends more is found out.
@@ -76,4 +90,247 @@ pub(crate) fn receive(
         }
     }
     Ok(Received { bytes, descriptors, truncated })
+}
+
+/// Seals that keep memory as long as it is, for ever.
+pub(crate) const LENGTH_SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// Those, and the one that keeps what is in it.
+pub(crate) const VALUE_SEALS: i32 = LENGTH_SEALS | libc::F_SEAL_WRITE;
+
+/// Those, and the one that lets only mappings write that exist already.
+pub(crate) const FUTURE_SEALS: i32 = LENGTH_SEALS | libc::F_SEAL_FUTURE_WRITE;
+
+/// The seals of a file; none for one that is no memory.
+pub(crate) fn seals(descriptor: BorrowedFd<'_>) -> i32 {
+    fcntl(descriptor, FcntlArg::F_GET_SEALS).unwrap_or(0)
+}
+
+/// Memory that nobody can change any more.
+pub(crate) struct Still(Mapping);
+
+impl Still {
+    /// Maps memory that is sealed against everything.
+    pub(crate) fn map(descriptor: BorrowedFd<'_>) -> io::Result<Still> {
+        Mapping::new(descriptor, VALUE_SEALS, libc::PROT_READ).map(Still)
+    }
+
+    /// Maps memory that only `memory::reuse` of this process could write, and does not as long as
+    /// there is another open file of it: one that this mapping holds.
+    pub(crate) fn map_ours(reader: BorrowedFd<'_>) -> io::Result<Still> {
+        Mapping::new(reader, FUTURE_SEALS, libc::PROT_READ).map(Still)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: that many bytes are mapped as long as `self` lives, and sealed: no process can
+        // shorten the file or write into it, not even through a mapping it had before; or, if it is
+        // ours, none but this one, which does not.
+        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
+    }
+}
+
+/// Memory that others may write while we look.
+pub(crate) struct Live {
+    mapping: Mapping,
+    writable: bool,
+}
+
+impl Live {
+    /// Maps memory whose length is sealed.
+    pub(crate) fn map(descriptor: BorrowedFd<'_>, writable: bool) -> io::Result<Live> {
+        let write = if writable { libc::PROT_WRITE } else { 0 };
+        let mapping = Mapping::new(descriptor, LENGTH_SEALS, libc::PROT_READ | write)?;
+        Ok(Live { mapping, writable })
+    }
+
+    /// The same for memory of our own that is not to be sealed further before it is mapped.
+    pub(crate) fn map_before_its_seals(descriptor: BorrowedFd<'_>) -> io::Result<Live> {
+        let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        let mapping = Mapping::new(descriptor, wanted, libc::PROT_READ | libc::PROT_WRITE)?;
+        // SAFETY: it is mapped for writing, and of our own: its seals show that nobody has it.
+        unsafe { mapping.take_huge_pages() };
+        Ok(Live { mapping, writable: true })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.mapping.length
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Copies bytes out. What others write meanwhile may be seen in part, in pieces of eight
+    /// aligned bytes at best.
+    pub(crate) fn read(&self, at: usize, target: &mut [u8]) {
+        let words = self.words(at, target.len());
+        let (head, rest) = target.split_at_mut(words.head);
+        let (body, tail) = rest.split_at_mut(words.body.len() * 8);
+        for (byte, from) in head.iter_mut().zip(self.bytes(at, words.head)) {
+            *byte = from.load(Ordering::Relaxed);
+        }
+        let (chunks, _) = body.as_chunks_mut::<8>();
+        for (chunk, from) in chunks.iter_mut().zip(words.body) {
+            *chunk = from.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        let end = at + words.head + words.body.len() * 8;
+        for (byte, from) in tail.iter_mut().zip(self.bytes(end, words.tail)) {
+            *byte = from.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Copies bytes in, with the same caveat for who reads meanwhile.
+    pub(crate) fn write(&self, at: usize, source: &[u8]) {
+        assert!(self.writable, "it was mapped for reading only");
+        let words = self.words(at, source.len());
+        let (head, rest) = source.split_at(words.head);
+        let (body, tail) = rest.split_at(words.body.len() * 8);
+        for (byte, to) in head.iter().zip(self.bytes(at, words.head)) {
+            to.store(*byte, Ordering::Relaxed);
+        }
+        let (chunks, _) = body.as_chunks::<8>();
+        for (chunk, to) in chunks.iter().zip(words.body) {
+            to.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+        }
+        let end = at + words.head + words.body.len() * 8;
+        for (byte, to) in tail.iter().zip(self.bytes(end, words.tail)) {
+            to.store(*byte, Ordering::Relaxed);
+        }
+    }
+
+    /// The bytes from `at`, as what may change under us.
+    fn bytes(&self, at: usize, length: usize) -> &[AtomicU8] {
+        let end = at.checked_add(length);
+        assert!(end.is_some_and(|end| end <= self.mapping.length), "it is within the memory");
+        // SAFETY: they are mapped, for reading at least, as long as `self` lives, and the length of
+        // the file is sealed. Atomics may be changed by others at any moment. A store into memory
+        // that is mapped for reading only is refused by `write` above.
+        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr().add(at).cast(), length) }
+    }
+
+    /// Cuts a range into the bytes before the first whole word, the words, and the bytes behind.
+    fn words(&self, at: usize, length: usize) -> Words<'_> {
+        let bytes = self.bytes(at, length);
+        // SAFETY: atomics of both widths have no invalid values, and this process reaches the
+        // memory through nothing but atomics.
+        let (head, body, tail) = unsafe { bytes.align_to::<AtomicU64>() };
+        Words { head: head.len(), body, tail: tail.len() }
+    }
+}
+
+struct Words<'a> {
+    head: usize,
+    body: &'a [AtomicU64],
+    tail: usize,
+}
+
+/// Memory of our own that is being filled, before anybody else has it.
+pub(crate) struct Own {
+    mapping: Mapping,
+    descriptor: OwnedFd,
+}
+
+impl Own {
+    /// Maps a new memfd, whose length has been sealed and whose descriptor was given to nobody.
+    pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Own> {
+        let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let mapping = Mapping::new(descriptor.as_fd(), wanted, protection)?;
+        Ok(Own { mapping, descriptor })
+    }
+
+    /// Its bytes, as elements; as many as there are whole ones.
+    pub(crate) fn elements_mut<T: Element>(&mut self) -> &mut [T] {
+        let count = self.mapping.length / size_of::<T>();
+        assert!(align_of::<T>() <= 64, "a mapping is aligned far better than any element");
+        let start = match count {
+            0 => NonNull::<T>::dangling(),
+            _ => self.mapping.start.cast(),
+        };
+        // SAFETY: they are mapped as long as `self` lives and borrowed once; its length is sealed;
+        // a new memfd is zeros, which is a value of every element; nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), count) }
+    }
+
+    /// Has the system make it of huge pages, before it is written; whether it did.
+    pub(crate) fn take_huge_pages(&self) -> bool {
+        // SAFETY: it is mapped for writing, and was given to nobody.
+        unsafe { self.mapping.take_huge_pages() }
+    }
+
+    /// What it is a mapping of.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Gives the memory back, no longer mapped.
+    pub(crate) fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
+    }
+}
+
+/// What an array's elements are in Rust.
+///
+/// # Safety
+///
+/// Zeros are a value of it, it has no padding and no interior mutability, and every value of its
+/// bytes is a value of it unless it is `bool`.
+pub unsafe trait Element: Copy + Default + Send + Sync + std::fmt::Debug + 'static {
+    /// What numpy calls it.
+    const DTYPE: DType;
+}
+
+macro_rules! elements {
+    ($($type:ty = $dtype:ident,)*) => {
+        $(
+            // SAFETY: it is a number, or two of them without anything between.
+            unsafe impl Element for $type {
+                const DTYPE: DType = DType::$dtype;
+            }
+            const _: () = assert!(size_of::<$type>() == DType::$dtype.item_bytes());
+        )*
+    };
+}
+
+elements! {
+    bool = Bool,
+    i8 = I8, i16 = I16, i32 = I32, i64 = I64,
+    u8 = U8, u16 = U16, u32 = U32, u64 = U64,
+    f32 = F32, f64 = F64,
+    [f32; 2] = C64, [f64; 2] = C128,
+}
+
+/// Elements as the bytes they are.
+pub(crate) fn bytes_of<T: Element>(elements: &[T]) -> &[u8] {
+    // SAFETY: an element has no padding, so each of its bytes is a byte.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
+}
+
+/// Elements as bytes to be filled with bytes of valid elements.
+pub(crate) fn fill_bytes<T: Element>(elements: &mut [T], fill: impl FnOnce(&mut [u8])) {
+    let length = size_of_val(elements);
+    if T::DTYPE == DType::Bool {
+        let mut bytes = vec![0_u8; length];
+        fill(&mut bytes);
+        for (index, byte) in bytes.iter().enumerate() {
+            let one: &[T] = elements_of(std::slice::from_ref(if *byte == 0 { &0 } else { &1 }))
+                .expect("0 and 1 are booleans");
+            elements[index] = one[0];
+        }
+        return;
+    }
+    // SAFETY: the bytes are borrowed once and have no padding, and whatever is written into them is
+    // a value of an element that is no `bool`.
+    fill(unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), length) });
+}
+
+/// Bytes as the elements they are; none where they are not whole ones, not aligned as these have to
+/// be, or no booleans.
+pub(crate) fn elements_of<T: Element>(bytes: &[u8]) -> Option<&[T]> {
+    if T::DTYPE == DType::Bool && bytes.iter().any(|byte| *byte > 1) {
+        return None;
+    }
+    // SAFETY: every value of its bytes is a value of an element, and of `bool` 0 and 1 are.
+    let (head, body, tail) = unsafe { bytes.align_to::<T>() };
+    (head.is_empty() && tail.is_empty()).then_some(body)
 }

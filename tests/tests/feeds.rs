@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use clutch_client::{Client, Codec, Feed, Reason, Retry, blocking};
@@ -145,7 +146,12 @@ fn a_worker_that_dies_after_it_has_read_is_not_followed_by_another() {
     assert_eq!((1, true), (failure.attempt, failure.started));
     daemon.wait_ready();
     // Nor does one that is killed while it waits leave anything behind.
-    let never = Feed::from_stream(futures_util::stream::pending::<u64>());
+    let asked = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&asked);
+    let never = Feed::from_stream(futures_util::stream::poll_fn(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Poll::<Option<u64>>::Pending
+    }));
     let socket = daemon.socket().to_owned();
     let waiting = std::thread::spawn(move || {
         block_on(async {
@@ -153,6 +159,7 @@ fn a_worker_that_dies_after_it_has_read_is_not_followed_by_another() {
             client.call::<(u64, u64)>("job_streams:total", (never,)).await.unwrap_err()
         })
     });
+    wait_for("it asks for items", PATIENCE, || asked.load(Ordering::SeqCst) > 0);
     kill(daemon.wait_runs("job_streams:total"));
     assert_eq!("WorkerDied", waiting.join().unwrap().reason.name());
     daemon.wait_ready();

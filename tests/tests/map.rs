@@ -209,7 +209,7 @@ fn a_death_in_a_chunk_costs_no_item_that_had_not_begun() {
     let results: Vec<_> = map.enumerated().collect();
     for (index, result) in &results {
         match result {
-            Ok(square) => assert_eq!(index * index, *square as u64),
+            Ok(square) => assert_eq!(Ok(index * index), u64::try_from(*square)),
             Err(failure) => {
                 // It and those of its chunk that had ended, whose results died with their worker.
                 assert!((10..=13).contains(index), "{index}: {failure}");

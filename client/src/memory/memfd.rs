@@ -12,8 +12,9 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
-use super::sys::{HUGE_PAGE_BYTES, Live, Own, Still};
+use super::sys::HUGE_PAGE_BYTES;
 use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN};
+use crate::sys::{Live, Own, Still};
 
 /// What `/proc` says such memory is.
 const NAME: &str = "clutch";
@@ -101,7 +102,7 @@ pub(crate) fn built(bytes: u64, fill: impl FnOnce(&mut Own)) -> io::Result<Arc<S
     fill(&mut own);
     let descriptor = own.into_descriptor();
     // No mapping can write any more, or the system would refuse the seal.
-    seal(descriptor.as_fd(), super::sys::VALUE_SEALS)?;
+    seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
     let memory = Still::map(descriptor.as_fd())?;
     Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
 }
@@ -122,8 +123,8 @@ pub(crate) fn shared(bytes: u64, writers: Writers) -> io::Result<Arc<SharedMemor
     seal(
         descriptor.as_fd(),
         match writers {
-            Writers::Given => super::sys::LENGTH_SEALS,
-            Writers::Us => super::sys::FUTURE_SEALS,
+            Writers::Given => crate::sys::LENGTH_SEALS,
+            Writers::Us => crate::sys::FUTURE_SEALS,
         },
     )?;
     let reader = Arc::new(reopened(descriptor.as_fd())?);
@@ -149,7 +150,7 @@ fn reopened_as(descriptor: BorrowedFd<'_>, mode: OFlag) -> io::Result<OwnedFd> {
 /// is to and the descriptor can.
 pub(crate) fn adopt_shared(descriptor: OwnedFd, wish: bool) -> io::Result<Arc<SharedMemory>> {
     let mode = OFlag::from_bits_retain(fcntl(&descriptor, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
-    let seals = super::sys::seals(descriptor.as_fd());
+    let seals = crate::sys::seals(descriptor.as_fd());
     let frozen = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE;
     let writable = wish && mode == OFlag::O_RDWR && seals & frozen.bits() == 0;
     let memory = Live::map(descriptor.as_fd(), writable)?;
@@ -222,7 +223,7 @@ impl Pile {
             Some(file) => OwnedFd::from(file),
             None => create()?,
         };
-        seal(descriptor.as_fd(), super::sys::VALUE_SEALS)?;
+        seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
         Ok(descriptor)
     }
 }

@@ -11,7 +11,7 @@
 //! - `hand`: how a value and who gathers or gives its attachments meet.
 //! - `gather`: what is attached to what is sent.
 //! - `reuse`: memory for copies that was used before.
-//! - `sys`: mapping it.
+//! - `sys`: mappings, huge pages, leases.
 //! - `received`: what came, checked before it is mapped.
 
 mod gather;

@@ -15,8 +15,8 @@ use nix::sys::stat::fstat;
 use super::hand::{self, Memory, Offer};
 use super::memfd::{adopt_ours, adopt_shared, adopt_still, copied, size};
 use super::reuse;
-use super::sys::{FUTURE_SEALS, LENGTH_SEALS, VALUE_SEALS, seals};
 use crate::inbox::Delivery;
+use crate::sys::{FUTURE_SEALS, LENGTH_SEALS, VALUE_SEALS, seals};
 
 /// The attachments of one payload. What they hold is unmapped and closed with the last value that
 /// was made of it.

@@ -23,8 +23,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::sys::stat::fstat;
 
 use super::memfd::{Pile, huge_length, of_exactly, reopened, reopened_to_write, seal, write_at};
-use super::sys::{FUTURE_SEALS, Own, is_held_by_us_alone, prepare_lease};
+use super::sys::{is_held_by_us_alone, prepare_lease};
 use crate::limits::{REUSED_BUFFERS_MAX, REUSED_BYTES_MAX, REUSED_BYTES_MIN};
+use crate::sys::{FUTURE_SEALS, Own};
 
 /// What may be used again, of all clients of this process.
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf { buffers: Vec::new(), process: 0, works: true });

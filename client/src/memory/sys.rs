@@ -1,37 +1,15 @@
-//! Memory that is mapped.
-//!
-//! It is of three kinds, since a reference in Rust promises more than memory that another process
-//! holds can keep: [`Still`], which is sealed against every change, so that it may be borrowed as a
-//! slice; [`Live`], which others may write at any moment, so that bytes are only copied in and out;
-//! and [`Own`], which nobody else has yet. None can become shorter, which each constructor checks
-//! by the seals of the memory itself: a page behind the end would be a SIGBUS.
+//! Files in memory, as the system maps and leases them: what `crate::sys` gives its shapes to. The
+//! other file of this crate that may be unsafe.
 
-#![expect(unsafe_code, reason = "one of the three files of this crate that may")]
+#![expect(unsafe_code, reason = "maps memory and asks the system for leases of it")]
 
 use std::io;
-use std::mem::{align_of, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::tensor::Element;
-
-/// Seals that keep memory as long as it is, for ever.
-pub(crate) const LENGTH_SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-
-/// Those, and the one that keeps what is in it.
-pub(crate) const VALUE_SEALS: i32 = LENGTH_SEALS | libc::F_SEAL_WRITE;
-
-/// Those, and the one that lets only mappings write that exist already.
-pub(crate) const FUTURE_SEALS: i32 = LENGTH_SEALS | libc::F_SEAL_FUTURE_WRITE;
-
-/// The seals of a file; none for one that is no memory.
-pub(crate) fn seals(descriptor: BorrowedFd<'_>) -> i32 {
-    fcntl(descriptor, FcntlArg::F_GET_SEALS).unwrap_or(0)
-}
+use crate::sys::seals;
 
 /// The size of a huge page, as nearly all systems that run Python have it; with another size, there
 /// is just nothing to gain.
@@ -64,9 +42,9 @@ pub(crate) fn is_held_by_us_alone(descriptor: BorrowedFd<'_>) -> bool {
 }
 
 /// A mapping of a whole file.
-struct Mapping {
-    start: NonNull<u8>,
-    length: usize,
+pub(crate) struct Mapping {
+    pub(crate) start: NonNull<u8>,
+    pub(crate) length: usize,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread; how it may be used from several is
@@ -77,7 +55,11 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// Maps a file whose seals include `wanted`, those against shrinking and growing among them.
-    fn new(descriptor: BorrowedFd<'_>, wanted: i32, protection: i32) -> io::Result<Mapping> {
+    pub(crate) fn new(
+        descriptor: BorrowedFd<'_>,
+        wanted: i32,
+        protection: i32,
+    ) -> io::Result<Mapping> {
         let seals = seals(descriptor);
         if seals & wanted != wanted {
             let fault = format!("it lacks seals: it has {seals:#x} and should have {wanted:#x}");
@@ -110,7 +92,7 @@ impl Mapping {
     /// # Safety
     ///
     /// The mapping can be written, and nobody else has the memory.
-    unsafe fn take_huge_pages(&self) -> bool {
+    pub(crate) unsafe fn take_huge_pages(&self) -> bool {
         if self.length == 0 || !self.length.is_multiple_of(HUGE_PAGE_BYTES) {
             return false;
         }
@@ -178,168 +160,5 @@ impl Drop for Mapping {
             // SAFETY: it was mapped with this length, and whoever borrows from it is gone.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
         }
-    }
-}
-
-/// Memory that nobody can change any more.
-pub(crate) struct Still(Mapping);
-
-impl Still {
-    /// Maps memory that is sealed against everything.
-    pub(crate) fn map(descriptor: BorrowedFd<'_>) -> io::Result<Still> {
-        Mapping::new(descriptor, VALUE_SEALS, libc::PROT_READ).map(Still)
-    }
-
-    /// Maps memory that only `memory::reuse` of this process could write, and does not as long as
-    /// there is another open file of it: one that this mapping holds.
-    pub(crate) fn map_ours(reader: BorrowedFd<'_>) -> io::Result<Still> {
-        Mapping::new(reader, FUTURE_SEALS, libc::PROT_READ).map(Still)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: that many bytes are mapped as long as `self` lives, and sealed: no process can
-        // shorten the file or write into it, not even through a mapping it had before; or, if it is
-        // ours, none but this one, which does not.
-        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
-    }
-}
-
-/// Memory that others may write while we look.
-pub(crate) struct Live {
-    mapping: Mapping,
-    writable: bool,
-}
-
-impl Live {
-    /// Maps memory whose length is sealed.
-    pub(crate) fn map(descriptor: BorrowedFd<'_>, writable: bool) -> io::Result<Live> {
-        let write = if writable { libc::PROT_WRITE } else { 0 };
-        let mapping = Mapping::new(descriptor, LENGTH_SEALS, libc::PROT_READ | write)?;
-        Ok(Live { mapping, writable })
-    }
-
-    /// The same for memory of our own that is not to be sealed further before it is mapped.
-    pub(crate) fn map_before_its_seals(descriptor: BorrowedFd<'_>) -> io::Result<Live> {
-        let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
-        let mapping = Mapping::new(descriptor, wanted, libc::PROT_READ | libc::PROT_WRITE)?;
-        // SAFETY: it is mapped for writing, and of our own: its seals show that nobody has it.
-        unsafe { mapping.take_huge_pages() };
-        Ok(Live { mapping, writable: true })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.mapping.length
-    }
-
-    pub(crate) fn is_writable(&self) -> bool {
-        self.writable
-    }
-
-    /// Copies bytes out. What others write meanwhile may be seen in part, in pieces of eight
-    /// aligned bytes at best.
-    pub(crate) fn read(&self, at: usize, target: &mut [u8]) {
-        let words = self.words(at, target.len());
-        let (head, rest) = target.split_at_mut(words.head);
-        let (body, tail) = rest.split_at_mut(words.body.len() * 8);
-        for (byte, from) in head.iter_mut().zip(self.bytes(at, words.head)) {
-            *byte = from.load(Ordering::Relaxed);
-        }
-        let (chunks, _) = body.as_chunks_mut::<8>();
-        for (chunk, from) in chunks.iter_mut().zip(words.body) {
-            *chunk = from.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        let end = at + words.head + words.body.len() * 8;
-        for (byte, from) in tail.iter_mut().zip(self.bytes(end, words.tail)) {
-            *byte = from.load(Ordering::Relaxed);
-        }
-    }
-
-    /// Copies bytes in, with the same caveat for who reads meanwhile.
-    pub(crate) fn write(&self, at: usize, source: &[u8]) {
-        assert!(self.writable, "it was mapped for reading only");
-        let words = self.words(at, source.len());
-        let (head, rest) = source.split_at(words.head);
-        let (body, tail) = rest.split_at(words.body.len() * 8);
-        for (byte, to) in head.iter().zip(self.bytes(at, words.head)) {
-            to.store(*byte, Ordering::Relaxed);
-        }
-        let (chunks, _) = body.as_chunks::<8>();
-        for (chunk, to) in chunks.iter().zip(words.body) {
-            to.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
-        }
-        let end = at + words.head + words.body.len() * 8;
-        for (byte, to) in tail.iter().zip(self.bytes(end, words.tail)) {
-            to.store(*byte, Ordering::Relaxed);
-        }
-    }
-
-    /// The bytes from `at`, as what may change under us.
-    fn bytes(&self, at: usize, length: usize) -> &[AtomicU8] {
-        let end = at.checked_add(length);
-        assert!(end.is_some_and(|end| end <= self.mapping.length), "it is within the memory");
-        // SAFETY: they are mapped, for reading at least, as long as `self` lives, and the length of
-        // the file is sealed. Atomics may be changed by others at any moment. A store into memory
-        // that is mapped for reading only is refused by `write` above.
-        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr().add(at).cast(), length) }
-    }
-
-    /// Cuts a range into the bytes before the first whole word, the words, and the bytes behind.
-    fn words(&self, at: usize, length: usize) -> Words<'_> {
-        let bytes = self.bytes(at, length);
-        // SAFETY: atomics of both widths have no invalid values, and this process reaches the
-        // memory through nothing but atomics.
-        let (head, body, tail) = unsafe { bytes.align_to::<AtomicU64>() };
-        Words { head: head.len(), body, tail: tail.len() }
-    }
-}
-
-struct Words<'a> {
-    head: usize,
-    body: &'a [AtomicU64],
-    tail: usize,
-}
-
-/// Memory of our own that is being filled, before anybody else has it.
-pub(crate) struct Own {
-    mapping: Mapping,
-    descriptor: OwnedFd,
-}
-
-impl Own {
-    /// Maps a new memfd, whose length has been sealed and whose descriptor was given to nobody.
-    pub(crate) fn map(descriptor: OwnedFd) -> io::Result<Own> {
-        let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let mapping = Mapping::new(descriptor.as_fd(), wanted, protection)?;
-        Ok(Own { mapping, descriptor })
-    }
-
-    /// Its bytes, as elements; as many as there are whole ones.
-    pub(crate) fn elements_mut<T: Element>(&mut self) -> &mut [T] {
-        let count = self.mapping.length / size_of::<T>();
-        assert!(align_of::<T>() <= 64, "a mapping is aligned far better than any element");
-        let start = match count {
-            0 => NonNull::<T>::dangling(),
-            _ => self.mapping.start.cast(),
-        };
-        // SAFETY: they are mapped as long as `self` lives and borrowed once; its length is sealed;
-        // a new memfd is zeros, which is a value of every element; nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), count) }
-    }
-
-    /// Has the system make it of huge pages, before it is written; whether it did.
-    pub(crate) fn take_huge_pages(&self) -> bool {
-        // SAFETY: it is mapped for writing, and was given to nobody.
-        unsafe { self.mapping.take_huge_pages() }
-    }
-
-    /// What it is a mapping of.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-
-    /// Gives the memory back, no longer mapped.
-    pub(crate) fn into_descriptor(self) -> OwnedFd {
-        self.descriptor
     }
 }

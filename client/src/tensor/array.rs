@@ -8,8 +8,8 @@ use bytes::Bytes;
 use clutch_protocol::dtype::{DType, c_strides, check_layout};
 
 use super::error::TensorError;
-use super::sys::{Element, bytes_of};
 use crate::memory::memfd::{SharedMemory, StillMemory, built};
+use crate::sys::{Element, bytes_of};
 
 /// An array of numbers, which is a numpy array in Python.
 ///

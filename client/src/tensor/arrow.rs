@@ -19,11 +19,10 @@ use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::array::{Memory, Owner, Tensor};
 use super::error::TensorError;
-use super::sys::Element;
 use crate::memory::Mapped;
 use crate::memory::hand::{self, Enclosure, Offer, Place};
 use crate::memory::memfd;
-use crate::memory::sys::VALUE_SEALS;
+use crate::sys::{Element, VALUE_SEALS};
 
 /// A table: record batches of one schema, which are a `pyarrow.Table` in Python.
 ///

@@ -7,7 +7,7 @@ use clutch_protocol::dtype::DType;
 use super::array::{Memory, Tensor};
 use super::error::TensorError;
 use super::number::Number;
-use super::sys::{Element, elements_of, fill_bytes};
+use crate::sys::{Element, elements_of, fill_bytes};
 
 impl Tensor {
     /// Its elements in C order, where they are.

@@ -7,7 +7,6 @@
 //! - `wire`: how it is sent and received; `lists`: as what, where it cannot be attached.
 //! - `shared`: a [`SharedTensor`], which is made once and that workers write in place.
 //! - `ndarray`, `arrow`: to and from the arrays of others, behind features of the same names.
-//! - `sys`: numbers as bytes, and bytes as numbers.
 //! - `error`: what can be wrong with one.
 
 mod array;
@@ -20,7 +19,6 @@ mod lists;
 mod ndarray;
 mod number;
 mod shared;
-mod sys;
 mod wire;
 
 pub use array::Tensor;
@@ -28,4 +26,3 @@ pub use array::Tensor;
 pub use arrow::ArrowTable;
 pub use error::TensorError;
 pub use shared::SharedTensor;
-pub use sys::Element;

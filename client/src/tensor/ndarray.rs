@@ -6,7 +6,7 @@ use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, Dimension, IxDyn, ShapeBuild
 
 use super::array::Tensor;
 use super::error::TensorError;
-use super::sys::{Element, elements_of};
+use crate::sys::{Element, elements_of};
 
 impl Tensor {
     /// The tensor as an array of `ndarray`, where it is: nothing is copied, whatever its strides.

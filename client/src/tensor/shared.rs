@@ -7,8 +7,8 @@ use clutch_protocol::dtype::DType;
 
 use super::array::{Memory, Tensor, count, in_order};
 use super::error::TensorError;
-use super::sys::{Element, bytes_of, fill_bytes};
 use crate::memory::memfd::{SharedMemory, Writers, shared};
+use crate::sys::{Element, bytes_of, fill_bytes};
 
 /// An array in shared memory. Workers that are given [`writable`](SharedTensor::writable) write
 /// into it in place; those given [`read_only`](SharedTensor::read_only) look at it where it is.

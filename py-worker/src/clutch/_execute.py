@@ -21,7 +21,6 @@ from clutch._frames import (
     FLAG_KEYWORDS,
     FLAG_STREAM,
     RESULT,
-    MetaReader,
     ProtocolError,
     encode_exception,
     failed_cancelled,
@@ -29,7 +28,6 @@ from clutch._frames import (
     failed_too_large,
     header_bytes,
 )
-from clutch._limits import FUNCTION_NAME_BYTES_MAX
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
@@ -59,18 +57,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "ASYNC",
     "CALLING",
-    "COROUTINE",
     "DECODING",
     "FINDING",
     "NAME_AT",
-    "BadNameError",
     "Coroutine",
     "Executor",
     "NoRecordsError",
-    "is_coroutine_function",
-    "split_name",
 ]
 
 # How far a call had come when something was raised.
@@ -80,12 +73,6 @@ CALLING = 2
 
 # A caller who makes up names must not grow the cache for ever.
 _FUNCTIONS_MAX = 4096
-
-# `async def` sets it in a function's code. Decorated functions are unwrapped to look.
-COROUTINE = 0x80
-# That, or what it sets in that of an async generator.
-ASYNC = COROUTINE | 0x200
-_WRAPPERS_MAX = 16
 
 # Of an exception that cannot be described in full.
 _BRIEF_CHARACTERS_MAX = 4096
@@ -100,10 +87,6 @@ _modules = sys.modules
 
 class NoRecordsError(Exception):
     """No record of a file begins in the range that a call was to be made with."""
-
-
-class BadNameError(Exception):
-    """A function's name is not `module:qualname`."""
 
 
 async def _nothing() -> None:
@@ -294,7 +277,7 @@ class Executor:
 
     def _find(self, key: bytes) -> "Callable[..., Any]":
         """The function of this name, imported if need be; raises what the import raises."""
-        module_name, qualname = split_name(key)
+        module_name, qualname = load("clutch._names").split_name(key)
         # An import runs a user's code, and may be interrupted too.
         state = self._state
         state.armed = True
@@ -337,7 +320,13 @@ class Executor:
         # while numpy is imported.
         self._state.page[0] = call_id
         incoming = load("clutch._attached").Incoming(payload, self._state, self.line)
-        return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
+        try:
+            args = incoming.decode(codec)
+        except BaseException:
+            # Whoever holds the exception holds all that is here.
+            incoming.close()
+            raise
+        return args, load("clutch._outgoing").Encoder(incoming, encode)
 
     def _unfold(
         self,
@@ -362,7 +351,7 @@ class Executor:
             one = function
             # Looking at a function may be user code, too.
             self._state.page[0] = call_id
-            if is_coroutine_function(function):
+            if load("clutch._names").is_coroutine_function(function):
                 self._asyncio()
                 one = lambda *item: self._await(function(*item))  # noqa: E731 - one line says it.
             items = load("clutch._items").Items(
@@ -405,38 +394,3 @@ def _brief(error: BaseException) -> str:
         return f"{name}: {str(error)[:_BRIEF_CHARACTERS_MAX]}"
     except BaseException:  # noqa: BLE001 - the exception's own code.
         return name
-
-
-def split_name(key: bytes) -> "tuple[str, str]":
-    """Module and qualname of a call's function."""
-    reader = MetaReader(key)
-    raw = reader.raw()
-    if reader.flag():
-        # What is done with its items is read by `_items`.
-        reader.u32()
-        reader.raw()
-    reader.end()
-    try:
-        name = raw.decode()
-    except UnicodeDecodeError:
-        raise ProtocolError("a function's name is not UTF-8") from None
-    module_name, _, qualname = name.partition(":")
-    parts = f"{module_name}.{qualname}".split(".")
-    if len(raw) > FUNCTION_NAME_BYTES_MAX or not all(part.isidentifier() for part in parts):
-        raise BadNameError(name)
-    return module_name, qualname
-
-
-def is_coroutine_function(function: "Any", kinds: int = COROUTINE) -> bool:
-    for _ in range(_WRAPPERS_MAX):
-        code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & kinds:
-            return True
-        for name in ("__wrapped__", "__func__", "func"):
-            inner = getattr(function, name, None)
-            if callable(inner):
-                function = inner
-                break
-        else:
-            return False
-    return False

@@ -8,12 +8,7 @@ from posix import _exit
 
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import advice, cut, describe, format_traceback, message_of
-from clutch._execute import (
-    DECODING,
-    FINDING,
-    BadNameError,
-    split_name,
-)
+from clutch._execute import DECODING, FINDING
 from clutch._frames import (
     CODEC_JSON,
     CODEC_RAW,
@@ -25,6 +20,7 @@ from clutch._frames import (
     failed_unserializable,
 )
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
+from clutch._names import BadNameError, split_name
 from clutch._pristine import load
 
 TYPE_CHECKING = False

@@ -14,7 +14,6 @@ from posix import getpid
 from clutch._call import SKIP, Cancelled
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import as_dict, describe
-from clutch._execute import split_name
 from clutch._failures import FailedError
 from clutch._frames import (
     CODEC_JSON,
@@ -24,6 +23,7 @@ from clutch._frames import (
     failed_bad_arguments,
 )
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX, PLACE_WORDS
+from clutch._names import split_name
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False

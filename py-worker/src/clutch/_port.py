@@ -76,7 +76,7 @@ def open_port(line: "Any", call_id: int, state: "State") -> "Port":
     if type(line) is not list:
         opened: "Port" = line.open(call_id, state)
         return opened
-    sock, frames, send, _flush, weak = line
+    sock, frames, send, _flush, weak, rest = line
     port = weak()
     if port is not None and port.call_id == call_id:
         return port
@@ -85,7 +85,7 @@ def open_port(line: "Any", call_id: int, state: "State") -> "Port":
         line[3]()
         send(head, body)
 
-    port = _OnePort(call_id, state, sock, frames, send_in_order)
+    port = _OnePort(call_id, state, sock, frames, send_in_order, rest)
     # For others that ask in the course of this call.
     line[4] = ref(port)
     return port
@@ -197,7 +197,7 @@ class Port:
 class _OnePort(Port):
     """That of the only call of a worker, which runs on the main thread."""
 
-    __slots__ = ("_frames", "_recv", "_sock", "_taken", "_waiters")
+    __slots__ = ("_frames", "_recv", "_rest", "_sock", "_taken", "_waiters")
 
     def __init__(
         self,
@@ -206,8 +206,10 @@ class _OnePort(Port):
         sock: "socket",
         frames: "Iterator[Frame]",
         send: "Callable[[bytes, Body], None]",
+        rest: "Callable[[], None]",
     ) -> None:
         super().__init__(call_id, state, send)
+        self._rest = rest
         self._sock = sock
         self._recv = sock.recv
         self._frames: "Any" = frames
@@ -224,6 +226,10 @@ class _OnePort(Port):
                 # Takes nothing, so that whatever a signal handler raises here, nothing is lost.
                 self._recv(1, MSG_PEEK)
             except OSError as error:
+                if is_of_system(error) and isinstance(error, BlockingIOError):
+                    # What calls before this one had has been kept for long enough.
+                    self._rest()
+                    return
                 # A handler's `TimeoutError` is one, too; of a connection that is gone, reading
                 # tells.
                 if is_of_system(error) and not isinstance(error, ConnectionError):

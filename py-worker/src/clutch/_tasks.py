@@ -22,14 +22,11 @@ from clutch._call import Cancelled, state
 from clutch._cancel import Lane
 from clutch._control import die, report
 from clutch._execute import (
-    ASYNC,
     CALLING,
-    COROUTINE,
     DECODING,
     FINDING,
     NAME_AT,
     Coroutine,
-    is_coroutine_function,
 )
 from clutch._frames import (
     EXIT,
@@ -44,6 +41,7 @@ from clutch._frames import (
 )
 from clutch._lanes import LaneExecutor
 from clutch._mailbox import Inbox, Outbox
+from clutch._names import ASYNC, COROUTINE, is_coroutine_function
 from clutch._pristine import load, pristine_imports
 from clutch._threads import start
 
