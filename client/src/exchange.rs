@@ -14,64 +14,18 @@ use clutch_protocol::message::{Answer, Each, Phases, Welcome};
 use clutch_protocol::stream::{Credit, Item, ItemsEnd};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
-use serde::de::DeserializeOwned;
 
-use crate::codec::decode;
 use crate::feed::{Step, What};
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
 use crate::memory::{Body, Received};
 use crate::retry::Retry;
 
+pub use crate::reply::{Beside, Reply};
 pub(crate) use incoming::{Incoming, garbage, sort};
 
 /// The pool a call goes to unless it names another.
 pub const DEFAULT_POOL: &str = "default";
-
-/// What came beside a payload, if anything did: the memory of large parts of its value.
-#[derive(Clone, Default)]
-pub struct Beside(Option<Arc<Received>>);
-
-impl Beside {
-    pub(crate) fn get(&self) -> Option<&Received> {
-        self.0.as_deref()
-    }
-}
-
-impl std::fmt::Debug for Beside {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside(nothing)" })
-    }
-}
-
-/// What a function answered, still encoded.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// The call's id on its connection.
-    pub id: u64,
-    /// How the payload is encoded.
-    pub codec: Codec,
-    /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
-    pub flags: Flags,
-    /// The value; in `raw`, whatever its length. In `plain`, large parts of it may be attached, and
-    /// then it can only be read by [`Reply::value`].
-    pub payload: Bytes,
-    /// What came beside it.
-    pub attached: Beside,
-    /// Who answered, and how long it took.
-    pub answer: Answer,
-}
-
-impl Reply {
-    /// The value.
-    ///
-    /// # Errors
-    ///
-    /// When it is not what the type can hold.
-    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
-        decode(self.codec, &self.payload, self.attached.get())
-    }
-}
 
 /// Which function of which pool.
 #[derive(Clone, Debug)]
@@ -344,7 +298,7 @@ pub(crate) fn open_reply(
     let delivery = Delivery { frame, descriptors };
     let (payload, attached) = Received::take(delivery, welcome.attached_bytes_max)
         .map_err(|reason| target.failure(Trouble::sent(answer.call, reason)))?;
-    let attached = Beside(attached.map(Arc::new));
+    let attached = Beside::new(attached);
     Ok(Reply { id, codec, flags, payload, attached, answer })
 }
 

@@ -1,13 +1,68 @@
-//! A result together with how it came about: for callers who measure, log, or ask an operator.
+//! What a function answered: still encoded, or as a result together with how it came about, for
+//! callers who measure, log, or ask an operator.
 
-use clutch_protocol::Failure;
-use clutch_protocol::message::{Phases, WorkerId};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clutch_protocol::message::{Answer, Phases, WorkerId};
+use clutch_protocol::{Codec, Failure, Flags, Reason};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::exchange::Reply;
+use crate::codec::decode;
+use crate::memory::Received;
 use crate::request::{Request, value};
 use crate::{Client, blocking};
+
+/// What came beside a payload, if anything did: the memory of large parts of its value.
+#[derive(Clone, Default)]
+pub struct Beside(Option<Arc<Received>>);
+
+impl Beside {
+    pub(crate) fn new(received: Option<Received>) -> Beside {
+        Beside(received.map(Arc::new))
+    }
+
+    pub(crate) fn get(&self) -> Option<&Received> {
+        self.0.as_deref()
+    }
+}
+
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside(nothing)" })
+    }
+}
+
+/// What a function answered, still encoded.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The call's id on its connection.
+    pub id: u64,
+    /// How the payload is encoded.
+    pub codec: Codec,
+    /// [`Flags::ITEMS`] when the payload is `(results, failures)`.
+    pub flags: Flags,
+    /// The value; in `raw`, whatever its length. In `plain`, large parts of it may be attached, and
+    /// then it can only be read by [`Reply::value`].
+    pub payload: Bytes,
+    /// What came beside it.
+    pub attached: Beside,
+    /// Who answered, and how long it took.
+    pub answer: Answer,
+}
+
+impl Reply {
+    /// The value.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what the type can hold.
+    pub fn value<T: DeserializeOwned>(&self) -> Result<T, Reason> {
+        decode(self.codec, &self.payload, self.attached.get())
+    }
+}
 
 /// What a function returned, and how the call went.
 ///
@@ -36,7 +91,7 @@ pub struct Answered<R> {
 
 impl<R> Answered<R> {
     fn new(value: R, reply: &Reply) -> Answered<R> {
-        let clutch_protocol::message::Answer { phases, worker, call, attempt, pid } = reply.answer;
+        let Answer { phases, worker, call, attempt, pid } = reply.answer;
         Answered { value, phases, worker, call, attempt, pid }
     }
 }

@@ -13,8 +13,8 @@ use clutch_tests::{Builder, Daemon, SECOND, science, skip, wait_for};
 /// How long anything may take here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the client's memory is called in `/proc`.
-const NAME: &str = "memfd:clutch";
+/// What memory that is passed on is called in `/proc`; a worker's page is `clutch-page`.
+const NAME: &str = "memfd:clutch (deleted)";
 
 fn builder() -> Builder {
     Daemon::builder().pool("default", |pool| pool.limit("grace", "200ms"))

@@ -2,16 +2,16 @@
 //!
 //! Recursion is as deep as the value, which the tape has already found to be within its limit.
 
+mod attached;
+
 use serde::Deserialize;
 use serde::de::{Error as _, Expected, Unexpected, Visitor};
 
 use super::Limits;
 use super::access::{ByteItems, ItemsAccess, ValueAccess, Variant};
-use super::array::Array;
 use super::attach::{ATTACHED, Attached};
 use super::error::{Error, ErrorKind};
 use super::tape::{Node, Shape, Span, Tape};
-use crate::attachment::Content;
 use crate::value::BigInt;
 
 /// The name under which a [`Value`](crate::Value) asks for itself, so that it can tell tuples
@@ -116,54 +116,6 @@ impl<'t, 'de> Deserializer<'t, 'de> {
         Error::invalid_type(found, expected)
     }
 
-    /// What is attached.
-    fn attached(self, index: u32) -> (&'de dyn Attached, usize) {
-        let attached = self.tape.attached.expect("the tape refers to none if there are none");
-        (attached, index as usize)
-    }
-
-    #[cold]
-    fn unexpected(self, index: u32) -> Unexpected<'de> {
-        let (attached, index) = self.attached(index);
-        Unexpected::Other(match attached.content(index) {
-            Content::Bytes => "bytes",
-            Content::ByteArray => "bytearray",
-            Content::Array { .. } => "array",
-            Content::Arrow => "Arrow table",
-            Content::Range { .. } | Content::RowGroup { .. } => "part of a file",
-            Content::Stream { .. } => "stream",
-        })
-    }
-
-    /// The bytes of what is attached, if bytes is what it is.
-    pub(super) fn attached_bytes(self, index: u32) -> Result<Option<&'de [u8]>, Error> {
-        let (attached, index) = self.attached(index);
-        let is_bytes =
-            matches!(attached.content(index), Content::Bytes | Content::ByteArray | Content::Arrow);
-        if !is_bytes {
-            return Ok(None);
-        }
-        attached.bytes(index).map(Some).map_err(attachment)
-    }
-
-    pub(super) fn is_byte_array(self, index: u32) -> bool {
-        let (attached, index) = self.attached(index);
-        matches!(attached.content(index), Content::ByteArray)
-    }
-
-    /// What is attached, as what it says it is.
-    fn visit_attached<V: Visitor<'de>>(self, index: u32, visitor: V) -> Result<V::Value, Error> {
-        if let Some(bytes) = self.attached_bytes(index)? {
-            return visitor.visit_borrowed_bytes(bytes);
-        }
-        let (attached, index) = self.attached(index);
-        let Content::Array { dtype, shape, strides, .. } = attached.content(index) else {
-            return Err(self.unfit(&visitor));
-        };
-        let bytes = attached.bytes(index).map_err(attachment)?;
-        Array::new(dtype, shape, strides, bytes)?.visit(visitor)
-    }
-
     fn wide(self, span: Span) -> BigInt {
         BigInt::new(self.tape.bytes(span)).expect("the tape keeps small ints as such")
     }
@@ -199,11 +151,6 @@ pub(super) fn check_f32(float: f64, expected: &dyn Expected) -> Result<(), Error
         return Err(Error::invalid_value(Unexpected::Float(float), expected));
     }
     Ok(())
-}
-
-#[cold]
-fn attachment(fault: &'static str) -> Error {
-    ErrorKind::Attachment { fault: fault.into() }.into()
 }
 
 /// What a type took of a container that holds more.
