@@ -8,6 +8,8 @@
 //!   beside `ProcessPoolExecutor`, loky, Ray and one copy (default 15 rounds of 100 MB).
 //! - `cargo run --release -p clutch-bench -- curve [MAX_MIB]`: what a call costs by the size of
 //!   what it is given and gives, in the frame and beside it (default up to 1024 MiB).
+//! - `cargo run --release -p clutch-bench -- map [ITEMS]`: what a map costs for each item, beside
+//!   `multiprocessing.Pool.map` (default 1000000 items), and how near its schedule is to the ideal.
 //! - `cargo run --release -p clutch-bench -- map-file [GIB]`: a function over the chunks of a file,
 //!   beside a plain Python loop (default 1 GiB).
 //!
@@ -24,6 +26,7 @@ mod calls;
 mod curve;
 mod daemon;
 mod machine;
+mod map;
 mod map_file;
 mod peers;
 mod plot;
@@ -41,6 +44,7 @@ fn main() -> Outcome<()> {
         Some("supervision") => supervision::run(Duration::from_secs(number(1, 60)?)),
         Some("arrays") => arrays::run(count(1, 15)?, args.get(2).map(|_| count(2, 0)).transpose()?),
         Some("curve") => curve::run(number(1, 1024)? << 20),
+        Some("map") => map::run(number(1, 1_000_000)?),
         Some("map-file") => map_file::run(number(1, 1)?),
         _ => calls::run(count(0, 15)?, count(1, 2000)?),
     }

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, 
 use tokio::time::timeout_at;
 
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::feeding::Feeder;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
 use crate::memory::reuse::Customer;
@@ -102,17 +103,19 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<Delivery, Trouble> {
-        self.exchange_until(letter, output, deadline, std::future::pending()).await
+        self.exchange_until(letter, output, deadline, None, std::future::pending()).await
     }
 
     /// The same, but the request is cancelled when `give_up` resolves, and the daemon's word on
     /// that is waited for a moment. Until the request is handed over, while the connection has no
-    /// slot or room for it, `give_up` is not heard; only `deadline` and a drop end that wait.
+    /// slot or room for it, `give_up` is not heard; only `deadline` and a drop end that wait. While
+    /// the answer is waited for, `feeder` sends what the call asks for.
     pub(crate) async fn exchange_until(
         self: &Arc<Self>,
         letter: &Letter,
         output: Option<OutputSink>,
         deadline: Deadline,
+        feeder: Option<Feeder>,
         give_up: impl Future<Output = ()>,
     ) -> Result<Delivery, Trouble> {
         let mut give_up = pin!(give_up);
@@ -135,9 +138,16 @@ impl Connection {
         let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
         ticket.left = if goes_on { Left::Call } else { Left::Unsent };
         let mut receiver = receiver;
+        let feeding = async {
+            match feeder {
+                Some(feeder) => feeder.run(self, id, deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         let answered = tokio::select! {
             biased;
             outcome = &mut receiver => Some(outcome),
+            () = feeding => unreachable!("a feeder goes on until it is dropped"),
             () = until(deadline.net()) => return Err(Trouble::sent(0, deadline.passed())),
             () = &mut give_up => None,
         };
@@ -159,7 +169,7 @@ impl Connection {
         ticket.left = Left::Nothing;
         match outcome.expect("whoever takes a waiter out of the table tells it") {
             Outcome::Reply(delivery) => Ok(delivery),
-            Outcome::Item(_) => unreachable!("items have a channel of their own"),
+            Outcome::Item(_) | Outcome::Credit(_) => unreachable!("they have ways of their own"),
             Outcome::Lost { closing, sent } => {
                 Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
             }
@@ -180,7 +190,12 @@ impl Connection {
     }
 
     /// Hands a frame to the socket or, when that is full, to the writer task.
-    async fn send(&self, id: u64, letter: &Letter, deadline: Deadline) -> Result<(), Trouble> {
+    pub(crate) async fn send(
+        &self,
+        id: u64,
+        letter: &Letter,
+        deadline: Deadline,
+    ) -> Result<(), Trouble> {
         loop {
             let mut room = pin!(self.room.notified());
             // Enlisting before looking: room that is made after the look is not missed.
@@ -210,7 +225,7 @@ impl Connection {
     fn try_send(&self, id: u64, letter: &Letter) -> Option<io::Result<()>> {
         let header = letter.header(id).encode();
         // A call is taken back under its own id, and what is said of it is not the call.
-        let own = if letter.is_remark() { 0 } else { id };
+        let own = if letter.is_request() { id } else { 0 };
         let Letter { meta, payload, descriptors, .. } = letter;
         let frame = Outgoing { id: own, header: &header, meta, payload, descriptors };
         let sent = {
@@ -309,6 +324,9 @@ impl Connection {
             }
             Incoming::Item(delivery) => {
                 lock(&self.pending).item(delivery)?;
+            }
+            Incoming::Credit(id, credit) => {
+                lock(&self.pending).credit(id, credit)?;
             }
             Incoming::Progress(id, progress) => {
                 // Called without the lock, since it may be anybody's code.

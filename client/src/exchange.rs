@@ -9,12 +9,13 @@ use bytes::Bytes;
 use clutch_protocol::failure::Hindrance;
 use clutch_protocol::failure::{Missing, MissingWhat, Payload};
 use clutch_protocol::message::{Answer, Each, LogLines, Output, Phases, Refused, Welcome};
-use clutch_protocol::stream::{Credit, Progress};
+use clutch_protocol::stream::{Credit, Item, ItemsEnd, Progress};
 use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 use serde::de::DeserializeOwned;
 
 use crate::codec::decode;
+use crate::feed::{Step, What};
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
 use crate::memory::{Body, Received};
@@ -229,10 +230,32 @@ impl Letter {
         Letter { meta, ..Letter::bare(Kind::Credit) }
     }
 
+    /// Something of a stream that feeds a call.
+    pub(crate) fn fed(step: Step, codec: Codec) -> Letter {
+        let Step { stream, index, what } = step;
+        match what {
+            What::Item(body) => {
+                let Body { bytes: payload, attached, descriptors, .. } = body;
+                let meta = wire::encode(&Item { stream, index }).expect("it has a fixed size");
+                let flags = if attached { Flags::ATTACHED } else { Flags::NONE };
+                Letter { kind: Kind::Item, flags, codec, meta, payload, descriptors }
+            }
+            What::End(failure) => {
+                let meta = wire::encode(&ItemsEnd { stream, failure }).expect("it was cut");
+                Letter { meta, ..Letter::bare(Kind::ItemsEnd) }
+            }
+        }
+    }
+
     /// Whether it is about a call that is under way, and small: it is sent even when others wait
-    /// for room, and is none of what a call is taken back with.
+    /// for room.
     pub(crate) fn is_remark(&self) -> bool {
         matches!(self.kind, Kind::Cancel | Kind::Credit)
+    }
+
+    /// Whether it is a request itself, which can be taken back under its id.
+    pub(crate) fn is_request(&self) -> bool {
+        !self.is_remark() && !matches!(self.kind, Kind::Item | Kind::ItemsEnd)
     }
 
     /// A call. The meta is that of [`clutch_protocol::message::Call`], written from borrowed text.
@@ -257,6 +280,10 @@ impl Letter {
         let each = wishes.each.clone();
         let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
+        if flags.has(Flags::ITEMS) && !body.feeds.is_empty() {
+            let message = "a feed is an argument of one call, and no item of a map".to_owned();
+            return Err(Reason::BadArguments { message });
+        }
         let Body { bytes: payload, attached, descriptors, .. } = body;
         let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
         Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
@@ -327,6 +354,8 @@ pub(crate) enum Incoming {
     Output(u64, OutputChunk),
     /// An item of a call's answer.
     Item(Delivery),
+    /// Call `.0` asks for items of a stream.
+    Credit(u64, Credit),
     /// How far call `.0` has come.
     Progress(u64, Progress),
     /// Log lines for request `.0`, and more will come.
@@ -359,6 +388,10 @@ pub(crate) fn sort(delivery: Delivery) -> Incoming {
             Err(error) => Incoming::Close(garbage(&error)),
         },
         Kind::Item => Incoming::Item(delivery),
+        Kind::Credit => match wire::decode(&frame.meta) {
+            Ok(credit) => Incoming::Credit(frame.header.id, credit),
+            Err(error) => Incoming::Close(garbage(&error)),
+        },
         Kind::Progress => match wire::decode(&frame.meta) {
             Ok(progress) => Incoming::Progress(frame.header.id, progress),
             Err(error) => Incoming::Close(garbage(&error)),

@@ -179,6 +179,10 @@ impl Inbox {
             return Err(InboxError::Missing { announced, came: self.descriptors.len() });
         }
         let descriptors = self.descriptors.drain(..usize::from(announced)).collect();
+        if !self.descriptors.is_empty() && self.buffer.is_empty() {
+            // They came with this frame, since nothing came behind it.
+            return Err(InboxError::Unannounced);
+        }
         Ok(Some(Delivery { frame, descriptors }))
     }
 

@@ -27,7 +27,7 @@
 //! - [`Request`]: one call with everything that can be said about it.
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
-//! - [`ItemStream`]: the items of a generator, as they come.
+//! - [`ItemStream`]: the items of a generator, as they come; [`Feed`]: the other way round.
 //! - [`Map`]: one function over many items.
 //! - [`Tensor`] and [`SharedTensor`]: arrays, passed on by their memory.
 //! - [`MapFile`]: one function over the chunks of a file.
@@ -36,9 +36,10 @@
 //! - [`blocking`]: the same without a runtime.
 //!
 //! And inside: `exchange` (what is sent and what comes back), `codec` (values and bytes),
-//! `pending` (who waits for what), `items` (what comes one by one), `inbox` and `outbound` (bytes),
-//! `transport` and `opening` (connecting), `memory` (what travels beside a value), `connection` (the
-//! async client's tasks), `owner` (forks), `limits` (every bound).
+//! `pending` (who waits for what), `items` (what comes one by one), `feeding` (what is sent one by
+//! one), `inbox` and `outbound` (bytes), `transport` and `opening` (connecting), `memory` (what
+//! travels beside a value), `connection` (the async client's tasks), `owner` (forks), `limits`
+//! (every bound).
 
 #![expect(
     clippy::result_large_err,
@@ -84,6 +85,10 @@ mod items;
 
 mod stream;
 
+mod feed;
+
+mod feeding;
+
 mod reply;
 
 mod operate;
@@ -114,6 +119,7 @@ pub use clutch_protocol::{Codec, Failure, Flags, Reason};
 pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{Beside, DEFAULT_POOL, Reply};
+pub use feed::Feed;
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, Enumerated, ItemError, Items, Map, Ordered, Outcome, Unordered};
@@ -129,5 +135,7 @@ pub use retry::Retry;
 pub use serde_json::value::RawValue;
 pub use stream::ItemStream;
 pub use sys::Element;
+#[cfg(feature = "arrow")]
+pub use tensor::ArrowTable;
 pub use tensor::{SharedTensor, Tensor, TensorError};
 pub use transport::{ConnectOptions, default_socket};

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use clutch_protocol::Reason;
 use clutch_protocol::message::Stream;
+use clutch_protocol::stream::Credit;
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 
+use crate::feeding::FeedSink;
 use crate::inbox::Delivery;
 use crate::items::{ItemSink, ProgressSink};
 
@@ -56,6 +58,8 @@ pub(crate) enum Outcome {
     Reply(Delivery),
     /// An item of the answer, before it: only for who waits for them here.
     Item(Delivery),
+    /// The call asks for items: the same.
+    Credit(Credit),
     /// There will be none.
     Lost {
         /// Why.
@@ -96,6 +100,7 @@ pub(crate) struct OutputSink {
     /// Bytes of output, or lines.
     dropped: u64,
     pub(crate) items: Option<ItemSink>,
+    pub(crate) feeds: Option<FeedSink>,
     pub(crate) progress: Option<ProgressSink>,
 }
 
@@ -114,6 +119,14 @@ impl OutputSink {
 
     pub(crate) fn lines(sender: mpsc::Sender<LogChunk>) -> OutputSink {
         OutputSink { sender: Sender::Lines(sender), ..OutputSink::default() }
+    }
+
+    /// With credits going there, if there are to be any.
+    pub(crate) fn fed(sink: Option<OutputSink>, feeds: Option<FeedSink>) -> Option<OutputSink> {
+        match feeds {
+            None => sink,
+            feeds => Some(OutputSink { feeds, ..sink.unwrap_or_default() }),
+        }
     }
 
     /// How many items may come at first.
@@ -211,6 +224,19 @@ impl<W> Pending<W> {
             return Err(Closing::Protocol(fault.into()));
         };
         Ok(items.take(delivery)?.map(|delivery| (&*waiter, delivery)))
+    }
+
+    /// Hands a credit to its call; to the waiter itself, if that is where credits go. Those of a
+    /// call that is over are dropped.
+    pub(crate) fn credit(&self, id: u64, credit: Credit) -> Result<Option<(&W, Credit)>, Closing> {
+        let Some((waiter, sink)) = self.entries.get(&id) else {
+            return Ok(None);
+        };
+        let Some(feeds) = sink.as_ref().and_then(|sink| sink.feeds.as_ref()) else {
+            let fault = "the daemon asked for items of a call that has none to send";
+            return Err(Closing::Protocol(fault.into()));
+        };
+        Ok(feeds.take(credit)?.map(|credit| (waiter, credit)))
     }
 
     /// Who wants to know how far a call has come.

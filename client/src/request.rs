@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use crate::client::Client;
 use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
+use crate::feed::{How, Sources};
+use crate::feeding::Feeder;
 use crate::items::{ItemSink, ProgressSink};
 use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
@@ -231,6 +233,17 @@ impl<C> Ready<C> {
         Ready { output, ..self }
     }
 
+    /// What feeds the call; `may_wait` says whether its sources may have to be waited for.
+    pub(crate) fn sources(
+        &self,
+        welcome: &Welcome,
+        may_wait: bool,
+    ) -> Result<Option<Sources>, Trouble> {
+        let (codec, _, body) = &self.payload;
+        let (attached_max, payload_max) = (welcome.attached_bytes_max, welcome.payload_bytes_max);
+        Sources::take(&body.feeds, How { codec: *codec, attached_max, payload_max }, may_wait)
+    }
+
     /// The frame to be sent.
     pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
         // Cloning a body shares it.
@@ -295,8 +308,14 @@ impl Ready<Client> {
     ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
-        let frame = match self.letter(connection.welcome()) {
-            Ok(letter) => connection.exchange_until(&letter, output, self.deadline, give_up).await,
+        let sources = self.sources(connection.welcome(), true);
+        let letter = sources.and_then(|it| Ok((self.letter(connection.welcome())?, it)));
+        let frame = match letter {
+            Ok((letter, sources)) => {
+                let (feeder, feeds) = sources.map(Feeder::new).unzip();
+                let output = OutputSink::fed(output, feeds);
+                connection.exchange_until(&letter, output, self.deadline, feeder, give_up).await
+            }
             Err(trouble) => Err(trouble),
         };
         let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;

@@ -72,7 +72,7 @@ impl Failure {
             Reason::TooLarge { what, bytes, limit } => write!(
                 f,
                 "the {} of {function} {} {bytes} bytes, at most {limit} are allowed \
-                 (daemon.payload)",
+                 (daemon.payload, and daemon.attached for what travels beside it)",
                 if *what == Payload::Arguments { "arguments" } else { "result" },
                 if *what == Payload::Arguments { "have" } else { "has" },
             ),

@@ -1,4 +1,4 @@
-"""What travels beside a payload, in both directions: tables, memory, descriptors, what is refused."""
+"""What travels beside a payload, both ways: tables, memory, descriptors, what is refused."""
 
 import array
 import fcntl
@@ -36,7 +36,7 @@ import boot  # noqa: E402
 
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
-from clutch import _attached, _frames, _loop, _outgoing, _plain, _receive  # noqa: E402
+from clutch import _attached, _frames, _loop, _parts, _plain, _receive, _table  # noqa: E402
 from clutch._convert import convert  # noqa: E402
 
 try:
@@ -173,8 +173,14 @@ def item(size):
         raise ValueError("one")
     return {"data": b"x" * size}
 
-def close_all():
-    os.closerange(3, 50)
+def give(*values):
+    yield from values
+    return values[0]
+
+def give_large(size):
+    yield b"x" * size
+    yield {"a": array.array("d", range(size))}
+    return b"y" * size
 
 def fork(value):
     pid = os.fork()
@@ -265,7 +271,7 @@ class Tables(unittest.TestCase):
         return node["index"] if node["type"] == "enum" else node["value"]
 
     def split(self, payload, descriptors):
-        entries, value = _attached.split(memoryview(payload), descriptors)
+        entries, value = _table.split(memoryview(payload), descriptors)
         found = [(e.descriptor, e.offset, e.bytes, e.content, e.details) for e in entries]
         return found, bytes(value)
 
@@ -279,9 +285,9 @@ class Tables(unittest.TestCase):
             self.assertEqual((expected, b"value"), self.split(payload + b"value", 3))
             seen |= {item[3] for item in expected}
             for size in range(len(payload)):
-                with self.assertRaises(_attached.AttachmentError, msg=size):
+                with self.assertRaises(_table.AttachmentError, msg=size):
                     self.split(payload[:size], 3)
-            with self.assertRaises(_attached.AttachmentError):
+            with self.assertRaises(_table.AttachmentError):
                 self.split(payload, 1)
         self.assertEqual(set(range(7)), seen)
         (frame,) = (frame for frame in frames if frame["name"] == "result-attached")
@@ -296,7 +302,7 @@ class Tables(unittest.TestCase):
                 payload = struct.pack("<I", length + len(tail)) + payload[4:] + tail
             try:
                 self.split(payload, descriptors)
-            except _attached.AttachmentError:
+            except _table.AttachmentError:
                 return True
             return False
 
@@ -334,7 +340,7 @@ class Tables(unittest.TestCase):
                 broken[dice.randrange(len(broken))] = dice.randrange(256)
             try:
                 self.split(broken, 3)
-            except _attached.AttachmentError:
+            except _table.AttachmentError:
                 pass
 
 
@@ -440,7 +446,7 @@ class Receiving(unittest.TestCase):
             for number in taken:
                 os.close(number)
         self.assertTrue(payload.is_cut)
-        with self.assertRaises(_attached.AttachmentError):
+        with self.assertRaises(_table.AttachmentError):
             _attached.Incoming(payload, None)
         del payload
         self.assertEqual(b"p" * 10, bytes(next(frames)[5]))
@@ -623,7 +629,8 @@ class WithNumpy(Base):
             self.assertEqual(value, self.one.call("tasks:make_array", code), code)
 
     def test_arrays_at_any_depth(self):
-        code = "(lambda a: {'a': [a, (a[:9000], 3)], 'b': b'x' * 70000, 'again': a})(numpy.arange(10000.0))"
+        code = "(lambda a: {'a': [a, (a[:9000], 3)], 'b': b'x' * 70000, 'again': a})"
+        code += "(numpy.arange(10000.0))"
         values = numpy.arange(10_000.0)
         whole = Arrived("<f8", (10_000,), values.tobytes())
         part = Arrived("<f8", (9000,), values[:9000].tobytes())
@@ -828,6 +835,17 @@ class Lifetimes(Base):
             self.assertEqual(Arrived("<f8", (20_000,), data), there)
         self.rest(before)
 
+    def test_streams_wait_for_longer_than_maps_are_kept(self):
+        shared = self.memory(DATA, attachments.SEAL | attachments.SHRINK | attachments.GROW)
+        before = self.one.call("tasks:descriptors")
+        one = [attachments.array("<f8", [20_000], writable=True)]
+        self.assertIsNone(self.call("double", [HERE], one, [shared]))
+        call_id = self.one.stream("tasks:give", 1, 2)
+        self.rest(before)
+        self.one.credit(call_id, 3)
+        self.assertEqual([1, 2], self.one.items(call_id, 2))
+        self.assertEqual(1, self.one.value(call_id))
+
     def test_what_is_kept_lives(self):
         number = self.memory(DATA)
         array_of = attachments.array("<f8", [20_000])
@@ -950,6 +968,38 @@ class Results(Base):
         entries = [attachments.array("<f8", [20_000]), entry(BYTES, 0, 0, len(DATA))]
         there = self.call("one", [HERE, HERE, 5], entries, [number], ITEMS)
         self.assertEqual([Arrived("<f8", (20_000,), DATA), DATA, 5], there)
+
+    def next_of(self, call_id):
+        """The next frame of a stream: its kind, and its value."""
+        self.one.drop_received()
+        kind, flags, _, answered, _, payload = support.read_frame(
+            self.one.call_socket, received=self.one.received
+        )
+        self.assertEqual(call_id, answered)
+        self.assertEqual(ATTACHED, flags)
+        return kind, self.one.decoded(flags, payload)
+
+    def test_items_of_streams(self):
+        before = self.one.call("tasks:descriptors")
+        size = 70_000
+        call_id = self.one.stream("tasks:give_large", size, credit=9)
+        data = array.array("d", range(size)).tobytes()
+        self.assertEqual((support.ITEM, b"x" * size), self.next_of(call_id))
+        there = (support.ITEM, {"a": Arrived("<f8", (size,), data)})
+        self.assertEqual(there, self.next_of(call_id))
+        self.assertEqual((support.RESULT, b"y" * size), self.next_of(call_id))
+        # What came with the call goes back as it came, also as an item.
+        number = self.memory(DATA)
+        entries = [entry(BYTES, 0, 0, len(DATA)), attachments.array("<f8", [4])]
+        call_id = self.ask("give", [HERE, HERE], entries, [number], support.STREAM)
+        self.one.credit(call_id, 3)
+        self.assertEqual((support.ITEM, DATA), self.next_of(call_id))
+        self.assertEqual(os.fstat(number).st_ino, os.fstat(self.one.received[0]).st_ino)
+        small = (support.ITEM, Arrived("<f8", (4,), DATA[:32]))
+        self.assertEqual(small, self.next_of(call_id))
+        self.assertEqual((support.RESULT, DATA), self.next_of(call_id))
+        self.one.drop_received()
+        self.assertEqual(before, self.one.call("tasks:descriptors"))
 
     def test_too_many_bytes(self):
         self.one = self.start(attached_bytes_max=1_000_000)
@@ -1132,9 +1182,9 @@ class Pickles(unittest.TestCase):
         self.assertEqual(value, there)
 
     def test_writing_in_small_steps(self):
-        moved = _outgoing._MOVED_BYTES_MAX
-        self.addCleanup(setattr, _outgoing, "_MOVED_BYTES_MAX", moved)
-        _outgoing._MOVED_BYTES_MAX = 1000
+        moved = _parts._MOVED_BYTES_MAX
+        self.addCleanup(setattr, _parts, "_MOVED_BYTES_MAX", moved)
+        _parts._MOVED_BYTES_MAX = 1000
         body = _plain.encode([DATA, bytearray(DATA)], 0)
         self.assertEqual(b"", body.seal(1 << 20, 1 << 30))
         received = list(body.descriptors)

@@ -13,7 +13,7 @@ import threading
 import unittest
 
 import support
-from clutch import _frames, _limits, _loop, _receive
+from clutch import _frames, _limits, _loop, _outgoing, _receive
 from clutch._receive import receive_exactly, receive_frames
 
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -285,7 +285,8 @@ class Disturbed(unittest.TestCase):
         # Where bytes are taken: during the system call, and before its result is looked at.
         code = frame.f_code
         if not self.is_raised and code.co_name in ("receive_into", "send_frame"):
-            if "extend(" in linecache.getline(code.co_filename, frame.f_lineno):
+            line = linecache.getline(code.co_filename, frame.f_lineno)
+            if "extend(" in line or "append(" in line or "waiting" in line:
                 self.is_raised = True
                 raise TimeoutError("from a handler")
 
@@ -301,6 +302,68 @@ class Disturbed(unittest.TestCase):
         signal.setitimer(signal.ITIMER_REAL, 0)
         sender.join()
         self.assertEqual(data, received)
+        self.assertGreater(self.reported, 0)
+
+    def test_receiving_descriptors(self):
+        count = 2000
+        one = os.memfd_create("one")
+        self.addCleanup(os.close, one)
+        before = len(os.listdir("/proc/self/fd"))
+
+        def send():
+            rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", one)),)
+            for _ in range(count):
+                self.far.sendmsg((b"begins", b"x" * 100), rights)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        arrivals = _receive.Arrivals()
+        receive_into = _receive.shielded(self.near, arrivals)
+        received, claimed, buffer = 0, 0, bytearray(70)
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        while received < count * 106:
+            received += receive_into(buffer)
+            while arrivals.waiting:
+                numbers, is_cut = arrivals.claim(1)
+                self.assertFalse(is_cut)
+                claimed += len(numbers)
+                _receive.close_all(numbers)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sender.join()
+        self.assertEqual((count * 106, count), (received, claimed))
+        self.assertEqual(before, len(os.listdir("/proc/self/fd")))
+        self.assertGreater(self.reported, 0)
+
+    def test_sending_descriptors(self):
+        count, received = 500, []
+
+        def read():
+            for _ in range(count):
+                numbers = []
+                kind, *_, payload = support.read_frame(self.far, received=numbers)
+                received.append((kind, len(numbers), len(payload)))
+                while numbers:
+                    os.close(numbers.pop())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        send = _loop.make_send(self.near)
+        self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        before = len(os.listdir("/proc/self/fd"))
+        expected = []
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        for number in range(count):
+            size = number % 90 * 997
+            body = _outgoing.Outgoing(b"", [])
+            body.payload = b"p" * size
+            body.descriptors.append(os.memfd_create("one"))
+            send(_frames.header_bytes(6, 1, 0, size, support.ATTACHED, 1, 1), body)
+            expected.append((6, 1, size))
+            del body
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        reader.join()
+        self.assertEqual(expected, received)
+        self.assertEqual(before, len(os.listdir("/proc/self/fd")))
         self.assertGreater(self.reported, 0)
 
     def test_sending(self):

@@ -117,6 +117,12 @@ class ProgressTest(FolderTestCase):
     def has_reported(self, worker):
         return bool(select.select([worker.control_socket], [], [], 0)[0])
 
+    def first_and_last(self, worker, call, first, last):
+        """All reports of a call; there are some between if the machine is busy."""
+        self.assertEqual(first, worker.progress(call)[0])
+        while worker.progress(call)[0] != last:
+            pass
+
     def test_first_and_last_are_told_and_few_between(self):
         worker = self.worker(CODE)
         for function in ("count", "fails", "later"):
@@ -165,7 +171,7 @@ class ProgressTest(FolderTestCase):
         worker = self.worker(CODE)
         call = worker.send("tasks:from_a_thread", pickle.dumps([], 5))
         worker.answer(call)
-        self.assertEqual([0, 2], [worker.progress(call)[0] for _ in range(2)])
+        self.first_and_last(worker, call, 0, 2)
         for function, last in [("forks", 2), ("forks_and_exits", 1)]:
             call = worker.send("tasks:" + function, pickle.dumps([], 5))
             self.assertEqual(0, pickle.loads(worker.answer(call)[2]))
@@ -182,10 +188,11 @@ class ProgressTest(FolderTestCase):
     def test_a_full_socket_stops_nobody_before_the_end(self):
         worker = self.worker(CODE)
         payload = pickle.dumps([1, 2, "x" * 512], 5)
+        worker.call("tasks:nothing")
         calls = []
         while True:
             calls.append(worker.send("tasks:report", payload))
-            if worker.is_quiet():
+            if worker.is_quiet(2):
                 break
             support.read_frame(worker.call_socket)
         # It waits for room, since a last report is never lost.
@@ -211,11 +218,11 @@ class ProgressTest(FolderTestCase):
                 for function in ("count", "later", "count"):
                     call = worker.send("tasks:" + function, pickle.dumps([3], 5))
                     worker.answer(call)
-                    self.assertEqual([0, 2], [worker.progress(call)[0] for _ in range(2)])
+                    self.first_and_last(worker, call, 0, 2)
                 if options.get("mode") != SUBINTERPRETERS:
                     call = worker.stream("tasks:items", 3, credit=9)
                     self.assertEqual([0, 1, 2], worker.rest(call)[0])
-                    self.assertEqual([0, 2], [worker.progress(call)[0] for _ in range(2)])
+                    self.first_and_last(worker, call, 0, 2)
                 self.assertFalse(self.has_reported(worker))
 
     def test_calls_at_once_report_for_themselves(self):

@@ -325,9 +325,10 @@ class InWorker(support.FolderTestCase):
             failure = caught.exception.failure
             self.assertEqual("BadArguments", failure["kind"])
             self.assertIn("clutch.RangeError: the range ends at byte 404", failure["message"])
-            # A thread lets go of what came with its call once the answer is out.
-            nothing = lambda: tuple(worker.call("tasks:held", self.path)) == (0, 0)  # noqa: E731
-            support.wait_for(nothing, "the file to be let go of")
+            # A thread lets go of it right after its answer.
+            support.wait_for(
+                lambda: tuple(worker.call("tasks:held", self.path)) == (0, 0), "an unmapped file"
+            )
 
     def test_one_at_a_time(self):
         self.check("text")

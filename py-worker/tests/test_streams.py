@@ -7,9 +7,11 @@ import select
 import threading
 import unittest
 
+import attachments
 import support
 from support import (
     ASYNC,
+    ATTACHED,
     CREDIT,
     ITEM,
     ITEMS_END,
@@ -39,6 +41,9 @@ async def acount(n):
     finally:
         await asyncio.sleep(0)
         note("aclosed")
+
+def made(n):
+    return acount(n)
 
 async def later(n):
     await asyncio.sleep(0)
@@ -219,6 +224,23 @@ def raises_in_child():
         raise ValueError("in the child")
     yield os.WEXITSTATUS(os.waitpid(pid, 0)[1])
 
+def wide(n):
+    for i in range(n):
+        yield str(i) * 200_000
+
+async def awide(n):
+    for i in range(n):
+        yield str(i) * 200_000
+
+def blocks(n):
+    for i in range(n):
+        yield [i, bytes([i]) * 100_000]
+    return b"z" * 100_000
+
+def same(data):
+    yield data
+    yield len(data)
+
 def closes_stdout():
     yield 1
     sys.stdout.close()
@@ -250,6 +272,7 @@ class OutputTest(Case):
         for function, items in [
             ("tasks:count", [0, 1, 2]),
             ("tasks:acount", [0, 1, 2]),
+            ("tasks:made", [0, 1, 2]),
             ("tasks:later", [0, 1, 2]),
             ("tasks:later_async", [0, 1, 2]),
             ("tasks:plain", [1, 2, 3]),
@@ -388,6 +411,56 @@ class OutputTest(Case):
             worker.rest(call)
         self.assertEqual("line 0\nline 0\n", worker.stdout())
 
+    def test_large_items_wait_for_their_reader(self):
+        worker = self.tasks()
+        for function in ("wide", "awide"):
+            call = worker.stream("tasks:" + function, 100, credit=4000)
+            worker.item(call, 0)
+            before = memory_of(worker)
+            # Nobody reads, so the socket is full, and that is all that there is.
+            self.assertFalse(select.select([worker.control_socket], [], [], 0.5)[0])
+            self.assertLess(memory_of(worker) - before, 10_000)
+            for index in range(1, 100):
+                self.assertEqual(str(index) * 200_000, worker.item(call, index))
+            self.assertIsNone(worker.value(call))
+
+    def test_items_with_attachments(self):
+        worker = self.tasks()
+        open_before = len(os.listdir("/proc/%d/fd" % worker.process.pid))
+        call = worker.stream("tasks:blocks", 5, credit=9)
+        for index in range(5):
+            self.assertEqual([index, bytes([index]) * 100_000], self.attached(worker, ITEM, index))
+        self.assertEqual(b"z" * 100_000, self.attached(worker, support.RESULT, None))
+        number = attachments.memfd(b"y" * 200_000)
+        entries = [attachments.entry(attachments.BYTES, 0, 0, 200_000)]
+        body = attachments.payload(entries, attachments.value_with([attachments.HERE]))
+        call = worker.send("tasks:same", body, STREAM | ATTACHED, descriptors=[number])
+        worker.credit(call, 9)
+        # It goes back as it came.
+        self.assertEqual(b"y" * 200_000, self.attached(worker, ITEM, 0))
+        self.assertEqual(os.fstat(number).st_ino, self.inode)
+        os.close(number)
+        self.assertEqual(200_000, worker.item(call, 1))
+        self.assertIsNone(worker.value(call))
+        self.assertEqual(3, worker.call("tasks:add", 1, b=2))
+        wait_for(
+            lambda: len(os.listdir("/proc/%d/fd" % worker.process.pid)) <= open_before + 2,
+            "descriptors to be closed",
+        )
+
+    def attached(self, worker, kind, index):
+        """The value of the next frame, which has something attached."""
+        descriptors = []
+        received = support.read_frame(worker.call_socket, received=descriptors)
+        self.assertEqual((kind, ATTACHED), received[:2])
+        if index is not None:
+            self.assertEqual((0, index), support.struct.unpack("<IQ", received[4]))
+        self.inode = os.fstat(descriptors[0]).st_ino
+        value = attachments.read_back(received[5], descriptors)
+        for number in descriptors:
+            os.close(number)
+        return value
+
     def test_memory_stays_flat(self):
         worker = self.tasks()
         sizes = []
@@ -401,9 +474,14 @@ class OutputTest(Case):
                 index += 1
             worker.credit(call, 1)
             worker.value(call)
-            with open("/proc/%d/status" % worker.process.pid, encoding="utf-8") as status:
-                sizes.append(int(status.read().split("VmRSS:")[1].split()[0]))
+            sizes.append(memory_of(worker))
         self.assertLess(sizes[1] - sizes[0], 1000, sizes)
+
+
+def memory_of(worker):
+    """What a worker has in memory, in KiB."""
+    with open("/proc/%d/status" % worker.process.pid, encoding="utf-8") as status:
+        return int(status.read().split("VmRSS:")[1].split()[0])
 
 
 class Allowed:
@@ -450,13 +528,13 @@ class CancelTest(Case):
 
     def test_where_it_waits_for_credit(self):
         worker = self.tasks()
-        for function in ("noted", "plain", "acount", "later_async"):
+        for function in ("noted", "plain", "acount", "later_async", "made"):
             with self.subTest(function):
                 call = worker.stream("tasks:" + function, 9, credit=2)
                 worker.item(call, 0)
                 worker.item(call, 1)
                 self.cancelled(worker, call)
-        self.assertEqual("closed\nobject closed\naclosed\naclosed\n", worker.stdout())
+        self.assertEqual("closed\nobject closed\n" + 3 * "aclosed\n", worker.stdout())
         self.assertEqual("", worker.stderr())
 
     def test_before_the_first_item(self):
@@ -485,8 +563,9 @@ class CancelTest(Case):
     def test_at_any_moment(self):
         worker = self.tasks()
         chance = random.Random(7)
-        for _ in range(60):
-            call = worker.stream("tasks:noted", 10**9, credit=4000)
+        for number in range(60):
+            function = ("noted", "acount", "made")[number % 3]
+            call = worker.stream("tasks:" + function, 10**9, credit=4000)
             seen = chance.randrange(4000)
             for index in range(seen):
                 worker.item(call, index)
@@ -495,7 +574,8 @@ class CancelTest(Case):
             self.assertEqual(list(range(seen, seen + len(items))), items)
             self.assertEqual({"kind": "Cancelled"}, failure)
         self.assertEqual(3, worker.call("tasks:add", 1, b=2))
-        self.assertEqual("closed\n" * 60, worker.stdout())
+        self.assertEqual("closed\naclosed\naclosed\n" * 20, worker.stdout())
+        self.assertEqual("", worker.stderr())
 
     def test_closing_that_raises_or_yields_is_told(self):
         worker = self.tasks()
@@ -626,6 +706,18 @@ class ForkTest(Case):
                 self.assertEqual((items, pickle.dumps(None, 5)), worker.rest(call))
         self.assertIn("ValueError: in the child", worker.stderr())
         self.assertEqual(3, worker.call("tasks:add", 1, b=2))
+
+
+class ThreadsForkTest(ForkTest):
+    """The same, where several calls run on threads."""
+
+    OPTIONS = {"mode": THREADS, "lanes": 2}
+
+
+class AsyncForkTest(ForkTest):
+    """The same, where calls run on an event loop, or beside it."""
+
+    OPTIONS = {"mode": ASYNC, "lanes": 2}
 
 
 if __name__ == "__main__":

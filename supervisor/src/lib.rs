@@ -22,7 +22,8 @@
 //! - [`session`]: a client's connection.
 //! - [`run`]: programs that clients run with their own standard streams.
 //! - [`net`], [`sys`]: sockets as the data plane uses them.
-//! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with.
+//! - [`interpreter`], [`environment`], [`package`], [`prepare`]: what a worker is started with;
+//!   [`open_files`]: how many there may be.
 //! - [`plan`](mod@plan): what each worker will get, before anything starts.
 //! - [`envs`]: environments that are built for pools.
 //! - [`doctor`]: what can be found out about pools and the machine, told as findings.
@@ -66,6 +67,7 @@ pub mod prepare;
 pub mod doctor;
 pub mod envs;
 pub mod ingredients;
+pub mod open_files;
 pub mod plan;
 pub mod trial;
 

@@ -33,6 +33,10 @@ pub const JAM_PAUSE: Duration = Duration::from_millis(10);
 /// When this many bytes wait for a client, nothing new is read from it until it has read them.
 pub const CLIENT_OUTBOX_BYTES_HIGH: usize = 1 << 20;
 
+/// How many bytes of clients' streams may wait for a worker to read them, beyond one frame. What
+/// one asks for beyond that is not passed on to its client yet.
+pub const INPUT_BYTES_HIGH: usize = 1 << 20;
+
 /// How long a long frame may wait for its bytes. Calls that hold memory have deadlines, so it does
 /// come free; a client that still waits after this long is better told.
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(60);

@@ -13,6 +13,10 @@ fn pair() -> Daemon {
     Daemon::builder().pool("default", |pool| pool.workers(2)).start()
 }
 
+fn lone() -> Daemon {
+    Daemon::builder().pool("default", |pool| pool).start()
+}
+
 fn fixed(items: u32) -> Chunk {
     Chunk::Fixed(NonZeroU32::new(items).expect("it is not zero"))
 }
@@ -205,7 +209,7 @@ fn a_death_in_a_chunk_costs_no_item_that_had_not_begun() {
     let results: Vec<_> = map.enumerated().collect();
     for (index, result) in &results {
         match result {
-            Ok(square) => assert_eq!(index * index, *square as u64),
+            Ok(square) => assert_eq!(Ok(index * index), u64::try_from(*square)),
             Err(failure) => {
                 // It and those of its chunk that had ended, whose results died with their worker.
                 assert!((10..=13).contains(index), "{index}: {failure}");
@@ -278,7 +282,7 @@ fn finished(journal: &str) -> usize {
 
 #[test]
 fn a_command_line_that_was_killed_goes_on_where_it_was() {
-    let daemon = Daemon::builder().start();
+    let daemon = lone();
     let oracle = daemon.oracle();
     let notes = Notes::new(&daemon, "killed");
     let input = notes.input(&daemon, 60, 40);
@@ -315,7 +319,7 @@ fn a_command_line_that_was_killed_goes_on_where_it_was() {
 
 #[test]
 fn a_worker_or_a_daemon_that_was_killed_is_no_reason_to_begin_anew() {
-    let daemon = Daemon::builder().start();
+    let daemon = lone();
     let notes = Notes::new(&daemon, "worker");
     let input = notes.input(&daemon, 50, 20);
     let journal = daemon.tmp().join("journal");
@@ -333,7 +337,7 @@ fn a_worker_or_a_daemon_that_was_killed_is_no_reason_to_begin_anew() {
     let status = command::wait(&mut running.0, 20 * SECOND).expect("there is nobody to ask");
     assert_eq!(Some(3), status.code());
 
-    let daemon = Daemon::builder().start();
+    let daemon = lone();
     notes.open_gate();
     let words = ["map", "--starmap", "job_map:blocks_at", "--input", &input, "--resume", journal];
     assert_eq!(squares(50), daemon.cli(words).expect_code(0).stdout);
@@ -353,7 +357,6 @@ fn items_that_failed_or_were_skipped_are_told_from_those_that_were_not_tried() {
     assert_eq!("\"1,\"\n\"3,\"\n", skipping.stdout);
     let again = daemon.command(words).args(["report"]).run().expect_code(1);
     assert_eq!(3, again.stdout.lines().count(), "what failed is tried again");
-    assert_eq!(2, daemon.counter("default", "answered.raised"));
     let journal = daemon.tmp().join("odd");
     let journal = journal.to_str().expect("test paths are text");
     let words = ["map", "job_map:odd", "1", "2", "3", "4", "--index", "--resume", journal];
@@ -376,7 +379,7 @@ fn items_that_failed_or_were_skipped_are_told_from_those_that_were_not_tried() {
 
 #[test]
 fn a_journal_belongs_to_one_job_and_one_command_line() {
-    let daemon = Daemon::builder().start();
+    let daemon = lone();
     let oracle = daemon.oracle();
     let journal = daemon.tmp().join("journal");
     let journal = journal.to_str().expect("test paths are text");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clutch_client::{Csv, FileError, FileFault, MapFileError, Reason, Retry, SourceFile, Split};
 use clutch_protocol::value::Value;
 use clutch_tests::{
-    Clutch, Daemon, Program, SECOND, Tmp, kill, process, skip, wait_for, wait_until,
+    Clutch, Daemon, Program, SECOND, Tmp, command, kill, park, process, skip, wait_for, wait_until,
 };
 
 fn daemon(workers: u32) -> Daemon {
@@ -544,6 +544,57 @@ fn memory_is_bounded_by_the_chunk_and_not_by_the_file() {
     let lines = 160 * 8192;
     let bound = before.expect("there are workers") + (8 << 20) + (16 << 20);
     count(&daemon, &file, 8 << 20, lines, bound);
+}
+
+#[test]
+fn a_file_may_be_larger_than_a_workers_address_space() {
+    let daemon = Daemon::builder()
+        .pool("default", |pool| pool.workers(1).process("address_space", "2GiB"))
+        .start();
+    // Sparse: nobody writes or reads what is in it.
+    let file = daemon.tmp().join("sparse");
+    File::create(&file).unwrap().set_len(20 << 30).unwrap();
+    let client = daemon.blocking();
+    type Facts = (String, bool, String, u32, u64);
+    let map = client.map_file::<Facts>("job_files:facts", &file).split(Split::Bytes);
+    let facts: Vec<Facts> = map.clone().chunk_bytes(1 << 30).collect().expect("each part fits");
+    assert_eq!([1 << 30; 20], *facts.iter().map(|facts| facts.4).collect::<Vec<_>>());
+    match map.chunk_bytes(10 << 30).collect::<Vec<_>>() {
+        Err(MapFileError::Chunk { chunk, failure }) => {
+            assert_eq!("chunk 0 (10737418240 bytes at byte 0)", chunk.to_string());
+            assert!(matches!(failure.reason, Reason::BadArguments { .. }), "{failure}");
+            assert!(failure.to_string().contains("make the chunks smaller"), "{failure}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hail_of_kills_leaves_nothing_open() {
+    let rounds = if std::env::var_os("CLUTCH_TEST_LONG").is_some() { 100 } else { 8 };
+    let daemon = daemon(2);
+    let oracle = daemon.oracle();
+    let text = lines(20_000);
+    let file = daemon.tmp().write("lines.txt", &text);
+    let words = ["map-file", "job_files:count_lines", path_text(&file), "--chunk", "8KiB"];
+    let all_of_it = daemon.cli(words).expect_code(0).took;
+    let mut chance = 7_u32;
+    for round in 0..rounds {
+        let mut child = daemon.command(words).spawn(Stdio::null(), Stdio::null(), Stdio::null());
+        chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        park(all_of_it * (chance >> 24) / 256);
+        match round % 2 {
+            0 => kill(child.id()),
+            _ => daemon.worker_pids("default").into_iter().take(1).for_each(kill),
+        }
+        command::wait(&mut child, 30 * SECOND).expect("it ends");
+    }
+    daemon.wait_ready();
+    let output = daemon.cli(words).expect_code(0);
+    let counts = output.stdout.lines().map(|line| line.parse::<u64>().expect("a number"));
+    assert_eq!(20_000, counts.sum::<u64>());
+    assert_let_go(&daemon, &file);
+    oracle.judge(daemon);
 }
 
 #[test]

@@ -268,6 +268,18 @@ fn an_exception_is_a_typed_error_in_rust() {
 }
 
 #[test]
+fn a_shared_array_is_changed_in_place() {
+    let daemon = with_the_examples_configuration().start();
+    let oracle = daemon.oracle();
+    let output = rust_example(&daemon, "clutch-tests", "shared_array").run();
+    let expected = "doubled in place: [2, 4, 6, 8, 10]\n\
+                    read-only: Raised\n\
+                    a million halves are 500000\n";
+    assert_eq!(expected, output.expect_code(0).stdout);
+    oracle.judge(daemon);
+}
+
+#[test]
 fn a_cancelled_call_releases_its_resource() {
     let daemon = with_the_examples_configuration().start();
     let oracle = daemon.oracle();

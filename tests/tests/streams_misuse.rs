@@ -83,9 +83,7 @@ fn a_client_that_takes_or_sends_what_it_may_not_is_refused() {
         ("an item of nothing", |id| item(id, 1, 0, "1")),
         ("an item of the answer", |id| item(id, 0, 0, "1")),
         ("an end of nothing", |id| items_end(id, 1, "")),
-        ("no meta at all", |id| frame(
-            Kind::Credit, id, Codec::None, &[], &[],
-        )),
+        ("no meta at all", |id| frame(Kind::Credit, id, Codec::None, &[], &[])),
     ];
     for (what, bytes) in cases {
         let (mut client, id) = streaming(&scene.daemon);

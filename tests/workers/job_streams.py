@@ -138,3 +138,72 @@ def says(text):
         print(text, number)
         sys.stdout.flush()
         yield number
+
+
+def total(numbers):
+    """The sum of a stream, and how many there were."""
+    count = result = 0
+    for number in numbers:
+        result += number
+        count += 1
+    return result, count
+
+
+async def total_async(numbers):
+    """The same, asynchronously."""
+    count = result = 0
+    async for number in numbers:
+        result += number
+        count += 1
+    return result, count
+
+
+def first(numbers, count):
+    """The first few of a stream, and no more."""
+    return [next(numbers) for _ in range(count)]
+
+
+def doubled(numbers):
+    """Both ways at once."""
+    for number in numbers:
+        yield 2 * number
+    return "doubled"
+
+
+def zipped(left, right):
+    """Two streams at once."""
+    yield from zip(left, right)
+
+
+def lengths(texts, path):
+    """The lengths of the items of a stream, each when a file says so; reads slowly."""
+    result = []
+    for text in texts:
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        result.append(len(text))
+    return result
+
+
+def dies_of(numbers):
+    """Takes one, and the process ends."""
+    next(numbers)
+    os.abort()
+
+
+def works(steps, path=None, rest=0.02):
+    """Says how far it is; at the end it waits for a file."""
+    for step in range(steps + 1):
+        clutch.progress(step, steps, f"step {step}")
+        if step < steps:
+            time.sleep(rest)
+    while path and not os.path.exists(path):
+        time.sleep(0.01)
+    return steps
+
+
+def works_and_gives(steps):
+    """The same beside items."""
+    for step in range(steps):
+        clutch.progress(step + 1, None, "giving")
+        yield step

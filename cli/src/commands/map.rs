@@ -50,8 +50,8 @@ With --timeout or --retry each item is a call of its own, unless --chunk says ot
 With --resume each finished item is written to FILE before its result is shown. The same command
 again, after Ctrl-C, a failure, kill -9 or a crash of the machine, prints all results as if nothing
 had happened, and calls the function only for items that are not in FILE (in the last second before
-the machine died, some may be lost). Items that failed are tried again. FILE belongs to one function,
-pool and input; for another it is refused. Delete it to begin anew.
+the machine died, some may be lost). Items that failed are tried again. FILE belongs to one
+function, pool and input; for another it is refused. Delete it to begin anew.
 
 What the function prints goes to standard error, in whole lines, as far as that keeps up with it;
 all of it is in `clutch logs`. Ctrl-C cancels what is under way.

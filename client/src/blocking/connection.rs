@@ -25,8 +25,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::MsgFlags;
 
 use super::desk::{Desk, Mailbox, lock};
+use super::feeding;
 use super::turn::Turns;
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::feed::Sources;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
 use crate::memory::reuse::Customer;
@@ -108,15 +110,25 @@ impl Connection {
         output: Option<OutputSink>,
         deadline: Deadline,
     ) -> Result<Delivery, Trouble> {
+        self.exchange_fed(letter, output, deadline, None)
+    }
+
+    /// The same, and sends what the call asks for meanwhile.
+    pub(super) fn exchange_fed(
+        &self,
+        letter: &Letter,
+        output: Option<OutputSink>,
+        deadline: Deadline,
+        mut sources: Option<Sources>,
+    ) -> Result<Delivery, Trouble> {
         let mailbox = Arc::new(Mailbox::default());
         let id = self.post(letter, &mailbox, output, deadline)?;
-        match self.collect(&mailbox, deadline.net()) {
-            Some((_, outcome)) => read(outcome),
-            None => {
-                self.cancel(id, letter.kind);
-                Err(Trouble::sent(0, deadline.passed()))
-            }
+        let answer = feeding::answer(self, (&mailbox, id), deadline, &mut sources);
+        if answer.is_err() {
+            // Without effect if it was answered.
+            self.cancel(id, letter.kind);
         }
+        answer
     }
 
     /// Sends a request whose answer shall come to `mailbox`.
@@ -347,6 +359,12 @@ impl Connection {
                         mailbox.deliver(id, Outcome::Item(delivery));
                     }
                 }
+                Incoming::Credit(id, credit) => {
+                    let desk = lock(&self.desk);
+                    if let Some((mailbox, credit)) = desk.pending.credit(id, credit)? {
+                        mailbox.deliver(id, Outcome::Credit(credit));
+                    }
+                }
                 Incoming::Progress(id, progress) => {
                     // Called without the lock, since it may be anybody's code.
                     let sink = lock(&self.desk).pending.progress(id);
@@ -380,6 +398,7 @@ impl Connection {
 pub(super) fn read(outcome: Outcome) -> Result<Delivery, Trouble> {
     match outcome {
         Outcome::Reply(delivery) | Outcome::Item(delivery) => Ok(delivery),
+        Outcome::Credit(_) => unreachable!("whoever is fed takes them"),
         Outcome::Lost { closing, sent } => {
             Err(Trouble { call: 0, started: sent, reason: (&closing).into() })
         }

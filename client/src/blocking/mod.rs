@@ -5,10 +5,12 @@
 //! - `connection`: how threads share one socket.
 //! - `desk`: who waits for what, and who reads.
 //! - `turn`: who writes; `remarks`: what is said by the way.
-//! - `map`: the driver of a blocking map; `map_file`: that of a file's; `stream`: items as they come.
+//! - `map`: the driver of a blocking map; `map_file`: that of a file's.
+//! - `stream`: items as they come; `feeding`: how a call is fed.
 
 mod connection;
 mod desk;
+mod feeding;
 mod map;
 mod map_file;
 mod opening;
@@ -37,6 +39,8 @@ pub use stream::ItemStream;
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
+use crate::feed::Sources;
+use crate::feeding::FeedSink;
 use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
@@ -304,13 +308,19 @@ impl Ready<Client> {
     pub(crate) fn send(&mut self) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = &self.client.connection;
-        let frame = match self.letter(connection.welcome()) {
-            Ok(letter) => connection.exchange(&letter, output, self.deadline),
-            Err(trouble) => Err(trouble),
-        };
+        let frame = self.sources(connection.welcome(), false).and_then(|sources| {
+            let letter = self.letter(connection.welcome())?;
+            let output = fed(output, sources.as_ref());
+            connection.exchange_fed(&letter, output, self.deadline, sources)
+        });
         let delivery = frame.map_err(|trouble| self.target.failure(trouble))?;
         open_reply(delivery, &self.target, connection.welcome())
     }
+}
+
+/// With what the call asks for coming to whoever waits for its answer.
+fn fed(output: Option<OutputSink>, sources: Option<&Sources>) -> Option<OutputSink> {
+    OutputSink::fed(output, sources.map(|sources| FeedSink::to_waiter(sources.count())))
 }
 
 #[cfg(test)]

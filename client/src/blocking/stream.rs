@@ -5,14 +5,16 @@ use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use clutch_protocol::{Failure, Kind, Reason};
+use clutch_protocol::{Failure, Kind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Client;
 use super::connection::read;
 use super::desk::Mailbox;
+use super::feeding::collect;
+use super::{Client, fed};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open_reply};
+use crate::feed::Sources;
 use crate::inbox::Delivery;
 use crate::items::ItemSink;
 use crate::limits::STREAM_WINDOW;
@@ -56,6 +58,8 @@ struct Running {
     id: u64,
     mailbox: Arc<Mailbox>,
     deadline: Deadline,
+    /// What feeds the call.
+    sources: Option<Sources>,
     /// Items taken that were not asked for anew.
     taken: u32,
 }
@@ -107,9 +111,11 @@ impl<T: DeserializeOwned> ItemStream<T> {
         let mut ready = ready.with_items(ItemSink::to_waiter(self.window));
         let connection = &self.client.connection;
         let (mailbox, output) = (Arc::new(Mailbox::default()), ready.output.take());
+        let sources = ready.sources(connection.welcome(), false)?;
+        let output = fed(output, sources.as_ref());
         let (letter, deadline) = (ready.letter(connection.welcome())?, ready.deadline);
         let id = connection.post(&letter, &mailbox, output, deadline)?;
-        self.state = State::Running(Running { id, mailbox, deadline, taken: 0 });
+        self.state = State::Running(Running { id, mailbox, deadline, sources, taken: 0 });
         self.credit(id, self.window, deadline)
     }
 
@@ -122,16 +128,16 @@ impl<T: DeserializeOwned> ItemStream<T> {
     fn wait(&mut self) -> Result<Option<T>, Failure> {
         let State::Running(running) = &mut self.state else { return Ok(None) };
         let (id, deadline) = (running.id, running.deadline);
-        let got = self.client.connection.collect(&running.mailbox, deadline.net());
-        let frame = match got {
+        let place = (&*running.mailbox, id);
+        let got = collect(&self.client.connection, place, deadline, &mut running.sources);
+        let frame = match got.map_err(|trouble| self.target.failure(trouble))? {
             None => Err(Trouble::sent(0, deadline.passed())),
-            Some((_, Outcome::Item(item))) => return self.take(id, deadline, item).map(Some),
-            Some((_, outcome)) => read(outcome),
+            Some(Outcome::Item(item)) => return self.take(id, deadline, item).map(Some),
+            Some(outcome) => {
+                self.state = State::Ended;
+                read(outcome)
+            }
         };
-        if !matches!(&frame, Err(trouble) if matches!(trouble.reason, Reason::TimedOut { .. })) {
-            // It was answered, so that there is nothing to cancel.
-            self.state = State::Ended;
-        }
         let frame = frame.map_err(|trouble| self.target.failure(trouble))?;
         self.reply = Some(open_reply(frame, &self.target, self.client.welcome())?);
         Ok(None)

@@ -18,13 +18,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answers::{Answers, Rest};
-use super::fold::{Folder, Run};
+use super::fold::Folder;
 use super::settings::{Chunk, Settings};
 use super::sizer::Sizer;
-use crate::codec::{Folded, Results, decode_folded, decode_items, encode};
+use crate::codec::{Results, decode_items, encode};
 use crate::exchange::{Reply, Trouble};
 use crate::limits::{CHUNKS_IN_FLIGHT, QUICK_ITEMS, SHORT_CHUNK_US};
 use crate::memory::Body;
+
+mod folding;
 
 mod losses;
 
@@ -239,33 +241,6 @@ impl<R: DeserializeOwned> Plan<R> {
         self.end()
     }
 
-    /// Nothing is under way, and nothing is left to be sent.
-    fn end(&mut self) -> Step<R> {
-        let Some(run) = self.folder.last() else {
-            assert_eq!(self.pulled, self.yielded, "every item pulled is given out");
-            return Step::Done;
-        };
-        match &run.pieces[..] {
-            [] => Step::Done,
-            [one] => {
-                let failure = |reason| self.settings.target.failure(Trouble::sent(0, reason));
-                Step::Item(run.first, one.decode().map_err(failure))
-            }
-            _ => {
-                self.send_run(&run);
-                self.step(false)
-            }
-        }
-    }
-
-    /// Nothing more is sent, or given out.
-    fn give_up(&mut self) {
-        (self.is_over, self.exhausted) = (true, true);
-        self.to_send.clear();
-        self.folder = Folder::default();
-        self.yielded = self.pulled;
-    }
-
     /// How many items to pull now: a whole chunk or, unless nothing is under way, none.
     fn room(&self) -> u32 {
         let busy = self.in_flight >= self.chunks_allowed() || !self.to_send.is_empty();
@@ -377,45 +352,14 @@ impl<R: DeserializeOwned> Plan<R> {
                 if parcel.content == Content::Items {
                     self.sizer.ran(parcel.items(), reply.answer.phases.run_us);
                 }
-                self.take_in(&parcel, &reply);
+                if self.settings.fold.is_some() {
+                    return self.fold_in(&parcel, &reply);
+                }
+                let results = self.decode(&parcel, &reply);
+                self.done.insert(parcel.first, results);
             }
             Err(failure) if self.may_resend(&parcel, &failure) => self.resend(parcel, &failure),
             Err(failure) => self.failed(parcel, failure),
-        }
-    }
-
-    fn take_in(&mut self, parcel: &Parcel, reply: &Reply) {
-        if self.settings.fold.is_none() {
-            let results = self.decode(parcel, reply);
-            self.done.insert(parcel.first, results);
-            return;
-        }
-        let payload = (&reply.payload[..], reply.attached.get());
-        match decode_folded(reply.codec, reply.flags, payload) {
-            Ok(Folded::Partial(piece)) => {
-                if parcel.content == Content::Items {
-                    self.yielded += parcel.items();
-                }
-                if let Some(run) = self.folder.insert(parcel.first, parcel.end, piece) {
-                    self.send_run(&run);
-                }
-            }
-            Ok(Folded::Failed(at, reason)) => {
-                let index = parcel.first + at.min(parcel.items() - 1);
-                self.break_off(index, self.failure_in(reply, *reason));
-            }
-            Err(reason) => self.break_off(parcel.first, self.failure_in(reply, reason)),
-        }
-    }
-
-    /// Has pieces folded.
-    fn send_run(&mut self, run: &Run) {
-        match self.encoded(&run.pieces) {
-            Ok(payload) => self.enqueue(Parcel::new(run.first, run.end, Content::Pieces, payload)),
-            Err(reason) => {
-                let failure = self.settings.target.failure(Trouble::unsent(reason));
-                self.break_off(run.first, failure);
-            }
         }
     }
 
@@ -442,4 +386,4 @@ impl<R: DeserializeOwned> Plan<R> {
 }
 
 #[cfg(test)]
-mod tests;
+mod plan_tests;

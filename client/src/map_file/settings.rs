@@ -88,7 +88,8 @@ impl Job {
         let Settings { target, wishes, timeout, output, .. } = &self.settings;
         let (target, wishes) = (target.clone(), wishes.clone());
         let descriptors = vec![Arc::clone(self.source.descriptor())];
-        let body = Body { bytes: self.payload(cut), attached: true, descriptors, beside: 0 };
+        let bytes = self.payload(cut);
+        let body = Body { bytes, attached: true, descriptors, ..Body::default() };
         let payload = (Codec::Plain, self.flags, body);
         Ready::encoded(client, target, wishes, *timeout, payload)
             .with_output(output.clone().map(OutputSink::new))

@@ -208,3 +208,16 @@ impl<R: DeserializeOwned> Stream for FileUnordered<R> {
         Poll::Ready(item.map(indexed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_can_be_taken_to_another_thread() {
+        fn sent<T: Send>() {}
+        sent::<FileOrdered<u64>>();
+        sent::<FileUnordered<u64>>();
+        sent::<crate::blocking::FileOrdered<u64>>();
+    }
+}

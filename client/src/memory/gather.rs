@@ -12,12 +12,13 @@ use bytes::Bytes;
 use clutch_protocol::Reason;
 use clutch_protocol::attachment::{Attachment, Attachments, Content};
 use clutch_protocol::failure::Payload;
-use clutch_protocol::limits::{ATTACHMENTS_MAX, DESCRIPTORS_MAX};
+use clutch_protocol::limits::{ATTACHMENTS_MAX, DESCRIPTORS_MAX, STREAMS_MAX};
 use clutch_protocol::plain::{Attach, Unattached};
 
 use super::hand::{self, Enclosure, Place};
 use super::memfd::Pile;
 use super::reuse;
+use crate::feed::Feed;
 
 /// A payload, and what travels beside it.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub(crate) struct Body {
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
     /// Bytes of what they stand for.
     pub(crate) beside: u64,
+    /// What its streams are fed with, by their numbers from 1.
+    pub(crate) feeds: Vec<Feed>,
 }
 
 impl Body {
@@ -57,6 +60,7 @@ pub(crate) struct Gather {
     elsewhere: u64,
     list: Vec<Attachment>,
     descriptors: Vec<Arc<OwnedFd>>,
+    feeds: Vec<Feed>,
     /// What is copied, if anything is.
     pile: Option<Piled>,
     refusal: Option<Reason>,
@@ -86,6 +90,7 @@ impl Gather {
             elsewhere: 0,
             list: Vec::new(),
             descriptors: Vec::new(),
+            feeds: Vec::new(),
             pile: None,
             refusal: None,
         }
@@ -114,6 +119,18 @@ impl Gather {
         }
         let Enclosure { content, place } = enclosure;
         match place {
+            Place::Feed(feed) => {
+                self.feeds.push(feed);
+                let stream = u32::try_from(self.feeds.len()).unwrap_or(u32::MAX);
+                if stream >= STREAMS_MAX {
+                    let message = format!("they hold more than {} feeds", STREAMS_MAX - 1);
+                    return Err(self.refuse(Reason::BadArguments { message }));
+                }
+                let (descriptor, offset, bytes) = (0, 0, 0);
+                let content = Content::Stream { stream };
+                self.list.push(Attachment { descriptor, offset, bytes, content });
+                Ok(())
+            }
             Place::Here(bytes) => {
                 let length = (*bytes).as_ref().len() as u64;
                 self.wait(Waiting::Here(bytes), length, content)
@@ -205,8 +222,8 @@ impl Gather {
         let table = Attachments { list: self.list }.encode();
         let table = table.map_err(|error| Reason::BadArguments { message: error.to_string() })?;
         let bytes = if value.is_empty() { table } else { [table, value].concat() };
-        let descriptors = self.descriptors;
-        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total })
+        let (descriptors, feeds) = (self.descriptors, self.feeds);
+        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total, feeds })
     }
 
     /// Why something could not be attached.

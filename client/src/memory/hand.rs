@@ -11,9 +11,10 @@ use std::sync::Arc;
 
 use clutch_protocol::attachment::Content;
 use clutch_protocol::plain::ATTACHED;
-use serde::ser::{Serialize, Serializer};
+use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::memfd::{SharedMemory, StillMemory};
+use crate::feed::Feed;
 
 /// Something that is attached as a whole.
 pub(crate) struct Enclosure {
@@ -34,6 +35,8 @@ pub(crate) enum Place {
         /// How long it is.
         bytes: u64,
     },
+    /// Nowhere yet: it comes item by item.
+    Feed(Feed),
     /// In what a descriptor stands for, and nowhere else: shared memory, a file.
     Descriptor {
         /// The descriptor.
@@ -95,7 +98,7 @@ pub(crate) fn take_offer() -> Option<Offer> {
 /// Serializes what can be attached as a whole, and is `otherwise` where nobody invites it to.
 pub(crate) fn serialize<S: Serializer>(
     serializer: S,
-    enclosure: impl Fn() -> Enclosure,
+    enclosure: impl Fn() -> Result<Enclosure, String>,
     otherwise: impl Serialize,
 ) -> Result<S::Ok, S::Error> {
     serializer.serialize_newtype_struct(ATTACHED, &Inner { enclosure, otherwise })
@@ -106,10 +109,11 @@ struct Inner<E, O> {
     otherwise: O,
 }
 
-impl<E: Fn() -> Enclosure, O: Serialize> Serialize for Inner<E, O> {
+impl<E: Fn() -> Result<Enclosure, String>, O: Serialize> Serialize for Inner<E, O> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if INVITED.replace(false) {
-            HANDED.replace(Some((self.enclosure)()));
+            let enclosure = (self.enclosure)().map_err(S::Error::custom)?;
+            HANDED.replace(Some(enclosure));
             serializer.serialize_unit()
         } else {
             self.otherwise.serialize(serializer)

@@ -22,4 +22,6 @@ pub(crate) mod reuse;
 pub(crate) mod sys;
 
 pub(crate) use gather::{Body, Gather};
+#[cfg(feature = "arrow")]
+pub(crate) use received::Mapped;
 pub(crate) use received::Received;

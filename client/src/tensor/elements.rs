@@ -108,7 +108,7 @@ impl Tensor {
     }
 
     /// Its part of its memory.
-    fn still_bytes(&self) -> Result<&[u8], TensorError> {
+    pub(super) fn still_bytes(&self) -> Result<&[u8], TensorError> {
         let all = match &self.memory {
             Memory::Owned(owner) => owner.bytes(),
             Memory::Still(memory) => memory.memory.bytes(),

@@ -67,6 +67,12 @@ pub enum TensorError {
         /// How many it has.
         elements: usize,
     },
+    /// An array of Arrow has places without a number.
+    #[error("{count} of its elements are null, which no tensor has; fill or drop them")]
+    Nulls {
+        /// How many.
+        count: usize,
+    },
     /// It may not be written by whoever asked for that.
     #[error("this memory is for reading only; make a `SharedTensor::zeroed` to have it written")]
     ReadOnly,

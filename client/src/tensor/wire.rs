@@ -16,7 +16,7 @@ use crate::memory::hand::{self, Enclosure, Offer, Place};
 
 impl Serialize for Tensor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        hand::serialize(serializer, || self.enclosure(), AsLists(self))
+        hand::serialize(serializer, || Ok(self.enclosure()), AsLists(self))
     }
 }
 

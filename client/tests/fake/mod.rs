@@ -3,7 +3,9 @@
 
 #![expect(dead_code, reason = "each test program uses another part of it")]
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use clutch_protocol::frame::{Decoder, Step};
 use clutch_protocol::message::{Answer, Call, Hello, Phases, Refusal, Refused, Welcome, WorkerId};
 use clutch_protocol::wire::{self, Encode};
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// A listening daemon in a directory of its own.
 pub(crate) struct Daemon {
@@ -114,6 +118,12 @@ impl Received {
     }
 }
 
+/// A frame from the client, and what travelled beside it.
+pub(crate) struct Parcel {
+    pub(crate) frame: Frame,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
 /// One connection, seen from the daemon.
 pub(crate) struct Peer {
     pub(crate) stream: UnixStream,
@@ -135,6 +145,15 @@ impl Peer {
     }
 
     pub(crate) fn welcome_with(&mut self, payload_bytes_max: u32, in_flight_max: u32) -> bool {
+        self.welcome_all(payload_bytes_max, in_flight_max, 1 << 40)
+    }
+
+    /// The same, with a limit for what is attached.
+    pub(crate) fn welcome_limited(&mut self, payload_bytes_max: u32, attached: u64) -> bool {
+        self.welcome_all(payload_bytes_max, 1000, attached)
+    }
+
+    fn welcome_all(&mut self, payload_bytes_max: u32, in_flight_max: u32, attached: u64) -> bool {
         let Some(hello) = self.receive() else {
             return false;
         };
@@ -148,7 +167,7 @@ impl Peer {
             payload_bytes_max,
             in_flight_max,
             pools: Vec::new(),
-            attached_bytes_max: 1 << 40,
+            attached_bytes_max: attached,
         };
         self.decoder = Decoder::with_payload_max(payload_bytes_max);
         self.send(Kind::Welcome, 0, &wire::encode(&welcome).unwrap(), b"");
@@ -167,6 +186,50 @@ impl Peer {
                 Ok(count) => self.buffer.extend_from_slice(&bytes[..count]),
             }
         }
+    }
+
+    /// The next frame with its descriptors; none when the client has gone.
+    pub(crate) fn receive_with(&mut self) -> Option<Parcel> {
+        let mut descriptors = Vec::new();
+        loop {
+            if let Step::Frame(frame) = self.decoder.step(&mut self.buffer).unwrap() {
+                assert_eq!(usize::from(frame.header.descriptors), descriptors.len());
+                return Some(Parcel { frame, descriptors });
+            }
+            let mut bytes = [0; 65_536];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let received = recvmsg(&self.stream, &mut parts, &mut control, RecvFlags::empty());
+            let count = received.ok()?.bytes;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(came) = message {
+                    descriptors.extend(came);
+                }
+            }
+            if count == 0 {
+                return None;
+            }
+            self.buffer.extend_from_slice(&bytes[..count]);
+        }
+    }
+
+    /// Sends bytes with descriptors. A client that has gone is not the fake's concern.
+    pub(crate) fn pass(&mut self, bytes: &[u8], descriptors: &[OwnedFd]) {
+        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        let socket = self.stream.as_raw_fd();
+        let parts = [IoSlice::new(bytes)];
+        let Ok(sent) = sendmsg::<()>(socket, &parts, rights, flags, None) else { return };
+        let _gone = self.stream.write_all(&bytes[sent..]);
+    }
+
+    /// Answers a call with a payload that begins with a table, and descriptors.
+    pub(crate) fn answer_attached(&mut self, id: u64, payload: &[u8], descriptors: &[OwnedFd]) {
+        let count = u8::try_from(descriptors.len()).unwrap();
+        self.pass(&attached(Codec::Plain, id, payload, count), descriptors);
     }
 
     /// Waits until the next frame has begun to arrive, and leaves the rest of it in the socket.
@@ -228,6 +291,20 @@ pub(crate) fn frame(kind: Kind, flags: Flags, id: u64, meta: &[u8], payload: &[u
         ..Header::new(kind, id)
     };
     [&header.encode()[..], meta, payload].concat()
+}
+
+/// The bytes of a result that begins with a table.
+pub(crate) fn attached(codec: Codec, id: u64, payload: &[u8], descriptors: u8) -> Vec<u8> {
+    let meta = answer();
+    let header = Header {
+        flags: Flags::ATTACHED,
+        codec,
+        descriptors,
+        meta_bytes: u32::try_from(meta.len()).unwrap(),
+        payload_bytes: u32::try_from(payload.len()).unwrap(),
+        ..Header::new(Kind::Result, id)
+    };
+    [&header.encode()[..], &meta, payload].concat()
 }
 
 /// The meta of a result.

@@ -5,27 +5,32 @@
                                   │        │                 │
                         each entry, checked ◄── size, seals ─┘   looked at before it is believed
                                   │        │
-                       an object for each  │                     `_OBJECTS`, by what it is
+                       an object for each  │                     `OBJECTS`, by what it is
                                   └──► NEXT_BUFFER, each once
 ```
 
-Loaded by the first payload with the flag ATTACHED. The table is of a caller's making, so that what
-is wrong with it is wrong with the arguments.
+Loaded by the first payload with the flag ATTACHED.
 """
 
-import sys
-from _struct import Struct
-from _struct import error as StructError  # type: ignore[attr-defined]  # noqa: N812
-from posix import O_ACCMODE, O_RDWR, close, fstat, pread
+from posix import close, pread
 
+from clutch._files import File, find_numpy
 from clutch._frames import CODEC_PLAIN, CODEC_RAW
-from clutch._limits import (
-    ATTACHMENTS_MAX,
-    DIMENSIONS_MAX,
-    DTYPE_BYTES_MAX,
-    STREAMS_MAX,
-)
 from clutch._pristine import load
+from clutch._receive import close_all
+from clutch._table import (
+    ARRAY,
+    ARROW,
+    BYTE_ARRAY,
+    BYTES,
+    ORDER,
+    RANGE,
+    ROW_GROUP,
+    STREAM,
+    Attachment,
+    AttachmentError,
+    split,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,256 +39,19 @@ if TYPE_CHECKING:
     from clutch._call import State
     from clutch._receive import Attached
 
-__all__ = [
-    "OBJECTS",
-    "SEAL_FUTURE_WRITE",
-    "SEAL_GROW",
-    "SEAL_SEAL",
-    "SEAL_SHRINK",
-    "SEAL_WRITE",
-    "Attachment",
-    "AttachmentError",
-    "File",
-    "Incoming",
-    "split",
-]
-
-# What an attachment is to its receiver.
-BYTES = 0
-BYTE_ARRAY = 1
-ARRAY = 2
-ARROW = 3
-RANGE = 4
-ROW_GROUP = 5
-STREAM = 6
-
-# Of Linux; a Python that was built with old headers has no names for them.
-GET_SEALS = 1034
-SEAL_SEAL = 1
-SEAL_SHRINK = 2
-SEAL_GROW = 4
-SEAL_WRITE = 8
-SEAL_FUTURE_WRITE = 16
-
-# As nearly all systems have them; with other ones, there is just nothing to gain.
-_HUGE_PAGE_BYTES = 2 << 20
+__all__ = ["OBJECTS", "File", "Incoming"]
 
 # The most bytes that Linux moves in one call.
 _MOVED_BYTES_MAX = 0x7FFFF000
 
-# descriptor, offset, bytes, content.
-_ENTRY = Struct("<IQQI")
-_U32 = Struct("<I")
-_U64 = Struct("<Q")
-
 # Kinds of elements that an array may have: no objects, no records.
 _DTYPE_KINDS = frozenset("biufcmMSUV")
-# Those that a memoryview can have, with their sizes.
-_FORMATS = {
-    "|b1": ("?", 1),
-    "|i1": ("b", 1),
-    "|u1": ("B", 1),
-    "i2": ("h", 2),
-    "u2": ("H", 2),
-    "i4": ("i", 4),
-    "u4": ("I", 4),
-    "i8": ("q", 8),
-    "u8": ("Q", 8),
-    "f4": ("f", 4),
-    "f8": ("d", 8),
-}
-ORDER = "<" if sys.byteorder == "little" else ">"
+# Those that a memoryview can have, and their formats there.
+_FORMATS = dict(
+    zip(["|b1", "|i1", "|u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"], "?bBhHiIqQfd")
+)
 
 _import = __import__
-
-
-class AttachmentError(Exception):
-    """An attachment is not what its table says, or nothing can be made of it here."""
-
-
-class Attachment:
-    """One entry of a table."""
-
-    __slots__ = ("bytes", "content", "descriptor", "details", "index", "offset")
-
-    def __init__(self, index: int, fields: "Tuple[int, int, int, int]") -> None:
-        self.index = index
-        # Which of the frame's descriptors, where in it, how much of it, and what it is.
-        self.descriptor, self.offset, self.bytes, self.content = fields
-        # Of an array: dtype, shape, strides, writable. Else the only field, if there is one.
-        self.details: "Any" = None
-
-    def error(self, fault: str) -> AttachmentError:
-        """Says what is wrong with it."""
-        return AttachmentError(f"attachment {self.index} {fault}")
-
-
-def split(payload: memoryview, descriptors: int) -> "Tuple[List[Attachment], memoryview]":
-    """The table of a payload, checked as far as that needs no descriptors, and the value."""
-    try:
-        (length,) = _U32.unpack_from(payload)
-        table, value = payload[4 : 4 + length], payload[4 + length :]
-        if len(table) != length:
-            raise StructError
-        (count,) = _U64.unpack_from(table)
-        if count > ATTACHMENTS_MAX:
-            raise AttachmentError(f"{count} attachments, of at most {ATTACHMENTS_MAX}")
-        at = 8
-        entries: "List[Attachment]" = []
-        for index in range(count):
-            entry = Attachment(index, _ENTRY.unpack_from(table, at))
-            at = _details(entry, table, at + _ENTRY.size)
-            if entry.content != STREAM and entry.descriptor >= descriptors:
-                raise entry.error(f"is in descriptor {entry.descriptor}, and {descriptors} came")
-            if entry.offset + entry.bytes >= 1 << 63:
-                raise entry.error("ends behind the end of any file")
-            entries.append(entry)
-    except (StructError, UnicodeDecodeError):
-        raise AttachmentError("the payload ends inside its table of attachments") from None
-    if at != length:
-        raise AttachmentError(f"the table of attachments has {length - at} bytes too many")
-    return entries, value
-
-
-def _details(entry: Attachment, table: memoryview, at: int) -> int:
-    """Reads what an entry says of its content; where that ends."""
-    if entry.content == ARRAY:
-        (size,) = _U64.unpack_from(table, at)
-        if not 0 < size <= DTYPE_BYTES_MAX:
-            raise entry.error("is an array whose element type has no name")
-        dtype = bytes(table[at + 8 : at + 8 + size]).decode()
-        shape, at = _numbers(entry, table, at + 8 + size, "Q")
-        strides, at = _numbers(entry, table, at, "q")
-        if strides and len(strides) != len(shape):
-            raise entry.error("is an array with a stride too many or too few")
-        (writable,) = Struct("<B").unpack_from(table, at)
-        if writable > 1:
-            raise entry.error("is writable to a degree that is not known")
-        entry.details = dtype, shape, strides, bool(writable)
-        return at + 1
-    if entry.content in (RANGE, ROW_GROUP, STREAM):
-        (entry.details,) = _U32.unpack_from(table, at)
-        if entry.content == STREAM and not 0 < entry.details < STREAMS_MAX:
-            raise entry.error("is a stream whose number cannot be")
-        if entry.content == RANGE and entry.details > 1:
-            raise entry.error("is a range that is split in a way which is not known")
-        return at + 4
-    if entry.content > STREAM:
-        raise entry.error(f"is of a kind {entry.content} that is not known")
-    return at
-
-
-def _numbers(
-    entry: Attachment, table: memoryview, at: int, form: str
-) -> "Tuple[Tuple[int, ...], int]":
-    (count,) = _U64.unpack_from(table, at)
-    if count > DIMENSIONS_MAX:
-        raise entry.error("is an array of too many dimensions")
-    return Struct(f"<{count}{form}").unpack_from(table, at + 8), at + 8 + 8 * count
-
-
-class File:
-    """One of a frame's descriptors, with what the system says of it."""
-
-    __slots__ = (
-        "_identity",
-        "_kept",
-        "_maps",
-        "is_writable",
-        "may_go_back",
-        "number",
-        "seals",
-        "size",
-    )
-
-    def __init__(self, number: int, kept: "Dict[Tuple[int, int, bool], Any]") -> None:
-        fcntl = load("fcntl").fcntl
-        self.number = number
-        status = fstat(number)
-        self._identity = status.st_dev, status.st_ino
-        self.size = status.st_size
-        try:
-            self.seals: int = fcntl(number, GET_SEALS)
-        except OSError:
-            # No file in memory.
-            self.seals = 0
-        # F_GETFL.
-        self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
-        # Nobody can change it; or only its owner, who is also whom it goes back to.
-        is_for_reading = self.seals & SEAL_FUTURE_WRITE and not self.is_writable
-        self.may_go_back = bool(self.seals & SEAL_WRITE or is_for_reading)
-        self._maps: "Dict[bool, Any]" = {}
-        # Of calls before this one.
-        self._kept = kept
-
-    def check(self, entry: Attachment) -> None:
-        """Whether it has what the entry says, for as long as anybody wants."""
-        wanted = SEAL_SHRINK | SEAL_GROW
-        if self.seals & wanted != wanted:
-            raise entry.error("is in memory that can be shrunk; seal it against that")
-        if entry.offset + entry.bytes > self.size:
-            raise entry.error(
-                f"ends at byte {entry.offset + entry.bytes} of a file that has {self.size}"
-            )
-
-    def is_open(self) -> bool:
-        """Whether user code has left the descriptor what it was."""
-        try:
-            status = fstat(self.number)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self._identity
-
-    def map(self, entry: Attachment, writable: bool) -> "Any":
-        """All of it as memory."""
-        if writable and (self.seals & SEAL_WRITE or not self.is_writable):
-            raise entry.error("is to be written into, and its memory cannot be written")
-        mapped = self._maps.get(writable)
-        if mapped is None:
-            # A map keeps its file, so that no other has its number.
-            mapped = self._kept.get((*self._identity, writable)) or _mapped(self, writable)
-            self._maps[writable] = mapped
-        return mapped
-
-    def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
-        """Maps of memory that others can still write into: more calls will have it.
-
-        Not of what only its owner can: that may wait for us to let go before it does.
-        """
-        if self.may_go_back:
-            return {}
-        return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
-
-
-def _mapped(file: File, writable: bool) -> "Any":
-    # The descriptor that older versions keep for a map is closed with it.
-    options: "Dict[str, Any]" = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-    module = load("mmap")
-    protection = module.PROT_READ | (module.PROT_WRITE if writable else 0)
-    # What cannot be written is the same either way, but older kernels map it privately only.
-    flags = module.MAP_PRIVATE if file.seals & SEAL_WRITE else module.MAP_SHARED
-
-    def mapped() -> "Any":
-        return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
-
-    numpy = _numpy() if file.size and file.size % _HUGE_PAGE_BYTES == 0 else None
-    whole = mapped()
-    if numpy is None:
-        return whole
-    # Its sender may have made it of huge pages, which cost nothing to map, but only at multiples of
-    # their size. The system takes the place right below the last one: what is too much is filled.
-    array = numpy.ndarray((1,), "u1", whole)
-    surplus = array.__array_interface__["data"][0] % _HUGE_PAGE_BYTES
-    del array
-    if not surplus:
-        return whole
-    whole.close()
-    private = module.MAP_PRIVATE | module.MAP_ANONYMOUS
-    filler = module.mmap(-1, surplus, flags=private, prot=module.PROT_READ)
-    try:
-        return mapped()
-    finally:
-        filler.close()
 
 
 class Incoming:
@@ -300,21 +68,30 @@ class Incoming:
         self.state = state
         # Where a call gets its streams.
         self.line = line
-        self._attached = attached
+        # They are this object's now, and closed with it: before the call is answered, since whoever
+        # has taken the frame has it longer.
+        self._descriptors, attached.descriptors = attached.descriptors, []
+        self._arrivals = attached.arrivals
         if attached.is_cut:
             raise AttachmentError(
                 "not all descriptors could be received: this worker has too many open; close "
                 "them, or make the pool's limit of files larger"
             )
-        self.entries, self.value = split(attached.payload, len(attached.descriptors))
-        arrivals = attached.arrivals
-        kept = {} if arrivals is None else arrivals.maps
-        self.files = [File(number, kept) for number in attached.descriptors]
+        self.entries, self.value = split(attached.payload, len(self._descriptors))
+        kept = {} if self._arrivals is None else self._arrivals.maps
+        self.files = [File(number, kept) for number in self._descriptors]
         # Whether arrays were made memoryviews, for want of numpy.
         self.has_views = False
         # Where objects lie: of maps their addresses, of others their identities.
         self._maps: "List[Tuple[int, File]]" = []
         self._known: "Dict[int, Tuple[object, Attachment]]" = {}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes what is still open."""
+        close_all(self._descriptors)
 
     def decode(self, codec: int) -> "Any":
         """The value, with an object for each attachment."""
@@ -330,9 +107,8 @@ class Incoming:
         shared: "Dict[Tuple[int, int, bool], Any]" = {}
         for file in self.files:
             shared.update(file.shared())
-        arrivals = self._attached.arrivals
-        if shared and arrivals is not None:
-            arrivals.keep(shared)
+        if shared and self._arrivals is not None:
+            self._arrivals.keep(shared)
         self._close_changeable()
         return value
 
@@ -376,7 +152,7 @@ class Incoming:
             else:
                 close(file.number)
                 file.number = -1
-        self._attached.descriptors[:] = kept
+        self._descriptors[:] = kept
 
 
 def _bytes(incoming: Incoming, entry: Attachment) -> bytes:
@@ -403,7 +179,7 @@ def _bytearray(incoming: Incoming, entry: Attachment) -> bytearray:
 def _array(incoming: Incoming, entry: Attachment) -> "Any":
     file = incoming.file(entry)
     name, shape, strides, writable = entry.details
-    numpy = _numpy()
+    numpy = find_numpy()
     if (
         len(name) < 3  # noqa: PLR2004 - order, kind, size.
         or name[0] not in "<>|="
@@ -429,12 +205,11 @@ def _view(incoming: Incoming, entry: Attachment, file: File) -> memoryview:
     """An array where there is no numpy."""
     name, shape, strides, writable = entry.details
     is_own_order = name[0] in ("|", "=", ORDER)
-    form, size = _FORMATS.get(name[1:] if is_own_order else "", ("", 0))
-    form, size = _FORMATS.get(name, (form, size))
-    if not size:
+    form = _FORMATS.get(name) or _FORMATS.get(name[1:] if is_own_order else "", "")
+    if not form:
         raise entry.error(f"is an array of {name!r}, which needs numpy; install it in this pool")
-    _check_extent(entry, size)
-    step = size
+    step = int(name[2:])
+    _check_extent(entry, step)
     for place in reversed(range(len(shape))):
         length = shape[place]
         if strides and length > 1 and strides[place] != step:
@@ -500,35 +275,10 @@ def _stream(incoming: Incoming, entry: Attachment) -> "Any":
     return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
 
 
-def _numpy() -> "Any":
-    """The user's numpy, if there is one."""
-    module = sys.modules.get("numpy")
-    if module is None:
-        if sys.path == _without_numpy:
-            return None
-        try:
-            module = _import("numpy")
-        except ImportError:
-            # Looking again costs milliseconds where it is there, but not for this interpreter.
-            _without_numpy[:] = sys.path
-            return None
-    return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
-
-
-def _range(incoming: Incoming, entry: Attachment) -> memoryview:
+def _part(incoming: Incoming, entry: Attachment) -> "Any":
     number = incoming.files[entry.descriptor].number
-    split_as: int = entry.details
-    view: memoryview = load("clutch._ranges").take(number, entry.offset, entry.bytes, split_as)
-    return view
+    return load("clutch._ranges").part_of(number, entry, entry.content == ROW_GROUP)
 
-
-def _row_group(incoming: Incoming, entry: Attachment) -> "Any":
-    number = incoming.files[entry.descriptor].number
-    return load("clutch._ranges").row_group(number, entry.details)
-
-
-# With this `sys.path` there was none.
-_without_numpy: "List[Optional[str]]" = [None]
 
 # What is made of an attachment, by its content.
 OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
@@ -537,6 +287,6 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     ARRAY: _array,
     ARROW: _arrow,
     STREAM: _stream,
-    RANGE: _range,
-    ROW_GROUP: _row_group,
+    RANGE: _part,
+    ROW_GROUP: _part,
 }

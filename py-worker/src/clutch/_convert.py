@@ -104,7 +104,8 @@ def attaching(codec: int, encode: "Encode") -> "Optional[Attach]":
     """What puts something in the place of what leaves a payload of this codec."""
     if codec != CODEC_PLAIN:
         return None
-    return getattr(encode, "attach", None) or load("clutch._plain").attach  # type: ignore[no-any-return]
+    attach: "Attach" = getattr(encode, "attach", None) or load("clutch._plain").attach
+    return attach
 
 
 class _Converter:

@@ -7,11 +7,13 @@ Imported when the first coroutine appears: `asyncio` costs more than the whole w
 """
 
 import asyncio
+from sys import _getframe
 
 from clutch._call import State, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any, Callable, Coroutine
 
 __all__ = ["SKIP", "cancel_tasks", "run", "run_on"]
@@ -45,25 +47,31 @@ async def _interruptible(coroutine: "Coroutine[Any, Any, Any]", now: State) -> "
     def on_interrupt() -> bool:
         """Whether the interrupt shall also be raised where it came."""
         current = _current_task(loop)
-        if main is not None and current is not main:
+        is_ours = _is_of_asyncio(_getframe(2))
+        if main is not None and (is_ours or current is not main):
             main.cancel()
             # The loop may be about to wait.
             loop.call_soon_threadsafe(_nothing)
-        return current is not None
+        return current is not None and not is_ours
 
-    now.on_interrupt = on_interrupt if now is state else _from_afar(main, loop)
+    now.on_interrupt = on_interrupt if now is state else _from_afar(main, loop, now)
     try:
         return await coroutine
     finally:
         now.on_interrupt = None
 
 
-def _from_afar(main: "Any", loop: "Any") -> "Callable[[], bool]":
+def _from_afar(main: "Any", loop: "Any", now: State) -> "Callable[[], bool]":
     """How the control thread cancels a coroutine that runs on the loop of another thread."""
+
+    def cancel() -> None:
+        # Else it has seen by itself that it is to end, and is at what it does then.
+        if now.armed:
+            main.cancel()
 
     def on_interrupt() -> bool:
         try:
-            loop.call_soon_threadsafe(main.cancel)
+            loop.call_soon_threadsafe(cancel)
         except RuntimeError:
             # The loop has come to its end.
             pass
@@ -84,7 +92,18 @@ def cancel_tasks() -> bool:
         task.cancel()
     # The loop may be about to wait.
     loop.call_soon_threadsafe(_nothing)
-    return not tasks or _current_task(loop) is not None
+    if not tasks:
+        return True
+    return _current_task(loop) is not None and not _is_of_asyncio(_getframe(2))
+
+
+def _is_of_asyncio(frame: "FrameType") -> bool:
+    """Whether the interrupt came in code of `asyncio`, which has to be spared.
+
+    A task that has just come to an `await` is put back in line by code that counts as the task's,
+    but where an exception is logged away, and the task is never run again.
+    """
+    return frame.f_code.co_filename.startswith(SKIP)
 
 
 def _nothing() -> None:

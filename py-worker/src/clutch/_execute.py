@@ -21,7 +21,6 @@ from clutch._frames import (
     FLAG_KEYWORDS,
     FLAG_STREAM,
     RESULT,
-    MetaReader,
     ProtocolError,
     encode_exception,
     failed_cancelled,
@@ -29,7 +28,6 @@ from clutch._frames import (
     failed_too_large,
     header_bytes,
 )
-from clutch._limits import FUNCTION_NAME_BYTES_MAX
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
@@ -59,22 +57,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "APPLY_NOTHING",
-    "APPLY_STAR",
-    "ASYNC",
     "CALLING",
     "DECODING",
     "FINDING",
     "NAME_AT",
-    "BadItemError",
-    "BadNameError",
     "Coroutine",
     "Executor",
-    "NoFoldError",
     "NoRecordsError",
-    "each_of",
-    "is_coroutine_function",
-    "split_name",
 ]
 
 # How far a call had come when something was raised.
@@ -85,20 +74,11 @@ CALLING = 2
 # A caller who makes up names must not grow the cache for ever.
 _FUNCTIONS_MAX = 4096
 
-# `async def` sets it in a function's code. Decorated functions are unwrapped to look.
-_CO_COROUTINE = 0x80
-# That, or what it sets in that of an async generator.
-ASYNC = _CO_COROUTINE | 0x200
-_WRAPPERS_MAX = 16
-
 # Of an exception that cannot be described in full.
 _BRIEF_CHARACTERS_MAX = 4096
 
 # Behind the timeout and the length of the name.
 NAME_AT = 16
-
-# What a call does with each of its items: it is the argument, the arguments, or only folded.
-APPLY_ITEM, APPLY_STAR, APPLY_NOTHING = 0, 1, 2
 
 _u64 = Struct("<Q").unpack_from
 _import = __import__
@@ -107,23 +87,6 @@ _modules = sys.modules
 
 class NoRecordsError(Exception):
     """No record of a file begins in the range that a call was to be made with."""
-
-
-class BadNameError(Exception):
-    """A function's name is not `module:qualname`."""
-
-
-class BadItemError(Exception):
-    """An item is not what the function is to be called with."""
-
-
-class NoFoldError(Exception):
-    """The function that folds could not be found."""
-
-    def __init__(self, key: bytes, error: BaseException) -> None:
-        super().__init__()
-        self.key = key
-        self.error = error
 
 
 async def _nothing() -> None:
@@ -314,7 +277,7 @@ class Executor:
 
     def _find(self, key: bytes) -> "Callable[..., Any]":
         """The function of this name, imported if need be; raises what the import raises."""
-        module_name, qualname = split_name(key)
+        module_name, qualname = load("clutch._names").split_name(key)
         # An import runs a user's code, and may be interrupted too.
         state = self._state
         state.armed = True
@@ -357,7 +320,13 @@ class Executor:
         # while numpy is imported.
         self._state.page[0] = call_id
         incoming = load("clutch._attached").Incoming(payload, self._state, self.line)
-        return incoming.decode(codec), load("clutch._outgoing").Encoder(incoming, encode)
+        try:
+            args = incoming.decode(codec)
+        except BaseException:
+            # Whoever holds the exception holds all that is here.
+            incoming.close()
+            raise
+        return args, load("clutch._outgoing").Encoder(incoming, encode)
 
     def _unfold(
         self,
@@ -382,7 +351,7 @@ class Executor:
             one = function
             # Looking at a function may be user code, too.
             self._state.page[0] = call_id
-            if is_coroutine_function(function):
+            if load("clutch._names").is_coroutine_function(function):
                 self._asyncio()
                 one = lambda *item: self._await(function(*item))  # noqa: E731 - one line says it.
             items = load("clutch._items").Items(
@@ -425,44 +394,3 @@ def _brief(error: BaseException) -> str:
         return f"{name}: {str(error)[:_BRIEF_CHARACTERS_MAX]}"
     except BaseException:  # noqa: BLE001 - the exception's own code.
         return name
-
-
-def each_of(key: bytes) -> "tuple[bytes, int, bytes]":
-    """The name of a call's function, what is done with its items, and the name of their fold."""
-    reader = MetaReader(key)
-    name, apply, fold = reader.raw(), APPLY_ITEM, b""
-    if reader.flag():
-        apply, fold = reader.u32(), reader.raw()
-        if apply > APPLY_NOTHING:
-            raise ProtocolError(f"nothing is known of the way {apply} to call a function")
-    reader.end()
-    return name, apply, fold
-
-
-def split_name(key: bytes) -> "tuple[str, str]":
-    """Module and qualname of a call's function."""
-    raw, _, _ = each_of(key)
-    try:
-        name = raw.decode()
-    except UnicodeDecodeError:
-        raise ProtocolError("a function's name is not UTF-8") from None
-    module_name, _, qualname = name.partition(":")
-    parts = f"{module_name}.{qualname}".split(".")
-    if len(raw) > FUNCTION_NAME_BYTES_MAX or not all(part.isidentifier() for part in parts):
-        raise BadNameError(name)
-    return module_name, qualname
-
-
-def is_coroutine_function(function: "Any", kinds: int = _CO_COROUTINE) -> bool:
-    for _ in range(_WRAPPERS_MAX):
-        code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & kinds:
-            return True
-        for name in ("__wrapped__", "__func__", "func"):
-            inner = getattr(function, name, None)
-            if callable(inner):
-                function = inner
-                break
-        else:
-            return False
-    return False

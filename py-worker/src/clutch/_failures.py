@@ -8,14 +8,7 @@ from posix import _exit
 
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import advice, cut, describe, format_traceback, message_of
-from clutch._execute import (
-    DECODING,
-    FINDING,
-    BadItemError,
-    BadNameError,
-    NoFoldError,
-    split_name,
-)
+from clutch._execute import DECODING, FINDING
 from clutch._frames import (
     CODEC_JSON,
     CODEC_RAW,
@@ -27,6 +20,7 @@ from clutch._frames import (
     failed_unserializable,
 )
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX
+from clutch._names import BadNameError, split_name
 from clutch._pristine import load
 
 TYPE_CHECKING = False
@@ -70,10 +64,6 @@ def _failure(error: "BaseException | None", attempt: "Attempt", skip: "tuple[str
         return error.meta
     if type(error) is UnserializableError:
         return failed_unserializable(error.path, error.type_name, error.message)
-    if type(error) is NoFoldError:
-        return load("clutch._missing").not_found(*split_name(error.key), error.error, skip)
-    if type(error) is BadItemError:
-        return failed_bad_arguments(message_of(error))
     if stage == FINDING:
         missing = load("clutch._missing")
         if isinstance(error, BadNameError):

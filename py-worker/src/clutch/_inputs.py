@@ -147,10 +147,8 @@ class Stream:
     def _check(self, *, is_async: bool) -> None:
         """Whether it may be waited for the next item here."""
         port = self._port
-        if port.state.running != port.call_id:
+        if port.state.running != port.call_id or self._pid != getpid():
             raise self._over()
-        if self._pid != getpid():
-            raise StreamFailed("a forked child cannot read the stream; only its parent can")
         thread = get_ident()
         if not is_async and thread == port.loop_thread:
             raise StreamFailed("on the event loop, read the stream by `async for`")
@@ -162,6 +160,8 @@ class Stream:
             raise StreamFailed(self._failure)
 
     def _over(self) -> StreamFailed:
+        if self._pid != getpid():
+            return StreamFailed("a forked child cannot read the stream; only its parent can")
         return StreamFailed("the call that was given the stream has ended")
 
     def __repr__(self) -> str:

@@ -14,9 +14,16 @@ from posix import getpid
 from clutch._call import SKIP, Cancelled
 from clutch._convert import UnserializableError, attaching, convert, type_name
 from clutch._errors import as_dict, describe
-from clutch._execute import APPLY_NOTHING, APPLY_STAR, BadItemError, NoFoldError, each_of
-from clutch._frames import CODEC_JSON, FLAG_ITEMS
+from clutch._failures import FailedError
+from clutch._frames import (
+    CODEC_JSON,
+    FLAG_ITEMS,
+    MetaReader,
+    ProtocolError,
+    failed_bad_arguments,
+)
 from clutch._limits import DEPTH_MAX, FAILURE_TEXT_BYTES_MAX, PLACE_WORDS
+from clutch._names import split_name
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
@@ -36,8 +43,15 @@ _WRAPPED = 2
 _FULL_FAILURES_MAX = 16
 _SHORT_TEXT_BYTES_MAX = 4 << 10
 
+# What is done with an item: it is the argument, the list of arguments, or only folded.
+_ITEM, _STAR, _NOTHING = 0, 1, 2
+
 # On the page, where it says how many items have begun.
 _BEGUN = PLACE_WORDS - 1
+
+
+class _BadItemError(Exception):
+    """An item is not what the function is to be called with."""
 
 
 class Items:
@@ -53,7 +67,7 @@ class Items:
         state: "State",
         find: "Callable[[bytes], Callable[..., Any]]",
     ) -> None:
-        _, self._apply, self._fold = each_of(state.key)
+        self._apply, self._fold = _each_of(state.key)
         self._state = state
         self._function = function
         # The function as the caller named it.
@@ -72,7 +86,7 @@ class Items:
         try:
             # Before any item, so that a fold which is not there costs nothing but a look.
             fold = self._find_fold() if self._fold else None
-            if self._apply == APPLY_NOTHING:
+            if self._apply == _NOTHING:
                 self._results.extend(self._items)
             else:
                 self._run(pid)
@@ -99,12 +113,13 @@ class Items:
         except Cancelled:
             raise
         except BaseException as error:
-            raise NoFoldError(key, error) from error
+            missing = load("clutch._missing")
+            raise FailedError(missing.not_found(*split_name(key), error, self._skip)) from error
 
     def _run(self, pid: int) -> None:
         results, total = self._results, len(self._items)
         function, call = self._function, map
-        if self._apply == APPLY_STAR:
+        if self._apply == _STAR:
             call = starmap  # type: ignore[assignment]
             if not set(map(type, self._items)) <= {list, tuple}:
                 # Others could be taken apart as well: a text into letters.
@@ -121,6 +136,8 @@ class Items:
                     raise StopIteration
             except BaseException as error:
                 # An item alone is a call like any other, and so is its failure.
+                if total == 1 and type(error) is _BadItemError:
+                    raise FailedError(failed_bad_arguments(str(error))) from None
                 if total == 1 or self._state.interrupted == self._call_id or getpid() != pid:
                     raise
                 self._failed(error)
@@ -218,7 +235,7 @@ class Items:
         text_bytes_max = FAILURE_TEXT_BYTES_MAX if is_early else _SHORT_TEXT_BYTES_MAX
         with pristine_imports:
             data = describe(error, self._skip, text_bytes_max)
-            if type(error) is BadItemError or self._misfits(error, data[3]):
+            if type(error) is _BadItemError or self._misfits(error, data[3]):
                 failure = _failure("clutch.BadArguments", data[1], [])
             else:
                 failure = as_dict(data)
@@ -234,13 +251,13 @@ class Items:
         if frames or not isinstance(error, TypeError):
             return False
         item = self._items[len(self._results)]
-        args = tuple(item) if self._apply == APPLY_STAR else (item,)
+        args = tuple(item) if self._apply == _STAR else (item,)
         misfit: bool = load("clutch._missing").arguments_misfit(self._named, args, {})
         return misfit
 
     def arguments(self) -> "Any":
         """What the function was called with, if there is one item."""
-        if self._apply == APPLY_STAR and len(self._items) == 1:
+        if self._apply == _STAR and len(self._items) == 1:
             return self._items[0]
         return self._items
 
@@ -250,12 +267,24 @@ class Items:
         self._failures.append((index, _failure("clutch.Unserializable", message, parts)))
 
 
+def _each_of(key: bytes) -> "Tuple[int, bytes]":
+    """What a call does with its items, and the name of their fold."""
+    reader = MetaReader(key)
+    reader.raw()
+    if not reader.flag():
+        return _ITEM, b""
+    apply, fold = reader.u32(), reader.raw()
+    if apply > _NOTHING:
+        raise ProtocolError(f"nothing is known of the way {apply} to call a function")
+    return apply, fold
+
+
 def _spread(function: "Callable[..., Any]") -> "Callable[[Any], Any]":
     """Calls the function with the items of a list, and with nothing else."""
 
     def spread(item: "Any") -> "Any":
         if type(item) is not list and type(item) is not tuple:
-            raise BadItemError(
+            raise _BadItemError(
                 f"an item is {type_name(type(item))}, but must be a list of the arguments"
             )
         return function(*item)

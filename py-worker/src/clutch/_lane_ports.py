@@ -136,6 +136,40 @@ class LoopPort(LanePort):
         """Whether what was sent has to get away first."""
         return self._is_blocked or self._queued - self._done > _AHEAD_MAX
 
+    def complete(self, coroutine: "Any") -> "Any":
+        """What a coroutine gives on the event loop that all calls share.
+
+        Called on a thread beside it, which waits until the coroutine has really come to its end.
+        """
+        state = self.state
+        state.armed = False
+        self.armed = True
+        tasks: "list[Any]" = []
+
+        async def run() -> "Any":
+            tasks.append(load("asyncio").current_task())
+            if self._is_to_end():
+                # It was told before there was a task.
+                coroutine.close()
+                self._end()
+            return await coroutine
+
+        def cancel() -> None:
+            # Else it has seen by itself that it is to end, and is at what it does then.
+            if self.armed and tasks:
+                tasks[0].cancel()
+
+        future = load("asyncio").run_coroutine_threadsafe(run(), self._loop)
+        before, state.on_interrupt = (
+            state.on_interrupt,
+            lambda: bool(self._loop.call_soon_threadsafe(cancel)),
+        )
+        try:
+            return future.result()
+        finally:
+            state.on_interrupt = before
+            state.armed = True
+
     def _send(self, head: bytes, body: "Body") -> None:
         self._flush()
         if get_ident() == self.loop_thread:

@@ -7,36 +7,35 @@ Loaded by the first result that has any.
 """
 
 import sys
-from _pickle import PickleBuffer
 from _struct import Struct
-from posix import ftruncate, pwrite
+from posix import ftruncate
 
-from clutch._attached import ARRAY, ARROW, BYTE_ARRAY, BYTES, ORDER
 from clutch._frames import failed_too_large, failed_unserializable
 from clutch._limits import (
     ATTACH_BYTES_MIN,
     ATTACHMENT_ALIGNMENT,
     ATTACHMENTS_MAX,
     DESCRIPTORS_MAX,
-    DIMENSIONS_MAX,
     META_BYTES_MAX,
 )
+from clutch._parts import Part, attach
 from clutch._pristine import load
 from clutch._receive import close_all
+from clutch._table import BYTE_ARRAY, BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _pickle import PickleBuffer
     from typing import Any, Dict, List, Optional, Tuple
 
     from clutch._attached import File, Incoming
     from clutch._execute import Body, Encode
 
-__all__ = ["Encoder", "Outgoing", "Part", "attach", "gather", "part_of"]
+__all__ = ["Encoder", "Outgoing", "gather"]
 
 _ADD_SEALS = 1033
 _ALL_SEALS = 15
 _CLOEXEC, _ALLOW_SEALING = 1, 2
-_MOVED_BYTES_MAX = 0x7FFFF000
 _DUPFD_CLOEXEC = 1030
 
 # Opcodes of pickle: large objects are behind a head of one of these, outside of any frame.
@@ -50,89 +49,9 @@ _BYTES_OPCODES = {ord("B"): BYTES, 0x8E: BYTES, 0x96: BYTE_ARRAY}
 # What goes back as it came is at least this part of its memory, which it keeps alive.
 _ECHO_SHARE = 8
 
-_ENTRY = Struct("<IQQI").pack
 _U32 = Struct("<I").pack
 _U64 = Struct("<Q").pack
 _U64_AT = Struct("<Q").unpack_from
-
-# Elements of arrays that have a name outside of Python; others become lists.
-_DTYPE_KINDS = frozenset("biufcmM")
-_ITEM_BYTES_MAX = 16
-_FLOAT_BYTES_MAX = 8
-_TYPE_CODES = {
-    **dict.fromkeys("bhilqn", "i"),
-    **dict.fromkeys("BHILQN", "u"),
-    **dict.fromkeys("fd", "f"),
-    "?": "b",
-}
-
-
-class Part:
-    """Something that leaves the payload."""
-
-    __slots__ = ("content", "is_flat", "shape", "size", "value")
-
-    def __init__(self, content: int, value: "Any", size: int) -> None:
-        self.content = content
-        self.value = value
-        self.size = size
-        # Of an array: its name and its shape, and whether its memory is as it has to be.
-        self.shape: "Tuple[str, Tuple[int, ...]]" = "", ()
-        self.is_flat = True
-
-    def address(self) -> int:
-        """Where it is in memory, if that is known."""
-        interface = getattr(self.value, "__array_interface__", None)
-        if self.content != ARRAY or not self.is_flat or type(interface) is not dict:
-            return 0
-        return interface["data"][0]  # type: ignore[no-any-return]
-
-    def entry(self, descriptor: int, offset: int) -> bytes:
-        """Its place in the table."""
-        head = _ENTRY(descriptor, offset, self.size, self.content)
-        if self.content != ARRAY:
-            return head
-        dtype, shape = self.shape
-        name = dtype.encode()
-        lengths = Struct(f"<{len(shape)}Q").pack(*shape)
-        return b"".join((head, _U64(len(name)), name, _U64(len(shape)), lengths, _U64(0), b"\0"))
-
-    def put(self, descriptor: int, offset: int) -> None:
-        """Copies it into a file in memory."""
-        if not self.size:
-            return
-        if self.content == ARROW or not self.is_flat:
-            self._put_by_map(descriptor, offset)
-            return
-        value = self.value
-        if hasattr(value, "__array_interface__"):
-            value = value.reshape(-1).view("u1")
-        with memoryview(value) as view, view.cast("B") as flat:
-            at = 0
-            while at < self.size:
-                with flat[at : at + _MOVED_BYTES_MAX] as piece:
-                    at += pwrite(descriptor, piece, offset + at)
-
-    def _put_by_map(self, descriptor: int, offset: int) -> None:
-        module = load("mmap")
-        before = offset % module.ALLOCATIONGRANULARITY
-        window = module.mmap(descriptor, before + self.size, offset=offset - before)
-        try:
-            if self.content == ARROW:
-                _write_arrow(self.value, memoryview(window)[before:])
-            else:
-                ndarray = _ndarray(type(self.value))
-                dtype, shape = self.shape
-                ndarray(shape, dtype, window, before)[...] = self.value
-        finally:
-            # Before the file is sealed: it must not be writable by anybody then.
-            window.close()
-
-
-class _Holder(bytearray):
-    """Stands for a part in a value that is pickled."""
-
-    part: Part
 
 
 class Outgoing:
@@ -269,12 +188,6 @@ def _create() -> int:
     return number
 
 
-def part_of(buffer: PickleBuffer) -> "Optional[Part]":
-    """What a buffer stands for that the pickler has come to; None if it is a user's own."""
-    holder = memoryview(buffer).obj
-    return holder.part if type(holder) is _Holder else None
-
-
 def gather(written: "List[Any]") -> "Tuple[bytes, List[Part]]":
     """The value without its large parts, and these, of what a pickler has written piece by piece.
 
@@ -324,85 +237,3 @@ def _largest(places: "List[Tuple[int, int]]", parts: "List[Part]") -> "List[Tupl
     stay = {index for _, index in by_size[:excess]}
     parts[:] = [part for index, part in enumerate(parts) if index not in stay]
     return [place for place in places if place[1] not in stay]
-
-
-def attach(
-    value: "Any", kind: type, bytes_min: int, views_are_arrays: bool
-) -> "Optional[PickleBuffer]":
-    """What stands for an array or a table of a result; None if it is to become plain data."""
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    part = None
-    if kind is memoryview:
-        part = _of_view(value, views_are_arrays)
-    elif name == "array.array":
-        part = _of_elements(value, value.typecode, (len(value),), value.itemsize)
-    elif name in ("pyarrow.lib.Table", "pyarrow.lib.RecordBatch"):
-        part = Part(ARROW, value, _write_arrow(value, None))
-        bytes_min = 0
-    else:
-        part = _of_numpy(value, kind)
-    if part is None or part.size < bytes_min:
-        return None
-    holder = _Holder()
-    holder.part = part
-    return PickleBuffer(holder)
-
-
-def _of_view(view: memoryview, are_arrays: bool) -> "Optional[Part]":
-    if not view.c_contiguous:
-        return None
-    try:
-        view.cast("B").release()
-    except (TypeError, ValueError):
-        # A format that cannot be cast.
-        return None
-    part = None
-    if are_arrays:
-        part = _of_elements(view, view.format, view.shape or (), view.itemsize)
-    return part or Part(BYTES, view, view.nbytes)
-
-
-def _of_elements(
-    value: "Any", code: str, shape: "Tuple[int, ...]", item_bytes: int
-) -> "Optional[Part]":
-    kind = _TYPE_CODES.get(code)
-    if kind is None or not shape:
-        return None
-    part = Part(ARRAY, value, memoryview(value).nbytes)
-    part.shape = f"{ORDER if item_bytes > 1 else '|'}{kind}{item_bytes}", tuple(shape)
-    return part
-
-
-def _of_numpy(array: "Any", kind: type) -> "Optional[Part]":
-    dtype = getattr(array, "dtype", None)
-    if dtype is None or kind.__name__ not in ("ndarray", "memmap") or not array.shape:
-        return None
-    bytes_max = _FLOAT_BYTES_MAX if dtype.kind == "f" else _ITEM_BYTES_MAX
-    if dtype.kind not in _DTYPE_KINDS or dtype.itemsize > bytes_max:
-        return None
-    if len(array.shape) > DIMENSIONS_MAX:
-        return None
-    sent = dtype.newbyteorder("<")
-    part = Part(ARRAY, array, array.nbytes)
-    part.shape = sent.str, array.shape
-    part.is_flat = array.flags.c_contiguous and sent == dtype
-    return part
-
-
-def _ndarray(kind: type) -> "Any":
-    return next(cls for cls in kind.__mro__ if cls.__name__ == "ndarray")
-
-
-def _write_arrow(table: "Any", target: "Optional[memoryview]") -> int:
-    """Writes a table as an Arrow IPC stream; how many bytes that are."""
-    pyarrow: "Any" = sys.modules["pyarrow"]
-    if target is None:
-        sink = pyarrow.MockOutputStream()
-    else:
-        sink = pyarrow.FixedSizeBufferWriter(pyarrow.py_buffer(target))
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write(table)
-    if target is not None:
-        sink.close()
-        return len(target)
-    return sink.size()  # type: ignore[no-any-return]

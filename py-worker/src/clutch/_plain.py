@@ -106,7 +106,7 @@ def make_encode() -> "Encode":
 
     def leaves(buffer: "Any") -> bool:
         """Called by the pickler: whether a buffer is to be written like bytes."""
-        part = load("clutch._outgoing").part_of(buffer)
+        part = load("clutch._parts").part_of(buffer)
         if part is None:
             return True
         written.append(part)
@@ -146,7 +146,7 @@ def make_encode() -> "Encode":
 
 def attach(value: object, kind: type) -> "Any":
     """What stands for a large array or a table in a value, or None."""
-    return load("clutch._outgoing").attach(value, kind, ATTACH_BYTES_MIN, False)
+    return load("clutch._parts").attach(value, kind, ATTACH_BYTES_MIN, False)
 
 
 def _may_nest(payload: bytes) -> bool:

@@ -76,7 +76,7 @@ def open_port(line: "Any", call_id: int, state: "State") -> "Port":
     if type(line) is not list:
         opened: "Port" = line.open(call_id, state)
         return opened
-    sock, frames, send, _flush, weak = line
+    sock, frames, send, _flush, weak, rest = line
     port = weak()
     if port is not None and port.call_id == call_id:
         return port
@@ -85,7 +85,7 @@ def open_port(line: "Any", call_id: int, state: "State") -> "Port":
         line[3]()
         send(head, body)
 
-    port = _OnePort(call_id, state, sock, frames, send_in_order)
+    port = _OnePort(call_id, state, sock, frames, send_in_order, rest)
     # For others that ask in the course of this call.
     line[4] = ref(port)
     return port
@@ -96,6 +96,7 @@ class Port:
 
     __slots__ = (
         "__weakref__",
+        "armed",
         "call_id",
         "given",
         "inputs",
@@ -120,6 +121,8 @@ class Port:
         self.given = self.sent = 0
         # The thread of the event loop that reads the socket for all calls, if there is one.
         self.loop_thread = 0
+        # Whether what runs there for a call on another thread may be interrupted.
+        self.armed = False
         # The client's streams that the call can still read, by their numbers.
         self.inputs: "dict[int, Callable[[], Input | None]]" = {}
 
@@ -133,6 +136,10 @@ class Port:
 
     async def awaited(self, is_ready: "Callable[[], object]") -> None:
         """The same on an event loop, which goes on meanwhile."""
+        raise NotImplementedError
+
+    def complete(self, coroutine: "Any") -> "Any":
+        """What a coroutine gives on the event loop that all calls share."""
         raise NotImplementedError
 
     def ask(self, stream: int, items: int) -> None:
@@ -190,7 +197,7 @@ class Port:
 class _OnePort(Port):
     """That of the only call of a worker, which runs on the main thread."""
 
-    __slots__ = ("_frames", "_recv", "_sock", "_taken", "_waiters")
+    __slots__ = ("_frames", "_recv", "_rest", "_sock", "_taken", "_waiters")
 
     def __init__(
         self,
@@ -199,8 +206,10 @@ class _OnePort(Port):
         sock: "socket",
         frames: "Iterator[Frame]",
         send: "Callable[[bytes, Body], None]",
+        rest: "Callable[[], None]",
     ) -> None:
         super().__init__(call_id, state, send)
+        self._rest = rest
         self._sock = sock
         self._recv = sock.recv
         self._frames: "Any" = frames
@@ -217,6 +226,10 @@ class _OnePort(Port):
                 # Takes nothing, so that whatever a signal handler raises here, nothing is lost.
                 self._recv(1, MSG_PEEK)
             except OSError as error:
+                if is_of_system(error) and isinstance(error, BlockingIOError):
+                    # What calls before this one had has been kept for long enough.
+                    self._rest()
+                    return
                 # A handler's `TimeoutError` is one, too; of a connection that is gone, reading
                 # tells.
                 if is_of_system(error) and not isinstance(error, ConnectionError):
@@ -275,7 +288,11 @@ class _OnePort(Port):
         if frame is None:
             return True
         names = frame.f_locals
-        return names["start"] != names["end"]
+        is_buffered: bool = names["start"] != names["end"]
+        if type(names) is dict:
+            # A copy, until 3.12, which the frame keeps: also of the last payload.
+            names.clear()
+        return is_buffered
 
     def _take_shielded(self) -> None:
         """Takes a frame. An exception raised in the midst of it would cost all that follow."""

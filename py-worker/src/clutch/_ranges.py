@@ -29,10 +29,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from clutch._attached import Attachment
+
     # Bytes of a file: at most how many, from where on. None of them only at its end.
     Read = Callable[[int, int], bytes]
 
-__all__ = ["RangeError", "row_group", "take", "whole_lines"]
+__all__ = ["RangeError", "part_of", "row_group", "take", "whole_lines"]
 
 # The variants of `Split`.
 SPLIT_BYTES = 0
@@ -58,6 +60,13 @@ class RangeError(Exception):
 
 # What a caller reads.
 RangeError.__module__ = "clutch"
+
+
+def part_of(descriptor: int, entry: "Attachment", is_row_group: bool) -> "Any":
+    """The part of a file that an attachment names."""
+    if is_row_group:
+        return row_group(descriptor, entry.details)
+    return take(descriptor, entry.offset, entry.bytes, entry.details)
 
 
 def take(descriptor: int, offset: int, size: int, split: int) -> memoryview:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["decode", "encode"]
 
+# As in `_table`, which is loaded when something is attached.
+_BYTES = 0
+
 
 def decode(payload: memoryview) -> "Tuple[bytes]":
     """The argument. A copy, since the buffer is used again."""
@@ -23,8 +26,8 @@ def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "Optiona
     data = value if type(value) is bytes else _data(value)
     if data is None or len(data) < ATTACH_BYTES_MIN:
         return data
-    outgoing = load("clutch._outgoing")
-    body: "Body" = outgoing.Outgoing(b"", [outgoing.Part(0, data, len(data))])
+    part = load("clutch._parts").Part(_BYTES, data, len(data))
+    body: "Body" = load("clutch._outgoing").Outgoing(b"", [part])
     return body
 
 

@@ -101,8 +101,8 @@ class Stream:
         self._value: object = None
         self._pid = getpid()
         self._port: "Port" = open_port(line, call_id, state)
-        # On an event loop, the state is its own only if the whole call runs there.
-        self._arms = True
+        # What is told whether the call may be interrupted where it is.
+        self._armable: "State | Port" = state
 
     def run(self) -> None:
         """Calls the function, and sends its items."""
@@ -130,11 +130,15 @@ class Stream:
         self._value = await self._pump_async(value)
 
     def _on_loop(self, coroutine: "Any") -> "Any":
-        self._arms = not self._port.is_shared
-        try:
+        port = self._port
+        if not port.is_shared:
             return self._complete(coroutine)
+        # On another thread than its own.
+        self._armable = port
+        try:
+            return port.complete(coroutine)
         finally:
-            self._arms = True
+            self._armable = self._state
 
     async def _follow(self, coroutine: "Any") -> "Any":
         """What a coroutine gives; an async iterator is run to its end here, on the same loop."""
@@ -299,8 +303,7 @@ class Stream:
 
     def _arm(self, armed: bool) -> None:
         """Lets what runs be interrupted, or not. Not `finally`, if an interrupt has led to it."""
-        if self._arms:
-            self._state.armed = armed
+        self._armable.armed = armed
 
     def _tell(self, error: BaseException) -> None:
         """Says what closing raised: the call fails for another reason, which its caller is told."""

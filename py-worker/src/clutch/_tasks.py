@@ -22,13 +22,11 @@ from clutch._call import Cancelled, state
 from clutch._cancel import Lane
 from clutch._control import die, report
 from clutch._execute import (
-    ASYNC,
     CALLING,
     DECODING,
     FINDING,
     NAME_AT,
     Coroutine,
-    is_coroutine_function,
 )
 from clutch._frames import (
     EXIT,
@@ -43,6 +41,7 @@ from clutch._frames import (
 )
 from clutch._lanes import LaneExecutor
 from clutch._mailbox import Inbox, Outbox
+from clutch._names import ASYNC, COROUTINE, is_coroutine_function
 from clutch._pristine import load, pristine_imports
 from clutch._threads import start
 
@@ -182,22 +181,24 @@ class _TaskExecutor(LaneExecutor):
     def _is_async(self, key: bytes, function: "Any", flags: int) -> bool:
         if flags & FLAG_STREAM:
             # Also async generators. Streams are longer than the look at their functions.
-            return is_coroutine_function(function, ASYNC) or is_coroutine_function(
-                type(function).__call__, ASYNC
-            )
+            return _is_of_loop(function, ASYNC)
         known = self._are_async.get(key)
         if known is not None and known[0] is function:
             return known[1]
-        try:
-            is_async = is_coroutine_function(function) or is_coroutine_function(
-                type(function).__call__
-            )
-        except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
-            is_async = False
+        is_async = _is_of_loop(function, COROUTINE)
         if len(self._are_async) > len(self._functions):
             self._are_async.clear()
         self._are_async[key] = function, is_async
         return is_async
+
+
+def _is_of_loop(function: "Any", kinds: int) -> bool:
+    try:
+        return is_coroutine_function(function, kinds) or is_coroutine_function(
+            type(function).__call__, kinds
+        )
+    except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
+        return False
 
 
 class _ThreadExecutor(LaneExecutor):

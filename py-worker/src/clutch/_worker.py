@@ -140,7 +140,7 @@ def _live(
     _warm(call)
     frames = receive_frames(receive_into, setup.payload_bytes_max, arrivals)
     executor = Executor(package, setup.payload_bytes_max)
-    executor.line = [call, frames, send, flush, _nobody]
+    executor.line = [call, frames, send, flush, _nobody, arrivals.rest]
     serve(frames, send, executor, flush, restore)
     return 0
 
@@ -236,6 +236,7 @@ def _warm(call: socket) -> None:
     try:
         call.recv(1, MSG_PEEK)
     except BlockingIOError:
+        _pristine.load("clutch._names")
         _pristine.load("clutch._plain")
     except OSError:
         # The loop will meet the same error, and tell.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
+use clutch_protocol::failure::{Failure, Reason};
 use clutch_protocol::message::{self, Answer, WorkerId};
 use clutch_protocol::wire::{self, MetaError};
 use clutch_protocol::{Codec, Flags, Frame, Header, Kind, retry};
@@ -13,16 +13,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::attempts::Attempts;
 use super::core::Core;
-use super::counters::answered;
+use super::counters::{Counters, answered};
 use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{OK, Record, What};
 use super::metas::{ANSWER_BYTES, encode_each, push_answer, push_run, run_bytes};
 use super::phases::Waited;
-use super::refusal::{early_failure, refusal, send_failure, too_large};
-use super::streams::{Items, Streams};
+use super::refusal::{early_failure, send_failure};
+use super::stream_books::{Items, Streams};
 use crate::net::Attached;
-use crate::pool::{CallKey, Caller, Event, PoolState, StopCause, Verdict};
+use crate::pool::{CallKey, Caller, Event, StopCause};
 use crate::session::Peer;
 use crate::worker::spawner::PoolIndex;
 
@@ -158,6 +158,15 @@ impl Core {
     }
 }
 
+/// Counts a call that has come.
+fn count_in(counters: &mut Counters, frame: &Frame, attached: &Attached) {
+    counters.one("accepted");
+    counters.add("bytes_in", u64::from(frame.header.payload_bytes));
+    if !attached.is_empty() {
+        counters.add("attached_bytes_in", attached.bytes());
+    }
+}
+
 impl Dispatcher {
     /// Judges a call by what no pool's state is needed for, and keeps it. What is to be told to
     /// which pool, unless it was answered.
@@ -178,21 +187,10 @@ impl Dispatcher {
             return None;
         };
         let state = &mut self.pools[pool.0];
-        state.counters.one("accepted");
-        state.counters.add("bytes_in", u64::from(frame.header.payload_bytes));
-        if !attached.is_empty() {
-            state.counters.add("attached_bytes_in", attached.bytes());
-        }
-        let most = self.daemon.attached;
+        count_in(&mut state.counters, &frame, &attached);
         let wishes = (retry.as_ref(), each.as_ref());
-        let reason = refusal(&state.config, &function, &frame.header, wishes);
-        let reason = reason.or_else(|| too_large(&attached, Payload::Arguments, most));
-        if let Some(reason) = reason {
-            state.counters.one(answered(&reason));
-            send_failure(peer, id, &early_failure(pool_name, function, reason));
-            return None;
-        }
-        let parent = match self.parent_of(peer, pool) {
+        let refused = self.refusal(pool, &function, (&frame.header, &attached), wishes);
+        let parent = match refused.map_or_else(|| self.parent_of(peer, pool), Err) {
             Ok(parent) => parent,
             Err(reason) => {
                 self.pool(pool).counters.one(answered(&reason));
@@ -239,20 +237,6 @@ impl Dispatcher {
         let deadline = now + timeout;
         let retry = policy;
         Some((pool, Event::CallArrived { call: key, deadline, caller, priority, retry, nested }))
-    }
-
-    pub(super) fn no_such_pool(&self, name: &str) -> Missing {
-        let mut known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
-        known.sort_unstable();
-        let was = self.pools.iter().any(|pool| pool.removed && pool.config.name == name);
-        let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
-        let known = known.join(", ");
-        let message = if was {
-            format!("pool '{name}' was removed from the configuration; the pools are: {known}")
-        } else {
-            format!("there is no pool '{name}'; the pools are: {known}")
-        };
-        Missing { what: MissingWhat::Pool, message, traceback: String::new() }
     }
 
     /// Hands a call to a free worker.
@@ -384,56 +368,6 @@ impl Dispatcher {
         };
         send_failure(&call.peer, call.id, &failure);
         true
-    }
-
-    /// Whether user code can have run, or can still run, for a call that a worker has. A worker
-    /// that answered has done with it, and its page tells; one that lives may yet begin. A function
-    /// that was not found has not begun; the import that looked for it is as good to run again.
-    fn can_have_begun(
-        &self,
-        pool: PoolIndex,
-        worker: WorkerId,
-        call: CallKey,
-        reason: &Reason,
-    ) -> bool {
-        match reason {
-            Reason::NotFound(_) => false,
-            Reason::BadArguments { .. } => self.has_begun(pool, worker, call),
-            _ => true,
-        }
-    }
-
-    /// Carries a pool's own verdict on a call out.
-    pub(super) fn settle(&mut self, now: Instant, pool: PoolIndex, key: CallKey, verdict: Verdict) {
-        let reason = match verdict {
-            Verdict::TimedOut => self.timed_out(now, pool, key),
-            Verdict::Nested => self.no_worker_ever(pool, key),
-            Verdict::Cancelled => Reason::Cancelled,
-            Verdict::QueueFull => {
-                Reason::QueueFull { limit: self.pools[pool.0].config.limits.queue }
-            }
-            Verdict::ShuttingDown => Reason::ShuttingDown { why: self.shutdown(pool, key) },
-            Verdict::WorkerDied { worker, .. } => {
-                Reason::WorkerDied(Box::new(self.pools[pool.0].death_of(worker, key)))
-            }
-            Verdict::CrashLoop => Reason::CrashLoop {
-                failures: match self.pools[pool.0].policy.state() {
-                    PoolState::CrashLoop { failures } => failures,
-                    _ => 0,
-                },
-                last: Box::new(self.pools[pool.0].newest_death()),
-            },
-        };
-        let quarantined = matches!(verdict, Verdict::WorkerDied { quarantined: true, .. });
-        if quarantined {
-            self.pool(pool).counters.one("quarantined");
-        }
-        let word = self.history.word(reason.name());
-        let items = self.items_told(key);
-        if self.fail(now, key, reason, quarantined) {
-            let record = Record::new(What::Answered, pool).call(key).word(word).extra(items);
-            self.history.note(now, record);
-        }
     }
 
     /// Takes a call out of the books. It is owed no answer after this.

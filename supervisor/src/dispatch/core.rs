@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
 use super::runs::Verdict;
 use crate::net::Holdings;
+use crate::open_files::descriptors_left;
 use crate::pool::Event;
-use crate::prepare::descriptors_left;
 use crate::watch::watcher::Watcher;
 use crate::worker::spawner::{Launched, PoolIndex};
 
@@ -74,7 +74,7 @@ impl Core {
         let watcher = parts.watcher.clone();
         let workers = parts.pools.iter().map(|pool| u64::from(pool.config.workers)).sum();
         let holdings = Holdings::new(descriptors_left(workers, parts.daemon.connections));
-        let dispatcher = Dispatcher::new(parts, holdings.clone());
+        let dispatcher = Dispatcher::new(parts);
         Core(Rc::new(Shared {
             dispatcher: RefCell::new(dispatcher),
             armed: Cell::new(None),

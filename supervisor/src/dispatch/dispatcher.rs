@@ -28,7 +28,6 @@ use super::watch::Watched;
 use crate::cgroup::Group;
 use crate::config;
 use crate::logs::{Ring, Sink};
-use crate::net::Holdings;
 use crate::pool::nesting::Nesting;
 use crate::pool::{CallKey, Effect, Event, Pool};
 use crate::prepare::{Ingredients, Unmade};
@@ -191,8 +190,6 @@ pub struct Dispatcher {
     pub(super) calls: HashMap<CallKey, Call>,
     pub(super) last_call: u64,
     pub(super) counters: Counters,
-    /// What is held of descriptors that travel with calls and answers.
-    pub(super) holdings: Rc<Holdings>,
     pub(super) clients: u64,
     pub(super) head: Vec<u8>,
     /// What happened lately.
@@ -262,7 +259,7 @@ impl PoolState {
 }
 
 impl Dispatcher {
-    pub(super) fn new(parts: Parts, holdings: Rc<Holdings>) -> Dispatcher {
+    pub(super) fn new(parts: Parts) -> Dispatcher {
         let pools: Vec<_> = parts.pools.into_iter().map(PoolState::new).collect();
         let names = pools.iter().enumerate();
         let by_name = names.map(|(i, pool)| (pool.config.name.clone(), PoolIndex(i))).collect();
@@ -277,7 +274,6 @@ impl Dispatcher {
             calls: HashMap::new(),
             last_call: 0,
             counters: Counters::default(),
-            holdings,
             clients: 0,
             head: Vec::new(),
             history: History::new(started),

@@ -8,7 +8,7 @@ use clutch_protocol::{Flags, Reason};
 
 use super::dispatcher::{Dispatcher, Worker};
 use super::progress::Told;
-use super::streams::Streams;
+use super::stream_books::Streams;
 use crate::pool::{Begun, CallKey};
 use crate::worker::link::Link;
 use crate::worker::spawner::PoolIndex;

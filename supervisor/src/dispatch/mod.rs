@@ -6,8 +6,9 @@
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
-//! - `unwanted`: calls that are given up, and by whom.
-//! - `streams`: items on their ways, one by one; `progress`: how far calls have come.
+//! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
+//! - `streams`: items on their ways, one by one; `stream_books`: how many may be.
+//! - `progress`: how far calls have come.
 //! - `given`: what workers were given and have not answered.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
@@ -62,8 +63,10 @@ mod reload;
 mod runs;
 mod search;
 mod stacks;
+mod stream_books;
 mod streams;
 mod unwanted;
+mod verdicts;
 mod watch;
 mod witness;
 

@@ -5,12 +5,42 @@ use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
 use clutch_protocol::message::{Apply, Each, Phases, Retry};
 use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
 
+use super::dispatcher::Dispatcher;
 use crate::net::Attached;
 use crate::session::Peer;
 use crate::worker::link::frame_head;
+use crate::worker::spawner::PoolIndex;
 
-/// What is wrong with a call whatever its pool is doing.
-pub(super) fn refusal(
+impl Dispatcher {
+    /// What is wrong with a call whatever its pool is doing.
+    pub(super) fn refusal(
+        &self,
+        pool: PoolIndex,
+        function: &str,
+        (header, attached): (&Header, &Attached),
+        wishes: (Option<&Retry>, Option<&Each>),
+    ) -> Option<Reason> {
+        let config = &self.pools[pool.0].config;
+        refusal(config, function, header, wishes)
+            .or_else(|| too_large(attached, Payload::Arguments, self.daemon.attached))
+    }
+
+    pub(super) fn no_such_pool(&self, name: &str) -> Missing {
+        let mut known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        let was = self.pools.iter().any(|pool| pool.removed && pool.config.name == name);
+        let name: String = name.chars().take(64).flat_map(char::escape_default).collect();
+        let known = known.join(", ");
+        let message = if was {
+            format!("pool '{name}' was removed from the configuration; the pools are: {known}")
+        } else {
+            format!("there is no pool '{name}'; the pools are: {known}")
+        };
+        Missing { what: MissingWhat::Pool, message, traceback: String::new() }
+    }
+}
+
+fn refusal(
     config: &crate::config::Pool,
     function: &str,
     header: &Header,

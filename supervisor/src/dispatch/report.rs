@@ -11,8 +11,9 @@ use clutch_protocol::status::{
 
 use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
-use super::streams::Streams;
+use super::stream_books::Streams;
 use crate::envs::{Report, Stage};
+use crate::net::Holdings;
 use crate::pool;
 use crate::pool::{EmptySlot, Held, Opening, WorkerView};
 use crate::watch::activity::Activity;
@@ -36,16 +37,16 @@ const HALTED: &str = "a signal (SIGSTOP) has stopped it: it gets no calls until 
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
-        self.with(|dispatcher| dispatcher.status(Instant::now()))
+        self.with(|dispatcher| dispatcher.status(Instant::now(), self.holdings()))
     }
 }
 
 impl Dispatcher {
-    fn status(&self, now: Instant) -> Status {
+    fn status(&self, now: Instant, holdings: &Holdings) -> Status {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
-        counters.insert("descriptors_refused".to_owned(), self.holdings.refused());
+        counters.insert("descriptors_refused".to_owned(), holdings.refused());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -55,8 +56,8 @@ impl Dispatcher {
                 socket: self.address.shown(),
                 clients: self.clients,
                 descriptors: open_descriptors(),
-                descriptors_attached: self.holdings.held() as u64,
-                attached_bytes: self.holdings.bytes(),
+                descriptors_attached: holdings.held() as u64,
+                attached_bytes: holdings.bytes(),
                 counters,
             },
             pools: self

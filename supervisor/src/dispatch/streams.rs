@@ -11,199 +11,34 @@
 //!
 //! Nothing is kept here: whoever receives items has said before how many, and none are passed on
 //! without. A worker that sends more than that has broken the protocol and is killed; a client that
-//! does so is refused.
+//! does so is refused. What a worker asks for is passed on to the client as far as the worker's
+//! socket takes it: the items of a client are never more than fit its outbox, however large they
+//! are and however long the worker does not read.
 //!
 //! The books are kept twice. What a worker may do is a matter of its run, whatever became of the
 //! call; what a client may still be sent is a matter of the call, whichever attempt runs. An
 //! attempt of which something has passed on is the last one, so the two agree from then on.
 
-use clutch_protocol::limits::{FAILURE_TEXT_BYTES_MAX, STREAM_CREDIT_MAX, STREAMS_MAX};
+use std::time::Instant;
+
+use clutch_protocol::failure::{Payload, Reason};
+use clutch_protocol::limits::FAILURE_TEXT_BYTES_MAX;
 use clutch_protocol::message::WorkerId;
 use clutch_protocol::stream::{Credit, Item, ItemsEnd};
-use clutch_protocol::wire::{self, MetaError};
+use clutch_protocol::wire;
 use clutch_protocol::{Frame, Header, Kind, retry};
-use thiserror::Error;
 
 use super::call::Call;
 use super::core::Core;
 use super::dispatcher::Dispatcher;
 use super::given::Given;
+use super::history::{Record, What};
+use super::stream_books::{BadCredit, Input, StreamFault, Streams, add};
 use crate::net::{Attached, OutboxError};
 use crate::pool::{CallKey, Event, StopCause};
 use crate::session::Peer;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::spawner::PoolIndex;
-
-/// The stream a call answers with, as its client sees it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Items {
-    /// How many more its client takes.
-    pub(super) credit: u32,
-    /// How many its client was sent.
-    pub(super) sent: u64,
-}
-
-impl Items {
-    /// How many its client was sent, as far as the history counts.
-    pub(super) fn told(self) -> u32 {
-        u32::try_from(self.sent).unwrap_or(u32::MAX)
-    }
-}
-
-/// The streams of a run, as its worker may use them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Streams {
-    /// Whether it answers with one.
-    gives: bool,
-    /// Whether its arguments can stand for some.
-    takes: bool,
-    /// How many more items the worker may send.
-    credit: u32,
-    /// How many it has sent.
-    sent: u64,
-    /// Those of the client's of which the worker wants items.
-    inputs: Vec<Input>,
-    /// Whether anything of them has passed on.
-    pub(super) have_moved: bool,
-}
-
-/// A stream of a client's.
-#[derive(Clone, Debug)]
-struct Input {
-    stream: u32,
-    /// How many more items the client may send.
-    credit: u32,
-    /// How many it has sent.
-    sent: u64,
-    has_ended: bool,
-}
-
-/// How a client breaks the rules of streams; its connection ends with this sentence.
-#[derive(Debug, Error)]
-pub(crate) enum StreamFault {
-    /// Its meta is none of its kind.
-    #[error("{0}")]
-    Meta(#[from] MetaError),
-    /// Calls are counted from 1.
-    #[error("there is no call 0")]
-    Call,
-    /// The call has no such stream.
-    #[error("call {call} has no stream {stream} that takes this")]
-    Stream {
-        /// The client's id of it.
-        call: u64,
-        /// Which.
-        stream: u32,
-    },
-    /// It takes more than it may.
-    #[error(
-        "a credit of {items} for call {call}, of which {outstanding} items are to come; 1 to \
-         {STREAM_CREDIT_MAX} may be"
-    )]
-    Credit {
-        /// The client's id of it.
-        call: u64,
-        /// How many more.
-        items: u32,
-        /// How many there are.
-        outstanding: u32,
-    },
-    /// It sends what nobody has asked for.
-    #[error("item {index} of stream {stream} of call {call} is not the next, or without credit")]
-    Item {
-        /// The client's id of it.
-        call: u64,
-        /// Which.
-        stream: u32,
-        /// What it says.
-        index: u64,
-    },
-    /// There is too much beside an item.
-    #[error("an item has {bytes} bytes attached, at most {limit} may be")]
-    Attached {
-        /// How many there are.
-        bytes: u64,
-        /// How many there may be.
-        limit: u64,
-    },
-    /// What is to be said of a stream's end is a novel.
-    #[error("a stream's failure may have {FAILURE_TEXT_BYTES_MAX} bytes, not {0}")]
-    Failure(usize),
-}
-
-/// A credit that makes no sense.
-struct BadCredit;
-
-/// Adds to what is outstanding.
-fn add(outstanding: &mut u32, items: u32) -> Result<(), BadCredit> {
-    let sum = outstanding.saturating_add(items);
-    if items == 0 || sum > STREAM_CREDIT_MAX {
-        return Err(BadCredit);
-    }
-    *outstanding = sum;
-    Ok(())
-}
-
-impl Streams {
-    pub(super) fn new(gives: bool, takes: bool, credit: u32) -> Streams {
-        Streams { gives, takes, credit, ..Streams::default() }
-    }
-
-    /// How many items the worker has sent; none where it answers otherwise.
-    pub(super) fn sent(&self) -> Option<u64> {
-        self.gives.then_some(self.sent)
-    }
-
-    /// Whether the worker has to wait for its reader before it may send another item.
-    pub(super) fn wait_for_reader(&self) -> bool {
-        self.gives && self.credit == 0
-    }
-
-    /// Takes note of an item of the worker's.
-    fn give(&mut self, item: Item) -> Result<(), String> {
-        let Item { stream, index } = item;
-        if !self.gives || stream != 0 {
-            return Err(format!("it sent an item of stream {stream}, which is not its to send"));
-        }
-        if index != self.sent {
-            return Err(format!("it sent item {index} where item {} is the next", self.sent));
-        }
-        if self.credit == 0 {
-            return Err(format!("it sent item {index}, which nobody has asked for"));
-        }
-        self.credit -= 1;
-        self.sent += 1;
-        Ok(())
-    }
-
-    /// Takes note of the worker's wish for items. False when the stream has ended meanwhile.
-    fn ask(&mut self, credit: Credit) -> Result<bool, String> {
-        let Credit { stream, items } = credit;
-        if !self.takes || stream == 0 || stream >= STREAMS_MAX {
-            return Err(format!("it asked for items of stream {stream}, which is not there"));
-        }
-        let found = self.inputs.iter().position(|input| input.stream == stream);
-        let at = found.unwrap_or_else(|| {
-            self.inputs.push(Input { stream, credit: 0, sent: 0, has_ended: false });
-            self.inputs.len() - 1
-        });
-        let input = &mut self.inputs[at];
-        if input.has_ended {
-            return Ok(false);
-        }
-        add(&mut input.credit, items).map_err(|BadCredit| {
-            let outstanding = input.credit;
-            format!("it asked for {items} items, and {outstanding} are to come already")
-        })?;
-        Ok(true)
-    }
-
-    /// A client's stream that the worker has asked for items of and that has not ended.
-    fn input(&mut self, stream: u32) -> Option<&mut Input> {
-        let mut inputs = self.inputs.iter_mut();
-        inputs.find(|input| input.stream == stream && !input.has_ended)
-    }
-}
 
 impl Call {
     /// Whether its worker may send no item before its client takes more.
@@ -248,14 +83,20 @@ impl Core {
         let credit: Credit = wire::decode(&frame.meta).map_err(|error| error.to_string())?;
         self.with(|dispatcher| {
             let Owned { call, streams } = dispatcher.streams_of(link, frame.header.id)?;
-            if !streams.ask(credit)? || !dispatcher.counts(link, call) {
-                return Ok(None);
-            }
-            let entry = dispatcher.calls.get(&call).expect("a call that counts is owed");
-            let head = frame_head(Kind::Credit, entry.id, &credit);
-            entry.peer.send(&head, &Default::default());
-            Ok(dispatcher.note_moved(link, call))
+            streams.ask(credit)?;
+            Ok(dispatcher.release(self, (link.pool, link.worker), call))
         })
+    }
+
+    /// A worker has read what was sent to it: there may be room for more.
+    fn released(&self, (pool, worker): (PoolIndex, WorkerId), call: CallKey) {
+        let event = self.with(|dispatcher| {
+            dispatcher.with_run(pool, worker, call, |_, given| given.streams.is_awaited = false);
+            dispatcher.release(self, (pool, worker), call)
+        });
+        if let Some(event) = event {
+            self.tell(pool, event);
+        }
     }
 
     /// A client takes more of a call's items.
@@ -306,14 +147,10 @@ impl Core {
         if bytes > limit {
             return Err(StreamFault::Attached { bytes, limit });
         }
-        let take = |input: &mut Input| {
-            if index != input.sent || input.credit == 0 {
-                let call = frame.header.id;
-                return Err(StreamFault::Item { call, stream, index });
-            }
-            input.credit -= 1;
-            input.sent += 1;
-            Ok(())
+        let call = frame.header.id;
+        let take = |input: &mut Input| match input.take(index, frame.header.frame_bytes()) {
+            true => Ok(()),
+            false => Err(StreamFault::Item { call, stream, index }),
         };
         self.client_input(peer, (frame, attached), stream, take)
     }
@@ -345,17 +182,28 @@ impl Core {
     ) -> Result<(), StreamFault> {
         let call = frame.header.id;
         let Some(key) = self.stream_frame(peer, call)? else { return Ok(()) };
-        let to = self.with(|dispatcher| {
+        let full = self.with(|dispatcher| {
             let nothing = StreamFault::Stream { call, stream };
             let Some((pool, worker)) = dispatcher.home_of_call(key) else { return Err(nothing) };
             let sent = dispatcher.with_run(pool, worker, key, |link, given| {
                 let Some(input) = given.streams.input(stream) else { return Err(nothing) };
                 note(input)?;
-                Ok(link.call.send_attached(&head_of(frame, given.run), &frame.payload, attached))
+                let head = head_of(frame, given.run);
+                Ok(link.call.send_attached(&head, &frame.payload, attached))
             });
-            Ok(sent.transpose()?.map(|sent| (pool, worker, sent)))
+            let sent = sent.transpose()?.unwrap_or(Ok(()));
+            if frame.header.kind == Kind::Item {
+                let counters = &mut dispatcher.pool(pool).counters;
+                counters.one("items_in");
+                counters.add("bytes_in", u64::from(frame.header.payload_bytes));
+            }
+            // The first was told when the first credit was passed on.
+            let _had = dispatcher.release(self, (pool, worker), key);
+            Ok(dispatcher.overflows(pool, key, frame, sent))
         })?;
-        self.settle_sent(to);
+        if let Some(pool) = full {
+            self.tell(pool, Event::CallCancelled { call: key });
+        }
         Ok(())
     }
 
@@ -403,10 +251,45 @@ impl Dispatcher {
     }
 
     /// Whether a worker's attempt of a call is the one that counts, and its caller waits for it.
-    fn counts(&self, link: &Link, call: CallKey) -> bool {
-        self.is_with(link.pool, link.worker, call)
-            && !self.pools[link.pool.0].policy.is_attempt_over(call)
+    fn counts(&self, (pool, worker): (PoolIndex, WorkerId), call: CallKey) -> bool {
+        self.is_with(pool, worker, call)
+            && !self.pools[pool.0].policy.is_attempt_over(call)
             && self.calls.contains_key(&call)
+    }
+
+    /// Tells a client to send what its worker wants, as far as there is room for it on the way; the
+    /// event, if that is the first that has passed on.
+    fn release(&mut self, core: &Core, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
+        if !self.counts(at, call) {
+            return None;
+        }
+        let entry = &self.calls[&call];
+        let (peer, id) = (entry.peer.clone(), entry.id);
+        let worker = self.worker(at.0, at.1)?;
+        let link = worker.link.clone()?;
+        let streams = &mut worker.given.iter_mut().find(|given| given.call == call)?.streams;
+        let mut has_passed = false;
+        let mut is_held_back = false;
+        for input in streams.inputs.iter_mut().filter(|input| !input.has_ended) {
+            let items = input.release(link.call.waiting_bytes());
+            if items > 0 {
+                let credit = Credit { stream: input.stream, items };
+                peer.send(&frame_head(Kind::Credit, id, &credit), &Default::default());
+                has_passed = true;
+            }
+            is_held_back |= input.is_held_back();
+        }
+        // While nothing waits there, the next item that comes gives the next occasion.
+        if is_held_back && link.call.waiting_bytes() > 0 && !streams.is_awaited {
+            streams.is_awaited = true;
+            let core = core.clone();
+            while worker.tasks.try_join_next().is_some() {}
+            worker.tasks.spawn_local(async move {
+                link.call.drained().await;
+                core.released(at, call);
+            });
+        }
+        if has_passed { self.note_moved(at, call) } else { None }
     }
 
     /// Passes an item on to its caller, if that still waits.
@@ -417,7 +300,8 @@ impl Dispatcher {
         frame: &Frame,
         attached: &Attached,
     ) -> Option<Event> {
-        if !self.counts(link, call) {
+        let at = (link.pool, link.worker);
+        if !self.counts(at, call) {
             self.pool(link.pool).counters.one("late_items_dropped");
             return None;
         }
@@ -433,24 +317,48 @@ impl Dispatcher {
         if !attached.is_empty() {
             counters.add("attached_bytes_out", attached.bytes());
         }
-        self.note_moved(link, call)
+        self.note_moved(at, call)
     }
 
     /// Something of a run's streams has passed on; the event, if it is the first.
-    fn note_moved(&mut self, link: &Link, call: CallKey) -> Option<Event> {
-        let entry = self.worker(link.pool, link.worker)?;
+    fn note_moved(&mut self, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
+        let entry = self.worker(at.0, at.1)?;
         let given = entry.given.iter_mut().find(|given| given.call == call)?;
         let had = std::mem::replace(&mut given.streams.have_moved, true);
         (!had).then_some(Event::Streamed { call })
     }
 
+    /// A worker's socket did not take an item: its call fails, if the worker is not gone, which is
+    /// told otherwise. The pool that is to know.
+    fn overflows(
+        &mut self,
+        pool: PoolIndex,
+        call: CallKey,
+        frame: &Frame,
+        sent: Result<(), OutboxError>,
+    ) -> Option<PoolIndex> {
+        let (bytes, limit) = match sent {
+            Err(OutboxError::Full { waiting, limit }) => {
+                ((waiting + frame.header.frame_bytes()) as u64, limit as u64)
+            }
+            Err(OutboxError::Crowded(waiting)) => (waiting as u64, waiting as u64),
+            Ok(()) | Err(OutboxError::Closed) => return None,
+        };
+        let reason = Reason::TooLarge { what: Payload::Arguments, bytes, limit };
+        let (now, items) = (Instant::now(), self.items_told(call));
+        let word = self.history.word(reason.name());
+        if self.fail(now, call, reason, false) {
+            let record = Record::new(What::Answered, pool).call(call);
+            self.history.note(now, record.word(word).extra(items));
+        }
+        Some(pool)
+    }
+
     /// Where a call runs, unless that attempt has had its time.
     fn home_of_call(&self, key: CallKey) -> Option<(PoolIndex, WorkerId)> {
         let call = self.calls.get(&key)?;
-        let (pool, worker) = (call.pool(), call.worker()?);
-        let counts =
-            self.is_with(pool, worker, key) && !self.pools[pool.0].policy.is_attempt_over(key);
-        counts.then_some((pool, worker))
+        let at = (call.pool(), call.worker()?);
+        self.counts(at, key).then_some(at)
     }
 
     /// Does something to a run and its worker.

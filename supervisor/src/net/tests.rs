@@ -95,13 +95,13 @@ fn frames_keep_their_descriptors_behind_a_full_socket() {
         let mut wanted = Vec::new();
         let (theirs_too, mut other) = self::inbox(&holdings);
         for id in 0..600_u64 {
-            let count = if id % 3 == 0 { 1 + id / 3 % 3 } else { 0 };
+            let count = u8::try_from(if id % 3 == 0 { 1 + id / 3 % 3 } else { 0 }).unwrap();
             let files: Vec<_> = (0..count).map(|_| sealed(id)).collect();
-            let payload = Bytes::from(vec![id as u8; (id * 7919 % 5 * 20_000) as usize]);
-            let header = call(id, payload.len() as u32, count as u8);
+            let payload = Bytes::from(vec![7; usize::try_from(id * 7919 % 5 * 20_000).unwrap()]);
+            let header = call(id, u32::try_from(payload.len()).unwrap(), count);
             let all: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
             // Through another inbox, which is how the daemon gets them.
-            send(&theirs_too, &call(id, 0, count as u8).encode(), &all);
+            send(&theirs_too, &call(id, 0, count).encode(), &all);
             let (_, attached) = receive(&mut other).unwrap().remove(0);
             attached.admit();
             wanted.push((header, payload.clone(), inodes(&attached)));

@@ -643,6 +643,26 @@ fn a_call_that_killed_two_workers_is_not_given_a_third() {
 }
 
 #[test]
+fn a_call_of_which_something_was_streamed_is_not_tried_again_f068() {
+    let streamed = Event::Streamed { call: CallKey(1) };
+    let mut world = World::ready(1, 10);
+    world.send(1, 1, 0, retried(9));
+    assert!(world.pool.may_retry(world.now, CallKey(1)));
+    assert_eq!(NOTHING, world.tell(streamed.clone()));
+    assert!(!world.pool.may_retry(world.now, CallKey(1)));
+    let died = Verdict::WorkerDied { worker: id(0, 1), quarantined: false };
+    assert_eq!(settle(1, died), world.die(id(0, 1))[0]);
+    assert_eq!(NOTHING, world.tell(streamed.clone()), "it is over");
+    // An attempt's own time is then as good as the call's.
+    let mut world = World::ready(1, 10);
+    world.send(1, 1, 0, Retry { attempt_timeout: Some(SECOND), ..retried(2) });
+    world.tell(streamed);
+    assert_eq!(vec![Effect::DumpStack { worker: id(0, 1) }], world.live(SECOND));
+    let effects = world.tell(Event::StackDumped { worker: id(0, 1) });
+    assert_eq!(settle(1, Verdict::TimedOut), effects[0]);
+}
+
+#[test]
 fn a_call_that_never_began_moves_silently_but_not_for_ever_f003() {
     let mut world = World::ready(1, 10);
     world.call(1);

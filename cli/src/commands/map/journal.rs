@@ -216,7 +216,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // Whatever ended the map, what is finished is finished; a failure was told by another flush.
+        // Whatever ended the map, what is finished is finished; what fails was told already.
         let _ = self.flush();
     }
 }

@@ -132,9 +132,4 @@ impl<R: DeserializeOwned> Plan<R> {
         }
         self.done.insert(first, Rest::Failed(items, Box::new(failure)));
     }
-
-    /// A map that is reduced has no result: this item has ended it.
-    pub(super) fn break_off(&mut self, index: u64, failure: Failure) {
-        self.broken.get_or_insert((index, Box::new(failure)));
-    }
 }

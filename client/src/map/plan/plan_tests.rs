@@ -587,7 +587,8 @@ fn simulate(runs_us: &[u64], workers: usize, knows_its_length: bool) -> (u64, u6
                     let Some(parcel): Option<Parcel> = queue.pop_front() else { break };
                     let items = contents(&parcel);
                     chunks.push(parcel.items());
-                    let run: u64 = items.iter().map(|item| runs_us[*item as usize]).sum();
+                    let at = |item: &u64| runs_us[usize::try_from(*item).unwrap()];
+                    let run: u64 = items.iter().map(at).sum();
                     free[worker] = now + CALL_US + run;
                     busy.insert((free[worker], worker), (parcel, items, run));
                 }

@@ -1,0 +1,69 @@
+//! How far calls have come: from the function to the caller, to `status`, and to a terminal.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clutch_client::Progress;
+use clutch_tests::{Daemon, wait_until};
+
+/// How long anything may take here on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn daemon() -> Daemon {
+    Daemon::builder().pool("default", |pool| pool).start()
+}
+
+#[test]
+fn the_caller_is_told_and_the_last_word_comes_before_the_answer() {
+    let daemon = daemon();
+    let oracle = daemon.oracle();
+    let client = daemon.blocking();
+    for steps in [1_u32, 10, 40] {
+        let told = Arc::new(Mutex::new(Vec::<Progress>::new()));
+        let sink = Arc::clone(&told);
+        let request = client.request("job_streams:works").args((steps,));
+        let request = request.on_progress(move |progress| sink.lock().unwrap().push(progress));
+        assert_eq!(steps, request.send::<u32>().unwrap());
+        let told = told.lock().unwrap();
+        let last = told.last().expect("it was told");
+        let steps = f64::from(steps);
+        assert_eq!((steps, Some(steps)), (last.done, last.total), "{told:?}");
+        assert_eq!(format!("step {steps}"), last.message);
+        assert!(told.is_sorted_by(|a, b| a.done <= b.done), "{told:?}");
+        assert!(told.len() <= 30, "at most ten a second: {}", told.len());
+    }
+    // Beside items, too.
+    let told = Arc::new(Mutex::new(0.0));
+    let sink = Arc::clone(&told);
+    let request = client.request("job_streams:works_and_gives").args((50,));
+    let request = request.on_progress(move |progress| *sink.lock().unwrap() = progress.done);
+    assert_eq!(50, request.stream::<u64>().filter(Result::is_ok).count());
+    assert_eq!(50.0, *told.lock().unwrap());
+    drop(client);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn status_shows_how_far_a_call_is_whoever_asked_for_it() {
+    let daemon = daemon();
+    let oracle = daemon.oracle();
+    let go = daemon.tmp().join("go");
+    let path = go.to_str().unwrap().to_owned();
+    let client = daemon.blocking();
+    let call = std::thread::spawn(move || client.call::<u32>("job_streams:works", (4, path, 0.15)));
+    let progress = wait_until("it has come to its end", PATIENCE, || {
+        let status = daemon.try_status()?;
+        let workers = status.pools.into_iter().flat_map(|pool| pool.workers);
+        let calls: Vec<_> = workers.flat_map(|worker| worker.calls).collect();
+        let told = calls.first().and_then(|call| call.progress.clone());
+        told.filter(|told| told.done > 0.0).ok_or_else(|| format!("{calls:?}"))
+    });
+    assert_eq!(Some(4.0), progress.total);
+    let page = daemon.cli(["workers"]).expect_code(0).stdout;
+    assert!(page.contains(" % (step "), "{page}");
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(4, call.join().unwrap().unwrap());
+    let page = daemon.cli(["workers"]).expect_code(0).stdout;
+    assert!(!page.contains(" % "), "{page}");
+    oracle.judge(daemon);
+}
