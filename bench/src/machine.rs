@@ -9,7 +9,8 @@ pub(crate) fn describe() -> Outcome<String> {
     let memory = field("/proc/meminfo", "MemTotal")?;
     let memory = memory.trim_end_matches(" kB").parse::<u64>()? >> 20;
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(format!("{processor}, {cores} cores, {memory} GiB, Linux {}", kernel.trim()))
+    let kernel: Vec<&str> = kernel.split('.').take(2).collect();
+    Ok(format!("{processor}, {cores} cores, {memory} GiB, Linux {}", kernel.join(".")))
 }
 
 /// A line of a process's `status` that counts KiB: `VmRSS`, `VmHWM`.
