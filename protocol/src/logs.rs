@@ -3,6 +3,7 @@
 //! It travels as JSON, so that fields can be added without a new protocol version; a reader ignores
 //! what it does not know.
 
+use crate::wire::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::message::WorkerId;
@@ -57,6 +58,31 @@ impl LogStream {
             LogStream::Daemon => "daemon",
         }
     }
+}
+
+/// Which lines of the output store a client wants.
+#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct Logs {
+    /// Only of this pool; empty for all.
+    pub pool: String,
+    /// Only of this call, by the daemon's id; 0 for all.
+    pub call: u64,
+    /// Only of the workers of this slot.
+    pub slot: Option<u32>,
+    /// How many of the newest lines that are there already.
+    pub lines: u32,
+    /// Whether lines to come are wanted, too, until the request is cancelled.
+    pub follow: bool,
+}
+
+/// Some lines of the output store on their way to a client; the payload is a JSON list.
+#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
+pub struct LogLines {
+    /// Lines of the pools asked for, whatever else was asked for, that were forgotten before they
+    /// could be sent: this client or the daemon was too slow for them.
+    pub dropped: u64,
+    /// Whether no more come.
+    pub last: bool,
 }
 
 #[cfg(test)]

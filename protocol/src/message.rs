@@ -9,6 +9,7 @@ pub use crate::guardian::{
     Exit, Exited, Halted, Identity, OomScore, ProcessLimits, Resource, ResourceLimit, Signal,
     Spawn, SpawnFailed, SpawnStage, Spawned, Swept,
 };
+pub use crate::logs::{LogLines, Logs};
 pub use crate::program::{
     Forward, RunEnded, RunProgram, RunRefusal, RunRefused, RunStarted, SpawnProgram, Streams,
     Target,
@@ -379,31 +380,6 @@ pub struct Log {
     pub dropped: u64,
     /// The message, and the traceback if it has one. Cut by the worker.
     pub text: String,
-}
-
-/// Which lines of the output store a client wants.
-#[derive(Clone, Debug, Decode, Encode, PartialEq, Eq)]
-pub struct Logs {
-    /// Only of this pool; empty for all.
-    pub pool: String,
-    /// Only of this call, by the daemon's id; 0 for all.
-    pub call: u64,
-    /// Only of the workers of this slot.
-    pub slot: Option<u32>,
-    /// How many of the newest lines that are there already.
-    pub lines: u32,
-    /// Whether lines to come are wanted, too, until the request is cancelled.
-    pub follow: bool,
-}
-
-/// Some lines of the output store on their way to a client; the payload is a JSON list.
-#[derive(Clone, Copy, Debug, Decode, Encode, PartialEq, Eq)]
-pub struct LogLines {
-    /// Lines of the pools asked for, whatever else was asked for, that were forgotten before they
-    /// could be sent: this client or the daemon was too slow for them.
-    pub dropped: u64,
-    /// Whether no more come.
-    pub last: bool,
 }
 
 #[cfg(test)]

@@ -145,7 +145,9 @@ def _make_watched(kind: "type[State]") -> "type[State]":
             return read(self)
 
         @running.setter
-        def running(self, call_id: int) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        def running(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self, call_id: int
+        ) -> None:
             if not call_id and self.reports is not None:
                 _tell_last(self.reports)
                 self.reports = None

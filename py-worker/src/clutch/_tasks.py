@@ -13,26 +13,15 @@ What a plain function returns that is a coroutine after all, and the items of a 
 
 import asyncio
 from _queue import SimpleQueue
-from _struct import Struct
 from posix import close, dup, getpid, register_at_fork
-from time import monotonic
 
 from clutch import _coroutine
-from clutch._call import Cancelled, state
+from clutch._call import state
 from clutch._cancel import Lane
 from clutch._control import die, report
-from clutch._execute import (
-    CALLING,
-    DECODING,
-    FINDING,
-    NAME_AT,
-    Coroutine,
-)
 from clutch._frames import (
     EXIT,
     FAILED,
-    FLAG_ITEMS,
-    FLAG_STREAM,
     FLAGS_OF_PORTS,
     READY,
     RUN,
@@ -41,8 +30,8 @@ from clutch._frames import (
 )
 from clutch._lanes import LaneExecutor
 from clutch._mailbox import Inbox, Outbox
-from clutch._names import ASYNC, COROUTINE, is_coroutine_function
-from clutch._pristine import load, pristine_imports
+from clutch._pristine import load
+from clutch._task_executors import TaskExecutor, ThreadExecutor
 from clutch._threads import start
 
 TYPE_CHECKING = False
@@ -50,7 +39,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any, Optional, Tuple
 
-    from clutch._execute import Answer, Body, Executor
+    from clutch._execute import Body, Executor
     from clutch._lanes import Lanes, Send
     from clutch._receive import Payload
 
@@ -65,8 +54,6 @@ _END_S = 1.0
 # How often the loop may fail without an answer in between: when a call has closed its descriptors,
 # or has put something else in the place of what it needs, it never works again.
 _FAILURES_MAX = 10
-
-_u64 = Struct("<Q").unpack_from
 
 
 def make_loop(beyond: int) -> asyncio.AbstractEventLoop:
@@ -105,130 +92,6 @@ def make_loop(beyond: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-class _TaskExecutor(LaneExecutor):
-    """Runs calls on the loop, many at once, but each step of ours for one of them alone."""
-
-    __slots__ = ("_are_async",)
-
-    def __init__(self, package: str, payload_bytes_max: int, lane: Lane) -> None:
-        super().__init__(package, payload_bytes_max, lane)
-        self._asyncio()
-        self._are_async: "dict[bytes, Tuple[Any, bool]]" = {}
-
-    async def run(
-        self,
-        lane: Lane,
-        flags: int,
-        codec: int,
-        call_id: int,
-        meta: memoryview,
-        payload: "Payload",
-    ) -> "Optional[Answer]":
-        """The answer of a call; None if it has to go to a thread."""
-        if len(meta) < NAME_AT:
-            raise ProtocolError("the meta of a call is too short")
-        self._state = lane
-        lane.key = key = bytes(meta[8:])
-        (lane.timeout_ms,) = _u64(meta)
-        lane.started = monotonic()
-        lane.running = call_id
-        stage = FINDING
-        function = args = kwargs = value = stream = error = None
-        encode: "Any" = None
-        try:
-            place = self._functions.get(key)
-            function = place[0].get(place[1]) if place else None
-            if function is None:
-                function = self._find(key)
-            # Looking at a function may be user code, too.
-            lane.page[0] = call_id
-            if flags & FLAG_ITEMS or not self._is_async(key, function, flags):
-                return None
-            stage = DECODING
-            decode, encode = self._codecs.get(codec) or self._load_codec(codec)
-            if flags:
-                args, encode = self._decode(flags, codec, payload, call_id)
-                args, kwargs, stream = self._unfold(flags, codec, function, args, call_id, encode)
-            else:
-                args = decode(payload)  # type: ignore[arg-type]
-            if type(args) is not list and type(args) is not tuple:
-                raise TypeError("they are no list")
-            stage = CALLING
-            lane.armed = True
-            if lane.interrupted == call_id:
-                raise Cancelled
-            if stream is not None:
-                await stream.run_on_loop()
-            else:
-                value = function(*args, **(kwargs or {}))
-                if type(value) is Coroutine:
-                    value = await value
-        except BaseException as raised:  # noqa: BLE001 - whatever user code raises.
-            error = raised
-        lane.armed = False
-        lane.running = 0
-        self._state = lane
-        if getpid() != self._pid:
-            with pristine_imports:
-                load("clutch._failures").leave_child(error, self._skip)
-        if error is not None or lane.interrupted == call_id:
-            answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
-            # As in `Executor.execute`.
-            error = encode = None
-            return answer
-        return self._answered(call_id, codec, value, stream, encode)
-
-    def _is_async(self, key: bytes, function: "Any", flags: int) -> bool:
-        if flags & FLAG_STREAM:
-            # Also async generators. Streams are longer than the look at their functions.
-            return _is_of_loop(function, ASYNC)
-        known = self._are_async.get(key)
-        if known is not None and known[0] is function:
-            return known[1]
-        is_async = _is_of_loop(function, COROUTINE)
-        if len(self._are_async) > len(self._functions):
-            self._are_async.clear()
-        self._are_async[key] = function, is_async
-        return is_async
-
-
-def _is_of_loop(function: "Any", kinds: int) -> bool:
-    try:
-        return is_coroutine_function(function, kinds) or is_coroutine_function(
-            type(function).__call__, kinds
-        )
-    except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
-        return False
-
-
-class _ThreadExecutor(LaneExecutor):
-    """Runs calls on a thread beside the loop; coroutines go back to it."""
-
-    __slots__ = ("_loop",)
-
-    def __init__(
-        self, package: str, payload_bytes_max: int, lane: Lane, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(package, payload_bytes_max, lane)
-        self._loop = loop
-        self._asyncio()
-
-    def _await(self, coroutine: "Any") -> "Any":
-        lane = self._state
-        # What is ours must not be interrupted half-way.
-        lane.armed = False
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        lane.on_interrupt = future.cancel
-        try:
-            lane.armed = True
-            if lane.interrupted == lane.running:
-                raise Cancelled
-            return future.result()
-        finally:
-            lane.on_interrupt = None
-            future.cancel()
-
-
 class Service:
     """Takes calls from the socket, and sees to it that each is answered."""
 
@@ -241,7 +104,7 @@ class Service:
         self._descriptor = call.fileno()
         self._inbox = Inbox(call, self._payload_bytes_max)
         self._outbox = Outbox(call, self.loop)
-        self._executor = _TaskExecutor(package, self._payload_bytes_max, Lane("", memoryview(b"")))
+        self._executor = TaskExecutor(package, self._payload_bytes_max, Lane("", memoryview(b"")))
         self._executor.line = lanes
         # Places of the page that no call has.
         self._places = list(range(lanes.count))
@@ -352,7 +215,7 @@ class Service:
         """Starts one more thread; or says why it could not."""
 
         def make(lane: Lane) -> LaneExecutor:
-            executor = _ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
+            executor = ThreadExecutor(self._package, self._payload_bytes_max, lane, self.loop)
             executor.line = self._lanes
             return executor
 

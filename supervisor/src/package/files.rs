@@ -70,6 +70,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_streams.py",
     "clutch/_subinterpreters.py",
     "clutch/_table.py",
+    "clutch/_task_executors.py",
     "clutch/_tasks.py",
     "clutch/_threads.py",
     "clutch/_warmup.py",
