@@ -20,6 +20,11 @@ const PLOT_WIDTH: f64 = 480.0;
 const PLOT_HEIGHT: f64 = 390.0;
 
 /// Draws pairs of lines, and an upright one at `mark` bytes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "powers of a few tens, and sizes that are powers of two"
+)]
 pub(crate) fn draw(lines: &[Line], mark: f64) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
     let (right, top) = points().fold((1.0_f64, 1.0_f64), |(right, top), (bytes, time)| {

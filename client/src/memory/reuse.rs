@@ -16,6 +16,7 @@
 //! The mapping that writes exists before the seal against writing, and is the only one ever.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -143,7 +144,7 @@ fn shelf() -> MutexGuard<'static, Shelf> {
     let process = std::process::id();
     if shelf.process != process {
         // A fork: its parent goes on writing them.
-        std::mem::forget(std::mem::take(&mut shelf.buffers));
+        let _ = ManuallyDrop::new(std::mem::take(&mut shelf.buffers));
         shelf.process = process;
     }
     shelf
