@@ -54,26 +54,21 @@ pub fn append_with<T: Serialize + ?Sized>(
     write(out, value, Some(attach))
 }
 
-fn write<T: Serialize + ?Sized>(
-    out: &mut Vec<u8>,
+fn write<'a, T: Serialize + ?Sized>(
+    out: &'a mut Vec<u8>,
     value: &T,
-    attach: Option<&mut dyn Attach>,
+    attach: Option<&'a mut (dyn Attach + 'a)>,
 ) -> Result<(), Error> {
     let start = out.len();
     out.extend_from_slice(&[opcode::PROTO, 5]);
-    // Told apart and put together again, the borrow may become as short as that of `out`.
-    let attach: Option<&mut dyn Attach> = match attach {
-        Some(attach) => Some(attach),
-        None => None,
-    };
     let mut serializer = Serializer { out, depth: 0, wish: Wish::Usual, attach };
     match value.serialize(&mut serializer) {
         Ok(()) => {
-            out.push(opcode::STOP);
+            serializer.out.push(opcode::STOP);
             Ok(())
         }
         Err(error) => {
-            out.truncate(start);
+            serializer.out.truncate(start);
             Err(error)
         }
     }
