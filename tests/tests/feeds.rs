@@ -183,7 +183,10 @@ fn a_worker_that_does_not_read_costs_the_daemon_no_memory() {
     });
     let reading = std::thread::spawn({
         let client = client.clone();
-        move || client.call::<Vec<usize>>("job_streams:lengths", (Feed::new(texts.take(60)), path))
+        move || {
+            let args = (Feed::new(texts.take(60)), path);
+            client.call::<Vec<usize>>("job_streams:lengths", args).map_err(Box::new)
+        }
     });
     wait_for("it does not read", PATIENCE, || pulled.load(Ordering::SeqCst) >= 2);
     assert!(pulled.load(Ordering::SeqCst) < 60);

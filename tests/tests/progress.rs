@@ -50,7 +50,9 @@ fn status_shows_how_far_a_call_is_whoever_asked_for_it() {
     let go = daemon.tmp().join("go");
     let path = go.to_str().unwrap().to_owned();
     let client = daemon.blocking();
-    let call = std::thread::spawn(move || client.call::<u32>("job_streams:works", (4, path, 0.15)));
+    let call = std::thread::spawn(move || {
+        client.call::<u32>("job_streams:works", (4, path, 0.15)).map_err(Box::new)
+    });
     let progress = wait_until("it has come to its end", PATIENCE, || {
         let status = daemon.try_status()?;
         let workers = status.pools.into_iter().flat_map(|pool| pool.workers);

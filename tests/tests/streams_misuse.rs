@@ -74,7 +74,8 @@ fn until_answered(client: &mut RawClient) -> (usize, Reply) {
 #[test]
 fn a_client_that_takes_or_sends_what_it_may_not_is_refused() {
     let scene = scene();
-    let cases: [(&str, fn(u64) -> Vec<u8>); 9] = [
+    type Make = fn(u64) -> Vec<u8>;
+    let cases: [(&str, Make); 9] = [
         ("4097 items", |id| credit(id, 0, 4097)),
         ("more and more", |id| [credit(id, 0, u32::MAX), credit(id, 0, 1)].concat()),
         ("none", |id| credit(id, 0, 0)),
