@@ -138,7 +138,9 @@ fn printed(value: &Value, path: &str, known: &Fields, fields: &mut BTreeSet<Stri
 fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     // Slow enough that its imports are told.
     let tmp = clutch_tests::Tmp::new();
-    tmp.write("code/slow.py", "import time\ntime.sleep(0.6)\n");
+    let code = "import time, clutch\ntime.sleep(0.6)\ndef tells():\n    \
+                clutch.progress(1, 2, 'half of it')\n    time.sleep(60)\n";
+    tmp.write("code/slow.py", code);
     let slow = |pool: Pool| pool.workers(2).path(tmp.join("code")).preload(&["slow"]);
     // And one whose environment is not there before this is over.
     let ground = Ground::new();
@@ -154,8 +156,13 @@ fn a_daemon_prints_what_the_page_documents_and_nothing_else() {
     let runs = || daemon.status().pools[0].runs.iter().any(|run| run.pid > 0);
     wait_for("a program runs", 20 * SECOND, runs);
     let mut client = daemon.raw();
-    client.start("default", "time:sleep", "[60]");
-    wait_for("a call runs", 10 * SECOND, || daemon.status().pools[0].running == 1);
+    client.start("default", "slow:tells", "[]");
+    let has_told = || {
+        let status = daemon.status();
+        let mut calls = status.pools[0].workers.iter().flat_map(|worker| &worker.calls);
+        calls.any(|call| call.progress.is_some())
+    };
+    wait_for("a call says how far it has come", 20 * SECOND, has_told);
     let text = daemon.cli(["status", "--json"]).expect_code(0).stdout;
     drop(program.stdin.take());
     program.wait().expect("it is ours");
