@@ -10,6 +10,7 @@ import random
 import socket
 import struct
 import sys
+import threading
 import unittest
 
 import attachments
@@ -36,7 +37,7 @@ import boot  # noqa: E402
 
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
-from clutch import _attached, _frames, _loop, _parts, _plain, _receive, _table  # noqa: E402
+from clutch import _attached, _files, _frames, _loop, _parts, _plain, _receive, _table  # noqa: E402
 from clutch._convert import convert  # noqa: E402
 
 try:
@@ -450,6 +451,35 @@ class Receiving(unittest.TestCase):
             _attached.Incoming(payload, None)
         del payload
         self.assertEqual(b"p" * 10, bytes(next(frames)[5]))
+
+
+class FindingNumpy(support.FolderTestCase):
+    def test_the_import_of_another_thread_is_waited_for(self):
+        self.write(
+            "numpy.py", "import sys\nsys.begun.set()\nsys.go_on.wait(60)\nndarray = dtype = 1"
+        )
+        before = sys.modules.pop("numpy", None), _files._import, _files._finished[:]
+        sys.begun, sys.go_on = threading.Event(), threading.Event()
+        sys.path.insert(0, self.folder)
+        thread = threading.Thread(target=__import__, args=("numpy",))
+        thread.start()
+
+        def importing(name):
+            sys.go_on.set()
+            return __import__(name)
+
+        try:
+            self.assertTrue(sys.begun.wait(support.DEADLINE_S))
+            _files._import = importing
+            self.assertEqual(1, getattr(_files.find_numpy(), "ndarray", None))
+        finally:
+            sys.go_on.set()
+            thread.join()
+            sys.path.remove(self.folder)
+            del sys.begun, sys.go_on, sys.modules["numpy"]
+            module, _files._import, _files._finished[:] = before
+            if module is not None:
+                sys.modules["numpy"] = module
 
 
 class WithoutNumpy(Base):

@@ -30,6 +30,8 @@ _import = __import__
 
 # With this `sys.path` there was none.
 _without_numpy: "List[Optional[str]]" = [None]
+# The one that was imported to its end.
+_finished: "List[Any]" = []
 
 
 class File:
@@ -139,13 +141,18 @@ def _mapped(file: File, writable: bool) -> "Any":
 def find_numpy() -> "Any":
     """The user's numpy, if there is one."""
     module = sys.modules.get("numpy")
-    if module is None:
-        if sys.path == _without_numpy:
-            return None
-        try:
-            module = _import("numpy")
-        except ImportError:
-            # Looking again costs milliseconds where it is there, but not for this interpreter.
-            _without_numpy[:] = sys.path
-            return None
-    return module if hasattr(module, "ndarray") and hasattr(module, "dtype") else None
+    if module is not None and module in _finished:
+        return module
+    if module is None and sys.path == _without_numpy:
+        return None
+    try:
+        # Also of what is there already: this waits for another thread that is in the middle of it.
+        module = _import("numpy")
+    except ImportError:
+        # Looking again costs milliseconds where it is there, but not for this interpreter.
+        _without_numpy[:] = sys.path
+        return None
+    if not (hasattr(module, "ndarray") and hasattr(module, "dtype")):
+        return None
+    _finished[:] = [module]
+    return module
