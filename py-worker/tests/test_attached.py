@@ -37,7 +37,7 @@ import boot  # noqa: E402
 
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
-from clutch import _attached, _files, _frames, _loop, _parts, _plain, _receive, _table  # noqa: E402
+from clutch import _attached, _files, _frames, _loop, _outgoing, _parts, _plain, _receive, _table  # noqa: E402
 from clutch._convert import convert  # noqa: E402
 
 try:
@@ -1210,6 +1210,22 @@ class Pickles(unittest.TestCase):
         self.assertEqual(4096, len(parts))
         self.assertEqual(65_540, min(part.size for part in parts))
         self.assertEqual(value, there)
+
+    def test_what_is_to_be_sent_cannot_be_resized(self):
+        data, numbers = bytearray(DATA), array.array("d", DOUBLES)
+        for kept in (data, numbers):
+            value = convert([kept], for_json=False, attach=_plain.attach)
+            body = _plain.encode(value, 0, is_checked=True)
+            with self.assertRaises(BufferError):
+                kept.extend(kept[:1])
+            self.assertEqual(b"", body.seal(1 << 20, 1 << 30))
+            value = None
+            kept.extend(kept[:1])
+        # Where nothing prevents it.
+        part = _parts.Part(BYTES, bytearray(70_000), 70_001)
+        failed = support.read_failure(_outgoing.Outgoing(b"", [part]).seal(1 << 20, 1 << 30))
+        self.assertEqual("Unserializable", failed["kind"])
+        self.assertIn("resize", failed["message"])
 
     def test_writing_in_small_steps(self):
         moved = _parts._MOVED_BYTES_MAX

@@ -82,6 +82,9 @@ class Outgoing:
             kind = type(max(self._parts, key=_size_of).value).__name__
             message = f"there is no memory or no descriptor to send it by: {error or 'no memory'}"
             return failed_unserializable("result", kind, message)
+        except BufferError as error:
+            kind = type(max(self._parts, key=_size_of).value).__name__
+            return failed_unserializable("result", kind, str(error))
         finally:
             if not self.payload:
                 close_all(self.descriptors)
@@ -210,7 +213,7 @@ def gather(written: "List[Any]") -> "Tuple[bytes, List[Part]]":
             content = _BYTES_OPCODES.get(head_bytes[0])
             if content is not None:
                 places.append((len(pieces), len(parts)))
-                parts.append(Part(content, piece, len(piece)))
+                parts.append(Part(content, piece, len(piece)).held())
             pieces.append(piece)
             head = 0
             continue

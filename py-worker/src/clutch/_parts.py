@@ -39,15 +39,22 @@ _TYPE_CODES = {
 class Part:
     """Something that leaves the payload."""
 
-    __slots__ = ("content", "is_flat", "shape", "size", "value")
+    __slots__ = ("content", "is_flat", "memory", "shape", "size", "value")
 
     def __init__(self, content: int, value: "Any", size: int) -> None:
         self.content = content
         self.value = value
+        self.memory: "Any" = value
         self.size = size
         # Of an array: its name and its shape, and whether its memory is as it has to be.
         self.shape: "Tuple[str, Tuple[int, ...]]" = "", ()
         self.is_flat = True
+
+    def held(self) -> "Part":
+        """The same, of a value that could be resized: not any more, until it has been copied."""
+        self.memory = memoryview(self.value)
+        self.size = self.memory.nbytes
+        return self
 
     def address(self) -> int:
         """Where it is in memory, if that is known."""
@@ -73,14 +80,22 @@ class Part:
         if self.content == ARROW or not self.is_flat:
             self._put_by_map(descriptor, offset)
             return
-        value = self.value
-        if hasattr(value, "__array_interface__"):
-            value = value.reshape(-1).view("u1")
-        with memoryview(value) as view, view.cast("B") as flat:
+        memory = self.memory
+        if hasattr(memory, "__array_interface__"):
+            memory = memory.reshape(-1).view("u1")
+        with memoryview(memory) as view, view.cast("B") as flat:
+            if flat.nbytes != self.size:
+                raise BufferError(
+                    f"it had {self.size} bytes, and {flat.nbytes} when they were to be copied; "
+                    "do not resize what was returned"
+                )
             at = 0
             while at < self.size:
                 with flat[at : at + _MOVED_BYTES_MAX] as piece:
-                    at += pwrite(descriptor, piece, offset + at)
+                    moved = pwrite(descriptor, piece, offset + at)
+                if not moved:
+                    raise OSError("nothing could be written into a file in memory")
+                at += moved
 
     def _put_by_map(self, descriptor: int, offset: int) -> None:
         module = load("mmap")
@@ -119,7 +134,7 @@ def attach(
     if kind is memoryview:
         part = _of_view(value, views_are_arrays)
     elif name == "array.array":
-        part = _of_elements(value, value.typecode, (len(value),), value.itemsize)
+        part = _of_elements(value)
     elif name in ("pyarrow.lib.Table", "pyarrow.lib.RecordBatch"):
         part = Part(ARROW, value, _write_arrow(value, None))
         bytes_min = 0
@@ -142,18 +157,18 @@ def _of_view(view: memoryview, are_arrays: bool) -> "Optional[Part]":
         return None
     part = None
     if are_arrays:
-        part = _of_elements(view, view.format, view.shape or (), view.itemsize)
-    return part or Part(BYTES, view, view.nbytes)
+        part = _of_elements(view)
+    return part or Part(BYTES, view, view.nbytes).held()
 
 
-def _of_elements(
-    value: "Any", code: str, shape: "Tuple[int, ...]", item_bytes: int
-) -> "Optional[Part]":
-    kind = _TYPE_CODES.get(code)
-    if kind is None or not shape:
+def _of_elements(value: "Any") -> "Optional[Part]":
+    part = Part(ARRAY, value, 0).held()
+    view: memoryview = part.memory
+    kind = _TYPE_CODES.get(view.format)
+    if kind is None or not view.shape:
         return None
-    part = Part(ARRAY, value, memoryview(value).nbytes)
-    part.shape = f"{ORDER if item_bytes > 1 else '|'}{kind}{item_bytes}", tuple(shape)
+    order = ORDER if view.itemsize > 1 else "|"
+    part.shape = f"{order}{kind}{view.itemsize}", view.shape
     return part
 
 
