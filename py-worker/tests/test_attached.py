@@ -38,7 +38,7 @@ import boot  # noqa: E402
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
 from clutch import _attached, _files, _frames, _loop, _outgoing, _parts, _plain, _receive, _table  # noqa: E402
-from clutch._convert import convert  # noqa: E402
+from clutch._convert import attaching, convert  # noqa: E402
 
 try:
     import numpy
@@ -1226,6 +1226,28 @@ class Pickles(unittest.TestCase):
         failed = support.read_failure(_outgoing.Outgoing(b"", [part]).seal(1 << 20, 1 << 30))
         self.assertEqual("Unserializable", failed["kind"])
         self.assertIn("resize", failed["message"])
+
+    def test_more_arrays_than_a_result_may_have(self):
+        (number,) = [memfd(DATA)]
+        payload = memoryview(attachments.payload([entry(BYTES, 0, 0, 8)], value_with([HERE])))
+        incoming = _attached.Incoming(_receive.Attached(payload, [number], False), None)
+        encode = _outgoing.Encoder(incoming, _plain.encode)
+        attach = attaching(PLAIN, encode)
+        small = [array.array("d", [n]) for n in range(5000)]
+        body = encode(convert(small, for_json=False, attach=attach), 0, is_checked=True)
+        self.assertEqual(b"", body.seal(1 << 20, 1 << 30))
+        there = attachments.read_back(body.payload, body.descriptors)
+        self.assertEqual(Arrived("<f8", (1,), struct.pack("<d", 4095)), there[4095])
+        self.assertEqual([float(n) for n in range(4096, 5000)], [n for [n] in there[4096:]])
+        # Each payload has as many as it may.
+        value = convert(small[:9], for_json=False, attach=attaching(PLAIN, encode))
+        self.assertEqual(9, len(encode(value, 0, is_checked=True)._parts))
+        # Nothing else can be done with these.
+        large = [_parts.Part(BYTES, b"", 70_000)] * 4097
+        failed = support.read_failure(_outgoing.Outgoing(b"", large).seal(1 << 20, 1 << 30))
+        self.assertEqual("Unserializable", failed["kind"])
+        self.assertIn("4097", failed["message"])
+        self.assertIn("4096", failed["message"])
 
     def test_writing_in_small_steps(self):
         moved = _parts._MOVED_BYTES_MAX

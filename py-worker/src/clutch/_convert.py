@@ -101,10 +101,11 @@ def convert(
 
 
 def attaching(codec: int, encode: "Encode") -> "Optional[Attach]":
-    """What puts something in the place of what leaves a payload of this codec."""
+    """What puts something in the place of what leaves one payload of this codec."""
     if codec != CODEC_PLAIN:
         return None
-    attach: "Attach" = getattr(encode, "attach", None) or load("clutch._plain").attach
+    counted: "Optional[Callable[[], Attach]]" = getattr(encode, "attaching", None)
+    attach: "Attach" = load("clutch._plain").attach if counted is None else counted()
     return attach
 
 

@@ -28,9 +28,10 @@ from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
     from clutch._call import State
+    from clutch._convert import Attach
     from clutch._execute import Body, Encode
 
     Failures = List[Tuple[int, Dict[str, Any]]]
@@ -189,9 +190,10 @@ class Items:
         depth_max = DEPTH_MAX - _WRAPPED - (codec == CODEC_JSON)
         failed = {index for index, _ in self._failures}
         results: "list[Any]" = []
+        attach = attaching(codec, encode)
         for index, value in enumerate(self._results):
             try:
-                plain = value is SKIP or self._plain(value, codec, encode, depth_max)
+                plain = value is SKIP or self._plain(value, attach, encode, depth_max, codec)
                 results.append(SKIP if value is SKIP else plain)
             except UnserializableError as error:
                 if len(self._items) == 1 or self._fold:
@@ -210,11 +212,17 @@ class Items:
         skipped = [at for at, value in enumerate(results) if value is SKIP and at not in failed]
         return [value for value in results if value is not SKIP], self._failures, skipped
 
-    def _plain(self, value: object, codec: int, encode: "Encode", depth_max: int) -> "Any":
+    def _plain(
+        self,
+        value: object,
+        attach: "Optional[Attach]",
+        encode: "Encode",
+        depth_max: int,
+        codec: int,
+    ) -> "Any":
         if encode(value, _WRAPPED) is not None:
             return value
         try:
-            attach = attaching(codec, encode)
             for_json = codec == CODEC_JSON
             value = convert(value, for_json=for_json, depth_max=depth_max, attach=attach)
         except UnserializableError:

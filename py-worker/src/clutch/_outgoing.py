@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
     from clutch._attached import File, Incoming
+    from clutch._convert import Attach
     from clutch._execute import Body, Encode
 
 __all__ = ["Encoder", "Outgoing", "gather"]
@@ -93,6 +94,14 @@ class Outgoing:
             self.incoming = None
 
     def _seal(self, payload_bytes_max: int, attached_bytes_max: int) -> bytes:
+        if len(self._parts) > ATTACHMENTS_MAX:
+            kind = type(self._parts[0].value).__name__
+            return failed_unserializable(
+                "result",
+                kind,
+                f"it has {len(self._parts)} arrays, tables and large bytes, and at most "
+                f"{ATTACHMENTS_MAX} can be attached to a result; return fewer, larger ones",
+            )
         copied: "List[Tuple[Part, int]]" = []
         echoed: "Dict[int, File]" = {}
         places: "Dict[int, Tuple[int, int]]" = {}
@@ -168,9 +177,18 @@ class Encoder:
             body.incoming = self._incoming
         return body
 
-    def attach(self, value: object, kind: type) -> "Optional[PickleBuffer]":
-        """What came as an array goes as an array, whatever its size."""
-        return attach(value, kind, 0, self._incoming.has_views)
+    def attaching(self) -> "Attach":
+        """What came as an array goes as an array, whatever its size: as many as a frame takes."""
+        has_views, count = self._incoming.has_views, 0
+
+        def attach_counted(value: object, kind: type) -> "Optional[PickleBuffer]":
+            nonlocal count
+            bytes_min = 0 if count < ATTACHMENTS_MAX else ATTACH_BYTES_MIN
+            stand_in = attach(value, kind, bytes_min, has_views)
+            count += stand_in is not None
+            return stand_in
+
+        return attach_counted
 
 
 def _size_of(part: Part) -> int:
