@@ -1249,6 +1249,12 @@ class Pickles(unittest.TestCase):
         self.assertIn("4097", failed["message"])
         self.assertIn("4096", failed["message"])
 
+    def test_what_is_too_large_is_told_by_its_own_numbers(self):
+        body = _plain.encode(["t" * 3_000_000, DATA], 0)
+        size = 4 + 8 + 24 + len(body._value)
+        failed = support.read_failure(body.seal(2_000_000, 1 << 30))
+        self.assertEqual({"kind": "TooLarge", "bytes": size, "limit": 2_000_000}, failed)
+
     def test_writing_in_small_steps(self):
         moved = _parts._MOVED_BYTES_MAX
         self.addCleanup(setattr, _parts, "_MOVED_BYTES_MAX", moved)

@@ -134,8 +134,10 @@ class Outgoing:
             entries.append(part.entry(order[number], offset))
         table = b"".join(entries)
         payload = b"".join((_U32(len(table)), table, self._value))
-        if len(table) > META_BYTES_MAX or len(payload) > payload_bytes_max:
-            return failed_too_large(len(payload), min(payload_bytes_max, META_BYTES_MAX))
+        if len(table) > META_BYTES_MAX:
+            return failed_too_large(len(table), META_BYTES_MAX)
+        if len(payload) > payload_bytes_max:
+            return failed_too_large(len(payload), payload_bytes_max)
         if copied:
             self.descriptors.append(_create())
             ftruncate(self.descriptors[0], max(end, 1))
