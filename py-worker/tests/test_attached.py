@@ -453,6 +453,21 @@ class Receiving(unittest.TestCase):
         self.assertEqual(b"p" * 10, bytes(next(frames)[5]))
 
 
+class Files(unittest.TestCase):
+    def test_a_map_that_user_code_has_closed_is_made_again(self):
+        number = memfd(DATA, attachments.SEAL | attachments.SHRINK | attachments.GROW)
+        self.addCleanup(os.close, number)
+        (described,), _ = _table.split(
+            memoryview(attachments.payload([entry(BYTES, 0, 0, len(DATA))], b"")), 1
+        )
+        file = _files.File(number, {})
+        mapped = file.map(described, writable=False)
+        kept = file.shared()
+        self.assertIs(mapped, _files.File(number, kept).map(described, writable=False))
+        mapped.close()
+        self.assertEqual(DATA, _files.File(number, kept).map(described, writable=False)[:])
+
+
 class FindingNumpy(support.FolderTestCase):
     def test_the_import_of_another_thread_is_waited_for(self):
         self.write(

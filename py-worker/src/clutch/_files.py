@@ -93,7 +93,10 @@ class File:
         mapped = self._maps.get(writable)
         if mapped is None:
             # A map keeps its file, so that no other has its number.
-            mapped = self._kept.get((*self._identity, writable)) or _mapped(self, writable)
+            mapped = self._kept.get((*self._identity, writable))
+            if mapped is None or mapped.closed or len(mapped) != self.size:
+                # Also what user code has closed, which finds it behind its arrays.
+                mapped = _mapped(self, writable)
             self._maps[writable] = mapped
         return mapped
 
