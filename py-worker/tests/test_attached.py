@@ -468,6 +468,41 @@ class Files(unittest.TestCase):
         self.assertEqual(DATA, _files.File(number, kept).map(described, writable=False)[:])
 
 
+class Keeping(unittest.TestCase):
+    """Maps that are kept while the reader of the socket lets go of older ones."""
+
+    def setUp(self):
+        self.timeout = _receive._FOR_EVER
+        self.meanwhile = []
+        self.arrivals = _receive.Arrivals(self)
+
+    def setsockopt(self, _level, _name, value):
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        self.timeout = value
+
+    def check(self):
+        self.assertFalse(self.arrivals.maps and self.timeout == _receive._FOR_EVER)
+
+    def test_whoever_is_faster(self):
+        self.arrivals.keep({1: 2})
+        self.assertEqual({1: 2}, self.arrivals.maps)
+        self.check()
+        # In the midst of letting go, before and behind its forgetting.
+        self.meanwhile.append(lambda: self.arrivals.keep({3: 4}))
+        self.arrivals.rest()
+        self.check()
+        self.arrivals.maps, self.timeout = {1: 2}, _receive._FOR_EVER
+        self.arrivals.keep({3: 4})
+        self.check()
+        # In the midst of keeping.
+        self.meanwhile.append(self.arrivals.rest)
+        self.arrivals.keep({5: 6})
+        self.check()
+        self.arrivals.rest()
+        self.assertEqual(({}, _receive._FOR_EVER), (self.arrivals.maps, self.timeout))
+
+
 class FindingNumpy(support.FolderTestCase):
     def test_the_import_of_another_thread_is_waited_for(self):
         self.write(

@@ -106,17 +106,20 @@ class Arrivals:
         self._sock = sock
 
     def keep(self, maps: "Dict[Tuple[int, int, bool], Any]") -> None:
-        """Keeps maps in the place of those that were kept."""
+        """Keeps maps in the place of those that were kept. Called by whoever runs a call."""
         if self._sock is not None:
-            if not self.maps:
-                self._sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, _REST_AFTER_US))
+            # In this order: whoever reads may be at the opposite. That it wakes up once too often
+            # does not matter.
             self.maps = maps
+            self._sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, _REST_AFTER_US))
 
     def rest(self) -> None:
         """Lets go of them: no call has come, and whoever waits now waits for ever."""
         if self._sock is not None:
             self.maps = {}
             self._sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _FOR_EVER)
+            # What was kept meanwhile, with a timeout that is gone.
+            self.maps = {}
 
     def __del__(self) -> None:
         for ancillary, _ in self.waiting:
