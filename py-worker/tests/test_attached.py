@@ -468,6 +468,21 @@ class Files(unittest.TestCase):
         self.assertEqual(DATA, _files.File(number, kept).map(described, writable=False)[:])
 
 
+class Closing(unittest.TestCase):
+    def test_what_user_code_has_in_a_place_stays_open(self):
+        numbers = [memfd(DATA), memfd(DATA)]
+        payload = memoryview(attachments.payload([entry(BYTES, 0, 0, 8)], value_with([HERE])))
+        incoming = _attached.Incoming(_receive.Attached(payload, numbers[:], False), None)
+        incoming.decode(PLAIN)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, numbers[0])
+        os.close(null)
+        incoming.close()
+        os.close(numbers[0])
+        with self.assertRaises(OSError):
+            os.fstat(numbers[1])
+
+
 class Keeping(unittest.TestCase):
     """Maps that are kept while the reader of the socket lets go of older ones."""
 

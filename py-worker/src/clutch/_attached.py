@@ -68,6 +68,7 @@ class Incoming:
         self.state = state
         # Where a call gets its streams.
         self.line = line
+        self.files: "List[File]" = []
         # They are this object's now, and closed with it: before the call is answered, since whoever
         # has taken the frame has it longer.
         self._descriptors, attached.descriptors = attached.descriptors, []
@@ -90,8 +91,12 @@ class Incoming:
         self.close()
 
     def close(self) -> None:
-        """Closes what is still open."""
-        close_all(self._descriptors)
+        """Closes what is still open: user code may have closed them, and have others there."""
+        files = {file.number: file for file in self.files}
+        while self._descriptors:
+            number = self._descriptors.pop()
+            if number not in files or files[number].is_open():
+                close_all([number])
 
     def decode(self, codec: int) -> "Any":
         """The value, with an object for each attachment."""
