@@ -37,7 +37,19 @@ import boot  # noqa: E402
 
 _pristine.configure(boot.pristine_path(support.SOURCE))
 
-from clutch import _attached, _files, _frames, _loop, _outgoing, _parts, _plain, _receive, _table  # noqa: E402
+from clutch import (
+    _attached,
+    _call,
+    _files,
+    _frames,
+    _lane_ports,
+    _loop,
+    _outgoing,
+    _parts,
+    _plain,
+    _receive,
+    _table,
+)  # noqa: E402
 from clutch._convert import attaching, convert  # noqa: E402
 
 try:
@@ -1334,6 +1346,20 @@ class Pickles(unittest.TestCase):
 
 
 class Sending(unittest.TestCase):
+    def test_what_waits_for_the_loop_is_a_copy(self):
+        queued, sent = [], []
+        self.call_soon_threadsafe = lambda *call: queued.append(call)
+        self.send = lambda head, body: sent.append(head + body) or True
+        port = _lane_ports.LoopPort(1, _call.State(), lambda: None, self, self)
+        data = bytearray(b"first")
+        thread = threading.Thread(target=port.send, args=(b"head ", memoryview(data)))
+        thread.start()
+        thread.join()
+        data[:] = b"other"
+        ((take, *arguments),) = queued
+        take(*arguments)
+        self.assertEqual([b"head first"], sent)
+
     def test_descriptors_are_sent_once_whatever_disturbs(self):
         near, far = socket.socketpair()
         self.addCleanup(near.close)

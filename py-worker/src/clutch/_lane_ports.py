@@ -175,6 +175,9 @@ class LoopPort(LanePort):
         if get_ident() == self.loop_thread:
             self._put(head, body)
             return
+        if type(body) is memoryview:
+            # Of memory that user code goes on with.
+            body = bytes(body)
         self._queued += 1
         self._loop.call_soon_threadsafe(self._put_for_thread, head, body)
 
