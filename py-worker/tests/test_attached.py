@@ -7,6 +7,7 @@ import os
 import pickle
 import pickletools
 import random
+import signal
 import socket
 import struct
 import sys
@@ -42,11 +43,13 @@ from clutch import (
     _call,
     _files,
     _frames,
+    _inputs,
     _lane_ports,
     _loop,
     _outgoing,
     _parts,
     _plain,
+    _port,
     _receive,
     _table,
 )  # noqa: E402
@@ -1343,6 +1346,58 @@ class Pickles(unittest.TestCase):
         del body
         with self.assertRaises(OSError):
             os.fstat(received[0])
+
+
+class Disturbed(unittest.TestCase):
+    """What a signal handler raises while a call waits for the client's items."""
+
+    call_id, loop_thread = 1, 0
+
+    def test_the_call_can_still_be_interrupted(self):
+        def handler(*_):
+            raise LookupError
+
+        def frames():
+            os.kill(os.getpid(), signal.SIGALRM)
+            yield _frames.CREDIT, 0, 0, 1, memoryview(struct.pack("<II", 0, 3)), memoryview(b"")
+
+        def send(_head, _body):
+            raise LookupError
+
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, handler))
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        self.addCleanup(far.close)
+        state = _call.State()
+        state.running, state.armed = 1, True
+        port = _port._OnePort(1, state, near, frames(), send, int)
+        with self.assertRaises(LookupError):
+            port._take_shielded()
+        self.assertEqual((3, 1, True), (port.given, port._taken, state.armed))
+        with self.assertRaises(LookupError):
+            port.ask(1, 4)
+        self.assertTrue(state.armed)
+
+    def test_items_are_asked_for_again(self):
+        asked = []
+
+        def ask(_stream, items):
+            asked.append(items)
+            if len(asked) == 1:
+                raise LookupError
+
+        def wait(_is_ready):
+            self.assertEqual([4, 4], asked)
+            for index in range(8):
+                stream.put(index, b"x", 1)
+
+        self.state = _call.State()
+        self.state.running = 1
+        self.ask, self.wait = ask, wait
+        stream = _inputs.Stream(self, 1, bytes)
+        with self.assertRaises(LookupError):
+            next(stream)
+        self.assertEqual(b"x", next(stream))
 
 
 class Sending(unittest.TestCase):

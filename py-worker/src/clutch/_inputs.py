@@ -43,6 +43,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_allowed",
         "_asked",
         "_decode",
         "_failure",
@@ -66,6 +67,9 @@ class Stream:
         # How many items were asked for, have come, and were taken. Each is written by one thread
         # only.
         self._asked = self._received = self._taken = 0
+        # How many may come: also those whose asking a signal handler has broken off, maybe too late
+        # for the caller not to hear of it.
+        self._allowed = 0
         self._largest = 0
         self._is_ended = False
         self._failure = ""
@@ -76,7 +80,7 @@ class Stream:
         """Takes an item. Called by whoever reads the socket."""
         if index != self._received or self._is_ended:
             raise ProtocolError(f"item {index} of stream {self._stream} is not the next one")
-        if index >= self._asked:
+        if index >= self._allowed:
             raise ProtocolError(f"item {index} of stream {self._stream} was not asked for")
         self._received += 1
         self._largest = max(self._largest, payload_bytes)
@@ -141,8 +145,10 @@ class Stream:
             window = max(2, min(_WINDOW, _WINDOW_BYTES // max(1, self._largest)))
         missing = window - (self._asked - self._taken)
         if missing >= (window + 1) // 2:
-            self._asked += missing
+            # Before they can come, and after it is certain that they will.
+            self._allowed += missing
             self._port.ask(self._stream, missing)
+            self._asked += missing
 
     def _check(self, *, is_async: bool) -> None:
         """Whether it may be waited for the next item here."""

@@ -146,15 +146,16 @@ class Port:
         """Lets the client send more of one of its streams. Called by user code."""
         state = self.state
         is_armed = state.armed
-        # What is raised inside of a send would be lost.
-        state.armed = False
-        meta = _CREDIT.pack(stream, items)
-        self.send(header_bytes(CREDIT, self.call_id, len(meta), 0), meta)
-        if is_armed:
-            state.armed = True
-            if state.interrupted == self.call_id:
-                state.armed = False
-                raise Cancelled
+        try:
+            # What is raised inside of a send would be lost.
+            state.armed = False
+            meta = _CREDIT.pack(stream, items)
+            self.send(header_bytes(CREDIT, self.call_id, len(meta), 0), meta)
+        finally:
+            state.armed = is_armed
+        if is_armed and state.interrupted == self.call_id:
+            state.armed = False
+            raise Cancelled
 
     def deliver(self, kind: int, meta: memoryview, payload: "Any") -> None:
         """Takes a frame that is for this call. What is given stays as it is."""
@@ -298,20 +299,27 @@ class _OnePort(Port):
         """Takes a frame. An exception raised in the midst of it would cost all that follow."""
         state = self.state
         is_armed = state.armed
-        state.armed = False
-        if "signal" in _modules:
-            mask = _sigmask(_BLOCK, ())
-            try:
-                _sigmask(_BLOCK, _SIGNALS)
+        try:
+            state.armed = False
+            if "signal" in _modules:
+                mask = _sigmask(_BLOCK, ())
+                try:
+                    _sigmask(_BLOCK, _SIGNALS)
+                    self._take()
+                finally:
+                    # Here the handler of a signal that came meanwhile may raise.
+                    _sigmask(_SETMASK, mask)
+            else:
+                # Nobody has set a handler.
                 self._take()
-            finally:
-                _sigmask(_SETMASK, mask)
-        else:
-            # Nobody has set a handler.
-            self._take()
-        self._taken += 1
-        self._wake()
-        state.armed = is_armed
+        except (Cancelled, ProtocolError):
+            # The call is over.
+            is_armed = False
+            raise
+        finally:
+            self._taken += 1
+            self._wake()
+            state.armed = is_armed
         if is_armed:
             self._check()
 
