@@ -1358,7 +1358,7 @@ class Disturbed(unittest.TestCase):
             raise LookupError
 
         def frames():
-            os.kill(os.getpid(), signal.SIGALRM)
+            signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
             yield _frames.CREDIT, 0, 0, 1, memoryview(struct.pack("<II", 0, 3)), memoryview(b"")
 
         def send(_head, _body):
