@@ -188,7 +188,7 @@ impl Tensor {
         let narrow = |length: &u64| usize::try_from(*length).map_err(|_| "has too many elements");
         let shape = shape.iter().map(narrow).collect::<Result<Vec<_>, _>>()?;
         let strides = match strides {
-            [] => in_order(dtype, &shape),
+            none if none.is_empty() || shape.contains(&0) => in_order(dtype, &shape),
             // Where there is no second element it may be anything.
             strides => strides.iter().map(|s| usize::try_from(*s).unwrap_or(0)).collect(),
         };
