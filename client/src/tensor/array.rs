@@ -100,6 +100,12 @@ pub(super) fn count(shape: &[usize], item_bytes: usize) -> Result<usize, TensorE
     }
 }
 
+/// How many elements a shape has that has been checked. Beside a 0 the other lengths may be
+/// anything, and their product more than a number holds.
+pub(super) fn elements(shape: &[usize]) -> usize {
+    if shape.contains(&0) { 0 } else { shape.iter().product() }
+}
+
 pub(super) fn wide(shape: &[usize]) -> Vec<u64> {
     shape.iter().map(|length| *length as u64).collect()
 }
@@ -212,7 +218,7 @@ impl Tensor {
 
     /// How many elements it has.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        elements(&self.shape)
     }
 
     /// Whether it has none.
