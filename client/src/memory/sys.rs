@@ -65,10 +65,8 @@ impl Mapping {
             let fault = format!("it lacks seals: it has {seals:#x} and should have {wanted:#x}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         }
-        assert!(
-            wanted & (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) != 0,
-            "its length must be fixed"
-        );
+        let of_length = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        assert_eq!(of_length, wanted & of_length, "its length must be fixed");
         let size = nix::sys::stat::fstat(descriptor)?.st_size;
         let length = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         if length == 0 {
@@ -160,5 +158,21 @@ impl Drop for Mapping {
             // SAFETY: it was mapped with this length, and whoever borrows from it is gone.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::memory::memfd::of_length;
+
+    #[test]
+    #[should_panic(expected = "its length must be fixed")]
+    fn half_of_a_fixed_length_is_none() {
+        let descriptor = of_length(4096).unwrap();
+        let mapped = Mapping::new(descriptor.as_fd(), libc::F_SEAL_GROW, libc::PROT_READ);
+        assert!(mapped.is_err());
     }
 }
