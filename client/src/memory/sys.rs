@@ -84,6 +84,24 @@ impl Mapping {
         Ok(Mapping { start, length })
     }
 
+    /// Leaves it out of children that this process forks: a copy of a mapping that can write, in a
+    /// child that is about to start a program, keeps the memory from being sealed.
+    ///
+    /// # Safety
+    ///
+    /// No fork goes on using it.
+    pub(crate) unsafe fn keep_from_forks(&self) -> io::Result<()> {
+        if self.length == 0 {
+            return Ok(());
+        }
+        let start = self.start.as_ptr().cast();
+        // SAFETY: it is mapped with this length, and nothing changes for this process.
+        match unsafe { libc::madvise(start, self.length, libc::MADV_DONTFORK) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Has memory that nobody has written yet made of huge pages, where the system has some: then
     /// it costs next to nothing to map, here and wherever it is sent. Whether it was.
     ///
@@ -167,6 +185,16 @@ mod tests {
 
     use super::*;
     use crate::memory::memfd::of_length;
+
+    #[test]
+    fn what_is_being_filled_is_not_forked() {
+        let own = crate::sys::Own::map(of_length(4096).unwrap()).unwrap();
+        let start = format!("{:x}-", own.place());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("it is mapped");
+        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+    }
 
     #[test]
     #[should_panic(expected = "its length must be fixed")]
