@@ -284,8 +284,10 @@ impl Dispatcher {
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
         link.followed.begin(call.wants_progress(), is_only);
-        // The payload is kept: a worker that dies before it has begun is followed by another.
-        if link.call.send_attached(head, &payload, &call.attached).is_err() {
+        // The payload is kept: a worker that dies before it has begun is followed by another. So it
+        // costs nothing to wait behind items of an earlier call that the worker did not read, and
+        // a worker is given one call for each of its lanes at most.
+        if link.call.send_unlimited(head, &payload, &call.attached).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
             entry.given.pop();

@@ -176,14 +176,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
-    /// Lets the worker send more items of a run's stream.
+    /// Lets the worker send more items of a run's stream. Of these, too, only so many are under way:
+    /// what is outstanding of a stream is limited.
     ///
     /// # Errors
     ///
-    /// When its call socket is gone or full.
+    /// When its call socket is gone.
     pub fn credit(&self, run: u64, stream: u32, items: u32) -> Result<(), OutboxError> {
         let head = frame_head(Kind::Credit, run, &Credit { stream, items });
-        self.call.send(&head, &Default::default())
+        self.call.send_unlimited(&head, &Default::default(), &Default::default())
     }
 
     /// Has the worker's control thread write the stacks of all threads.
