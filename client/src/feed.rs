@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use clutch_protocol::attachment::Content;
@@ -121,6 +121,10 @@ impl Feed {
         let source: Box<dyn Source> = Box::new(Pulled { items: Box::pin(items), encode });
         Feed(Arc::new(Inner { source: Mutex::new(Some(source)), is_async }))
     }
+
+    fn source(&self) -> MutexGuard<'_, Option<Box<dyn Source>>> {
+        self.0.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn tried<T: Serialize, E: Display>(item: Result<T, E>, how: How) -> Result<Body, String> {
@@ -199,7 +203,7 @@ pub(crate) enum What {
 }
 
 impl Sources {
-    /// Takes over what is in `feeds`; none when there are none.
+    /// Takes over what is in `feeds`, all of them or none; none when there are none.
     pub(crate) fn take(
         feeds: &[Feed],
         how: How,
@@ -208,13 +212,16 @@ impl Sources {
         let refuse = |message: &str| {
             Err(Trouble::unsent(Reason::BadArguments { message: message.to_owned() }))
         };
-        let mut list = Vec::new();
+        if feeds.iter().any(|feed| feed.0.is_async && !may_wait) {
+            return refuse("an async stream feeds calls of the async client only");
+        }
+        let mut list: Vec<Slot> = Vec::new();
         for feed in feeds {
-            if feed.0.is_async && !may_wait {
-                return refuse("an async stream feeds calls of the async client only");
-            }
-            let source = feed.0.source.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let source = feed.source().take();
             if source.is_none() {
+                for (feed, slot) in feeds.iter().zip(list) {
+                    *feed.source() = slot.source;
+                }
                 return refuse("a feed can be sent once, and this one was; make another");
             }
             list.push(Slot { source, owed: 0, next: 0 });
@@ -268,4 +275,23 @@ fn cut(mut failure: String) -> String {
     }
     failure.truncate(end);
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_call_leaves_its_feeds_as_they_were() {
+        let how = How { codec: Codec::Plain, attached_max: 1 << 20, payload_max: 1 << 20 };
+        let take = |feeds: &[Feed], may_wait| Sources::take(feeds, how, may_wait);
+        let (fresh, used) = (Feed::new([1, 2]), Feed::new([3]));
+        assert!(take(std::slice::from_ref(&used), false).is_ok());
+        assert!(take(&[fresh.clone(), used], false).is_err());
+        assert!(take(&[fresh.clone(), fresh.clone()], false).is_err(), "it can stand once only");
+        let waiting = Feed::from_stream(futures_util::stream::iter([4]));
+        assert!(take(&[fresh.clone(), waiting], false).is_err());
+        let taken = take(&[fresh], false).ok().flatten().expect("it was never sent");
+        assert_eq!(1, taken.count());
+    }
 }

@@ -135,6 +135,11 @@ pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
 pub(crate) const HUGE_BYTES_MIN: u64 = 4 << 20;
 pub(crate) const HUGE_BYTES_MAX: u64 = 1 << 30;
 
+/// How long new memory may not be sealed yet because a child that another thread forked has not
+/// started its program, and the pauses in which that is looked at.
+pub(crate) const SEAL_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const SEAL_PAUSE: Duration = Duration::from_millis(1);
+
 /// Copies that are sent in memory that is used again. Shorter ones are made as fast anew.
 pub(crate) const REUSED_BYTES_MIN: usize = 256 << 10;
 

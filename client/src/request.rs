@@ -308,8 +308,9 @@ impl Ready<Client> {
     ) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = self.client.connection();
-        let sources = self.sources(connection.welcome(), true);
-        let letter = sources.and_then(|it| Ok((self.letter(connection.welcome())?, it)));
+        // What cannot be sent at all leaves its feeds to another call.
+        let letter = self.letter(connection.welcome());
+        let letter = letter.and_then(|it| Ok((it, self.sources(connection.welcome(), true)?)));
         let frame = match letter {
             Ok((letter, sources)) => {
                 let (feeder, feeds) = sources.map(Feeder::new).unzip();

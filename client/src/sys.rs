@@ -236,7 +236,15 @@ impl Own {
         let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let mapping = Mapping::new(descriptor.as_fd(), wanted, protection)?;
+        // SAFETY: it is this process that fills it; what a fork has of the shelf, that forgets.
+        unsafe { mapping.keep_from_forks()? };
         Ok(Own { mapping, descriptor })
+    }
+
+    /// Where it is mapped.
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> usize {
+        self.mapping.start.addr().get()
     }
 
     /// Its bytes, as elements; as many as there are whole ones.

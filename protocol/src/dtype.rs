@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::limits::EMPTY_LISTS_MAX;
+
 /// The element type of an array. Everything that numpy has and is a number; little endian, as every
 /// machine is that this runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +124,8 @@ impl fmt::Display for DType {
 }
 
 /// Whether every element of an array lies within its `bytes`, the first at their start. Elements
-/// may not share bytes, so that an array never has more of them than its memory paid for.
+/// may not share bytes, so that an array never has more of them than its memory paid for. Strides
+/// of an array without elements lead nowhere, so they may be anything.
 ///
 /// # Errors
 ///
@@ -134,18 +137,23 @@ pub fn check_layout(
     bytes: u64,
 ) -> Result<(), &'static str> {
     let item = item_bytes as u64;
-    let total = shape.iter().try_fold(item, |total, length| total.checked_mul(*length));
-    if shape.contains(&0) {
-        return Ok(());
+    if !strides.is_empty() && strides.len() != shape.len() {
+        return Err("has a stride too many or too few");
     }
+    if let Some(zero) = shape.iter().position(|length| *length == 0) {
+        let before = &shape[..zero];
+        let lists = before.iter().try_fold(1, |lists: u64, length| lists.checked_mul(*length));
+        return match lists {
+            Some(..=EMPTY_LISTS_MAX) => Ok(()),
+            _ => Err("has no elements and yet too many rows"),
+        };
+    }
+    let total = shape.iter().try_fold(item, |total, length| total.checked_mul(*length));
     if total.is_none_or(|total| total > bytes) {
         return Err("has more elements than its bytes hold");
     }
     if strides.is_empty() {
         return Ok(());
-    }
-    if strides.len() != shape.len() {
-        return Err("has a stride too many or too few");
     }
     let mut end = item;
     for (length, stride) in shape.iter().zip(strides).filter(|(length, _)| **length > 1) {
@@ -197,6 +205,14 @@ mod tests {
         assert!(!fits(&[1 << 40, 1 << 40], &[], u64::MAX));
         assert!(!fits(&[3], &[i64::MAX], 48) && !fits(&[2, 2], &[8], 48));
         assert!(fits(&[0, u64::MAX, u64::MAX], &[], 0));
+    }
+
+    #[test]
+    fn without_elements_strides_do_not_matter_and_rows_are_limited() {
+        let fits = |shape: &[u64], strides: &[i64]| check_layout(8, shape, strides, 0).is_ok();
+        assert!(fits(&[3, 0], &[-8, 8]) && fits(&[0], &[i64::MIN]) && !fits(&[3, 0], &[8]));
+        assert!(fits(&[1 << 10, 1 << 10, 0], &[]) && !fits(&[1 << 10, 1 << 11, 0], &[]));
+        assert!(!fits(&[1 << 60, 0], &[]) && !fits(&[u64::MAX, u64::MAX, 0], &[]));
     }
 
     #[test]

@@ -89,6 +89,10 @@ pub const ATTACHED_BYTES_DEFAULT: u64 = 16 << 30;
 /// The most dimensions of an array: numpy's limit until version 2.
 pub const DIMENSIONS_MAX: usize = 32;
 
+/// Empty lists that an array without elements may be: its memory pays for none of them, and who
+/// reads them makes each.
+pub const EMPTY_LISTS_MAX: u64 = 1 << 20;
+
 /// The longest name of an array's element type, in bytes: `<M8[100ns]` and the like.
 pub const DTYPE_BYTES_MAX: usize = 32;
 

@@ -308,8 +308,9 @@ impl Ready<Client> {
     pub(crate) fn send(&mut self) -> Result<Reply, Failure> {
         let output = self.output.take();
         let connection = &self.client.connection;
-        let frame = self.sources(connection.welcome(), false).and_then(|sources| {
-            let letter = self.letter(connection.welcome())?;
+        // What cannot be sent at all leaves its feeds to another call.
+        let frame = self.letter(connection.welcome()).and_then(|letter| {
+            let sources = self.sources(connection.welcome(), false)?;
             let output = fed(output, sources.as_ref());
             connection.exchange_fed(&letter, output, self.deadline, sources)
         });

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -13,7 +14,7 @@ use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
 use super::sys::HUGE_PAGE_BYTES;
-use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN};
+use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN, SEAL_PAUSE, SEAL_WAIT};
 use crate::sys::{Live, Own, Still};
 
 /// What `/proc` says such memory is.
@@ -47,6 +48,26 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
 pub(crate) fn seal(descriptor: BorrowedFd<'_>, seals: i32) -> io::Result<()> {
     fcntl(descriptor, FcntlArg::F_ADD_SEALS(SealFlag::from_bits_retain(seals)))?;
     Ok(())
+}
+
+/// Seals as a value what was mapped for writing.
+fn seal_built(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // Another thread can have forked between the mapping and its being kept from forks. That copy
+    // is gone when the child starts its program, of which nobody is told.
+    unless_busy(SEAL_WAIT, || seal(descriptor, crate::sys::VALUE_SEALS))
+}
+
+/// Tries until somebody else is done, or this time is over.
+fn unless_busy(wait: Duration, mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let end = Instant::now() + wait;
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
+                std::thread::park_timeout(SEAL_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Its length.
@@ -102,7 +123,7 @@ pub(crate) fn built(bytes: u64, fill: impl FnOnce(&mut Own)) -> io::Result<Arc<S
     fill(&mut own);
     let descriptor = own.into_descriptor();
     // No mapping can write any more, or the system would refuse the seal.
-    seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
+    seal_built(descriptor.as_fd())?;
     let memory = Still::map(descriptor.as_fd())?;
     Ok(Arc::new(StillMemory { descriptor: Arc::new(descriptor), memory }))
 }
@@ -225,5 +246,32 @@ impl Pile {
         };
         seal(descriptor.as_fd(), crate::sys::VALUE_SEALS)?;
         Ok(descriptor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_busy_for_a_moment_is_tried_again() {
+        let outcome = |wait, busy: u32| {
+            let mut left = busy;
+            unless_busy(wait, || match left {
+                0 => Ok(()),
+                _ => {
+                    left -= 1;
+                    Err(io::ErrorKind::ResourceBusy.into())
+                }
+            })
+        };
+        assert!(outcome(Duration::from_secs(60), 3).is_ok());
+        assert!(outcome(Duration::ZERO, u32::MAX).is_err(), "it is not tried for ever");
+        let mut tries = 0;
+        let refused = unless_busy(Duration::from_secs(60), || {
+            tries += 1;
+            Err(io::ErrorKind::PermissionDenied.into())
+        });
+        assert_eq!((1, io::ErrorKind::PermissionDenied), (tries, refused.unwrap_err().kind()));
     }
 }

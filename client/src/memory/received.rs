@@ -75,6 +75,11 @@ impl Received {
         if total > limit {
             return Err(Reason::TooLarge { what: Payload::Result, bytes: total, limit });
         }
+        // Attachments may lie on each other, and each can become a copy of its own.
+        let claimed = list.iter().fold(0_u64, |sum, one| sum.saturating_add(one.bytes));
+        if claimed > limit {
+            return Err(Reason::TooLarge { what: Payload::Result, bytes: claimed, limit });
+        }
         check_table(&list, &descriptors, &sizes).map_err(fault)?;
         let memory = map(&list, descriptors).map_err(|error| fault(error.to_string()))?;
         let copies = list.iter().map(|_| OnceLock::new()).collect();
@@ -212,5 +217,30 @@ impl Attached for Received {
             offset,
             bytes: end - offset,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::memfd::{create, seal, write_at};
+
+    #[test]
+    fn attachments_that_lie_on_each_other_count_each() {
+        let bytes = [7; 4096];
+        let one = Attachment { descriptor: 0, offset: 0, bytes: 4096, content: Content::Bytes };
+        let payload = Attachments { list: vec![one.clone(), one] }.encode().unwrap().into();
+        let open = |limit| {
+            let descriptor = create().unwrap();
+            write_at(descriptor.as_fd(), &bytes, 0).unwrap();
+            seal(descriptor.as_fd(), VALUE_SEALS).unwrap();
+            Received::open(&payload, vec![descriptor], limit).map(|(received, _)| received)
+        };
+        let both = open(8192).unwrap_or_else(|reason| panic!("{reason:?}"));
+        assert_eq!([Ok(&bytes[..]); 2], [both.bytes(0), both.bytes(1)]);
+        assert!(matches!(
+            open(8191),
+            Err(Reason::TooLarge { what: Payload::Result, bytes: 8192, limit: 8191 })
+        ));
     }
 }

@@ -130,13 +130,19 @@ fn take(length: usize) -> Option<Buffer> {
     match Buffer::new(length) {
         Ok(buffer) => Some(buffer),
         Err(error) => {
-            // What the system cannot do today it cannot do later; of what it lacks, it may.
-            let lacks = [io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull];
-            let is_for_now = lacks.contains(&error.kind());
-            self::shelf().works = is_for_now;
+            if is_for_ever(&error) {
+                self::shelf().works = false;
+            }
             None
         }
     }
+}
+
+/// Whether the system will never be able to. What it has too little of (memory, files that may be
+/// open) it may have again.
+fn is_for_ever(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotFound, PermissionDenied, Unsupported};
+    [InvalidInput, NotFound, PermissionDenied, Unsupported].contains(&error.kind())
 }
 
 fn shelf() -> MutexGuard<'static, Shelf> {
@@ -327,6 +333,18 @@ mod tests {
         let mapped = adopt_shared(writer.into(), true).unwrap();
         assert!(!mapped.memory.is_writable());
         assert!(read(&reader, length).iter().all(|byte| *byte == 1));
+    }
+
+    #[test]
+    fn what_is_lacking_today_may_be_there_tomorrow() {
+        use nix::errno::Errno;
+        for lack in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOSPC, Errno::EAGAIN] {
+            assert!(!is_for_ever(&lack.into()), "{lack}");
+        }
+        assert!(is_for_ever(&io::ErrorKind::Unsupported.into()));
+        for refusal in [Errno::EACCES, Errno::EINVAL, Errno::ENOENT, Errno::ENOSYS] {
+            assert!(is_for_ever(&refusal.into()), "{refusal}");
+        }
     }
 
     #[test]

@@ -65,10 +65,8 @@ impl Mapping {
             let fault = format!("it lacks seals: it has {seals:#x} and should have {wanted:#x}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         }
-        assert!(
-            wanted & (libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) != 0,
-            "its length must be fixed"
-        );
+        let of_length = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+        assert_eq!(of_length, wanted & of_length, "its length must be fixed");
         let size = nix::sys::stat::fstat(descriptor)?.st_size;
         let length = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
         if length == 0 {
@@ -84,6 +82,24 @@ impl Mapping {
             _ => unsafe { mapped(std::ptr::null_mut(), length, protection, flags, fd)? },
         };
         Ok(Mapping { start, length })
+    }
+
+    /// Leaves it out of children that this process forks: a copy of a mapping that can write, in a
+    /// child that is about to start a program, keeps the memory from being sealed.
+    ///
+    /// # Safety
+    ///
+    /// No fork goes on using it.
+    pub(crate) unsafe fn keep_from_forks(&self) -> io::Result<()> {
+        if self.length == 0 {
+            return Ok(());
+        }
+        let start = self.start.as_ptr().cast();
+        // SAFETY: it is mapped with this length, and nothing changes for this process.
+        match unsafe { libc::madvise(start, self.length, libc::MADV_DONTFORK) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Has memory that nobody has written yet made of huge pages, where the system has some: then
@@ -160,5 +176,31 @@ impl Drop for Mapping {
             // SAFETY: it was mapped with this length, and whoever borrows from it is gone.
             unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::memory::memfd::of_length;
+
+    #[test]
+    fn what_is_being_filled_is_not_forked() {
+        let own = crate::sys::Own::map(of_length(4096).unwrap()).unwrap();
+        let start = format!("{:x}-", own.place());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("it is mapped");
+        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+    }
+
+    #[test]
+    #[should_panic(expected = "its length must be fixed")]
+    fn half_of_a_fixed_length_is_none() {
+        let descriptor = of_length(4096).unwrap();
+        let mapped = Mapping::new(descriptor.as_fd(), libc::F_SEAL_GROW, libc::PROT_READ);
+        assert!(mapped.is_err());
     }
 }

@@ -100,6 +100,12 @@ pub(super) fn count(shape: &[usize], item_bytes: usize) -> Result<usize, TensorE
     }
 }
 
+/// How many elements a shape has that has been checked. Beside a 0 the other lengths may be
+/// anything, and their product more than a number holds.
+pub(super) fn elements(shape: &[usize]) -> usize {
+    if shape.contains(&0) { 0 } else { shape.iter().product() }
+}
+
 pub(super) fn wide(shape: &[usize]) -> Vec<u64> {
     shape.iter().map(|length| *length as u64).collect()
 }
@@ -188,7 +194,7 @@ impl Tensor {
         let narrow = |length: &u64| usize::try_from(*length).map_err(|_| "has too many elements");
         let shape = shape.iter().map(narrow).collect::<Result<Vec<_>, _>>()?;
         let strides = match strides {
-            [] => in_order(dtype, &shape),
+            none if none.is_empty() || shape.contains(&0) => in_order(dtype, &shape),
             // Where there is no second element it may be anything.
             strides => strides.iter().map(|s| usize::try_from(*s).unwrap_or(0)).collect(),
         };
@@ -212,7 +218,7 @@ impl Tensor {
 
     /// How many elements it has.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        elements(&self.shape)
     }
 
     /// Whether it has none.

@@ -222,6 +222,8 @@ where
         let in_place = tensor.as_slice::<T::Native>().is_ok();
         if let Memory::Still(memory) = &tensor.memory
             && in_place
+            // No bytes have no place that is aligned for anything.
+            && !tensor.is_empty()
         {
             let bytes = Bytes::from_owner(Mapped(Arc::clone(memory)));
             let bytes = bytes.slice(tensor.offset..tensor.offset + tensor.bytes);
@@ -279,6 +281,10 @@ mod tests {
         assert_eq!((place, 9.0), (array.values().as_ptr(), array.value(2)));
         let array = PrimitiveArray::<Int32Type>::try_from(tensor);
         assert!(matches!(array, Err(TensorError::Inexact { .. })));
+        for empty in [&[0][..], &[3, 0]] {
+            let built = Tensor::build::<f64>(empty, |_| {}).unwrap();
+            assert_eq!(0, PrimitiveArray::<Float64Type>::try_from(built).unwrap().len());
+        }
         let holes = Int32Array::from(vec![Some(1), None]);
         assert_eq!(1, holes.null_count());
         assert!(matches!(Tensor::try_from(&holes), Err(TensorError::Nulls { count: 1 })));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clutch_protocol::dtype::DType;
 
-use super::array::{Memory, Tensor, count, in_order};
+use super::array::{Memory, Tensor, count, elements, in_order};
 use super::error::TensorError;
 use crate::memory::memfd::{SharedMemory, Writers, shared};
 use crate::sys::{Element, bytes_of, fill_bytes};
@@ -117,7 +117,7 @@ impl SharedTensor {
 
     /// How many elements it has.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        elements(&self.shape)
     }
 
     /// Whether it has none.
@@ -230,6 +230,15 @@ mod tests {
         assert!(matches!(shared.write_from(100, &[1_u16]), Err(TensorError::Range { .. })));
         assert!(matches!(shared.write_from(0, &[1_u8]), Err(TensorError::DType { .. })));
         assert!(matches!(shared.read_only().as_slice::<u16>(), Err(TensorError::Shared)));
+    }
+
+    #[test]
+    fn no_elements_are_none_however_long_the_rest_is() {
+        let shape = [usize::MAX, usize::MAX, 0];
+        assert_eq!(0, SharedTensor::zeroed::<f64>(&shape).unwrap().len());
+        let tensor = Tensor::from_shape(&shape, Vec::<f64>::new()).unwrap();
+        assert_eq!((0, true), (tensor.len(), tensor.is_empty()));
+        assert_eq!(Vec::<f64>::new(), tensor.to_vec::<f64>().unwrap());
     }
 
     #[test]

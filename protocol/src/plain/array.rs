@@ -32,6 +32,8 @@ impl<'a> Array<'a> {
         check_layout(known.item_bytes(), shape, strides, bytes.len() as u64)
             .map_err(|what| fault(format!("is an array that {what}")))?;
         let strides = match strides {
+            // No step leads to an element, wherever it leads.
+            _ if shape.contains(&0) => vec![0; shape.len()],
             [] => c_strides(known.item_bytes(), shape),
             strides => strides.to_vec(),
         };
@@ -196,7 +198,22 @@ impl<'de> SeqAccess<'de> for &mut Items<'_> {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
+
+    #[test]
+    fn an_array_without_elements_is_empty_lists() {
+        let lists = |shape: &[u64], strides: &[i64]| {
+            let array = Array::new("<f8", shape, strides, &[])?;
+            Vec::<Vec<f64>>::deserialize(Part { array: &array, dimension: 0, at: 0 })
+        };
+        assert_eq!(vec![Vec::<f64>::new(); 3], lists(&[3, 0], &[-8, 8]).unwrap());
+        assert_eq!(vec![Vec::<f64>::new(); 3], lists(&[3, 0], &[i64::MAX, 8]).unwrap());
+        assert_eq!(vec![Vec::<f64>::new(); 3], lists(&[3, 0, 1 << 62], &[]).unwrap());
+        assert!(lists(&[0, 5], &[]).unwrap().is_empty());
+        assert!(lists(&[1 << 60, 0], &[]).is_err());
+    }
 
     #[test]
     fn every_half_is_the_number_ieee_says() {

@@ -273,7 +273,8 @@ impl Dispatcher {
         let had = entry.calls_had.take().unwrap_or(key..=key);
         entry.calls_had = Some(key.min(*had.start())..=key.max(*had.end()));
         entry.note_ooms(now);
-        if entry.given.is_empty() {
+        let is_only = entry.given.is_empty();
+        if is_only {
             entry.begin_stack();
         }
         let (credit, function) = (call.items.credit, call.function.clone());
@@ -282,8 +283,11 @@ impl Dispatcher {
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
         let link = entry.link.as_ref().expect("a ready worker has a link");
-        // The payload is kept: a worker that dies before it has begun is followed by another.
-        if link.call.send_attached(head, &payload, &call.attached).is_err() {
+        link.followed.begin(call.wants_progress(), is_only);
+        // The payload is kept: a worker that dies before it has begun is followed by another. So it
+        // costs nothing to wait behind items of an earlier call that the worker did not read, and
+        // a worker is given one call for each of its lanes at most.
+        if link.call.send_unlimited(head, &payload, &call.attached).is_err() {
             // Nothing of it has left, so it has not been with a worker at all.
             call.attempts.never_began();
             entry.given.pop();

@@ -29,6 +29,10 @@ pub(super) struct Told {
 impl Core {
     /// A call is about to be answered: what it said before on the other socket comes first.
     pub(super) fn catch_up_with_progress(&self, link: &Link, run: u64) {
+        // Most calls have nobody who wants to know, and this is on the way of every answer.
+        if !link.followed.any() {
+            return;
+        }
         let key = CallKey(retry::call_of_run(run));
         let wants = |d: &mut Dispatcher| d.calls.get(&key).is_some_and(|it| it.wants_progress());
         if !self.with(wants) {

@@ -337,14 +337,7 @@ impl Dispatcher {
         frame: &Frame,
         sent: Result<(), OutboxError>,
     ) -> Option<PoolIndex> {
-        let (bytes, limit) = match sent {
-            Err(OutboxError::Full { waiting, limit }) => {
-                ((waiting + frame.header.frame_bytes()) as u64, limit as u64)
-            }
-            Err(OutboxError::Crowded(waiting)) => (waiting as u64, waiting as u64),
-            Ok(()) | Err(OutboxError::Closed) => return None,
-        };
-        let reason = Reason::TooLarge { what: Payload::Arguments, bytes, limit };
+        let reason = overflow(sent.err()?, &frame.header)?;
         let (now, items) = (Instant::now(), self.items_told(call));
         let word = self.history.word(reason.name());
         if self.fail(now, call, reason, false) {
@@ -376,8 +369,49 @@ impl Dispatcher {
     }
 }
 
+/// Why a call fails one of whose items its worker's socket did not take; none if the worker is
+/// gone.
+fn overflow(error: OutboxError, item: &Header) -> Option<Reason> {
+    match error {
+        OutboxError::Full { waiting, limit } => {
+            let bytes = (waiting + item.frame_bytes()) as u64;
+            Some(Reason::TooLarge { what: Payload::Arguments, bytes, limit: limit as u64 })
+        }
+        OutboxError::Crowded(waiting) => {
+            let message = format!(
+                "an item of a stream has {} file descriptors attached, and {waiting} wait for the \
+                 worker already: too many of them; attach less to each item",
+                item.descriptors
+            );
+            Some(Reason::BadArguments { message })
+        }
+        OutboxError::Closed => None,
+    }
+}
+
 /// A frame's header and meta with another id.
 fn head_of(frame: &Frame, id: u64) -> Vec<u8> {
     let header = Header { id, ..frame.header };
     [&header.encode()[..], &frame.meta].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_told_as_what_it_is() {
+        let item = Header { descriptors: 3, payload_bytes: 100, ..Header::new(Kind::Item, 1) };
+        let full = OutboxError::Full { waiting: 1000, limit: 1024 };
+        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item) else {
+            panic!("too many bytes are too large")
+        };
+        assert!(bytes >= 1100 && limit == 1024);
+        let Some(Reason::BadArguments { message }) = overflow(OutboxError::Crowded(62), &item)
+        else {
+            panic!("descriptors are no bytes")
+        };
+        assert!(message.contains("has 3 file descriptors") && message.contains("62 wait"));
+        assert_eq!(None, overflow(OutboxError::Closed, &item));
+    }
 }

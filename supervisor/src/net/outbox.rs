@@ -151,12 +151,9 @@ impl Outbox {
         payload: &Bytes,
         attached: &Attached,
     ) -> Result<(), OutboxError> {
-        if self.closed.get() {
-            return Err(OutboxError::Closed);
-        }
         let total = head.len() + payload.len();
         let waiting = self.waiting_bytes.get();
-        if waiting > 0 {
+        if waiting > 0 && !self.closed.get() {
             let shared = self.shared.used_bytes.get() + total > self.shared.limit_bytes;
             if shared || waiting + total > self.limit_bytes {
                 return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
@@ -164,6 +161,27 @@ impl Outbox {
             if self.is_crowded(attached.len()) {
                 return Err(OutboxError::Crowded(self.waiting_descriptors.get()));
             }
+        }
+        self.send_unlimited(head, payload, attached)
+    }
+
+    /// The same, however much waits already: for frames of which their sender never has more than
+    /// a few under way, and that cost nothing more by waiting here.
+    ///
+    /// # Errors
+    ///
+    /// When the peer is gone.
+    pub fn send_unlimited(
+        &self,
+        head: &[u8],
+        payload: &Bytes,
+        attached: &Attached,
+    ) -> Result<(), OutboxError> {
+        if self.closed.get() {
+            return Err(OutboxError::Closed);
+        }
+        let total = head.len() + payload.len();
+        if self.waiting_bytes.get() > 0 {
             self.keep(Bytes::copy_from_slice(head), attached.clone());
             self.keep(payload.clone(), Attached::default());
             return Ok(());

@@ -157,6 +157,38 @@ fn a_peer_that_does_not_read_lets_only_so_many_wait() {
 }
 
 #[test]
+fn what_its_sender_limits_waits_behind_a_full_outbox() {
+    runs(async {
+        let holdings = Holdings::new(1024);
+        let (theirs, mut inbox) = inbox(&holdings);
+        let outbox = Rc::new(Outbox::new(Rc::new(theirs), 1 << 20, SharedBudget::new(usize::MAX)));
+        let payload = Bytes::from(vec![7; 100_000]);
+        let head = |id| call(id, 100_000, 0).encode();
+        let mut sent = 0;
+        let end = loop {
+            match outbox.send(&head(sent), &payload) {
+                Ok(()) => sent += 1,
+                Err(end) => break end,
+            }
+        };
+        assert!(matches!(end, OutboxError::Full { .. }), "{end}");
+        outbox.send_unlimited(&head(sent), &payload, &Attached::default()).unwrap();
+        let flusher = outbox.clone();
+        let flushing = tokio::task::spawn_local(async move { flusher.flush_forever().await });
+        let mut came = Vec::new();
+        while came.last() != Some(&sent) {
+            came.extend(receive(&mut inbox).unwrap().iter().map(|(frame, _)| frame.header.id));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((0..=sent).collect::<Vec<_>>(), came);
+        flushing.abort();
+        outbox.close();
+        let end = outbox.send_unlimited(&head(0), &payload, &Attached::default());
+        assert_eq!(Err(OutboxError::Closed), end);
+    });
+}
+
+#[test]
 fn descriptors_belong_to_the_frame_that_claims_them_wherever_it_is_cut_f086() {
     runs(async {
         let holdings = Holdings::new(1 << 20);

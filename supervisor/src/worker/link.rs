@@ -1,7 +1,7 @@
 //! A running worker's sockets and pipes, and the tasks that listen to them. What is heard goes to
 //! the dispatcher by plain function calls; nothing is decided here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -59,6 +59,24 @@ pub struct Link {
     stack: RefCell<StackPipe>,
     page: Page,
     pidfd: AsyncFd<OwnedFd>,
+    /// Whether a caller may want to know how far a call is that the worker has.
+    pub followed: Followed,
+}
+
+/// Whether any of several calls is followed by its caller: said with each, and forgotten with all.
+#[derive(Debug, Default)]
+pub struct Followed(Cell<bool>);
+
+impl Followed {
+    /// Another call begins, the only one or beside others.
+    pub fn begin(&self, wants_progress: bool, is_only: bool) {
+        self.0.set(wants_progress || (!is_only && self.0.get()));
+    }
+
+    /// Whether one of them may be.
+    pub fn any(&self) -> bool {
+        self.0.get()
+    }
 }
 
 impl Link {
@@ -114,6 +132,7 @@ impl Link {
             stack: RefCell::new(StackPipe::new(channels.stack)?),
             page: channels.page,
             pidfd: crate::sys::watch(channels.pidfd)?,
+            followed: Followed::default(),
             call_stream: call,
             control_stream: control,
             report_stream: report,
@@ -157,14 +176,15 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
-    /// Lets the worker send more items of a run's stream.
+    /// Lets the worker send more items of a run's stream. Of these, too, only so many are under way:
+    /// what is outstanding of a stream is limited.
     ///
     /// # Errors
     ///
-    /// When its call socket is gone or full.
+    /// When its call socket is gone.
     pub fn credit(&self, run: u64, stream: u32, items: u32) -> Result<(), OutboxError> {
         let head = frame_head(Kind::Credit, run, &Credit { stream, items });
-        self.call.send(&head, &Default::default())
+        self.call.send_unlimited(&head, &Default::default(), &Default::default())
     }
 
     /// Has the worker's control thread write the stacks of all threads.
@@ -349,4 +369,21 @@ pub fn frame_head<T: Encode>(kind: Kind, id: u64, meta: &T) -> Vec<u8> {
     let meta_bytes = u32::try_from(meta.len()).expect("a meta is within its limit");
     let header = Header { meta_bytes, ..Header::new(kind, id) };
     [&header.encode()[..], &meta].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_followed_while_it_has_a_call_that_is() {
+        let followed = Followed::default();
+        let after = |wants_progress, is_only| {
+            followed.begin(wants_progress, is_only);
+            followed.any()
+        };
+        assert!(!followed.any() && !after(false, true));
+        assert!(after(true, true) && after(false, false), "the first call is there still");
+        assert!(!after(false, true) && after(true, false));
+    }
 }
