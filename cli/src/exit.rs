@@ -61,6 +61,7 @@ impl Exit {
             | Reason::CrashLoop { .. }
             | Reason::NotAllowed
             | Reason::Nested { .. }
+            | Reason::HandlesFull { .. }
             | Reason::ShuttingDown { .. } => Exit::Refused,
         }
     }

@@ -235,7 +235,8 @@ impl Letter {
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
         let each = wishes.each.clone();
-        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each);
+        let handles = Vec::<u64>::new();
+        let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each, handles);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         if flags.has(Flags::ITEMS) && !body.feeds.is_empty() {
             let message = "a feed is an argument of one call, and no item of a map".to_owned();
@@ -332,7 +333,9 @@ mod tests {
         let meta: message::Call = wire::decode(&letter.meta).unwrap();
         let (pool, function) = (DEFAULT_POOL.into(), "math:sqrt".into());
         let (priority, retry, each) = (0, None, None);
-        assert_eq!(message::Call { pool, function, timeout_ms: 0, priority, retry, each }, meta);
+        let (timeout_ms, handles) = (0, Vec::new());
+        let wanted = message::Call { pool, function, timeout_ms, priority, retry, each, handles };
+        assert_eq!(wanted, meta);
     }
 
     #[test]

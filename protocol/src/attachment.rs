@@ -76,6 +76,11 @@ pub enum Content {
         /// Its number among the call's streams, from 1.
         stream: u32,
     },
+    /// A value that its client put with the daemon before: a payload in `plain`, table and value,
+    /// written into memory that nobody can write any more. Its own table counts descriptors from
+    /// this attachment's on, and has neither a stream nor another value. It may stand in a table
+    /// more than once.
+    Value,
 }
 
 /// How a file is cut into records.

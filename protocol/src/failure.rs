@@ -11,7 +11,7 @@ use crate::wire::{Decode, Encode};
 
 mod waiting;
 
-pub use waiting::{Ancestor, Hindrance, NestedBound, Shutdown};
+pub use waiting::{Ancestor, HandleQuota, Hindrance, NestedBound, Shutdown};
 
 /// A call that failed, and how.
 #[derive(Clone, Debug, Decode, Deserialize, Encode, PartialEq, Serialize)]
@@ -123,6 +123,17 @@ pub enum Reason {
         bound: NestedBound,
         /// How much of that there is.
         limit: u32,
+    },
+    /// The daemon keeps as much for its clients as it may.
+    HandlesFull {
+        /// Which limit was reached.
+        quota: HandleQuota,
+        /// How much the value would have added: bytes, or descriptors.
+        needed: u64,
+        /// How much is kept already.
+        held: u64,
+        /// How much may be.
+        limit: u64,
     },
 }
 
@@ -366,6 +377,7 @@ impl Reason {
             Reason::Disconnected { .. } => "Disconnected",
             Reason::Protocol { .. } => "Protocol",
             Reason::Nested { .. } => "Nested",
+            Reason::HandlesFull { .. } => "HandlesFull",
         }
     }
 }

@@ -149,6 +149,14 @@ byte_enum! {
         SpawnProgram = 55,
         /// Daemon → guardian: send a program a signal. Meta [`crate::message::Forward`].
         Forward = 56,
+
+        /// Client → daemon: keep a value for calls to come, until it is released or I am gone. No
+        /// meta; its descriptors, see [`crate::attachment::Content::Value`].
+        Put = 64,
+        /// Daemon → client: it is kept, and its handle is this id. No meta.
+        Kept = 65,
+        /// Client → daemon: no call to come has handle `id`. No meta, and no answer.
+        Release = 66,
     }
 }
 

@@ -130,6 +130,9 @@ pub struct Call {
     /// What a call with items does with each; none is [`Apply::Item`] without a fold. Without the
     /// flag `ITEMS` there is none.
     pub each: Option<Each>,
+    /// Handles of values that the client has put with the daemon. Their descriptors come to the
+    /// worker behind those of this frame, in this order; each handle once.
+    pub handles: Vec<u64>,
 }
 
 /// What a call with items does with each of them, and with what comes of them.

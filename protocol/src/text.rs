@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::failure::{
-    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, NestedBound, Payload, Reason,
-    Shutdown,
+    Ancestor, Cause, Certificate, Exception, Failure, HandleQuota, Hindrance, NestedBound, Payload,
+    Reason, Shutdown,
 };
 use crate::limits::WORKERS_KILLED_MAX;
 use crate::message::Phases;
@@ -90,8 +90,34 @@ impl Failure {
                 what_was_too_much(f, *bound, *limit, pool)?;
                 write!(f, "; the chain is {}{function}", Chain(chain))
             }
+            Reason::HandlesFull { quota, needed, held, limit } => {
+                handles_full(f, *quota, [*needed, *held, *limit])
+            }
         }
     }
+}
+
+/// Why a value was not kept.
+fn handles_full(
+    f: &mut fmt::Formatter<'_>,
+    quota: HandleQuota,
+    [needed, held, limit]: [u64; 3],
+) -> fmt::Result {
+    let (unit, whose, key) = match quota {
+        HandleQuota::ClientBytes => ("bytes", "this client", "daemon.handles_per_client"),
+        HandleQuota::Bytes => ("bytes", "all clients", "daemon.handles"),
+        HandleQuota::ClientDescriptors => {
+            ("open files", "this client", "the daemon's limit of open files")
+        }
+        HandleQuota::Descriptors => {
+            ("open files", "all clients", "the daemon's limit of open files")
+        }
+    };
+    write!(
+        f,
+        "the daemon keeps {held} of at most {limit} {unit} for {whose}, and the value would add \
+         {needed}; drop handles that are no longer used, or raise {key}"
+    )
 }
 
 /// Why a pool takes no more calls, or did not finish one.

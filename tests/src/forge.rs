@@ -24,13 +24,37 @@ pub fn call(id: u64, pool: &str, function: &str, arguments: &str) -> Vec<u8> {
 /// A call with JSON arguments and a timeout in milliseconds.
 pub fn call_within(id: u64, pool: &str, function: &str, json: &str, timeout_ms: u64) -> Vec<u8> {
     let (pool, function) = (pool.to_owned(), function.to_owned());
-    call_of(id, &Call { pool, function, timeout_ms, priority: 0, retry: None, each: None }, json)
+    call_of(
+        id,
+        &Call {
+            pool,
+            function,
+            timeout_ms,
+            priority: 0,
+            retry: None,
+            each: None,
+            handles: Vec::new(),
+        },
+        json,
+    )
 }
 
 /// A call to the default pool with JSON arguments, to be tried again.
 pub fn call_again(id: u64, function: &str, json: &str, retry: Option<Retry>) -> Vec<u8> {
     let (pool, function) = ("default".to_owned(), function.to_owned());
-    call_of(id, &Call { pool, function, timeout_ms: 0, priority: 0, retry, each: None }, json)
+    call_of(
+        id,
+        &Call {
+            pool,
+            function,
+            timeout_ms: 0,
+            priority: 0,
+            retry,
+            each: None,
+            handles: Vec::new(),
+        },
+        json,
+    )
 }
 
 fn call_of(id: u64, meta: &Call, json: &str) -> Vec<u8> {
@@ -41,7 +65,15 @@ fn call_of(id: u64, meta: &Call, json: &str) -> Vec<u8> {
 /// A call with JSON arguments, whose header says that so many descriptors come with it.
 pub fn call_attached(id: u64, pool: &str, function: &str, json: &str, descriptors: u8) -> Vec<u8> {
     let (pool, function) = (pool.to_owned(), function.to_owned());
-    let meta = Call { pool, function, timeout_ms: 0, priority: 0, retry: None, each: None };
+    let meta = Call {
+        pool,
+        function,
+        timeout_ms: 0,
+        priority: 0,
+        retry: None,
+        each: None,
+        handles: Vec::new(),
+    };
     call_attached_of(id, &meta, json, descriptors)
 }
 

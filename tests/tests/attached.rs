@@ -216,6 +216,7 @@ fn call_within(client: &mut RawClient, function: &str, json: &str, ms: u64, fd: 
         priority: 0,
         retry: None,
         each: None,
+        handles: Vec::new(),
     };
     client.send_with_descriptors(&call_attached_of(id, &call, json, 1), &[fd]).unwrap();
     id

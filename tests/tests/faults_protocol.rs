@@ -352,6 +352,7 @@ fn f082_payloads_that_explode_are_bad_arguments() {
         priority: 0,
         retry: None,
         each: None,
+        handles: Vec::new(),
     };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();
@@ -418,6 +419,7 @@ fn f083_names_that_are_no_names_never_reach_a_lookup() {
         priority: 0,
         retry: None,
         each: None,
+        handles: Vec::new(),
     };
     let mut bad = wire::encode(&good).unwrap();
     bad[8] = 0xff;
@@ -454,6 +456,7 @@ fn f084_flags_that_do_not_belong_to_a_kind_change_nothing_else() {
         priority: 0,
         retry: None,
         each: None,
+        handles: Vec::new(),
     };
     let meta = wire::encode(&meta).unwrap();
     let mut client = daemon.raw();

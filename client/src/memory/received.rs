@@ -131,7 +131,10 @@ fn check_table(list: &[Attachment], descriptors: &[OwnedFd], sizes: &[u64]) -> R
         let needs_value = match attachment.content {
             Content::Array { .. } => false,
             Content::Bytes | Content::ByteArray | Content::Arrow => true,
-            Content::Range { .. } | Content::RowGroup { .. } | Content::Stream { .. } => {
+            Content::Range { .. }
+            | Content::RowGroup { .. }
+            | Content::Stream { .. }
+            | Content::Value => {
                 return Err(format!("attachment {index} is of a kind that no result has"));
             }
         };

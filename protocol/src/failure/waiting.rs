@@ -77,3 +77,17 @@ pub enum Shutdown {
     /// An operator drains the pool.
     Drain,
 }
+
+/// What values that were put with the daemon may have of it.
+#[derive(Clone, Copy, Debug, Decode, Deserialize, Encode, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandleQuota {
+    /// Bytes for one client.
+    ClientBytes,
+    /// Bytes for all clients.
+    Bytes,
+    /// Descriptors for one client.
+    ClientDescriptors,
+    /// Descriptors for all clients.
+    Descriptors,
+}

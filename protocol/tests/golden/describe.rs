@@ -3,8 +3,8 @@
 
 use clutch_protocol::attachment::{Attachment, Attachments, Content, Split};
 use clutch_protocol::failure::{
-    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
-    NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
+    Ancestor, Cause, Certificate, Exception, Failure, HandleQuota, Hindrance, Link, Missing,
+    MissingWhat, NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::message::{
     Answer, Apply, Call, Each, Exit, Exited, Forward, Halted, Hello, Identity, ImportTime, Imports,
@@ -195,7 +195,7 @@ structs! {
     PoolSize { name, workers }
     Refused { refusal, sentence }
     Reload { wait }
-    Call { pool, function, timeout_ms, priority, retry, each }
+    Call { pool, function, timeout_ms, priority, retry, each, handles }
     Each { apply, fold }
     Retry { attempts, on, backoff_ms, attempt_timeout_ms }
     RetryOn { worker_died, timed_out, raised }
@@ -288,7 +288,7 @@ enums! {
     Stop { 0 Graceful, 1 Now }
     Content {
         0 Bytes, 1 ByteArray, 2 Array { dtype, shape, strides, writable }, 3 Arrow,
-        4 Range { split }, 5 RowGroup { index }, 6 Stream { stream },
+        4 Range { split }, 5 RowGroup { index }, 6 Stream { stream }, 7 Value,
     }
     Split { 0 Bytes, 1 Lines }
     Apply { 0 Item, 1 Star, 2 Nothing }
@@ -320,8 +320,10 @@ enums! {
         12 Disconnected { detail },
         13 Protocol { detail },
         14 Nested { chain, bound, limit },
+        15 HandlesFull { quota, needed, held, limit },
     }
     NestedBound { 0 Depth, 1 Extra }
+    HandleQuota { 0 ClientBytes, 1 Bytes, 2 ClientDescriptors, 3 Descriptors }
     Hindrance {
         0 Work,
         1 Attempt,

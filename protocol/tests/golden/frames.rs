@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use bytes::BytesMut;
 use clutch_protocol::attachment::{Attachment, Attachments, Content, Split};
 use clutch_protocol::failure::{
-    Ancestor, Cause, Certificate, Exception, Failure, Hindrance, Link, Missing, MissingWhat,
-    NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
+    Ancestor, Cause, Certificate, Exception, Failure, HandleQuota, Hindrance, Link, Missing,
+    MissingWhat, NestedBound, Payload, Reason, Relation, Shutdown, TraceFrame, WorkerFailure,
 };
 use clutch_protocol::frame::{Codec, Decoder, Flags, Header, Kind, Step};
 use clutch_protocol::message::{
@@ -245,6 +245,7 @@ fn calls(samples: &mut Samples) {
         priority: 0,
         retry: None,
         each: None,
+        handles: Vec::new(),
     };
     let retry = Retry {
         attempts: 3,
@@ -277,6 +278,7 @@ fn calls(samples: &mut Samples) {
     samples.meta("call-retry", Kind::Call, 7, &insistent, rest);
     let rest = with(Codec::Plain, &arguments, Flags::STREAM.with(Flags::PROGRESS));
     samples.meta("call-stream", Kind::Call, 7, &call, rest);
+    handles(samples, &call);
     each(samples, &call, &run, with(Codec::Plain, &items, Flags::ITEMS));
     samples.bare("cancel", Kind::Cancel, 7, NONE);
     let value = plain::to_vec(&2f64.sqrt()).unwrap();
@@ -304,6 +306,21 @@ fn each(samples: &mut Samples, call: &Call, run: &Run, rest: Rest<'_>) {
         let run = Run { each, ..run.clone() };
         samples.meta(&format!("run-each-{name}"), Kind::Run, 7, &run, rest);
     }
+}
+
+/// A value that is put, used twice by a call with nothing else, and released.
+fn handles(samples: &mut Samples, call: &Call) {
+    samples.bare("put", Kind::Put, 6, Rest { descriptors: 2, ..NONE });
+    samples.bare("kept", Kind::Kept, 6, NONE);
+    let value = Attachment { descriptor: 0, offset: 64, bytes: 48, content: Content::Value };
+    let table = Attachments { list: vec![value.clone(), value] };
+    // The list of both: PROTO 5, EMPTY_LIST, MARK, NEXT_BUFFER..., APPENDS, STOP.
+    let payload = [table.encode().unwrap(), b"\x80\x05](\x97\x97e.".to_vec()].concat();
+    let call = Call { handles: vec![6], ..call.clone() };
+    let rest =
+        Rest { flags: Flags::ATTACHED, payload: Some((Codec::Plain, &payload)), descriptors: 0 };
+    samples.meta("call-handles", Kind::Call, 7, &call, rest);
+    samples.bare("release", Kind::Release, 6, NONE);
 }
 
 fn streams(samples: &mut Samples) {
@@ -339,6 +356,7 @@ fn attachments(samples: &mut Samples) {
         (2, Content::Range { split: Split::Lines }),
         (2, Content::RowGroup { index: 5 }),
         (0, Content::Stream { stream: 1 }),
+        (2, Content::Value),
     ];
     let list = contents.into_iter().map(|(descriptor, content)| {
         let none = matches!(content, Content::Stream { .. });
@@ -347,8 +365,8 @@ fn attachments(samples: &mut Samples) {
     });
     let table = Attachments { list: list.collect() };
     samples.table("attachments", &table);
-    // The list of nine buffers: PROTO 5, EMPTY_LIST, MARK, NEXT_BUFFER..., APPENDS, STOP.
-    let value = [&b"\x80\x05]("[..], &[0x97; 9], b"e."].concat();
+    // The list of ten buffers: PROTO 5, EMPTY_LIST, MARK, NEXT_BUFFER..., APPENDS, STOP.
+    let value = [&b"\x80\x05]("[..], &[0x97; 10], b"e."].concat();
     let payload = [table.encode().unwrap(), value].concat();
     let (read, _) = Attachments::split(&payload, 3).unwrap();
     assert_eq!(table, read);
@@ -504,6 +522,15 @@ fn reasons() -> Vec<(String, Reason)> {
         let reason =
             Reason::Nested { chain: vec![ancestor(7), ancestor(1 << 40)], bound, limit: 8 };
         reasons.push((format!("Nested-{bound:?}"), reason));
+    }
+    for quota in [
+        HandleQuota::ClientBytes,
+        HandleQuota::Bytes,
+        HandleQuota::ClientDescriptors,
+        HandleQuota::Descriptors,
+    ] {
+        let reason = Reason::HandlesFull { quota, needed: 1 << 30, held: 1 << 33, limit: 1 << 33 };
+        reasons.push((format!("HandlesFull-{quota:?}"), reason));
     }
     for what in MISSING {
         let reason = Reason::NotFound(Box::new(missing(what)));

@@ -27,6 +27,7 @@ from clutch._table import (
     RANGE,
     ROW_GROUP,
     STREAM,
+    VALUE,
     Attachment,
     AttachmentError,
     split,
@@ -103,9 +104,9 @@ class Incoming:
         if codec == CODEC_RAW:
             if len(self.entries) != 1 or self.entries[0].content != BYTES or self.value:
                 raise AttachmentError("raw bytes are one attachment, and nothing else")
-            value: "Any" = (self._object(self.entries[0]),)
+            value: "Any" = (self.object_of(self.entries[0]),)
         elif codec == CODEC_PLAIN:
-            objects = [self._object(entry) for entry in self.entries]
+            objects = [self.object_of(entry) for entry in self.entries]
             value = load("clutch._plain").decode_attached(self.value, objects)
         else:
             raise AttachmentError("nothing can be attached to JSON; use plain or raw")
@@ -117,7 +118,8 @@ class Incoming:
         self._close_changeable()
         return value
 
-    def _object(self, entry: Attachment) -> "Any":
+    def object_of(self, entry: Attachment) -> "Any":
+        """What is made of an attachment."""
         make = OBJECTS.get(entry.content)
         if make is None:
             raise entry.error("is of a kind that this worker can do nothing with")
@@ -280,6 +282,23 @@ def _stream(incoming: Incoming, entry: Attachment) -> "Any":
     return load("clutch._inputs").open_input(incoming.line, incoming.state, entry.details)
 
 
+def _value(incoming: Incoming, entry: Attachment) -> "Any":
+    """What the caller put with the daemon before: made anew for each call that has it."""
+    file = incoming.file(entry)
+    if not file.is_final:
+        raise entry.error("is a value that others can still change; seal its memory")
+    whole = memoryview(file.map(entry, writable=False))
+    payload = whole[entry.offset : entry.offset + entry.bytes]
+    entries, value = split(payload, len(incoming.files) - entry.descriptor)
+    for inner in entries:
+        if inner.content in (STREAM, VALUE):
+            raise entry.error("holds a stream or another value, and may not")
+        inner.descriptor += entry.descriptor
+    objects = [incoming.object_of(inner) for inner in entries]
+    file.is_for_more = True
+    return load("clutch._plain").decode_attached(value, objects)
+
+
 def _part(incoming: Incoming, entry: Attachment) -> "Any":
     number = incoming.files[entry.descriptor].number
     return load("clutch._ranges").part_of(number, entry, entry.content == ROW_GROUP)
@@ -294,4 +313,5 @@ OBJECTS: "Dict[int, Callable[[Incoming, Attachment], Any]]" = {
     STREAM: _stream,
     RANGE: _part,
     ROW_GROUP: _part,
+    VALUE: _value,
 }

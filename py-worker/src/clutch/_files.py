@@ -41,6 +41,8 @@ class File:
         "_identity",
         "_kept",
         "_maps",
+        "is_final",
+        "is_for_more",
         "is_writable",
         "may_go_back",
         "number",
@@ -61,9 +63,13 @@ class File:
             self.seals = 0
         # F_GETFL.
         self.is_writable: bool = fcntl(number, 3) & O_ACCMODE == O_RDWR
+        # Nobody can change it any more, its owner neither.
+        self.is_final = bool(self.seals & _SEAL_WRITE)
+        # Whether it is known that more calls will have it.
+        self.is_for_more = False
         # Nobody can change it; or only its owner, who is also whom it goes back to.
         is_for_reading = self.seals & _SEAL_FUTURE_WRITE and not self.is_writable
-        self.may_go_back = bool(self.seals & _SEAL_WRITE or is_for_reading)
+        self.may_go_back = bool(self.is_final or is_for_reading)
         self._maps: "Dict[bool, Any]" = {}
         # Of calls before this one.
         self._kept = kept
@@ -101,11 +107,11 @@ class File:
         return mapped
 
     def shared(self) -> "Dict[Tuple[int, int, bool], Any]":
-        """Maps of memory that others can still write into: more calls will have it.
+        """Maps of memory that more calls will have: what others can still write into, for one.
 
         Not of what only its owner can: that may wait for us to let go before it does.
         """
-        if self.may_go_back:
+        if self.may_go_back and not self.is_for_more:
             return {}
         return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 

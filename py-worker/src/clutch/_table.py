@@ -23,6 +23,7 @@ __all__ = [
     "RANGE",
     "ROW_GROUP",
     "STREAM",
+    "VALUE",
     "Attachment",
     "AttachmentError",
     "split",
@@ -36,6 +37,7 @@ ARROW = 3
 RANGE = 4
 ROW_GROUP = 5
 STREAM = 6
+VALUE = 7
 
 # Of the bytes of a number, as in the name of its type.
 ORDER = "<" if sys.byteorder == "little" else ">"
@@ -117,7 +119,7 @@ def _details(entry: Attachment, table: memoryview, at: int) -> int:
         if entry.content == RANGE and entry.details > 1:
             raise entry.error("is a range that is split in a way which is not known")
         return at + 4
-    if entry.content > STREAM:
+    if entry.content > VALUE:
         raise entry.error(f"is of a kind {entry.content} that is not known")
     return at
 

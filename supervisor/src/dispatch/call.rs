@@ -178,7 +178,8 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each } = meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each, .. } =
+            meta;
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));

@@ -283,8 +283,9 @@ mod tests {
         let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
         let peer = Rc::new(Peer::new(1, outbox));
         let (pool, function) = ("a".to_owned(), "m:f".to_owned());
-        let (retry, each) = (None, None);
-        let meta = message::Call { pool, function, timeout_ms: 0, priority: 0, retry, each };
+        let (retry, each, handles) = (None, None, Vec::new());
+        let (timeout_ms, priority) = (0, 0);
+        let meta = message::Call { pool, function, timeout_ms, priority, retry, each, handles };
         let meta = Bytes::from(wire::encode(&meta).unwrap());
         let header = Header { codec: Codec::Raw, ..Header::new(Kind::Call, 1) };
         let frame = Frame { header, meta, payload: Bytes::new() };

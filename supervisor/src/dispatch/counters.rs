@@ -51,6 +51,7 @@ pub const fn answered(reason: &Reason) -> &'static str {
         Reason::Disconnected { .. } => "answered.Disconnected",
         Reason::Protocol { .. } => "answered.Protocol",
         Reason::Nested { .. } => "answered.Nested",
+        Reason::HandlesFull { .. } => "answered.HandlesFull",
     }
 }
 

@@ -25,6 +25,7 @@ impl<'de> Deserializer<'_, 'de> {
             Content::Arrow => "Arrow table",
             Content::Range { .. } | Content::RowGroup { .. } => "part of a file",
             Content::Stream { .. } => "stream",
+            Content::Value => "value that is kept",
         })
     }
 
