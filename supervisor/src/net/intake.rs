@@ -15,7 +15,7 @@ use super::attached::{Attached, Unfit};
 use super::holdings::Ledger;
 
 /// Frames by which a client attaches something.
-pub const OF_CLIENTS: &[Kind] = &[Kind::Call, Kind::Item];
+pub const OF_CLIENTS: &[Kind] = &[Kind::Call, Kind::Item, Kind::Put];
 
 /// Frames by which a worker does.
 pub const OF_WORKERS: &[Kind] = &[Kind::Result, Kind::Item];
