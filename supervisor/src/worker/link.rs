@@ -176,8 +176,8 @@ impl Link {
         self.control.send(&Header::new(Kind::Warn, call).encode(), &Default::default())
     }
 
-    /// Lets the worker send more items of a run's stream. Of these, too, only so many are under way:
-    /// what is outstanding of a stream is limited.
+    /// Lets the worker send more items of a run's stream. Of these, too, only so many are under
+    /// way: what is outstanding of a stream is limited.
     ///
     /// # Errors
     ///
