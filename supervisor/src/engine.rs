@@ -129,6 +129,8 @@ impl Engine {
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_watch());
         tasks.spawn_local(core.clone().run_launches(outcomes));
+        let holdings = core.holdings().clone();
+        tasks.spawn_local(async move { holdings.settle_forever().await });
         if std::process::id() == 1 {
             let ended = tokio::signal::unix::signal(SignalKind::child());
             let ended = ended.map_err(system("watch for signals"))?;
@@ -341,6 +343,7 @@ impl Engine {
         }
         self.close.send_replace(true);
         door.finish().await;
+        core.holdings().finish();
         drop(self.doorway);
         drop(self.tasks);
         drop(core);

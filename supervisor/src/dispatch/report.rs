@@ -37,9 +37,7 @@ const HALTED: &str = "a signal (SIGSTOP) has stopped it: it gets no calls until 
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
-        self.with(|dispatcher| {
-            dispatcher.status(Instant::now(), self.holdings(), self.kept())
-        })
+        self.with(|dispatcher| dispatcher.status(Instant::now(), self.holdings(), self.kept()))
     }
 }
 
@@ -49,6 +47,7 @@ impl Dispatcher {
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
         counters.insert("descriptors_refused".to_owned(), holdings.refused());
+        counters.insert("memory_freed_inline".to_owned(), holdings.closed_inline());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -6,11 +6,13 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use clutch_protocol::limits::DESCRIPTORS_MAX;
 use tokio::sync::Notify;
 
+use super::closer::{Closer, Owed};
 use super::quota::Account;
 
 /// What is held for everybody.
@@ -28,6 +30,7 @@ pub struct Holdings {
     bytes: Cell<u128>,
     refused: Cell<u64>,
     freed: Notify,
+    closer: Closer,
 }
 
 impl Holdings {
@@ -47,6 +50,7 @@ impl Holdings {
             bytes: Cell::default(),
             refused: Cell::default(),
             freed: Notify::new(),
+            closer: Closer::default(),
         })
     }
 
@@ -64,6 +68,21 @@ impl Holdings {
     /// Bytes of memory they stand for.
     pub fn bytes(&self) -> u64 {
         u64::try_from(self.bytes.get()).unwrap_or(u64::MAX)
+    }
+
+    /// How often something large was closed on the data plane, since its thread could not.
+    pub fn closed_inline(&self) -> u64 {
+        self.closer.inline()
+    }
+
+    /// Gives back what is closed by another thread, for ever.
+    pub async fn settle_forever(&self) {
+        self.closer.settle_forever().await;
+    }
+
+    /// Waits until what is being closed by another thread is closed, within a bound.
+    pub fn finish(&self) {
+        self.closer.finish();
     }
 
     /// How many were closed since they may not travel, since nothing began.
@@ -136,6 +155,12 @@ impl Ledger {
         self.all.held.set(self.all.held.get() - count);
         self.all.bytes.set(self.all.bytes.get() - u128::from(bytes));
         self.all.freed.notify_waiters();
+    }
+
+    /// Has another thread close what takes long to close.
+    pub(super) fn close(descriptors: Vec<OwnedFd>, owed: Owed) {
+        let all = owed.ledger.all.clone();
+        all.closer.close(descriptors, owed);
     }
 
     /// Some are coming in. False when those of all clients are too many.

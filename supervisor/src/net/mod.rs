@@ -8,7 +8,7 @@
 //! - [`outbox`]: the way out.
 //! - [`inbox`]: the way in.
 //! - [`attached`]: descriptors that travel with a frame; `intake`: those whose frame is not there
-//!   yet; [`holdings`]: how many are held, and may be.
+//!   yet; [`holdings`]: how many are held, and may be; `closer`: the end of large ones.
 //! - [`quota`]: how much may be kept for clients beyond their calls.
 //! - [`hangup`]: knowing that the peer has gone for good.
 
@@ -22,6 +22,8 @@ pub mod inbox;
 pub mod attached;
 
 pub mod holdings;
+
+mod closer;
 
 pub mod intake;
 
