@@ -163,7 +163,9 @@ impl Intake {
     }
 
     fn may_claim(&mut self, header: &Header) -> Result<(), IntakeError> {
-        let may = self.kinds.contains(&header.kind) && header.flags.has(Flags::ATTACHED);
+        // The flag is about a payload; what is put has none.
+        let is_said = header.kind == Kind::Put || header.flags.has(Flags::ATTACHED);
+        let may = self.kinds.contains(&header.kind) && is_said;
         if may { Ok(()) } else { Err(self.refuse(IntakeError::Kind(header.kind))) }
     }
 
