@@ -21,7 +21,7 @@ mod received;
 pub(crate) mod reuse;
 pub(crate) mod sys;
 
-pub(crate) use gather::{Body, Gather};
+pub(crate) use gather::{Body, Gather, Packed};
 #[cfg(feature = "arrow")]
 pub(crate) use received::Mapped;
 pub(crate) use received::Received;
