@@ -7,6 +7,7 @@
 //! - [`value`], [`items`]: from words and lines to the JSON that is sent.
 //! - [`connect`]: the daemon, or a private one.
 //! - [`report`], [`exit`], [`error`]: failures in words and in exit codes.
+//! - [`sheet`]: what a map writes.
 //! - [`output`], [`json`], [`logging`], [`interrupt`],
 //!   [`progress`], [`program`]: text, log, Ctrl-C, the bar, a program that runs.
 
@@ -26,6 +27,8 @@ mod items;
 mod connect;
 
 mod report;
+
+mod sheet;
 
 mod exit;
 

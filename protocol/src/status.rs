@@ -45,6 +45,15 @@ pub struct DaemonStatus {
     /// Bytes of memory that those stand for. None of it is the daemon's own.
     #[serde(default)]
     pub attached_bytes: u64,
+    /// Values that are kept under handles, and released ones that calls still have.
+    #[serde(default)]
+    pub handles: u64,
+    /// Bytes of memory that those are in. None of it is the daemon's own.
+    #[serde(default)]
+    pub handle_bytes: u64,
+    /// Descriptors that the daemon has open for them.
+    #[serde(default)]
+    pub handle_descriptors: u64,
     /// Counters of everything that happened to connections, by name; they only grow.
     pub counters: BTreeMap<String, u64>,
 }

@@ -305,7 +305,7 @@ class Tables(unittest.TestCase):
                     self.split(payload[:size], 3)
             with self.assertRaises(_table.AttachmentError):
                 self.split(payload, 1)
-        self.assertEqual(set(range(7)), seen)
+        self.assertEqual(set(range(8)), seen)
         (frame,) = (frame for frame in frames if frame["name"] == "result-attached")
         entries, value = self.split(bytes.fromhex(frame["payload"]), 3)
         self.assertEqual(value.count(b"\x97"), len(entries))
@@ -327,7 +327,7 @@ class Tables(unittest.TestCase):
         self.assertTrue(refused(entry(BYTES), descriptors=0))
         self.assertTrue(refused(entry(BYTES, 0, (1 << 64) - 1, 1)))
         self.assertTrue(refused(entry(BYTES, 0, (1 << 63) - 1, 1)))
-        self.assertTrue(refused(entry(7)))
+        self.assertTrue(refused(entry(8)))
         for stream, bad in ((0, True), (1, False), (63, False), (64, True)):
             self.assertEqual(bad, refused(entry(STREAM, 9, 0, 0, struct.pack("<I", stream))))
         self.assertTrue(refused(entry(RANGE, details=struct.pack("<I", 2))))

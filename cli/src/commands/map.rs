@@ -195,9 +195,8 @@ async fn map(
                 }
             }
             Next::Beside(beside) => writer.beside.push_back(beside),
-            Next::Printed(piece) => writer.print(&piece),
-            Next::Unfinished => writer.flush_prints(),
-            Next::Interrupted => break writer.interrupted(),
+            Next::Heard(heard) => writer.sheet.show(&heard),
+            Next::Interrupted => break writer.sheet.interrupted(),
             Next::End => {
                 break match writer.last_beside()? {
                     Some(exit) => exit,

@@ -162,7 +162,7 @@ async fn map(
         let next = match writer.next(&mut answers, interrupt).now_or_never() {
             Some(next) => next,
             None => {
-                writer.flush().map_err(Error::Output)?;
+                writer.sheet.flush().map_err(Error::Output)?;
                 writer.next(&mut answers, interrupt).await
             }
         };
@@ -172,14 +172,13 @@ async fn map(
                     break exit;
                 }
             }
-            Next::Printed(piece) => writer.print(&piece),
-            Next::Unfinished => writer.flush_prints(),
-            Next::Interrupted => break writer.interrupted(),
-            Next::End => break writer.summary(),
+            Next::Heard(heard) => writer.sheet.show(&heard),
+            Next::Interrupted => break writer.sheet.interrupted(),
+            Next::End => break writer.sheet.summary(writer.sheet.answered, "chunks"),
         }
     };
-    writer.last_prints();
-    writer.flush().map_err(Error::Output)?;
+    writer.sheet.last_prints();
+    writer.sheet.flush().map_err(Error::Output)?;
     // Dropping the stream cancels what is in flight; the daemon must hear of that before we go.
     drop(answers);
     connect::delivered(client).await;

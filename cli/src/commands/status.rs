@@ -290,6 +290,9 @@ mod tests {
                 descriptors: 17,
                 descriptors_attached: 0,
                 attached_bytes: 0,
+                handles: 0,
+                handle_bytes: 0,
+                handle_descriptors: 0,
                 counters: counters(&[("accepted", 5), ("refused.version", 0)]),
             },
             pools: vec![PoolStatus {

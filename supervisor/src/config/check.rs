@@ -25,7 +25,8 @@ use super::scale::{check_scale, check_size};
 use super::units::{show_duration, show_size};
 use super::watch::check_watch;
 use super::{
-    cgroup, compute, concurrency, declared, liveness, memory, nested, process, run, warm_up,
+    cgroup, compute, concurrency, declared, handles, liveness, memory, nested, process, run,
+    warm_up,
 };
 
 /// Checks all keys. `places` is the table they were read from.
@@ -92,6 +93,7 @@ fn check_daemon(checker: &mut Checker<'_>, raw: &RawDaemon, at: &Key) -> Daemon 
         payload: u32::try_from(payload).expect("the range of payloads ends at 1 GiB"),
         memory,
         attached,
+        handles: handles::check(checker, raw, at),
         stop_grace,
         socket: socket(checker, raw.socket.as_deref(), &at.child("socket")),
         log: check_log(checker, &raw.log, &at.child("log")),

@@ -12,6 +12,7 @@ use super::cgroup::Cgroup;
 use super::compute::Compute;
 use super::concurrency::Concurrency;
 use super::declared::{Build, Declared};
+use super::handles::Handles;
 use super::liveness::Liveness;
 use super::log::Log;
 use super::memory::Memory;
@@ -46,6 +47,8 @@ pub struct Daemon {
     pub memory: u64,
     /// How many bytes may be attached to one call, result or item, in memory of their own.
     pub attached: u64,
+    /// How many bytes clients may have kept under handles.
+    pub handles: Handles,
     /// How long a graceful stop waits for running calls.
     pub stop_grace: Duration,
     /// Where it listens; none means the per-user default.
@@ -200,6 +203,7 @@ impl Default for Daemon {
             payload: clutch_protocol::limits::PAYLOAD_BYTES_DEFAULT,
             memory: 1 << 30,
             attached: clutch_protocol::limits::ATTACHED_BYTES_DEFAULT,
+            handles: Handles::default(),
             stop_grace: Duration::from_secs(30),
             socket: None,
             log: Log::default(),

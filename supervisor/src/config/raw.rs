@@ -58,6 +58,13 @@ pub(super) struct RawDaemon {
     /// its payload. They are in memory of their own, which the daemon passes on.
     #[schemars(extend("default" = "16GiB"))]
     pub(super) attached: Option<String>,
+    /// How many bytes of values the daemon keeps for all clients that have put them with it.
+    #[schemars(extend("default" = "16GiB"))]
+    pub(super) handles: Option<String>,
+    /// How many of them for one client: at most `handles`, which is also the default where that is
+    /// less.
+    #[schemars(extend("default" = "8GiB"))]
+    pub(super) handles_per_client: Option<String>,
     /// How long a graceful stop waits for running calls.
     #[schemars(extend("default" = "30s"))]
     pub(super) stop_grace: Option<String>,

@@ -178,8 +178,8 @@ impl Dispatcher {
         meta: message::Call,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
-        let message::Call { pool: pool_name, function, timeout_ms, priority, retry, each, .. } =
-            meta;
+        let message::Call { pool: pool_name, function, timeout_ms, priority, .. } = meta;
+        let (retry, each) = (meta.retry, meta.each);
         let id = frame.header.id;
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
@@ -187,10 +187,12 @@ impl Dispatcher {
             send_failure(peer, id, &early_failure(pool_name, function, reason));
             return None;
         };
+        let (attached, fault) = peer.handles.behind(attached, &meta.handles, &frame.header);
         let state = &mut self.pools[pool.0];
         count_in(&mut state.counters, &frame, &attached);
         let wishes = (retry.as_ref(), each.as_ref());
-        let refused = self.refusal(pool, &function, (&frame.header, &attached), wishes);
+        let refused = fault
+            .or_else(|| self.refusal(pool, &function, (&frame.header, &attached), wishes));
         let parent = match refused.map_or_else(|| self.parent_of(peer, pool), Err) {
             Ok(parent) => parent,
             Err(reason) => {

@@ -10,8 +10,9 @@ use clutch_protocol::message::PoolSize;
 use tokio::sync::Notify;
 
 use super::dispatcher::{Dispatcher, FirstStart, Parts};
+use super::handles::Handles;
 use super::runs::Verdict;
-use crate::net::Holdings;
+use crate::net::{Account, Holdings, Quotas};
 use crate::open_files::descriptors_left;
 use crate::pool::Event;
 use crate::watch::watcher::Watcher;
@@ -39,6 +40,8 @@ struct Shared {
     watcher: Watcher,
     /// What is held of descriptors that travel with calls and answers.
     holdings: Rc<Holdings>,
+    /// What is kept for clients beyond that.
+    kept: Rc<Quotas>,
 }
 
 /// A panic inside the dispatcher leaves it half changed, and a daemon that goes on half alive lies
@@ -73,7 +76,9 @@ impl Core {
     pub fn new(parts: Parts) -> Core {
         let watcher = parts.watcher.clone();
         let workers = parts.pools.iter().map(|pool| u64::from(pool.config.workers)).sum();
-        let holdings = Holdings::new(descriptors_left(workers, parts.daemon.connections));
+        let free = descriptors_left(workers, parts.daemon.connections);
+        let (holdings, handles) = (Holdings::new(free), parts.daemon.handles);
+        let kept = Quotas::new(handles.bytes, handles.bytes_of_one, free);
         let dispatcher = Dispatcher::new(parts);
         Core(Rc::new(Shared {
             dispatcher: RefCell::new(dispatcher),
@@ -84,6 +89,7 @@ impl Core {
             pongs: Notify::new(),
             watcher,
             holdings,
+            kept,
         }))
     }
 
@@ -124,6 +130,16 @@ impl Core {
     /// What is held of descriptors that travel with calls and answers.
     pub(crate) fn holdings(&self) -> &Rc<Holdings> {
         &self.0.holdings
+    }
+
+    /// What is kept for clients under handles.
+    pub(super) fn kept(&self) -> &Quotas {
+        &self.0.kept
+    }
+
+    /// The handles of a client that has put nothing.
+    pub(crate) fn no_handles(&self) -> Handles {
+        Handles::new(Account::new(self.0.kept.clone()))
     }
 
     /// Counts something that no pool is concerned with.

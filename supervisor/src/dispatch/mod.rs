@@ -5,6 +5,7 @@
 //! Nothing in here waits, and no borrow of the dispatcher outlives the function that took it.
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
+//! - `handles`: values that are kept for many calls.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
 //! - `streams`: items on their ways, one by one; `stream_books`: how many may be.
@@ -49,6 +50,7 @@ mod given;
 mod groups;
 mod guardians;
 mod halts;
+mod handles;
 mod imports;
 mod launches;
 mod logs;
@@ -72,6 +74,7 @@ mod witness;
 
 pub use core::Core;
 pub use dispatcher::{FirstStart, Parts, PoolParts};
+pub use handles::{Handles, PutFault};
 
 pub(crate) use guardians::describe_program_failure;
 pub(crate) use nested::Home;

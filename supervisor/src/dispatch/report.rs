@@ -13,7 +13,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart, PoolState, Worker};
 use super::stream_books::Streams;
 use crate::envs::{Report, Stage};
-use crate::net::Holdings;
+use crate::net::{Holdings, Quotas};
 use crate::pool;
 use crate::pool::{EmptySlot, Held, Opening, WorkerView};
 use crate::watch::activity::Activity;
@@ -37,12 +37,14 @@ const HALTED: &str = "a signal (SIGSTOP) has stopped it: it gets no calls until 
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
-        self.with(|dispatcher| dispatcher.status(Instant::now(), self.holdings()))
+        self.with(|dispatcher| {
+            dispatcher.status(Instant::now(), self.holdings(), self.kept())
+        })
     }
 }
 
 impl Dispatcher {
-    fn status(&self, now: Instant, holdings: &Holdings) -> Status {
+    fn status(&self, now: Instant, holdings: &Holdings, kept: &Quotas) -> Status {
         let mut counters = self.counters.to_map();
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
@@ -58,6 +60,9 @@ impl Dispatcher {
                 descriptors: open_descriptors(),
                 descriptors_attached: holdings.held() as u64,
                 attached_bytes: holdings.bytes(),
+                handles: kept.values(),
+                handle_bytes: kept.bytes(),
+                handle_descriptors: kept.descriptors(),
                 counters,
             },
             pools: self

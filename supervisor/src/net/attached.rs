@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use thiserror::Error;
 
 use super::holdings::Ledger;
+use super::quota::{Account, Full};
 
 /// What a frame brought beside its payload; mostly nothing. Shared by whoever has to keep it: a
 /// call until it is answered, an outbox until it is written. Closed when nobody has it any more.
@@ -20,6 +21,8 @@ pub struct Attached(Option<Rc<Held>>);
 #[derive(Debug)]
 struct Held {
     descriptors: Vec<OwnedFd>,
+    /// What lies behind, and is held for others, too. Whatever has such parts has nothing else.
+    parts: Vec<Attached>,
     bytes: u64,
     ledger: Option<Ledger>,
     /// Whether it is held for its sender; before that it is still coming in.
@@ -49,7 +52,7 @@ impl Attached {
     ) -> Result<Attached, Unfit> {
         let (ledger, is_admitted) = (ledger.cloned(), Cell::new(false));
         // From here on it is counted, whatever becomes of it.
-        let mut held = Held { descriptors, bytes: 0, ledger, is_admitted };
+        let mut held = Held { descriptors, parts: Vec::new(), bytes: 0, ledger, is_admitted };
         for (index, descriptor) in held.descriptors.iter().enumerate() {
             let memory = memory_bytes(descriptor.as_fd()).map_err(|why| Unfit { index, why })?;
             held.bytes = held.bytes.saturating_add(memory);
@@ -66,6 +69,42 @@ impl Attached {
         }
     }
 
+    /// The same, to be kept beyond any call: what has just come in, and is nobody else's yet.
+    ///
+    /// # Errors
+    ///
+    /// When `account` has no room for it; it is closed then.
+    pub fn keep(mut self, account: &Account) -> Result<Attached, Full> {
+        let held = self.0.as_mut().and_then(Rc::get_mut);
+        if let Some(Held { descriptors, bytes, ledger: Some(ledger), is_admitted, .. }) = held {
+            account.take(descriptors.len(), *bytes)?;
+            ledger.gone(descriptors.len());
+            *ledger = ledger.of_kept(account.clone());
+            is_admitted.set(true);
+        }
+        Ok(self)
+    }
+
+    /// All of these in one, in their order. Nothing is copied: it holds them.
+    pub fn joined(parts: Vec<Attached>) -> Attached {
+        let bytes = parts.iter().map(Attached::bytes).fold(0, u64::saturating_add);
+        let (descriptors, is_admitted) = (Vec::new(), Cell::new(true));
+        Attached(Some(Rc::new(Held { descriptors, parts, bytes, ledger: None, is_admitted })))
+    }
+
+    /// Whether the first is memory that nobody can write any more.
+    pub fn begins_with_constants(&self) -> bool {
+        let first = self.0.as_ref().and_then(|held| held.descriptors.first());
+        first.is_some_and(|first| never_changes(first.as_fd()))
+    }
+
+    /// Counts them as refused, and closes them unless somebody else has them.
+    pub fn refuse(self) {
+        if let Some(ledger) = self.0.as_ref().and_then(|held| held.ledger.as_ref()) {
+            ledger.refuse(self.len());
+        }
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -73,7 +112,9 @@ impl Attached {
 
     /// How many descriptors there are.
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |held| held.descriptors.len())
+        self.0.as_ref().map_or(0, |held| {
+            held.descriptors.len() + held.parts.iter().map(Attached::len).sum::<usize>()
+        })
     }
 
     /// How many there are, as a header says it.
@@ -88,8 +129,16 @@ impl Attached {
 
     /// Their numbers, for the kernel.
     pub(super) fn numbers(&self) -> Vec<RawFd> {
-        let held = self.0.iter().flat_map(|held| &held.descriptors);
-        held.map(AsRawFd::as_raw_fd).collect()
+        let mut all = Vec::new();
+        self.push_numbers(&mut all);
+        all
+    }
+
+    fn push_numbers(&self, all: &mut Vec<RawFd>) {
+        if let Some(held) = &self.0 {
+            all.extend(held.descriptors.iter().map(AsRawFd::as_raw_fd));
+            held.parts.iter().for_each(|part| part.push_numbers(all));
+        }
     }
 }
 
@@ -125,6 +174,16 @@ pub enum Why {
     Unknown(Errno),
 }
 
+/// Seals without which memory may not travel.
+const SEALED: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// Whether a descriptor is memory that is sealed against whatever could change it.
+fn never_changes(descriptor: BorrowedFd<'_>) -> bool {
+    let seals = fcntl(descriptor, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
+    seals.is_ok_and(|seals| seals.contains(SEALED.union(SealFlag::F_SEAL_WRITE)))
+}
+
 /// How many bytes of memory a descriptor stands for: those of a sealed memfd, and none for a file
 /// that is open for reading.
 ///
@@ -145,9 +204,8 @@ fn memory_bytes(descriptor: BorrowedFd<'_>) -> Result<u64, Why> {
     if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
         return Err(Why::NoFile);
     }
-    let sealed = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     match fcntl(descriptor, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain) {
-        Ok(seals) if seals.contains(sealed) => Ok(stat.stx_size),
+        Ok(seals) if seals.contains(SEALED) => Ok(stat.stx_size),
         Ok(_) if stat.stx_nlink == 0 => Err(Why::Unsealed),
         _ if flags & OFlag::O_ACCMODE != OFlag::O_RDONLY => Err(Why::Writable),
         _ => Ok(0),

@@ -11,6 +11,8 @@ use std::rc::Rc;
 use clutch_protocol::limits::DESCRIPTORS_MAX;
 use tokio::sync::Notify;
 
+use super::quota::Account;
+
 /// What is held for everybody.
 #[derive(Debug)]
 pub struct Holdings {
@@ -30,8 +32,8 @@ pub struct Holdings {
 
 impl Holdings {
     /// What may be held where `free` descriptors are left beside what workers and connections
-    /// need: half of them for calls, a quarter for frames that are coming in, and the rest for
-    /// answers that pass through. However few there are, one frame at a time can always come.
+    /// need: half of them for calls, a quarter for frames that are coming in, and an eighth for
+    /// answers that pass through. The rest is what [`Quotas`](super::Quotas) keeps. However few there are, one frame at a time can always come.
     pub fn new(free: u64) -> Rc<Holdings> {
         let one_frame = usize::from(DESCRIPTORS_MAX);
         let free = usize::try_from(free).unwrap_or(usize::MAX);
@@ -76,7 +78,7 @@ impl Holdings {
 
     /// Whether even what passes through has to be turned away.
     pub(super) fn is_overfull(&self) -> bool {
-        self.held.get() > self.limit.saturating_add(self.limit / 2)
+        self.held.get() > self.limit.saturating_add(self.limit / 4)
     }
 }
 
@@ -86,17 +88,24 @@ pub struct Ledger {
     all: Rc<Holdings>,
     own: Rc<Cell<usize>>,
     is_workers: bool,
+    /// Where it is counted what its sender keeps, for the part of it that is just that.
+    kept: Option<Account>,
 }
 
 impl Ledger {
     /// A sender that nothing is held for.
     pub fn new(all: Rc<Holdings>) -> Ledger {
-        Ledger { all, own: Rc::default(), is_workers: false }
+        Ledger { all, own: Rc::default(), is_workers: false, kept: None }
     }
 
     /// A worker that nothing is held for. What it sends was asked for, and passes through.
     pub fn of_worker(all: Rc<Holdings>) -> Ledger {
         Ledger { is_workers: true, ..Ledger::new(all) }
+    }
+
+    /// The same sender, but for what is kept for it beyond its calls: nobody waits for that.
+    pub(super) fn of_kept(&self, kept: Account) -> Ledger {
+        Ledger { kept: Some(kept), ..self.clone() }
     }
 
     /// Whether `more` have to wait until fewer are held, for this sender or for all. Where nothing
@@ -120,6 +129,9 @@ impl Ledger {
     }
 
     pub(super) fn give_back(&self, count: usize, bytes: u64) {
+        if let Some(account) = &self.kept {
+            return account.give_back(count, bytes);
+        }
         self.own.set(self.own.get() - count);
         self.all.held.set(self.all.held.get() - count);
         self.all.bytes.set(self.all.bytes.get() - u128::from(bytes));

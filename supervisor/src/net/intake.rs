@@ -15,7 +15,7 @@ use super::attached::{Attached, Unfit};
 use super::holdings::Ledger;
 
 /// Frames by which a client attaches something.
-pub const OF_CLIENTS: &[Kind] = &[Kind::Call, Kind::Item];
+pub const OF_CLIENTS: &[Kind] = &[Kind::Call, Kind::Item, Kind::Put];
 
 /// Frames by which a worker does.
 pub const OF_WORKERS: &[Kind] = &[Kind::Result, Kind::Item];
@@ -163,7 +163,9 @@ impl Intake {
     }
 
     fn may_claim(&mut self, header: &Header) -> Result<(), IntakeError> {
-        let may = self.kinds.contains(&header.kind) && header.flags.has(Flags::ATTACHED);
+        // The flag is about a payload; what is put has none.
+        let is_said = header.kind == Kind::Put || header.flags.has(Flags::ATTACHED);
+        let may = self.kinds.contains(&header.kind) && is_said;
         if may { Ok(()) } else { Err(self.refuse(IntakeError::Kind(header.kind))) }
     }
 

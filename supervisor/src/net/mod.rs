@@ -9,6 +9,7 @@
 //! - [`inbox`]: the way in.
 //! - [`attached`]: descriptors that travel with a frame; `intake`: those whose frame is not there
 //!   yet; [`holdings`]: how many are held, and may be.
+//! - [`quota`]: how much may be kept for clients beyond their calls.
 //! - [`hangup`]: knowing that the peer has gone for good.
 
 #[cfg(test)]
@@ -24,9 +25,12 @@ pub mod holdings;
 
 pub mod intake;
 
+pub mod quota;
+
 pub mod hangup;
 
 pub use attached::Attached;
 pub use holdings::{Holdings, Ledger};
 pub use inbox::{Inbox, InboxError, Pumped};
 pub use outbox::{Outbox, OutboxError, SharedBudget, send_at_once};
+pub use quota::{Account, Full, Quotas};

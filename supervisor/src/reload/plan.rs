@@ -170,6 +170,7 @@ fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
         payload,
         memory,
         attached,
+        handles,
         log,
         cgroup,
     } = old;
@@ -178,6 +179,8 @@ fn compare_daemons(old: &Daemon, new: &Daemon) -> Result<Vec<String>, String> {
         ("payload", *payload != new.payload),
         ("memory", *memory != new.memory),
         ("attached", *attached != new.attached),
+        ("handles", handles.bytes != new.handles.bytes),
+        ("handles_per_client", handles.bytes_of_one != new.handles.bytes_of_one),
         ("log", *log != new.log),
         ("cgroup", *cgroup != new.cgroup),
     ];

@@ -108,7 +108,7 @@ impl Connection {
             // A stranger may send none: it has not been told what may be attached.
             inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
             ledger,
-            peer: Rc::new(Peer::new(id, outbox)),
+            peer: Rc::new(Peer::new(id, outbox, doorway.core.no_handles())),
             doorway,
             stream,
             readers: Readers::default(),
@@ -294,7 +294,10 @@ impl Connection {
                 self.held = Some((frame, attached));
                 break;
             }
-            attached.admit();
+            // What is put is kept beyond any call, or not at all; its receiver says which.
+            if frame.header.kind != Kind::Put {
+                attached.admit();
+            }
             // These cost more than passing on does.
             let price = match frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
@@ -342,9 +345,11 @@ impl Connection {
 }
 
 /// Whether a frame adds to what its client is owed. The others are about what it is owed already:
-/// were a cancel or a credit not read since too much is unanswered, that might stay so.
+/// were a cancel or a credit not read since too much is unanswered, that might stay so. What puts
+/// or releases a value is done at once.
 pub(super) const fn wants_answer(kind: Kind) -> bool {
-    !matches!(kind, Kind::Cancel | Kind::Credit | Kind::Item | Kind::ItemsEnd | Kind::Pong)
+    use Kind::{Cancel, Credit, Item, ItemsEnd, Pong, Put, Release};
+    !matches!(kind, Cancel | Credit | Item | ItemsEnd | Pong | Put | Release)
 }
 
 /// Cancels a client's calls when its connection ends, even by a panic.
@@ -357,6 +362,7 @@ struct LeaveTaker {
 impl Drop for LeaveTaker {
     fn drop(&mut self) {
         self.core.abandon_calls(&self.peer);
+        self.peer.handles.release_all();
         if self.greeted {
             self.core.client_left();
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::sync::Notify;
 
-use crate::dispatch::Home;
+use crate::dispatch::{Handles, Home};
 use crate::net::{Attached, Outbox, OutboxError};
 use crate::pool::CallKey;
 
@@ -18,6 +18,8 @@ pub struct Peer {
     pub outbox: Outbox,
     /// The calls it waits for, by its own ids.
     pub calls: RefCell<HashMap<u64, CallKey>>,
+    /// What it has put with the daemon.
+    pub handles: Handles,
     /// Tells the session that something it waits for may have changed.
     pub changed: Notify,
     /// Reports it is owed.
@@ -29,11 +31,12 @@ pub struct Peer {
 
 impl Peer {
     /// A client without calls.
-    pub fn new(id: u64, outbox: Outbox) -> Peer {
+    pub fn new(id: u64, outbox: Outbox, handles: Handles) -> Peer {
         Peer {
             id,
             outbox,
             calls: RefCell::default(),
+            handles,
             changed: Notify::new(),
             reports: Cell::new(0),
             home: OnceCell::new(),

@@ -78,6 +78,14 @@ impl Connection {
                 }
                 self.readers.start(core, &self.peer, id, wanted);
             }
+            Kind::Put => {
+                if self.readers.has(id) {
+                    return Err(protocol(format!("request id {id} is in use")));
+                }
+                let put = core.put(&self.peer, id, attached);
+                return put.map_err(|fault| protocol(fault.to_string()));
+            }
+            Kind::Release => core.release(&self.peer, id),
             kind => return Err(protocol(format!("a client may not send a {kind:?} frame"))),
         }
         Ok(())
