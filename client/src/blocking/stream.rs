@@ -111,7 +111,7 @@ impl<T: DeserializeOwned> ItemStream<T> {
         let mut ready = ready.with_items(ItemSink::to_waiter(self.window));
         let connection = &self.client.connection;
         let (mailbox, output) = (Arc::new(Mailbox::default()), ready.output.take());
-        let (letter, deadline) = (ready.letter(connection.welcome())?, ready.deadline);
+        let (letter, deadline) = (ready.letter(&**connection)?, ready.deadline);
         let sources = ready.sources(connection.welcome(), false)?;
         let output = fed(output, sources.as_ref());
         let id = connection.post(&letter, &mailbox, output, deadline)?;

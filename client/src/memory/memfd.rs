@@ -261,13 +261,20 @@ impl Pile {
     /// Copies bytes to its end, aligned, and says where they are.
     pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = Pile::next(self.end);
+        self.end = at;
+        self.extend(bytes)?;
+        Ok(at)
+    }
+
+    /// Copies bytes right behind what was added last.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match self.file.take() {
             Some(file) => file,
             None => File::from(create()?),
         };
-        write_at(self.file.insert(file).as_fd(), bytes, at)?;
-        self.end = at + bytes.len() as u64;
-        Ok(at)
+        write_at(self.file.insert(file).as_fd(), bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(())
     }
 
     /// Seals it as a value.

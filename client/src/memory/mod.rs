@@ -23,7 +23,7 @@ pub(crate) mod reuse;
 mod room;
 pub(crate) mod sys;
 
-pub(crate) use gather::{Body, Gather};
+pub(crate) use gather::{Body, Gather, Packed};
 #[cfg(feature = "arrow")]
 pub(crate) use received::Mapped;
 pub(crate) use received::Received;
