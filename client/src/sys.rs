@@ -28,7 +28,7 @@ use crate::memory::sys::Mapping;
 
 /// Room for this many descriptors in one receive. One more than any frame may carry, so that a
 /// daemon that sends more is found out.
-const DESCRIPTOR_ROOM: usize = DESCRIPTORS_MAX as usize + 1;
+pub(crate) const DESCRIPTOR_ROOM: usize = DESCRIPTORS_MAX as usize + 1;
 
 /// Bytes of ancillary data for them, as `CMSG_SPACE` would say, in words for their alignment.
 const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()).div_ceil(8) + 2;

@@ -1,5 +1,6 @@
 """Generators of every kind, and what becomes of them."""
 
+import array
 import asyncio
 import os
 import sys
@@ -207,3 +208,9 @@ def works_and_gives(steps):
     for step in range(steps):
         clutch.progress(step + 1, None, "giving")
         yield step
+
+
+def arrays(items):
+    """Each is in memory of its own."""
+    for number in range(items):
+        yield array.array("d", [number]) * 20_000
