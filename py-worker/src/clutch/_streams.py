@@ -238,7 +238,7 @@ class Stream:
             body = self._encoded_slowly(value, f"item[{index}]")
         size, flags, descriptors = len(body), 0, 0
         if size > self._limits[0]:
-            body = self._sealed(body)
+            body = self._sealed(body, index)
             size, flags, descriptors = len(body.payload), FLAG_ATTACHED, len(body.descriptors)
         self._port.sent = index + 1
         head = header_bytes(
@@ -246,11 +246,11 @@ class Stream:
         )
         self._port.send(head + _pack_item(_ANSWER, index), body)
 
-    def _sealed(self, body: "Body") -> "Outgoing":
+    def _sealed(self, body: "Body", index: int) -> "Outgoing":
         """A payload that parts have left; all others of that length are too large."""
         if isinstance(body, (bytes, memoryview)):
             raise FailedError(failed_too_large(len(body), self._limits[0]))
-        failed = body.seal(*self._limits)
+        failed = body.seal(*self._limits, f"item[{index}]")
         if failed:
             raise FailedError(failed)
         return body
