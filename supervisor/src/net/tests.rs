@@ -18,7 +18,8 @@ use super::attached::{Attached, Unfit, Why};
 use super::holdings::{Holdings, Ledger};
 use super::inbox::{Inbox, InboxError};
 use super::intake::{IntakeError, OF_CLIENTS};
-use super::outbox::{Outbox, OutboxError, SharedBudget};
+use super::crowd::SharedBudget;
+use super::outbox::{Outbox, OutboxError};
 
 fn memory(bytes: u64, seals: SealFlag) -> File {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
