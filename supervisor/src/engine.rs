@@ -139,7 +139,7 @@ impl Engine {
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);
-        let answers = SharedBudget::new(memory_bytes);
+        let answers = SharedBudget::new(memory_bytes, core.holdings().limit_of_answers());
         let (stop, stop_orders) = mpsc::channel(4);
         let (reload, reloads) = mpsc::channel(reload::reloader::ORDERS_MAX);
         let (close, closing) = watch::channel(false);

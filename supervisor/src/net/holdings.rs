@@ -95,9 +95,9 @@ impl Holdings {
         self.limit_of_one
     }
 
-    /// Whether even what passes through has to be turned away.
-    pub(super) fn is_overfull(&self) -> bool {
-        self.held.get() > self.limit.saturating_add(self.limit / 4)
+    /// How many may wait in the outboxes of all clients together: the rest of what is free.
+    pub fn limit_of_answers(&self) -> usize {
+        (self.limit / 4).max(usize::from(DESCRIPTORS_MAX))
     }
 }
 
@@ -136,7 +136,14 @@ impl Ledger {
             || !is_nested && exceeds(self.all.held.get(), self.all.limit)
     }
 
-    /// Resolves when fewer are held than when it was called.
+    /// Whether so many of one sender may wait here for their turn, beside others that do: half of
+    /// what may be coming in is left to frames that are really coming in.
+    pub fn may_queue(&self, own: usize) -> bool {
+        let limit = self.all.limit_coming;
+        own < (limit / 8).max(usize::from(DESCRIPTORS_MAX)) && self.all.coming.get() <= limit / 2
+    }
+
+    /// Resolves when fewer are held or coming in than when it was called.
     pub fn freed(&self) -> impl Future<Output = ()> + '_ {
         self.all.freed.notified()
     }
@@ -172,6 +179,7 @@ impl Ledger {
     /// They are held now, or closed.
     pub(super) fn gone(&self, count: usize) {
         self.all.coming.set(self.all.coming.get() - count);
+        self.all.freed.notify_waiters();
     }
 
     pub(super) fn refuse(&self, count: usize) {
