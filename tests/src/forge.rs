@@ -91,6 +91,16 @@ pub fn call_attached_of(id: u64, meta: &Call, json: &str, descriptors: u8) -> Ve
     [&header.encode()[..], &meta, json.as_bytes()].concat()
 }
 
+/// A value for the daemon to keep, whose header says that so many descriptors come with it.
+pub fn put(id: u64, descriptors: u8) -> Vec<u8> {
+    Header { descriptors, ..Header::new(Kind::Put, id) }.encode().to_vec()
+}
+
+/// A value that is needed no more.
+pub fn release(id: u64) -> Vec<u8> {
+    Header::new(Kind::Release, id).encode().to_vec()
+}
+
 /// A call with JSON arguments to the default pool, with any flags.
 pub fn call_flagged(id: u64, function: &str, json: &str, flags: Flags) -> Vec<u8> {
     let bytes = call(id, "default", function, json);

@@ -24,6 +24,14 @@ pub fn sealed(bytes: u64) -> File {
     memory(bytes, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL)
 }
 
+/// The same, and nobody can write into it either.
+pub fn constant(bytes: u64) -> File {
+    let file = memory(bytes, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW);
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).expect("nobody has it mapped");
+    file
+}
+
 /// The same file, opened anew through `/proc`.
 pub fn again(file: &File, flags: OFlag) -> File {
     let access = flags & OFlag::O_ACCMODE;

@@ -27,9 +27,11 @@ impl Connection {
         let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
         let protocol = |sentence| Refused { refusal: Refusal::Protocol, sentence };
         if payload_bytes > 0 && !matches!(kind, Kind::Call | Kind::Item) {
+            attached.refuse();
             return Err(protocol(format!("a {kind:?} frame has no payload")));
         }
         if meta_bytes > 0 && !has_meta(kind) {
+            attached.refuse();
             return Err(protocol(format!("a {kind:?} frame has no meta")));
         }
         match kind {
@@ -78,6 +80,7 @@ impl Connection {
             }
             Kind::Put => {
                 if self.readers.has(id) {
+                    attached.refuse();
                     return Err(protocol(format!("request id {id} is in use")));
                 }
                 let put = core.put(&self.peer, id, attached);
