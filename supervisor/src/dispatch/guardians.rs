@@ -170,7 +170,8 @@ impl Dispatcher {
         tracing::warn!(pool = pool.config.name, worker = %link.worker, socket, %fault,
             "the last that a dead worker has sent is no frame");
         if pool.workers.get(&link.worker).is_some_and(|entry| entry.detail.is_empty()) {
-            let detail = format!("the last that it sent on its {socket} socket is no frame: {fault}");
+            let detail =
+                format!("the last that it sent on its {socket} socket is no frame: {fault}");
             self.note_detail(link, &detail);
         }
     }

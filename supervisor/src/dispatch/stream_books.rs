@@ -164,7 +164,12 @@ impl Streams {
     }
 
     /// Takes note of an item of the worker's.
-    pub(super) fn give(&mut self, item: Item, bytes: usize, descriptors: usize) -> Result<(), String> {
+    pub(super) fn give(
+        &mut self,
+        item: Item,
+        bytes: usize,
+        descriptors: usize,
+    ) -> Result<(), String> {
         let Item { stream, index } = item;
         if !self.gives || stream != 0 {
             return Err(format!("it sent an item of stream {stream}, which is not its to send"));

@@ -219,9 +219,10 @@ impl Core {
                 let head = head_of(frame, given.run);
                 // Its bytes may be any number: they were asked for, and hold what they take of the
                 // daemon's memory until the worker has them.
-                let sent = link.call.fits_crowd(attached.len()).and_then(|()| {
-                    link.call.send_holding(&head, &frame.payload, attached, memory)
-                });
+                let sent = link
+                    .call
+                    .fits_crowd(attached.len())
+                    .and_then(|()| link.call.send_holding(&head, &frame.payload, attached, memory));
                 Ok(sent)
             });
             let sent = sent.transpose()?.unwrap_or(Ok(()));
@@ -454,11 +455,13 @@ mod tests {
     fn what_does_not_fit_is_told_as_what_it_is() {
         let item = Header { descriptors: 3, payload_bytes: 100, ..Header::new(Kind::Item, 1) };
         let full = OutboxError::Full { waiting: 1000, limit: 1024 };
-        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item, Payload::Result) else {
+        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item, Payload::Result)
+        else {
             panic!("too many bytes are too large")
         };
         assert!(bytes >= 1100 && limit == 1024);
-        let Some(Reason::BadArguments { message }) = overflow(OutboxError::Crowded(62), &item, Payload::Result)
+        let Some(Reason::BadArguments { message }) =
+            overflow(OutboxError::Crowded(62), &item, Payload::Result)
         else {
             panic!("descriptors are no bytes")
         };

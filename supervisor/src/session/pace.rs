@@ -140,9 +140,8 @@ impl Connection {
         }
         let bytes = u64::from(header.payload_bytes);
         let kib = u32::try_from(bytes.div_ceil(1024)).expect("a payload is below 4 GiB");
-        let deadline = *self
-            .claim_deadline
-            .get_or_insert_with(|| tokio::time::Instant::now() + CLAIM_TIMEOUT);
+        let deadline =
+            *self.claim_deadline.get_or_insert_with(|| tokio::time::Instant::now() + CLAIM_TIMEOUT);
         let claim = self.doorway.memory.clone().acquire_many_owned(kib);
         let stream = self.stream.clone();
         let permit = tokio::select! {
