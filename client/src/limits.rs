@@ -135,8 +135,8 @@ pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
 pub(crate) const HUGE_BYTES_MIN: u64 = 4 << 20;
 pub(crate) const HUGE_BYTES_MAX: u64 = 1 << 30;
 
-/// Memory that is asked for by one call of the system, about a third of a millisecond: a signal that
-/// comes meanwhile undoes it, so that much longer ones might never be done.
+/// Memory that is asked for by one call of the system, about a third of a millisecond: a signal
+/// that comes meanwhile undoes it, so that much longer ones might never be done.
 pub(crate) const ALLOCATE_BYTES: u64 = 2 << 20;
 
 /// Memory of a shared array that is asked for when the first byte of it is written or read here:

@@ -205,11 +205,11 @@ impl Live {
         if length == 0 {
             return Words { head: None, body: &[], tail: None };
         }
-        // SAFETY: it is mapped, for reading at least, as long as `self` lives, and the length of the
-        // file is sealed; its last word may go beyond that, but not beyond the page, of which a
-        // mapping has whole ones. No mapping is aligned worse than a page. Atomics may be changed by
-        // others at any moment, and have no invalid values. A store into memory that is mapped for
-        // reading only is refused by `write` above.
+        // SAFETY: it is mapped, for reading at least, as long as `self` lives, and the length of
+        // the file is sealed; its last word may go beyond that, but not beyond the page, of which
+        // a mapping has whole ones. No mapping is aligned worse than a page. Atomics may be changed
+        // by others at any moment, and have no invalid values. A store into memory that is mapped
+        // for reading only is refused by `write` above.
         let all: &[AtomicU64] = unsafe {
             let start = self.mapping.start.cast().as_ptr();
             std::slice::from_raw_parts(start, self.mapping.length.div_ceil(8))

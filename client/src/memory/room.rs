@@ -1,7 +1,7 @@
 //! Memory that is there before anything is stored into it. A page of a file is only found when it
-//! is first touched, and where the system has none then (a control group's limit, strict overcommit,
-//! a quota), the touch is a SIGBUS that ends the program. Asked for beforehand, it is an error. It
-//! costs nothing: what finds a hundred megabytes at once is faster than as many faults.
+//! is first touched, and where the system has none then (a control group's limit, strict
+//! overcommit, a quota), the touch is a SIGBUS that ends the program. Asked for beforehand, it is
+//! an error. It costs nothing: to find a hundred megabytes at once is faster than as many faults.
 
 use std::io;
 use std::ops::Range;
