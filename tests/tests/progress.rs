@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clutch_client::Progress;
-use clutch_protocol::{Flags, Kind, stream, wire};
+use clutch_protocol::{Flags, Kind, wire};
 use clutch_tests::{Daemon, RawClient, forge, kill, wait_for, wait_until};
 
 /// How long anything may take here on a loaded machine.
@@ -96,7 +96,7 @@ fn unread(daemon: &Daemon, begin: &Path, end: &Path) -> (RawClient, u64) {
 
 fn expect_progress(client: &mut RawClient, id: u64, done: f64) {
     let frame = client.expect(Kind::Progress, PATIENCE);
-    let told: stream::Progress = wire::decode(&frame.meta).unwrap();
+    let told: Progress = wire::decode(&frame.meta).unwrap();
     assert_eq!((id, done), (frame.header.id, told.done));
 }
 
