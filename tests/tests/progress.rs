@@ -1,10 +1,12 @@
 //! How far calls have come: from the function to the caller, to `status`, and to a terminal.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clutch_client::Progress;
-use clutch_tests::{Daemon, wait_until};
+use clutch_protocol::{Flags, Kind, wire};
+use clutch_tests::{Daemon, RawClient, forge, kill, wait_for, wait_until};
 
 /// How long anything may take here on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,5 +69,67 @@ fn status_shows_how_far_a_call_is_whoever_asked_for_it() {
     assert_eq!(4, call.join().unwrap().unwrap());
     let page = daemon.cli(["workers"]).expect_code(0).stdout;
     assert!(!page.contains(" % "), "{page}");
+    oracle.judge(daemon);
+}
+
+/// A caller that does not read: a long answer waits for it, and behind that what is to be said of
+/// its other call, whose id this is.
+fn unread(daemon: &Daemon, begin: &Path, end: &Path) -> (RawClient, u64) {
+    let mut client = daemon.raw();
+    let (id, other) = (client.next_id(), client.next_id());
+    let paths = serde_json::to_string(&[begin, end]).unwrap();
+    client.say(&forge::call_flagged(id, "job_streams:says_between", &paths, Flags::PROGRESS));
+    daemon.wait_runs("job_streams:says_between");
+    let before = daemon.counter("default", "answered.ok");
+    client.say(&forge::call(other, "default", "operator:mul", r#"["x", 8000000]"#));
+    wait_for("the long answer waits", PATIENCE, || {
+        daemon.counter("default", "answered.ok") > before
+    });
+    std::fs::write(begin, "").unwrap();
+    wait_for("the daemon knows", PATIENCE, || {
+        let workers = daemon.status().pools.into_iter().flat_map(|pool| pool.workers);
+        let mut calls = workers.flat_map(|worker| worker.calls);
+        calls.any(|call| call.progress.is_some_and(|told| told.done >= 1.0))
+    });
+    (client, id)
+}
+
+fn expect_progress(client: &mut RawClient, id: u64, done: f64) {
+    let frame = client.expect(Kind::Progress, PATIENCE);
+    let told: Progress = wire::decode(&frame.meta).unwrap();
+    assert_eq!((id, done), (frame.header.id, told.done));
+}
+
+#[test]
+fn a_caller_that_reads_again_is_told_at_once_how_far_it_is() {
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    let oracle = daemon.oracle();
+    let (begin, end) = (daemon.tmp().join("begin"), daemon.tmp().join("end"));
+    let (mut client, id) = unread(&daemon, &begin, &end);
+    client.expect(Kind::Result, PATIENCE);
+    // Nothing more has been said, and nothing will be before that is read.
+    expect_progress(&mut client, id, 1.0);
+    std::fs::write(&end, "").unwrap();
+    expect_progress(&mut client, id, 2.0);
+    assert_eq!(id, client.expect(Kind::Result, PATIENCE).header.id);
+    drop(client);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn the_last_word_comes_before_a_failure_too() {
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    let oracle = daemon.oracle();
+    let (begin, end) = (daemon.tmp().join("begin"), daemon.tmp().join("end"));
+    let (mut client, id) = unread(&daemon, &begin, &end);
+    let pid = daemon.wait_runs("job_streams:says_between");
+    kill(pid);
+    wait_for("the daemon knows", PATIENCE, || !daemon.worker_pids("default").contains(&pid));
+    wait_for("it is answered", PATIENCE, || daemon.counter("default", "answered.WorkerDied") == 1);
+    client.expect(Kind::Result, PATIENCE);
+    expect_progress(&mut client, id, 1.0);
+    assert_eq!(id, client.expect(Kind::Error, PATIENCE).header.id);
+    drop(client);
+    daemon.wait_ready();
     oracle.judge(daemon);
 }

@@ -203,6 +203,16 @@ def works(steps, path=None, rest=0.02):
     return steps
 
 
+def says_between(begin, end):
+    """Says how far it is when a file is there, and waits for another."""
+    for path, done in ((begin, 1), (end, 2)):
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        clutch.progress(done, 2, f"saw {done}")
+        time.sleep(0.11)
+    return "done"
+
+
 def works_and_gives(steps):
     """The same beside items."""
     for step in range(steps):

@@ -149,6 +149,7 @@ impl<R> Plan<R> {
             self.stop();
             return Step::Last(changed);
         }
+        self.pass_nothing();
         if self.in_flight < self.in_flight_now && self.pause.is_none() {
             if let Some(parcel) = self.to_send.pop_front() {
                 self.in_flight += 1;
@@ -174,17 +175,31 @@ impl<R> Plan<R> {
         }
     }
 
-    fn take_item(&mut self) -> Option<(u64, Result<R, MapFileError>)> {
-        loop {
-            let (index, outcome) = match self.order {
-                Order::File => (self.given, self.done.remove(&self.given)?),
-                Order::Done => self.done.pop_first()?,
-            };
-            self.given += 1;
-            if let Some(result) = outcome.transpose() {
-                return Some((index, result));
+    /// What is nothing is not given out, and makes room for the next cuts at once: when it is all
+    /// that there is, no answer will come to wake anybody.
+    fn pass_nothing(&mut self) {
+        match self.order {
+            Order::File => {
+                while matches!(self.done.get(&self.given), Some(Ok(None))) {
+                    self.done.remove(&self.given);
+                    self.given += 1;
+                }
+            }
+            Order::Done => {
+                let before = self.done.len();
+                self.done.retain(|_, outcome| !matches!(outcome, Ok(None)));
+                self.given += (before - self.done.len()) as u64;
             }
         }
+    }
+
+    fn take_item(&mut self) -> Option<(u64, Result<R, MapFileError>)> {
+        let (index, outcome) = match self.order {
+            Order::File => (self.given, self.done.remove(&self.given)?),
+            Order::Done => self.done.pop_first()?,
+        };
+        self.given += 1;
+        Some((index, outcome.transpose().expect("what is nothing was passed")))
     }
 
     /// Takes the next cut in.
@@ -446,6 +461,27 @@ mod tests {
         }
         assert!(hand.last.is_some());
         assert_eq!([0, 1, 2, 3], *hand.indices());
+    }
+
+    #[test]
+    fn chunks_in_which_nothing_begins_keep_nobody_waiting() {
+        for order in [Order::File, Order::Done] {
+            let mut hand = Hand::new(1000, order, |_| {});
+            let something = |index: u64| index % 97 == 0;
+            let mut turns = 0;
+            while hand.run() {
+                assert!(!hand.sent.is_empty(), "{order:?}: it waits for what will not come");
+                // The last one first, so that gaps are filled late.
+                let at = hand.sent.len() - 1;
+                hand.answer(at, |index| Ok(something(index).then_some(index)));
+                turns += 1;
+            }
+            assert_eq!(1000, turns);
+            let mut got: Vec<u64> = hand.got.iter().map(|(index, _)| *index).collect();
+            got.sort_unstable();
+            let wanted: Vec<u64> = (0..1000).filter(|index| something(*index)).collect();
+            assert_eq!(wanted, got, "{order:?}");
+        }
     }
 
     #[test]

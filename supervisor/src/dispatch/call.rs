@@ -354,6 +354,7 @@ impl Dispatcher {
         reason: Reason,
         quarantined: bool,
     ) -> bool {
+        self.tell_last_progress(key);
         let Some(call) = self.forget(key) else {
             return false;
         };

@@ -59,7 +59,7 @@ impl Core {
         let taken = match kind {
             Kind::Log => self.with(|d| d.take_record(Instant::now(), link, &frame.meta)),
             Kind::Imports => self.with(|d| d.take_imports(link, &frame.meta)),
-            Kind::Progress => self.with(|d| d.take_progress(Instant::now(), link, frame)),
+            Kind::Progress => self.with(|d| d.take_progress(self, Instant::now(), link, frame)),
             Kind::Pong if meta_bytes == 0 && self.worker_ponged(link.pool, link.worker, id) => {
                 Ok(())
             }
