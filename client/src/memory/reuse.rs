@@ -425,6 +425,8 @@ mod tests {
         let sent = sent_by(shelf, 1, 300 << 10);
         assert!(shelf.has(sent.as_fd()));
         let (device, inode, changed) = identity(sent.as_fd()).unwrap();
+        let status = fstat(&sent).unwrap();
+        assert_eq!((status.st_ctime, status.st_ctime_nsec), changed);
         let other = (device, inode, (changed.0 - 1, changed.1));
         shelf.lock().buffers[0].identity = other;
         assert!(!shelf.has(sent.as_fd()), "the same number, of another time");
