@@ -467,7 +467,7 @@ mod tests {
     fn chunks_in_which_nothing_begins_keep_nobody_waiting() {
         for order in [Order::File, Order::Done] {
             let mut hand = Hand::new(1000, order, |_| {});
-            let something = |index: u64| index % 97 == 0;
+            let something = |index: u64| index.is_multiple_of(97);
             let mut turns = 0;
             while hand.run() {
                 assert!(!hand.sent.is_empty(), "{order:?}: it waits for what will not come");
