@@ -64,6 +64,7 @@ mod runs;
 mod search;
 mod stacks;
 mod stream_books;
+mod stream_flow;
 mod stream_gate;
 mod streams;
 mod unwanted;
