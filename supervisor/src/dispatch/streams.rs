@@ -22,7 +22,7 @@
 
 use std::time::Instant;
 
-use clutch_protocol::failure::{Payload, Reason};
+use clutch_protocol::failure::Payload;
 use clutch_protocol::limits::FAILURE_TEXT_BYTES_MAX;
 use clutch_protocol::message::WorkerId;
 use clutch_protocol::stream::{Credit, Item, ItemsEnd};
@@ -36,6 +36,7 @@ use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{Record, What};
 use super::stream_books::{BadCredit, Input, StreamFault, Streams, add};
+use super::stream_flow::overflow;
 use super::stream_gate::Room;
 use crate::limits::ANSWERS_RESERVE_BYTES;
 use crate::net::{Attached, OutboxError};
@@ -383,50 +384,8 @@ impl Dispatcher {
     }
 }
 
-/// Why a call fails one of whose items did not fit on its way; none if the worker is gone.
-fn overflow(error: OutboxError, item: &Header, what: Payload) -> Option<Reason> {
-    match error {
-        OutboxError::Full { waiting, limit } => {
-            let bytes = (waiting + item.frame_bytes()) as u64;
-            Some(Reason::TooLarge { what, bytes, limit: limit as u64 })
-        }
-        OutboxError::Crowded(waiting) => {
-            let message = format!(
-                "an item of a stream has {} file descriptors attached, and {waiting} wait for its \
-                 reader already: too many of them; attach less to each item",
-                item.descriptors
-            );
-            Some(Reason::BadArguments { message })
-        }
-        OutboxError::Closed => None,
-    }
-}
-
 /// A frame's header and meta with another id.
 fn head_of(frame: &Frame, id: u64) -> Vec<u8> {
     let header = Header { id, ..frame.header };
     [&header.encode()[..], &frame.meta].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_told_as_what_it_is() {
-        let item = Header { descriptors: 3, payload_bytes: 100, ..Header::new(Kind::Item, 1) };
-        let full = OutboxError::Full { waiting: 1000, limit: 1024 };
-        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item, Payload::Result)
-        else {
-            panic!("too many bytes are too large")
-        };
-        assert!(bytes >= 1100 && limit == 1024);
-        let Some(Reason::BadArguments { message }) =
-            overflow(OutboxError::Crowded(62), &item, Payload::Result)
-        else {
-            panic!("descriptors are no bytes")
-        };
-        assert!(message.contains("has 3 file descriptors") && message.contains("62 wait"));
-        assert_eq!(None, overflow(OutboxError::Closed, &item, Payload::Result));
-    }
 }
