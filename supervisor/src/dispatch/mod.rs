@@ -8,8 +8,8 @@
 //! - `handles`: values that are kept for many calls.
 //! - `attempts`: how often a call was tried, and whether it is tried again.
 //! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
-//! - `streams`: items on their ways, one by one; `stream_books`: how many may be.
-//! - `progress`: how far calls have come.
+//! - `streams`, `stream_flow`: items on their ways, one by one; `stream_books`, `stream_gate`: how
+//!   many may be; `progress`: how far calls have come.
 //! - `given`: what workers were given and have not answered.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
@@ -29,8 +29,7 @@
 //! - [`certificate`]: what is known about a death.
 //! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
 //!   it.
-//! - [`operate`]: what operators ask for.
-//! - [`report`]: what `status` says.
+//! - [`operate`]: what operators ask for; [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 
 pub mod call;
@@ -66,6 +65,7 @@ mod runs;
 mod search;
 mod stacks;
 mod stream_books;
+mod stream_flow;
 mod stream_gate;
 mod streams;
 mod unwanted;

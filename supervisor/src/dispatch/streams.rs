@@ -22,7 +22,7 @@
 
 use std::time::Instant;
 
-use clutch_protocol::failure::{Payload, Reason};
+use clutch_protocol::failure::Payload;
 use clutch_protocol::limits::FAILURE_TEXT_BYTES_MAX;
 use clutch_protocol::message::WorkerId;
 use clutch_protocol::stream::{Credit, Item, ItemsEnd};
@@ -36,6 +36,7 @@ use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{Record, What};
 use super::stream_books::{BadCredit, Input, StreamFault, Streams, add};
+use super::stream_flow::overflow;
 use super::stream_gate::Room;
 use crate::limits::ANSWERS_RESERVE_BYTES;
 use crate::net::{Attached, OutboxError};
@@ -89,45 +90,6 @@ impl Core {
             let Owned { call, streams } = dispatcher.streams_of(link, frame.header.id)?;
             streams.ask(credit)?;
             Ok(dispatcher.release((link.pool, link.worker), call))
-        })
-    }
-
-    /// A worker has read some of what was sent to it: there may be room for more of what it wants.
-    pub(crate) fn resume_inputs(&self, link: &Link) {
-        let (pool, worker) = (link.pool, link.worker);
-        let calls = self.with(|dispatcher| dispatcher.running_in(pool, worker));
-        for call in calls {
-            let event = self.with(|dispatcher| dispatcher.release((pool, worker), call));
-            if let Some(event) = event {
-                self.tell(pool, event);
-            }
-        }
-    }
-
-    /// A client has read some of what was sent to it: its streams may go on.
-    pub(crate) fn resume_outputs(&self, peer: &Peer) {
-        let mut calls: Vec<_> = peer.calls.borrow().values().copied().collect();
-        // In turns would be fairer still; so it is at least the oldest first, and none for ever.
-        calls.sort_unstable();
-        self.with(|dispatcher| {
-            for call in calls {
-                // Without its socket a worker is gone, which its guardian tells.
-                let _ = dispatcher.lend(call);
-            }
-        });
-    }
-
-    /// Whether any of a client's calls may wait for what it says of its streams.
-    pub(crate) fn has_streams(&self, peer: &Peer) -> bool {
-        self.with(|dispatcher| {
-            peer.calls.borrow().values().any(|key| {
-                let Some(call) = dispatcher.calls.get(key) else { return false };
-                let mut given = call.worker().into_iter().flat_map(|worker| {
-                    let entry = dispatcher.pools[call.pool().0].workers.get(&worker);
-                    entry.into_iter().flat_map(|entry| &entry.given)
-                });
-                call.gives_items() || given.any(|it| it.call == *key && it.streams.have_moved)
-            })
         })
     }
 
@@ -283,7 +245,7 @@ impl Dispatcher {
 
     /// Tells a client to send what its worker wants, as far as there is room for it on the way; the
     /// event, if that is the first that has passed on.
-    fn release(&mut self, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
+    pub(super) fn release(&mut self, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
         if !self.counts(at, call) {
             return None;
         }
@@ -422,50 +384,8 @@ impl Dispatcher {
     }
 }
 
-/// Why a call fails one of whose items did not fit on its way; none if the worker is gone.
-fn overflow(error: OutboxError, item: &Header, what: Payload) -> Option<Reason> {
-    match error {
-        OutboxError::Full { waiting, limit } => {
-            let bytes = (waiting + item.frame_bytes()) as u64;
-            Some(Reason::TooLarge { what, bytes, limit: limit as u64 })
-        }
-        OutboxError::Crowded(waiting) => {
-            let message = format!(
-                "an item of a stream has {} file descriptors attached, and {waiting} wait for its \
-                 reader already: too many of them; attach less to each item",
-                item.descriptors
-            );
-            Some(Reason::BadArguments { message })
-        }
-        OutboxError::Closed => None,
-    }
-}
-
 /// A frame's header and meta with another id.
 fn head_of(frame: &Frame, id: u64) -> Vec<u8> {
     let header = Header { id, ..frame.header };
     [&header.encode()[..], &frame.meta].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_told_as_what_it_is() {
-        let item = Header { descriptors: 3, payload_bytes: 100, ..Header::new(Kind::Item, 1) };
-        let full = OutboxError::Full { waiting: 1000, limit: 1024 };
-        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item, Payload::Result)
-        else {
-            panic!("too many bytes are too large")
-        };
-        assert!(bytes >= 1100 && limit == 1024);
-        let Some(Reason::BadArguments { message }) =
-            overflow(OutboxError::Crowded(62), &item, Payload::Result)
-        else {
-            panic!("descriptors are no bytes")
-        };
-        assert!(message.contains("has 3 file descriptors") && message.contains("62 wait"));
-        assert_eq!(None, overflow(OutboxError::Closed, &item, Payload::Result));
-    }
 }

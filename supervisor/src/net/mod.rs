@@ -5,8 +5,8 @@
 //! flusher task. A read takes what is there, cuts frames out of it, and hands them on by a plain
 //! function call.
 //!
-//! - [`outbox`]: the way out; `crowd`: what waits in those of all clients; `lent`: what somebody has
-//!   leave to send there.
+//! - [`outbox`]: the way out; `crowd`: what waits in those of all clients; `lent`: what somebody
+//!   has leave to send there.
 //! - [`inbox`]: the way in.
 //! - [`attached`]: descriptors that travel with a frame; `intake`: those whose frame is not there
 //!   yet; [`holdings`]: how many are held, and may be; `closer`: the end of large ones.

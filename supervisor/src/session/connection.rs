@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::held::{Arrival, Held};
+use super::held::{Held, Next};
 use super::hello;
 use super::pace::Claim;
 use super::peer::Peer;
@@ -64,17 +64,6 @@ const TURN_ALLOWANCE: u32 = 64;
 /// What a status takes of it: a page about every worker, written anew. What an operator asks for
 /// may take as much.
 const STATUS_PRICE: u32 = 32;
-
-/// What came of looking for the next frame.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// It is to be done.
-    Take(Arrival),
-    /// It waits, or is done with.
-    Kept,
-    /// There is none.
-    Nothing,
-}
 
 /// How a client's turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -346,25 +335,6 @@ impl Connection {
         Ok(Turn::Done)
     }
 
-    /// What is to be done next: something that was held, if there is room for it now, else what has
-    /// come in, if it need not be held itself.
-    fn next_arrival(&mut self) -> Result<Next, End> {
-        if self.held.first().is_some_and(|first| !self.must_wait(first)) {
-            return Ok(self.held.pop().map_or(Next::Nothing, Next::Take));
-        }
-        let (frame, attached) = match self.inbox.next_frame() {
-            Ok(Some(taken)) => taken,
-            Ok(None) => return Ok(Next::Nothing),
-            Err(error) => return Err(self.inbox_end(&error)),
-        };
-        (self.frame_deadline, self.claim_deadline) = (None, None);
-        let arrival = Arrival { frame, attached, memory: self.memory.take() };
-        if self.held.is_empty() && !self.must_wait(&arrival) {
-            return Ok(Next::Take(arrival));
-        }
-        self.hold(arrival)
-    }
-
     /// A frame that was begun has to be finished, at a rate even a slow client makes.
     fn watch_partial_frame(&mut self, now: Instant) {
         if self.inbox.partial_bytes() == 0 {
@@ -376,7 +346,7 @@ impl Connection {
         // with its memory.
     }
 
-    fn inbox_end(&self, error: &InboxError) -> End {
+    pub(super) fn inbox_end(&self, error: &InboxError) -> End {
         match error {
             InboxError::Frame(fault) if hello::is_http(fault) => End::Http,
             InboxError::Frame(FrameError::TooLong { length, limit }) => refused(

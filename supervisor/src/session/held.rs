@@ -15,8 +15,30 @@ use std::collections::{HashSet, VecDeque};
 use clutch_protocol::{Frame, Kind};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::connection::{Connection, End};
 use crate::limits::HELD_BYTES_MAX;
 use crate::net::Attached;
+
+impl Connection {
+    /// What is to be done next: something that was held, if there is room for it now, else what has
+    /// come in, if it need not be held itself.
+    pub(super) fn next_arrival(&mut self) -> Result<Next, End> {
+        if self.held.first().is_some_and(|first| !self.must_wait(first)) {
+            return Ok(self.held.pop().map_or(Next::Nothing, Next::Take));
+        }
+        let (frame, attached) = match self.inbox.next_frame() {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Ok(Next::Nothing),
+            Err(error) => return Err(self.inbox_end(&error)),
+        };
+        (self.frame_deadline, self.claim_deadline) = (None, None);
+        let arrival = Arrival { frame, attached, memory: self.memory.take() };
+        if self.held.is_empty() && !self.must_wait(&arrival) {
+            return Ok(Next::Take(arrival));
+        }
+        self.hold(arrival)
+    }
+}
 
 /// A frame that came whole, with what came beside it and what it holds of the daemon's memory.
 #[derive(Debug)]
@@ -31,6 +53,17 @@ impl Arrival {
     fn bytes(&self) -> usize {
         if self.memory.is_some() { 0 } else { self.frame.header.frame_bytes() }
     }
+}
+
+/// What came of looking for the next frame.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// It is to be done.
+    Take(Arrival),
+    /// It waits, or is done with.
+    Kept,
+    /// There is none.
+    Nothing,
 }
 
 /// What waits.

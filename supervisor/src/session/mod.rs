@@ -13,7 +13,8 @@
 //! - `readers`: those of its requests that take a while.
 //! - `requests`: what a client's frames ask for.
 //! - `program`: a connection whose client runs a program.
-//! - `pace`: when a connection stops reading, and for how long; `held`: requests that wait for room.
+//! - `pace`: when a connection stops reading, and for how long.
+//! - `held`: requests that wait for room.
 
 pub mod peer;
 

@@ -6,8 +6,8 @@ use clutch_protocol::failure::Reason;
 use clutch_protocol::message::Refusal;
 use clutch_protocol::{Frame, Header, Kind};
 
-use super::connection::{Connection, End, Next, refused, wants_answer};
-use super::held::Arrival;
+use super::connection::{Connection, End, refused, wants_answer};
+use super::held::{Arrival, Next};
 use crate::limits::{
     BUDGETED_BYTES_MIN, CLAIM_TIMEOUT, CLIENT_OUTBOX_BYTES_HIGH, FRAME_BYTES_PER_SEC_MIN,
     FRAME_TIMEOUT, STALL_TIMEOUT,
