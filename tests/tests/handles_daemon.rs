@@ -376,9 +376,7 @@ fn assert_refused(daemon: &Daemon, mut client: RawClient, why: &str) {
     let told = client.expect_refused(5 * SECOND);
     assert_eq!(Refusal::Protocol, told.refusal);
     assert!(told.sentence.contains(why), "{why}: {}", told.sentence);
-    wait_for("it is closed", 5 * SECOND, || {
-        kept(daemon) == (0, 0, 0) && open(daemon) == 0
-    });
+    wait_for("it is closed", 5 * SECOND, || kept(daemon) == (0, 0, 0) && open(daemon) == 0);
 }
 
 #[test]
@@ -493,7 +491,8 @@ fn a_thousand_values_put_and_released_leave_nothing() {
     let mut client = daemon.raw();
     let value = constant(1 << 20);
     for _ in 0..20 {
-        let handles: Vec<_> = (0..50).map(|_| begin_put(&mut client, &numbers(&[&value]))).collect();
+        let handles: Vec<_> =
+            (0..50).map(|_| begin_put(&mut client, &numbers(&[&value]))).collect();
         for handle in &handles {
             assert_eq!(Ok(()), is_kept(&mut client, *handle));
         }

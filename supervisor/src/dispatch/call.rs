@@ -191,8 +191,8 @@ impl Dispatcher {
         let state = &mut self.pools[pool.0];
         count_in(&mut state.counters, &frame, &attached);
         let wishes = (retry.as_ref(), each.as_ref());
-        let refused = fault
-            .or_else(|| self.refusal(pool, &function, (&frame.header, &attached), wishes));
+        let refused =
+            fault.or_else(|| self.refusal(pool, &function, (&frame.header, &attached), wishes));
         let parent = match refused.map_or_else(|| self.parent_of(peer, pool), Err) {
             Ok(parent) => parent,
             Err(reason) => {

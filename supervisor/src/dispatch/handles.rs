@@ -117,8 +117,11 @@ impl Handles {
     }
 
     fn keep(&self, id: u64, attached: Attached) -> Result<(), Reason> {
-        let full = |Full { quota, needed, held, limit }| {
-            Reason::HandlesFull { quota, needed, held, limit }
+        let full = |Full { quota, needed, held, limit }| Reason::HandlesFull {
+            quota,
+            needed,
+            held,
+            limit,
         };
         let kept = attached.keep(&self.account).map_err(full)?;
         self.kept.borrow_mut().insert(id, kept);

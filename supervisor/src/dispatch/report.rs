@@ -37,9 +37,7 @@ const HALTED: &str = "a signal (SIGSTOP) has stopped it: it gets no calls until 
 impl Core {
     /// The daemon and everything in it, now.
     pub fn status(&self) -> Status {
-        self.with(|dispatcher| {
-            dispatcher.status(Instant::now(), self.holdings(), self.kept())
-        })
+        self.with(|dispatcher| dispatcher.status(Instant::now(), self.holdings(), self.kept()))
     }
 }
 
