@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,9 +15,11 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::codec::pack;
 use crate::connection::Connection;
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Target, Trouble, open};
+use crate::handle::{self, Ref};
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::{Items, Map};
 use crate::map_file::{Input, MapFile, SourceFile};
@@ -187,6 +189,24 @@ impl Client {
         source: SourceFile,
     ) -> MapFile<Client, R> {
         MapFile::new(self.clone(), function, Input::Open(source))
+    }
+
+    /// Puts a value with the daemon once, to be used in many calls: arrays in it are copied into
+    /// memory here, and then by nobody. [`Ref`] says how it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`BadArguments`](Reason::BadArguments) when it cannot be encoded,
+    /// [`TooLarge`](Reason::TooLarge) when it is more than may be attached to a call,
+    /// [`HandlesFull`](Reason::HandlesFull) when the daemon keeps as much as it may; or when the
+    /// connection is lost, or the daemon does not answer.
+    pub async fn put(&self, value: impl Serialize) -> Result<Ref, Failure> {
+        let packed = pack(&value, self.welcome().attached_bytes_max);
+        let packed = packed.map_err(|reason| handle::target().failure(Trouble::unsent(reason)))?;
+        let (letter, deadline) = (handle::letter(&packed), Deadline::new(Some(CONTROL_TIMEOUT)));
+        let answer = self.connection().exchange(&letter, None, deadline).await;
+        let keeper: Weak<Connection> = Arc::downgrade(self.connection());
+        handle::opened(answer.map(|delivery| delivery.frame), &packed, keeper)
     }
 
     /// What the daemon, its pools and their workers are doing now.

@@ -13,7 +13,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, IntoDeserializer as
 use serde::ser::{Serialize, SerializeTuple as _, Serializer};
 use serde_json::value::RawValue;
 
-use crate::memory::{Body, Gather, Received};
+use crate::memory::{Body, Gather, Packed, Received};
 
 /// No arguments, which is an empty tuple and not `None`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,6 +72,18 @@ pub(crate) fn encode<T: Serialize>(
             "the codec {codec:?} cannot encode values; use Plain or Json, or hand over bytes with \
              `encoded`"
         ))),
+    }
+}
+
+/// Encodes a value for the daemon to keep, of at most so many bytes in all.
+pub(crate) fn pack<T: Serialize>(value: &T, attached_max: u64) -> Result<Packed, Reason> {
+    let mut gather = Gather::for_put(attached_max);
+    let mut bytes = Vec::with_capacity(64);
+    match plain::append_with(&mut bytes, value, &mut gather) {
+        Ok(()) => gather.pack(&bytes),
+        Err(error) => Err(gather
+            .refusal()
+            .unwrap_or_else(|| Reason::BadArguments { message: error.to_string() })),
     }
 }
 

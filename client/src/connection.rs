@@ -23,8 +23,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot, watch};
 use tokio::time::timeout_at;
 
-use crate::exchange::{Deadline, Incoming, Letter, Trouble, sort};
+use crate::exchange::{Deadline, Incoming, Letter, Trouble, sort, undone_by};
 use crate::feeding::Feeder;
+use crate::handle::Keeper;
 use crate::inbox::{Delivery, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
 use crate::memory::reuse::Customer;
@@ -136,8 +137,11 @@ impl Connection {
         if let Some(items) = window {
             self.credit(id, items);
         }
-        let goes_on = matches!(letter.kind, Kind::Call | Kind::Logs);
-        ticket.left = if goes_on { Left::Call } else { Left::Unsent };
+        ticket.left = match undone_by(letter.kind) {
+            None => Left::Unsent,
+            Some(Kind::Release) => Left::Kept,
+            Some(_) => Left::Call,
+        };
         let mut receiver = receiver;
         let feeding = async {
             match feeder {
@@ -155,7 +159,7 @@ impl Connection {
         let outcome = match answered {
             Some(outcome) => outcome,
             None => {
-                if !self.cancel(id) {
+                if !self.take_back(id, Kind::Cancel) {
                     // It never left, so there is nothing to cancel once more.
                     ticket.left = Left::Unsent;
                     return Err(Trouble::unsent(Reason::Cancelled));
@@ -233,7 +237,8 @@ impl Connection {
             let mut outbound = lock(&self.outbound);
             // A cancel makes room. There is at most one for each call the daemon has, and no call
             // is sent without room, so they are few: `in_flight_max` headers. A credit is for items
-            // that have come, which the daemon does not send without.
+            // that have come, which the daemon does not send without; and a release for a value
+            // that it keeps, of which it takes only so many.
             if !letter.is_remark() && !outbound.has_room() {
                 return None;
             }
@@ -256,12 +261,13 @@ impl Connection {
         }
     }
 
-    /// Tells the daemon that nobody waits for call `id`. Never waits: a frame that has not left is
-    /// taken back instead. False then, since the daemon will not hear of the call at all.
-    fn cancel(&self, id: u64) -> bool {
+    /// Tells the daemon, by a frame of this kind, that nobody waits for request `id`. Never waits: a
+    /// request that has not left is taken back instead. False then, since the daemon will not hear
+    /// of it at all.
+    fn take_back(&self, id: u64, by: Kind) -> bool {
         let has_left = !lock(&self.outbound).withdraw(id);
         if has_left {
-            self.remark(id, Kind::Cancel);
+            self.remark(id, by);
         }
         has_left
     }
@@ -274,7 +280,7 @@ impl Connection {
         }
     }
 
-    /// Sends a cancel, or a pong if there is room.
+    /// Sends a cancel or a release, or a pong if there is room.
     fn remark(&self, id: u64, kind: Kind) {
         // Nobody waits for it, so nobody has a use for its failure. A daemon that does not read
         // what it is sent needs no pong to learn that we live.
@@ -345,6 +351,18 @@ impl Connection {
     }
 }
 
+impl Keeper for Connection {
+    fn welcome(&self) -> &Welcome {
+        Connection::welcome(self)
+    }
+
+    fn release(&self, handle: u64) {
+        if self.owner.check().is_ok() {
+            self.remark(handle, Kind::Release);
+        }
+    }
+}
+
 /// Waits for a moment, or for ever.
 async fn until(moment: Option<Instant>) {
     match moment {
@@ -374,6 +392,8 @@ enum Left {
     Unsent,
     /// That, and a call the daemon may be running, or lines it may be sending.
     Call,
+    /// That, and a value the daemon may keep, also when it has said so and nobody heard it.
+    Kept,
     /// Nothing: it was answered.
     Nothing,
 }
@@ -385,8 +405,10 @@ impl Drop for Ticket<'_> {
             return;
         }
         let waiting = lock(&connection.pending).forget(*id);
-        if waiting && matches!(left, Left::Call) {
-            connection.cancel(*id);
-        }
+        match left {
+            Left::Call if waiting => connection.take_back(*id, Kind::Cancel),
+            Left::Kept => connection.take_back(*id, Kind::Release),
+            _ => return,
+        };
     }
 }

@@ -16,6 +16,7 @@ use clutch_protocol::wire::Decode;
 use clutch_protocol::{Codec, Failure, Flags, Frame, Header, Kind, Reason, name, wire};
 
 use crate::feed::{Step, What};
+use crate::handle::Ref;
 use crate::inbox::Delivery;
 use crate::limits::TIMEOUT_GRACE;
 use crate::memory::{Body, Received};
@@ -156,6 +157,15 @@ impl Deadline {
     }
 }
 
+/// What takes back a request that was sent, if anything does.
+pub(crate) fn undone_by(kind: Kind) -> Option<Kind> {
+    match kind {
+        Kind::Call | Kind::Logs => Some(Kind::Cancel),
+        Kind::Put => Some(Kind::Release),
+        _ => None,
+    }
+}
+
 /// A request without its id, ready to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Letter {
@@ -166,6 +176,8 @@ pub(crate) struct Letter {
     pub(crate) payload: Bytes,
     /// What travels beside it.
     pub(crate) descriptors: Vec<Arc<OwnedFd>>,
+    /// What it names of the values that were put: they are kept until it was sent.
+    pub(crate) _refs: Vec<Ref>,
 }
 
 impl Letter {
@@ -178,6 +190,7 @@ impl Letter {
             meta: Vec::new(),
             payload: Bytes::new(),
             descriptors: Vec::new(),
+            _refs: Vec::new(),
         }
     }
 
@@ -195,7 +208,8 @@ impl Letter {
                 let Body { bytes: payload, attached, descriptors, .. } = body;
                 let meta = wire::encode(&Item { stream, index }).expect("it has a fixed size");
                 let flags = if attached { Flags::ATTACHED } else { Flags::NONE };
-                Letter { kind: Kind::Item, flags, codec, meta, payload, descriptors }
+                let kind = Kind::Item;
+                Letter { flags, codec, meta, payload, descriptors, ..Letter::bare(kind) }
             }
             What::End(failure) => {
                 let meta = wire::encode(&ItemsEnd { stream, failure }).expect("it was cut");
@@ -207,7 +221,7 @@ impl Letter {
     /// Whether it is about a call that is under way, and small: it is sent even when others wait
     /// for room.
     pub(crate) fn is_remark(&self) -> bool {
-        matches!(self.kind, Kind::Cancel | Kind::Credit)
+        matches!(self.kind, Kind::Cancel | Kind::Credit | Kind::Release)
     }
 
     /// Whether it is a request itself, which can be taken back under its id.
@@ -235,16 +249,16 @@ impl Letter {
         }
         let (pool, function) = (target.pool.as_str(), target.function.as_str());
         let each = wishes.each.clone();
-        let handles = Vec::<u64>::new();
+        let handles: Vec<u64> = body.refs.iter().map(Ref::handle).collect();
         let meta = (pool, function, deadline.rest_ms(), wishes.priority, retry, each, handles);
         let meta = wire::encode(&meta).expect("checked names are far below a meta's limit");
         if flags.has(Flags::ITEMS) && !body.feeds.is_empty() {
             let message = "a feed is an argument of one call, and no item of a map".to_owned();
             return Err(Reason::BadArguments { message });
         }
-        let Body { bytes: payload, attached, descriptors, .. } = body;
+        let Body { bytes: payload, attached, descriptors, refs, .. } = body;
         let flags = if attached { flags.with(Flags::ATTACHED) } else { flags };
-        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors })
+        Ok(Letter { kind: Kind::Call, flags, codec, meta, payload, descriptors, _refs: refs })
     }
 
     /// Its header.

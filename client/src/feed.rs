@@ -143,6 +143,9 @@ fn encoded<T: Serialize>(item: &T, how: How) -> Result<Body, String> {
     if !body.feeds.is_empty() {
         return Err("an item cannot be sent: a feed is an argument, and no item".into());
     }
+    if !body.refs.is_empty() {
+        return Err("an item cannot be sent: a Ref is an argument, and in no item of a feed".into());
+    }
     match body.len() as u64 <= u64::from(how.payload_max) {
         true => Ok(body),
         false => Err(too_long(body.len() as u64, how.payload_max.into())),

@@ -22,7 +22,8 @@ use tokio::net::UnixStream;
 use crate::limits::READ_BYTES;
 use crate::sys;
 
-/// A frame, and the descriptors that came with it: as many as its header says.
+/// A frame, and the descriptors that came with it: as many as its header says, or none when this
+/// process had no room for all of them.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) frame: Frame,
@@ -49,12 +50,8 @@ pub(crate) enum InboxError {
     /// A frame that may carry none announced some.
     #[error("a {0:?} announced descriptors, which only what has attachments may carry")]
     Forbidden(Kind),
-    /// So many descriptors came at once that the system dropped some, or this process has no room
-    /// for more.
-    #[error(
-        "the system dropped descriptors that were sent; this process may have too many open files \
-         (`ulimit -n`)"
-    )]
+    /// So many descriptors came at once that the system dropped some.
+    #[error("more descriptors came at once than any frame carries")]
     Truncated,
 }
 
@@ -78,9 +75,10 @@ pub(crate) struct Inbox {
     /// A frame larger than `scratch` is read into its own memory, where its payload stays. The
     /// memory comes zeroed from the system, so none of it is touched before its bytes arrive.
     large: Option<Large>,
-    /// Descriptors of the frame at the front of the buffer.
-    descriptors: VecDeque<OwnedFd>,
-    /// Whether the system has dropped some.
+    /// Descriptors of the frames in the buffer. None stands for those that this process had no room
+    /// for, of the frame that those before it belong to: that frame is taken without any.
+    descriptors: VecDeque<Option<OwnedFd>>,
+    /// Whether more came at once than any frame has.
     truncated: bool,
 }
 
@@ -120,12 +118,16 @@ impl Inbox {
         assert!(wanted > 0, "a complete frame is taken out before the next read");
         let held = &mut self.descriptors;
         let received = loop {
-            match sys::receive(socket.as_fd(), target, flags, &mut |one| held.push_back(one)) {
+            match sys::receive(socket.as_fd(), target, flags, &mut |one| held.push_back(Some(one)))
+            {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => break other?,
             }
         };
-        self.truncated |= received.truncated;
+        if received.truncated {
+            self.truncated |= received.descriptors >= sys::DESCRIPTOR_ROOM;
+            self.descriptors.push_back(None);
+        }
         let count = received.bytes;
         match &mut self.large {
             _ if count == 0 => return Ok(Filled::End),
@@ -174,16 +176,25 @@ impl Inbox {
             return self.check_held().map(|()| None);
         };
         check_carrier(&frame.header)?;
-        let announced = frame.header.descriptors;
-        if usize::from(announced) > self.descriptors.len() {
-            return Err(InboxError::Missing { announced, came: self.descriptors.len() });
-        }
-        let descriptors = self.descriptors.drain(..usize::from(announced)).collect();
+        let descriptors = self.take_descriptors(frame.header.descriptors)?;
         if !self.descriptors.is_empty() && self.buffer.is_empty() {
             // They came with this frame, since nothing came behind it.
             return Err(InboxError::Unannounced);
         }
         Ok(Some(Delivery { frame, descriptors }))
+    }
+
+    /// Those of the frame at the front.
+    fn take_descriptors(&mut self, announced: u8) -> Result<Vec<OwnedFd>, InboxError> {
+        let mut taken = Vec::with_capacity(usize::from(announced));
+        while taken.len() < usize::from(announced) {
+            match self.descriptors.pop_front() {
+                Some(Some(one)) => taken.push(one),
+                Some(None) => return Ok(Vec::new()),
+                None => return Err(InboxError::Missing { announced, came: taken.len() }),
+            }
+        }
+        Ok(taken)
     }
 
     /// No more descriptors are held than the frame that has come in part says are its own.
@@ -380,6 +391,19 @@ mod tests {
         let forbidden = fault(&forbidden.encode(), 0);
         assert!(matches!(forbidden, InboxError::Forbidden(Kind::Pong)));
         assert!(others.iter().all(is_closed));
+    }
+
+    #[test]
+    fn what_there_was_no_room_for_is_missed_by_its_own_frame_alone() {
+        let mut inbox = Inbox::before_hello();
+        let end = || nix::unistd::pipe().unwrap().0;
+        inbox.descriptors.extend([Some(end()), Some(end()), None, Some(end()), None]);
+        assert_eq!(1, inbox.take_descriptors(1).unwrap().len());
+        assert_eq!(0, inbox.take_descriptors(3).unwrap().len(), "one of its three came");
+        assert_eq!(1, inbox.take_descriptors(1).unwrap().len(), "not that of the frame before");
+        assert_eq!(0, inbox.take_descriptors(1).unwrap().len());
+        let missing = inbox.take_descriptors(1);
+        assert!(matches!(missing, Err(InboxError::Missing { announced: 1, came: 0 })));
     }
 
     #[test]

@@ -28,6 +28,7 @@
 //! - [`Retry`]: when it is tried again.
 //! - [`Answered`]: a result together with how the call went.
 //! - [`ItemStream`]: the items of a generator, as they come; [`Feed`]: the other way round.
+//! - [`Ref`]: a value that is put with the daemon once, and used in many calls.
 //! - [`Map`]: one function over many items.
 //! - [`Tensor`] and [`SharedTensor`]: arrays, passed on by their memory.
 //! - [`MapFile`]: one function over the chunks of a file.
@@ -87,6 +88,8 @@ mod stream;
 
 mod feed;
 
+mod handle;
+
 mod feeding;
 
 mod reply;
@@ -103,7 +106,7 @@ pub mod blocking;
 
 pub use client::Client;
 pub use clutch_protocol::dtype::DType;
-pub use clutch_protocol::failure::{Ancestor, Hindrance, NestedBound, Shutdown};
+pub use clutch_protocol::failure::{Ancestor, HandleQuota, Hindrance, NestedBound, Shutdown};
 pub use clutch_protocol::logs::{LogLine, LogStream};
 pub use clutch_protocol::message::{
     Answer, Phases, Refusal, Stop, Stream as OutputStream, Welcome, WorkerId,
@@ -120,6 +123,7 @@ pub use codec::NoArguments;
 pub use error::{ConnectError, HandshakeError};
 pub use exchange::{Beside, DEFAULT_POOL, Reply};
 pub use feed::Feed;
+pub use handle::Ref;
 pub use limits::{CONNECT_TIMEOUT, CONTROL_TIMEOUT, SOCKET_PATH_BYTES_MAX, TIMEOUT_GRACE};
 pub use logs::{LogBatch, LogQuery, LogTail};
 pub use map::{Chunk, Enumerated, ItemError, Items, Map, Ordered, Outcome, Unordered};

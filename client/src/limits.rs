@@ -135,6 +135,14 @@ pub(crate) const PARQUET_FOOTER_BYTES_MAX: usize = 128 << 20;
 pub(crate) const HUGE_BYTES_MIN: u64 = 4 << 20;
 pub(crate) const HUGE_BYTES_MAX: u64 = 1 << 30;
 
+/// Memory that is asked for by one call of the system, about a third of a millisecond: a signal
+/// that comes meanwhile undoes it, so that much longer ones might never be done.
+pub(crate) const ALLOCATE_BYTES: u64 = 2 << 20;
+
+/// Memory of a shared array that is asked for when the first byte of it is written or read here:
+/// enough that a call of the system is seldom, and little enough that what is sparse stays so.
+pub(crate) const BACKED_BLOCK_BYTES: u64 = 64 << 10;
+
 /// How long new memory may not be sealed yet because a child that another thread forked has not
 /// started its program, and the pauses in which that is looked at.
 pub(crate) const SEAL_WAIT: Duration = Duration::from_millis(500);

@@ -16,6 +16,7 @@ use crate::codec::{NoArguments, encode_arguments, encoded};
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, Wishes, open_reply};
 use crate::feed::{How, Sources};
 use crate::feeding::Feeder;
+use crate::handle::Keeper;
 use crate::items::{ItemSink, ProgressSink};
 use crate::memory::Body;
 use crate::pending::{OutputChunk, OutputSink};
@@ -245,7 +246,11 @@ impl<C> Ready<C> {
     }
 
     /// The frame to be sent.
-    pub(crate) fn letter(&self, welcome: &Welcome) -> Result<Letter, Trouble> {
+    pub(crate) fn letter<K: Keeper>(&self, connection: &K) -> Result<Letter, Trouble> {
+        let (_, _, body) = &self.payload;
+        let mine = body.refs.iter().try_for_each(|kept| kept.check(connection));
+        mine.map_err(Trouble::unsent)?;
+        let welcome = connection.welcome();
         // Cloning a body shares it.
         Letter::call(&self.target, &self.wishes, self.deadline, self.payload.clone(), welcome)
             .map_err(Trouble::unsent)
@@ -309,7 +314,7 @@ impl Ready<Client> {
         let output = self.output.take();
         let connection = self.client.connection();
         // What cannot be sent at all leaves its feeds to another call.
-        let letter = self.letter(connection.welcome());
+        let letter = self.letter(&**connection);
         let letter = letter.and_then(|it| Ok((it, self.sources(connection.welcome(), true)?)));
         let frame = match letter {
             Ok((letter, sources)) => {

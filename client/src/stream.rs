@@ -128,7 +128,8 @@ pub(crate) fn item_of<T: DeserializeOwned>(
 
 impl<T: DeserializeOwned> ItemStream<T> {
     /// How many items may be on their way, read by nobody: 32 unless said otherwise, 4096 at most.
-    /// Only before the first item was asked for.
+    /// Only before the first item was asked for. Items that wait here hold their descriptors, one
+    /// for each memory; beyond `ulimit -n` the stream fails.
     pub fn window(mut self, items: NonZeroU32) -> Self {
         self.window = window_of(items);
         self

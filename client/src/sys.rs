@@ -13,9 +13,10 @@
 
 use std::io;
 use std::mem::{MaybeUninit, align_of, size_of};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clutch_protocol::dtype::DType;
 use clutch_protocol::limits::DESCRIPTORS_MAX;
@@ -27,7 +28,7 @@ use crate::memory::sys::Mapping;
 
 /// Room for this many descriptors in one receive. One more than any frame may carry, so that a
 /// daemon that sends more is found out.
-const DESCRIPTOR_ROOM: usize = DESCRIPTORS_MAX as usize + 1;
+pub(crate) const DESCRIPTOR_ROOM: usize = DESCRIPTORS_MAX as usize + 1;
 
 /// Bytes of ancillary data for them, as `CMSG_SPACE` would say, in words for their alignment.
 const CONTROL_WORDS: usize = 2 + (DESCRIPTOR_ROOM * size_of::<RawFd>()).div_ceil(8) + 2;
@@ -143,13 +144,14 @@ impl Live {
         Ok(Live { mapping, writable })
     }
 
-    /// The same for memory of our own that is not to be sealed further before it is mapped.
-    pub(crate) fn map_before_its_seals(descriptor: BorrowedFd<'_>) -> io::Result<Live> {
+    /// The same for memory of our own that is not to be sealed further before it is mapped; and
+    /// whether all of it is there already.
+    pub(crate) fn map_before_its_seals(descriptor: BorrowedFd<'_>) -> io::Result<(Live, bool)> {
         let wanted = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
         let mapping = Mapping::new(descriptor, wanted, libc::PROT_READ | libc::PROT_WRITE)?;
         // SAFETY: it is mapped for writing, and of our own: its seals show that nobody has it.
-        unsafe { mapping.take_huge_pages() };
-        Ok(Live { mapping, writable: true })
+        let is_there = unsafe { mapping.take_huge_pages(descriptor) };
+        Ok((Live { mapping, writable: true }, is_there))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -163,65 +165,95 @@ impl Live {
     /// Copies bytes out. What others write meanwhile may be seen in part, in pieces of eight
     /// aligned bytes at best.
     pub(crate) fn read(&self, at: usize, target: &mut [u8]) {
-        let words = self.words(at, target.len());
-        let (head, rest) = target.split_at_mut(words.head);
-        let (body, tail) = rest.split_at_mut(words.body.len() * 8);
-        for (byte, from) in head.iter_mut().zip(self.bytes(at, words.head)) {
-            *byte = from.load(Ordering::Relaxed);
+        let Words { head, body, tail } = self.words(at, target.len());
+        let (first, rest) = target.split_at_mut(head.as_ref().map_or(0, Part::len));
+        let (middle, last) = rest.split_at_mut(body.len() * 8);
+        for (bytes, part) in [(first, head), (last, tail)] {
+            if let Some(part) = part {
+                bytes.copy_from_slice(&part.word.load(Ordering::Relaxed).to_ne_bytes()[part.bytes]);
+            }
         }
-        let (chunks, _) = body.as_chunks_mut::<8>();
-        for (chunk, from) in chunks.iter_mut().zip(words.body) {
+        let (chunks, _) = middle.as_chunks_mut::<8>();
+        for (chunk, from) in chunks.iter_mut().zip(body) {
             *chunk = from.load(Ordering::Relaxed).to_ne_bytes();
-        }
-        let end = at + words.head + words.body.len() * 8;
-        for (byte, from) in tail.iter_mut().zip(self.bytes(end, words.tail)) {
-            *byte = from.load(Ordering::Relaxed);
         }
     }
 
     /// Copies bytes in, with the same caveat for who reads meanwhile.
     pub(crate) fn write(&self, at: usize, source: &[u8]) {
         assert!(self.writable, "it was mapped for reading only");
-        let words = self.words(at, source.len());
-        let (head, rest) = source.split_at(words.head);
-        let (body, tail) = rest.split_at(words.body.len() * 8);
-        for (byte, to) in head.iter().zip(self.bytes(at, words.head)) {
-            to.store(*byte, Ordering::Relaxed);
+        let Words { head, body, tail } = self.words(at, source.len());
+        let (first, rest) = source.split_at(head.as_ref().map_or(0, Part::len));
+        let (middle, last) = rest.split_at(body.len() * 8);
+        for (bytes, part) in [(first, head), (last, tail)] {
+            if let Some(part) = part {
+                part.write(bytes);
+            }
         }
-        let (chunks, _) = body.as_chunks::<8>();
-        for (chunk, to) in chunks.iter().zip(words.body) {
+        let (chunks, _) = middle.as_chunks::<8>();
+        for (chunk, to) in chunks.iter().zip(body) {
             to.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
         }
-        let end = at + words.head + words.body.len() * 8;
-        for (byte, to) in tail.iter().zip(self.bytes(end, words.tail)) {
-            to.store(*byte, Ordering::Relaxed);
-        }
     }
 
-    /// The bytes from `at`, as what may change under us.
-    fn bytes(&self, at: usize, length: usize) -> &[AtomicU8] {
-        let end = at.checked_add(length);
-        assert!(end.is_some_and(|end| end <= self.mapping.length), "it is within the memory");
-        // SAFETY: they are mapped, for reading at least, as long as `self` lives, and the length of
-        // the file is sealed. Atomics may be changed by others at any moment. A store into memory
-        // that is mapped for reading only is refused by `write` above.
-        unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr().add(at).cast(), length) }
-    }
-
-    /// Cuts a range into the bytes before the first whole word, the words, and the bytes behind.
+    /// Cuts a range into a part of a word, whole words, and a part of a word. Memory that changes
+    /// under us is reached by atomics of this one width only: what two threads do to the same bytes
+    /// with different widths has no meaning in Rust.
     fn words(&self, at: usize, length: usize) -> Words<'_> {
-        let bytes = self.bytes(at, length);
-        // SAFETY: atomics of both widths have no invalid values, and this process reaches the
-        // memory through nothing but atomics.
-        let (head, body, tail) = unsafe { bytes.align_to::<AtomicU64>() };
-        Words { head: head.len(), body, tail: tail.len() }
+        let end = at.checked_add(length).filter(|end| *end <= self.mapping.length);
+        let end = end.expect("it is within the memory");
+        if length == 0 {
+            return Words { head: None, body: &[], tail: None };
+        }
+        // SAFETY: it is mapped, for reading at least, as long as `self` lives, and the length of
+        // the file is sealed; its last word may go beyond that, but not beyond the page, of which
+        // a mapping has whole ones. No mapping is aligned worse than a page. Atomics may be changed
+        // by others at any moment, and have no invalid values. A store into memory that is mapped
+        // for reading only is refused by `write` above.
+        let all: &[AtomicU64] = unsafe {
+            let start = self.mapping.start.cast().as_ptr();
+            std::slice::from_raw_parts(start, self.mapping.length.div_ceil(8))
+        };
+        let part = |word: usize, bytes: Range<usize>| {
+            (!bytes.is_empty()).then(|| Part { word: &all[word], bytes })
+        };
+        if length < 8 && at / 8 == (end - 1) / 8 {
+            let head = part(at / 8, at % 8..at % 8 + length);
+            return Words { head, body: &[], tail: None };
+        }
+        let (from, to) = (at.div_ceil(8), end / 8);
+        let head = part(at / 8, at % 8..if at.is_multiple_of(8) { 0 } else { 8 });
+        Words { head, body: all.get(from..to).unwrap_or(&[]), tail: part(to, 0..end % 8) }
     }
 }
 
 struct Words<'a> {
-    head: usize,
+    head: Option<Part<'a>>,
     body: &'a [AtomicU64],
-    tail: usize,
+    tail: Option<Part<'a>>,
+}
+
+/// Some bytes of a word.
+struct Part<'a> {
+    word: &'a AtomicU64,
+    bytes: Range<usize>,
+}
+
+impl Part<'_> {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Changes these, and leaves the others what they are, whoever writes them meanwhile.
+    fn write(&self, source: &[u8]) {
+        let changed = |word: u64| {
+            let mut bytes = word.to_ne_bytes();
+            bytes[self.bytes.clone()].copy_from_slice(source);
+            Some(u64::from_ne_bytes(bytes))
+        };
+        let written = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+        assert!(written.is_ok(), "it is always changed");
+    }
 }
 
 /// Memory of our own that is being filled, before anybody else has it.
@@ -263,7 +295,7 @@ impl Own {
     /// Has the system make it of huge pages, before it is written; whether it did.
     pub(crate) fn take_huge_pages(&self) -> bool {
         // SAFETY: it is mapped for writing, and was given to nobody.
-        unsafe { self.mapping.take_huge_pages() }
+        unsafe { self.mapping.take_huge_pages(self.descriptor.as_fd()) }
     }
 
     /// What it is a mapping of.

@@ -4,11 +4,13 @@ import os
 import pickle
 import struct
 import sys
+import tempfile
 import unittest
 
 import attachments
 import support
 from attachments import HERE, payload, value_with
+from clutch import _pristine
 from support import (
     ASYNC,
     ATTACHED,
@@ -27,6 +29,13 @@ from support import (
     send_with,
     wait_for,
 )
+
+sys.path.insert(0, support.SOURCE)
+import boot  # noqa: E402
+
+_pristine.configure(boot.pristine_path(support.SOURCE))
+
+from clutch import _call, _inputs, _port, _receive  # noqa: E402
 
 CODE = """
 import asyncio, gc, os, signal, threading, time
@@ -529,6 +538,76 @@ class SubinterpretersTest(Case):
             seen.add(call)
         self.assertEqual(set(calls), seen)
         self.assertEqual(3, worker.call("tasks:add", 1, 2))
+
+
+class FedPort(_port.Port):
+    """A port at which an item comes whenever it is waited for one."""
+
+    def __init__(self, items):
+        state = _call.State()
+        state.running = 5
+        super().__init__(5, state, self.count)
+        self.items = iter(items)
+        self.asked = 0
+
+    def count(self, _head, meta):
+        self.asked += struct.unpack("<II", meta)[1]
+
+    def wait(self, is_ready):
+        payload = next(self.items, None)
+        if payload is None:
+            self.inputs[1]().end("")
+        else:
+            index = self.sent
+            self.sent += 1
+            self.deliver(ITEM, struct.pack("<IQ", 1, index), payload)
+
+
+class WindowTest(unittest.TestCase):
+    """How many items are here or under way, by how large those are that came."""
+
+    @staticmethod
+    def windows(items):
+        """How many are, for each of the items, when it has been taken."""
+        port = FedPort(items)
+        stream = _inputs.Stream(port, 1, lambda _payload: None)
+        port.inputs[1] = lambda: stream
+        return [port.asked - port.sent for _ in stream]
+
+    @staticmethod
+    def attached(size, count):
+        numbers = [attachments.memfd(size=size) for _ in range(count)]
+        return _receive.Attached(memoryview(b""), numbers, False)
+
+    def test_what_is_attached_counts_as_much_as_it_is(self):
+        for size, count, most in (
+            (1000, 1, 64),
+            (400_000, 1, 41),
+            (10 << 20, 1, 2),
+            (5 << 20, 1, 3),
+            (8, 9, 7),
+            (1000, 64, 2),
+        ):
+            windows = self.windows(self.attached(size, count) for _ in range(200))
+            self.assertEqual(most, max(windows[9:]), (size, count))
+
+    def test_files_with_names_are_no_memory(self):
+        with tempfile.NamedTemporaryFile() as file:
+            os.ftruncate(file.fileno(), 1 << 40)
+            items = (
+                _receive.Attached(memoryview(b""), [os.dup(file.fileno())], False)
+                for _ in range(200)
+            )
+            self.assertEqual(64, max(self.windows(items)[9:]))
+
+    def test_one_large_item_does_not_slow_those_that_follow(self):
+        small = memoryview(b"x" * 10)
+        windows = self.windows([self.attached(40 << 20, 1)] + [small] * 200)
+        self.assertEqual(2, max(windows[4:8]))
+        self.assertEqual(64, max(windows))
+        # Where it is not the only one, it counts.
+        items = (self.attached(8 << 20, 1) if at % 10 == 0 else small for at in range(200))
+        self.assertLess(max(self.windows(items)[9:]), 9)
 
 
 if __name__ == "__main__":

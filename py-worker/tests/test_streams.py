@@ -248,6 +248,39 @@ def closes_stdout():
 """
 
 
+LOOP_TASKS = """
+import asyncio, functools, threading
+import clutch
+
+let_go = threading.Event()
+
+async def go():
+    await asyncio.sleep(0)
+    let_go.set()
+    return "gone"
+
+def waits():
+    yield 1
+    assert let_go.wait(50)
+    yield 2
+    let_go.clear()
+    return ["end", clutch.current_call().id]
+
+async def waits_later():
+    call = clutch.current_call().id
+    await asyncio.sleep(0)
+    assert call == clutch.current_call().id
+    return waits()
+
+async def nothing():
+    yield 0
+
+@functools.wraps(nothing)
+def waits_decorated():
+    return waits()
+"""
+
+
 class Case(FolderTestCase):
     """Has the functions above."""
 
@@ -657,6 +690,23 @@ class ThreadsCancelTest(CancelTest):
     SPINNING = ("spin", "aspin", "asleeps")
     # An answer may still get out, or the interpreter end before it.
     EXIT_CODES = (0, 70)
+
+
+class AsyncLoopTest(Case):
+    def test_plain_iterators_of_coroutines_leave_the_loop_to_others(self):
+        # The generator is at its second item until another call of the loop has let it go.
+        for function in ("waits_later", "waits_decorated"):
+            worker = self.worker(LOOP_TASKS, mode=ASYNC, lanes=3)
+            call = worker.stream("tasks:" + function, credit=9)
+            self.assertEqual([1], worker.items(call, 1))
+            other = worker.send("tasks:go", pickle.dumps([], 5))
+            seen = {}
+            while len(seen) < 2:
+                kind, _, _, answered, meta, body = support.read_frame(worker.call_socket)
+                self.assertNotEqual(support.FAILED, kind, meta)
+                if kind == support.RESULT:
+                    seen[answered] = pickle.loads(body)
+            self.assertEqual({call: ["end", call], other: "gone"}, seen)
 
 
 class AsyncCancelTest(CancelTest):

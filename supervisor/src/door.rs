@@ -258,7 +258,7 @@ mod tests {
             core: Core::new(parts),
             daemon,
             memory: Arc::new(Semaphore::new(1)),
-            answers: SharedBudget::new(1 << 20),
+            answers: SharedBudget::new(1 << 20, 64),
             closing: watch::channel(false).1,
             stop: mpsc::channel(1).0,
             reload: mpsc::channel(1).0,

@@ -129,6 +129,8 @@ impl Engine {
         tasks.spawn_local(core.clone().run_timers());
         tasks.spawn_local(core.clone().run_watch());
         tasks.spawn_local(core.clone().run_launches(outcomes));
+        let holdings = core.holdings().clone();
+        tasks.spawn_local(async move { holdings.settle_forever().await });
         if std::process::id() == 1 {
             let ended = tokio::signal::unix::signal(SignalKind::child());
             let ended = ended.map_err(system("watch for signals"))?;
@@ -137,7 +139,7 @@ impl Engine {
         let memory_kib = usize::try_from(config.daemon.memory / 1024).unwrap_or(usize::MAX);
         let memory = Arc::new(Semaphore::new(memory_kib.min(Semaphore::MAX_PERMITS)));
         let memory_bytes = usize::try_from(config.daemon.memory).unwrap_or(usize::MAX);
-        let answers = SharedBudget::new(memory_bytes);
+        let answers = SharedBudget::new(memory_bytes, core.holdings().limit_of_answers());
         let (stop, stop_orders) = mpsc::channel(4);
         let (reload, reloads) = mpsc::channel(reload::reloader::ORDERS_MAX);
         let (close, closing) = watch::channel(false);
@@ -341,6 +343,7 @@ impl Engine {
         }
         self.close.send_replace(true);
         door.finish().await;
+        core.holdings().finish();
         drop(self.doorway);
         drop(self.tasks);
         drop(core);

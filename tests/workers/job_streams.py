@@ -1,5 +1,6 @@
 """Generators of every kind, and what becomes of them."""
 
+import array
 import asyncio
 import os
 import sys
@@ -207,3 +208,21 @@ def works_and_gives(steps):
     for step in range(steps):
         clutch.progress(step + 1, None, "giving")
         yield step
+
+
+def arrays(items):
+    """Each is in memory of its own."""
+    for number in range(items):
+        yield array.array("d", [number]) * 20_000
+def blocks():
+    """Items with three large blocks each, which travel beside them."""
+    for number in range(600):
+        yield [bytes([number % 256]) * 100_000, bytes(100_000), bytes(100_001)]
+
+
+def takes_late(path, streams):
+    """Takes one item of each stream, reads nothing until a file is there, then takes the rest."""
+    count = sum(1 for stream in streams for _ in [next(stream)])
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return count + sum(1 for stream in streams for _ in stream)

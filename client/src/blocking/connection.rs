@@ -28,7 +28,7 @@ use super::desk::{Desk, Mailbox, lock};
 use super::feeding;
 pub(super) use super::feeding::read;
 use super::turn::Turns;
-use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort};
+use crate::exchange::{Deadline, Incoming, Letter, Trouble, garbage, sort, undone_by};
 use crate::feed::Sources;
 use crate::inbox::{Delivery, Filled, Inbox};
 use crate::limits::{CROWDED_WAIT, HANG_UP_WAIT, WRITE_LOOK};
@@ -96,6 +96,11 @@ impl Connection {
         &self.welcome
     }
 
+    /// Whether this process connected, and is no fork of it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owner.check().is_ok()
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.owner.check().is_err() || lock(&self.desk).pending.closed().is_some()
     }
@@ -159,11 +164,13 @@ impl Connection {
 
     /// Gives up on a request, and tells the daemon if it would go on with it.
     pub(super) fn cancel(&self, id: u64, kind: Kind) {
-        if self.owner.check().is_err() || !lock(&self.desk).pending.forget(id) {
+        if self.owner.check().is_err() {
             return;
         }
-        if matches!(kind, Kind::Call | Kind::Logs) {
-            self.remark(id, Kind::Cancel);
+        let waiting = lock(&self.desk).pending.forget(id);
+        // What is kept stays so behind its answer, which may have come too late to be seen.
+        if let Some(kind) = undone_by(kind).filter(|_| waiting || kind == Kind::Put) {
+            self.remark(id, kind);
         }
     }
 

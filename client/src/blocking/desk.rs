@@ -16,7 +16,7 @@ pub(super) struct Desk {
     pub(super) pending: Pending<Arc<Mailbox>>,
     /// The right to read. A thread that takes it is the leader until it puts it back.
     pub(super) inbox: Option<Inbox>,
-    /// Frames that nobody waits for: cancels and pongs.
+    /// Frames that nobody waits for: cancels, pongs and releases.
     remarks: VecDeque<(u64, Kind)>,
 }
 
@@ -52,9 +52,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
-    /// Notes a frame to be sent by the way. Too many are dropped: the daemon does without.
+    /// Notes a frame to be sent by the way. Too many are dropped: the daemon does without; but for
+    /// releases, of which there is one for each value that it keeps for us, and no more.
     pub(super) fn remark(&mut self, id: u64, kind: Kind) {
-        if self.remarks.len() < REMARKS_MAX {
+        if kind == Kind::Release || self.remarks.len() < REMARKS_MAX {
             self.remarks.push_back((id, kind));
         }
     }

@@ -87,7 +87,7 @@ where
         let output = ready.output.take();
         let connection = &self.client.connection;
         let posted = ready
-            .letter(connection.welcome())
+            .letter(&**connection)
             .and_then(|letter| connection.post(&letter, &self.mailbox, output, ready.deadline));
         match posted {
             Ok(id) => {

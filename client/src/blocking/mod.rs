@@ -21,7 +21,7 @@ mod turn;
 use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -37,10 +37,12 @@ pub use map_file::{FileOrdered, FileUnordered};
 pub use stream::ItemStream;
 
 use crate::client::{answer_to, read_reloaded, read_status, reload_meta, stop_meta};
+use crate::codec::pack;
 use crate::error::ConnectError;
 use crate::exchange::{Deadline, Letter, Reply, Target, Trouble, open, open_reply};
 use crate::feed::Sources;
 use crate::feeding::FeedSink;
+use crate::handle::{self, Ref};
 use crate::inbox::Delivery;
 use crate::limits::{CONTROL_TIMEOUT, RELOAD_TIMEOUT};
 use crate::map::Map;
@@ -186,6 +188,21 @@ impl Client {
         MapFile::new(self.clone(), function, Input::Open(source))
     }
 
+    /// Puts a value with the daemon once, to be used in many calls: arrays in it are copied into
+    /// memory here, and then by nobody. [`Ref`] says how it is used.
+    ///
+    /// # Errors
+    ///
+    /// As for the async client's [`put`](crate::Client::put).
+    pub fn put(&self, value: impl Serialize) -> Result<Ref, Failure> {
+        let packed = pack(&value, self.welcome().attached_bytes_max);
+        let packed = packed.map_err(|reason| handle::target().failure(Trouble::unsent(reason)))?;
+        let (letter, deadline) = (handle::letter(&packed), Deadline::new(Some(CONTROL_TIMEOUT)));
+        let answer = self.connection.exchange(&letter, None, deadline);
+        let keeper: Weak<Connection> = Arc::downgrade(&self.connection);
+        handle::opened(answer.map(|delivery| delivery.frame), &packed, keeper)
+    }
+
     /// What the daemon, its pools and their workers are doing now.
     ///
     /// # Errors
@@ -309,7 +326,7 @@ impl Ready<Client> {
         let output = self.output.take();
         let connection = &self.client.connection;
         // What cannot be sent at all leaves its feeds to another call.
-        let frame = self.letter(connection.welcome()).and_then(|letter| {
+        let frame = self.letter(&**connection).and_then(|letter| {
             let sources = self.sources(connection.welcome(), false)?;
             let output = fed(output, sources.as_ref());
             connection.exchange_fed(&letter, output, self.deadline, sources)

@@ -1,14 +1,16 @@
-//! What a blocking client says by the way: cancels and pongs. They never make anybody wait, and are
+//! What a blocking client says by the way: cancels, pongs and releases. They never make anybody wait, and are
 //! kept, within a bound, for as long as the socket is full.
 
 use std::io::IoSlice;
 
 use clutch_protocol::Kind;
 use clutch_protocol::limits::HEADER_BYTES;
+use clutch_protocol::message::Welcome;
 
 use super::connection::Connection;
 use super::desk::lock;
 use crate::exchange::Letter;
+use crate::handle::Keeper;
 use crate::outbound::write_now;
 use crate::pending::Closing;
 
@@ -54,6 +56,18 @@ impl Connection {
                 // The daemon is gone, which the next reader or writer will tell.
                 Err(_) => return false,
             }
+        }
+    }
+}
+
+impl Keeper for Connection {
+    fn welcome(&self) -> &Welcome {
+        Connection::welcome(self)
+    }
+
+    fn release(&self, handle: u64) {
+        if self.is_ours() {
+            self.remark(handle, Kind::Release);
         }
     }
 }

@@ -90,7 +90,8 @@ impl<T> ItemStream<T> {
 
 impl<T: DeserializeOwned> ItemStream<T> {
     /// How many items may be on their way, read by nobody: 32 unless said otherwise, 4096 at most.
-    /// Only before the first item was asked for.
+    /// Only before the first item was asked for. Items that wait here hold their descriptors, one
+    /// for each memory; beyond `ulimit -n` the stream fails.
     pub fn window(mut self, items: NonZeroU32) -> Self {
         self.window = window_of(items);
         self
@@ -111,7 +112,7 @@ impl<T: DeserializeOwned> ItemStream<T> {
         let mut ready = ready.with_items(ItemSink::to_waiter(self.window));
         let connection = &self.client.connection;
         let (mailbox, output) = (Arc::new(Mailbox::default()), ready.output.take());
-        let (letter, deadline) = (ready.letter(connection.welcome())?, ready.deadline);
+        let (letter, deadline) = (ready.letter(&**connection)?, ready.deadline);
         let sources = ready.sources(connection.welcome(), false)?;
         let output = fed(output, sources.as_ref());
         let id = connection.post(&letter, &mailbox, output, deadline)?;

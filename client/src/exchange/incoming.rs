@@ -38,7 +38,8 @@ pub(crate) fn sort(delivery: Delivery) -> Incoming {
         | Kind::StatusReport
         | Kind::Stopping
         | Kind::Reloaded
-        | Kind::Operated => Incoming::Answer(delivery),
+        | Kind::Operated
+        | Kind::Kept => Incoming::Answer(delivery),
         Kind::Ping => Incoming::Ping(frame.header.id),
         Kind::Output => match wire::decode::<Output>(&frame.meta) {
             Ok(Output { stream, dropped_bytes }) => {

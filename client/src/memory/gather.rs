@@ -19,6 +19,11 @@ use super::hand::{self, Enclosure, Place};
 use super::memfd::Pile;
 use super::reuse;
 use crate::feed::Feed;
+use crate::handle::Ref;
+
+mod put;
+
+pub(crate) use put::Packed;
 
 /// A payload, and what travels beside it.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +36,8 @@ pub(crate) struct Body {
     pub(crate) beside: u64,
     /// What its streams are fed with, by their numbers from 1.
     pub(crate) feeds: Vec<Feed>,
+    /// What it needs of the values that were put, each once.
+    pub(crate) refs: Vec<Ref>,
 }
 
 impl Body {
@@ -61,6 +68,11 @@ pub(crate) struct Gather {
     list: Vec<Attachment>,
     descriptors: Vec<Arc<OwnedFd>>,
     feeds: Vec<Feed>,
+    refs: Vec<Ref>,
+    /// Descriptors of those.
+    refs_descriptors: usize,
+    /// Whether it is a value to be put.
+    is_put: bool,
     /// What is copied, if anything is.
     pile: Option<Piled>,
     refusal: Option<Reason>,
@@ -83,6 +95,12 @@ enum Waiting {
 /// The number of the pile among the descriptors, which is only known at the end.
 const PILE: u32 = u32::MAX;
 
+/// What stands for the number of the first descriptor of the first value that was put, which is
+/// known no sooner, and up from there for those of the others.
+const REFS: u32 = 1 << 16;
+
+const _: () = assert!(DESCRIPTORS_MAX as u32 * 2 < REFS && REFS * 2 < PILE);
+
 impl Gather {
     pub(crate) fn new(limit: u64) -> Gather {
         Gather {
@@ -91,6 +109,9 @@ impl Gather {
             list: Vec::new(),
             descriptors: Vec::new(),
             feeds: Vec::new(),
+            refs: Vec::new(),
+            refs_descriptors: 0,
+            is_put: false,
             pile: None,
             refusal: None,
         }
@@ -119,6 +140,11 @@ impl Gather {
         }
         let Enclosure { content, place } = enclosure;
         match place {
+            Place::Feed(_) | Place::Kept(_) if self.is_put => {
+                let message = "a value that is put can hold neither a feed nor a Ref".to_owned();
+                Err(self.refuse(Reason::BadArguments { message }))
+            }
+            Place::Kept(kept) => self.refer(kept),
             Place::Feed(feed) => {
                 self.feeds.push(feed);
                 let stream = u32::try_from(self.feeds.len()).unwrap_or(u32::MAX);
@@ -147,11 +173,7 @@ impl Gather {
             }
             Place::Descriptor { descriptor, size, offset, bytes } => {
                 let Some(descriptor) = self.descriptor(&descriptor, size) else {
-                    let message = format!(
-                        "they hold more than {} shared arrays or files; send fewer at a time",
-                        DESCRIPTORS_MAX - 1
-                    );
-                    return Err(self.refuse(Reason::BadArguments { message }));
+                    return Err(self.refuse(crowded()));
                 };
                 self.list.push(Attachment { descriptor, offset, bytes, content });
                 Ok(())
@@ -163,17 +185,42 @@ impl Gather {
     /// place is left for copies.
     fn descriptor(&mut self, descriptor: &Arc<OwnedFd>, size: u64) -> Option<u32> {
         let known = self.descriptors.iter().position(|other| Arc::ptr_eq(other, descriptor));
-        let number = known.unwrap_or_else(|| {
-            self.descriptors.push(Arc::clone(descriptor));
-            self.elsewhere = self.elsewhere.saturating_add(size);
-            self.descriptors.len() - 1
-        });
-        if number + 1 >= usize::from(DESCRIPTORS_MAX) {
-            self.descriptors.pop();
-            self.elsewhere -= size;
+        if let Some(number) = known {
+            return u32::try_from(number).ok();
+        }
+        if !self.has_room_for(1) {
             return None;
         }
-        u32::try_from(number).ok()
+        self.descriptors.push(Arc::clone(descriptor));
+        self.elsewhere = self.elsewhere.saturating_add(size);
+        u32::try_from(self.descriptors.len() - 1).ok()
+    }
+
+    /// Whether so many descriptors more, and one for copies, can travel.
+    fn has_room_for(&self, more: usize) -> bool {
+        let most = usize::from(if self.is_put { DESCRIPTORS_MAX - 1 } else { DESCRIPTORS_MAX });
+        self.descriptors.len() + self.refs_descriptors + more < most
+    }
+
+    /// Attaches what was put.
+    fn refer(&mut self, kept: Ref) -> Result<(), Unattached> {
+        let (offset, bytes) = kept.place();
+        let known = self.refs.iter().position(|other| other.is(&kept));
+        let number = match known {
+            Some(number) => number,
+            None => {
+                if !self.has_room_for(kept.descriptors()) {
+                    return Err(self.refuse(crowded()));
+                }
+                self.refs_descriptors += kept.descriptors();
+                self.elsewhere = self.elsewhere.saturating_add(kept.bytes());
+                self.refs.push(kept);
+                self.refs.len() - 1
+            }
+        };
+        let descriptor = REFS + u32::try_from(number).expect("they were counted");
+        self.list.push(Attachment { descriptor, offset, bytes, content: Content::Value });
+        Ok(())
     }
 
     fn wait(&mut self, what: Waiting, bytes: u64, content: Content) -> Result<(), Unattached> {
@@ -188,7 +235,7 @@ impl Gather {
     /// Makes room for copies; false when that is too much.
     fn reserve(&mut self, bytes: u64) -> Result<bool, Unattached> {
         if self.pile.is_none() {
-            self.pile = Some(Piled { pile: Pile::new(), end: 0, waiting: Vec::new() });
+            self.pile = Some(Piled::new());
         }
         let piled = self.pile.as_mut().expect("it was just made");
         piled.end = Pile::next(piled.end).saturating_add(bytes);
@@ -219,11 +266,26 @@ impl Gather {
             }
             self.descriptors.push(Arc::new(pile));
         }
+        self.number_refs();
         let table = Attachments { list: self.list }.encode();
         let table = table.map_err(|error| Reason::BadArguments { message: error.to_string() })?;
         let bytes = if value.is_empty() { table } else { [table, value].concat() };
-        let (descriptors, feeds) = (self.descriptors, self.feeds);
-        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total, feeds })
+        let (descriptors, feeds, refs) = (self.descriptors, self.feeds, self.refs);
+        Ok(Body { bytes: bytes.into(), attached: true, descriptors, beside: total, feeds, refs })
+    }
+
+    /// Numbers the descriptors of what was put, which are behind the others.
+    fn number_refs(&mut self) {
+        let count = |descriptors: usize| u32::try_from(descriptors).expect("they were counted");
+        let mut next = count(self.descriptors.len());
+        let mut first = Vec::with_capacity(self.refs.len());
+        for kept in &self.refs {
+            first.push(next);
+            next += count(kept.descriptors());
+        }
+        for attachment in self.list.iter_mut().filter(|one| one.content == Content::Value) {
+            attachment.descriptor = first[(attachment.descriptor - REFS) as usize];
+        }
     }
 
     /// Why something could not be attached.
@@ -253,6 +315,12 @@ fn pile_up(mut piled: Piled, list: &mut [Attachment], room: u64) -> io::Result<O
     piled.pile.finish()
 }
 
+impl Piled {
+    fn new() -> Piled {
+        Piled { pile: Pile::new(), end: 0, waiting: Vec::new() }
+    }
+}
+
 impl Waiting {
     fn bytes(&self) -> &[u8] {
         match self {
@@ -260,6 +328,15 @@ impl Waiting {
             Waiting::Still(memory, range) => &memory.memory.bytes()[range.clone()],
         }
     }
+}
+
+fn crowded() -> Reason {
+    let message = format!(
+        "they hold more than {} shared arrays or files, those of what was put among them; send \
+         fewer at a time",
+        DESCRIPTORS_MAX - 1
+    );
+    Reason::BadArguments { message }
 }
 
 fn failed(error: &io::Error) -> Reason {

@@ -15,6 +15,7 @@ use serde::ser::{Error as _, Serialize, Serializer};
 
 use super::memfd::{SharedMemory, StillMemory};
 use crate::feed::Feed;
+use crate::handle::Ref;
 
 /// Something that is attached as a whole.
 pub(crate) struct Enclosure {
@@ -37,6 +38,8 @@ pub(crate) enum Place {
     },
     /// Nowhere yet: it comes item by item.
     Feed(Feed),
+    /// With the daemon, which was given it before.
+    Kept(Ref),
     /// In what a descriptor stands for, and nowhere else: shared memory, a file.
     Descriptor {
         /// The descriptor.

@@ -13,6 +13,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
+use super::room::{Backing, allocate};
 use super::sys::HUGE_PAGE_BYTES;
 use crate::limits::{HUGE_BYTES_MAX, HUGE_BYTES_MIN, SEAL_PAUSE, SEAL_WAIT};
 use crate::sys::{Live, Own, Still};
@@ -37,6 +38,32 @@ pub(crate) struct SharedMemory {
     /// One that can only read.
     pub(crate) reader: Arc<OwnedFd>,
     pub(crate) memory: Live,
+    /// What of it is there; none if all is, or that is not for this process to see to.
+    backing: Option<Backing>,
+}
+
+impl SharedMemory {
+    /// Copies bytes in.
+    pub(crate) fn write(&self, at: usize, source: &[u8]) -> io::Result<()> {
+        self.back(at, source.len())?;
+        self.memory.write(at, source);
+        Ok(())
+    }
+
+    /// Copies bytes out.
+    pub(crate) fn read(&self, at: usize, target: &mut [u8]) -> io::Result<()> {
+        // Even a look at a page that was never written makes the system find one.
+        self.back(at, target.len())?;
+        self.memory.read(at, target);
+        Ok(())
+    }
+
+    fn back(&self, at: usize, length: usize) -> io::Result<()> {
+        match &self.backing {
+            Some(backing) => backing.back(self.descriptor.as_fd(), at as u64..(at + length) as u64),
+            None => Ok(()),
+        }
+    }
 }
 
 /// New memory of no length.
@@ -119,7 +146,10 @@ pub(crate) fn of_exactly(bytes: u64) -> io::Result<OwnedFd> {
 /// New memory that is filled where it is, and then never changes.
 pub(crate) fn built(bytes: u64, fill: impl FnOnce(&mut Own)) -> io::Result<Arc<StillMemory>> {
     let mut own = Own::map(of_length(bytes)?)?;
-    own.take_huge_pages();
+    // What is larger may be mostly holes, for which nobody wants memory.
+    if !own.take_huge_pages() && bytes <= HUGE_BYTES_MAX {
+        allocate(own.descriptor(), 0..size(own.descriptor())?)?;
+    }
     fill(&mut own);
     let descriptor = own.into_descriptor();
     // No mapping can write any more, or the system would refuse the seal.
@@ -140,7 +170,8 @@ pub(crate) enum Writers {
 /// New memory to be shared, zeros.
 pub(crate) fn shared(bytes: u64, writers: Writers) -> io::Result<Arc<SharedMemory>> {
     let descriptor = of_length(bytes)?;
-    let memory = Live::map_before_its_seals(descriptor.as_fd())?;
+    let (memory, is_there) = Live::map_before_its_seals(descriptor.as_fd())?;
+    let backing = (!is_there).then(|| Backing::unknown(memory.len() as u64));
     seal(
         descriptor.as_fd(),
         match writers {
@@ -149,7 +180,7 @@ pub(crate) fn shared(bytes: u64, writers: Writers) -> io::Result<Arc<SharedMemor
         },
     )?;
     let reader = Arc::new(reopened(descriptor.as_fd())?);
-    Ok(Arc::new(SharedMemory { descriptor: Arc::new(descriptor), reader, memory }))
+    Ok(Arc::new(SharedMemory { descriptor: Arc::new(descriptor), reader, memory, backing }))
 }
 
 /// The same memory, opened for reading only: the kernel then refuses a mapping that can write.
@@ -175,13 +206,14 @@ pub(crate) fn adopt_shared(descriptor: OwnedFd, wish: bool) -> io::Result<Arc<Sh
     let frozen = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE;
     let writable = wish && mode == OFlag::O_RDWR && seals & frozen.bits() == 0;
     let memory = Live::map(descriptor.as_fd(), writable)?;
+    let backing = writable.then(|| Backing::unknown(memory.len() as u64));
     let descriptor = Arc::new(descriptor);
     let reader = if mode == OFlag::O_RDONLY {
         Arc::clone(&descriptor)
     } else {
         Arc::new(reopened(descriptor.as_fd())?)
     };
-    Ok(Arc::new(SharedMemory { descriptor, reader, memory }))
+    Ok(Arc::new(SharedMemory { descriptor, reader, memory, backing }))
 }
 
 /// Memory that came from elsewhere and never changes.
@@ -229,13 +261,20 @@ impl Pile {
     /// Copies bytes to its end, aligned, and says where they are.
     pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let at = Pile::next(self.end);
+        self.end = at;
+        self.extend(bytes)?;
+        Ok(at)
+    }
+
+    /// Copies bytes right behind what was added last.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> io::Result<()> {
         let file = match self.file.take() {
             Some(file) => file,
             None => File::from(create()?),
         };
-        write_at(self.file.insert(file).as_fd(), bytes, at)?;
-        self.end = at + bytes.len() as u64;
-        Ok(at)
+        write_at(self.file.insert(file).as_fd(), bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        Ok(())
     }
 
     /// Seals it as a value.
@@ -273,5 +312,42 @@ mod tests {
             Err(io::ErrorKind::PermissionDenied.into())
         });
         assert_eq!((1, io::ErrorKind::PermissionDenied), (tries, refused.unwrap_err().kind()));
+    }
+
+    fn held(descriptor: &OwnedFd) -> u64 {
+        u64::try_from(fstat(descriptor).unwrap().st_blocks).unwrap() * 512
+    }
+
+    #[test]
+    fn what_is_built_is_there_before_it_is_filled() {
+        // Not of whole huge pages, and of some.
+        for bytes in [(3_u64 << 20) + 5, 6 << 20] {
+            let whole = of_length(bytes).and_then(|one| size(one.as_fd())).unwrap();
+            let descriptor = Arc::clone(
+                &built(bytes, |own| {
+                    assert_eq!(whole.next_multiple_of(4096), held_by(own), "no store can fail");
+                })
+                .unwrap()
+                .descriptor,
+            );
+            assert_eq!(whole.next_multiple_of(4096), held(&descriptor));
+        }
+        let sparse = built(HUGE_BYTES_MAX + 8, |_| ()).unwrap();
+        assert_eq!(0, held(&sparse.descriptor), "it may be mostly holes");
+    }
+
+    fn held_by(own: &Own) -> u64 {
+        held(&own.descriptor().try_clone_to_owned().unwrap())
+    }
+
+    #[test]
+    fn what_is_shared_takes_the_memory_that_is_written() {
+        let shared = shared((5 << 30) + 8, Writers::Us).unwrap();
+        assert_eq!(0, held(&shared.descriptor));
+        shared.write(4 << 30, &[7; 8]).unwrap();
+        let mut back = [0; 9];
+        shared.read((4 << 30) - 1, &mut back).unwrap();
+        assert_eq!([0, 7, 7, 7, 7, 7, 7, 7, 7], back);
+        assert!(held(&shared.descriptor) <= 256 << 10, "it stays sparse");
     }
 }

@@ -12,6 +12,7 @@
 //! - `gather`: what is attached to what is sent.
 //! - `reuse`: memory for copies that was used before.
 //! - `sys`: mappings, huge pages, leases.
+//! - `room`: memory that is there before it is stored to.
 //! - `received`: what came, checked before it is mapped.
 
 mod gather;
@@ -19,9 +20,10 @@ pub(crate) mod hand;
 pub(crate) mod memfd;
 mod received;
 pub(crate) mod reuse;
+mod room;
 pub(crate) mod sys;
 
-pub(crate) use gather::{Body, Gather};
+pub(crate) use gather::{Body, Gather, Packed};
 #[cfg(feature = "arrow")]
 pub(crate) use received::Mapped;
 pub(crate) use received::Received;

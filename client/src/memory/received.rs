@@ -38,6 +38,15 @@ impl Received {
         if !frame.header.flags.has(Flags::ATTACHED) {
             return Ok((frame.payload, None));
         }
+        if descriptors.len() < usize::from(frame.header.descriptors) {
+            return Err(Reason::Unserializable {
+                path: "result".into(),
+                type_name: format!("memory with {} descriptors", frame.header.descriptors),
+                message: "the program that called has too many open files to take it: raise its \
+                          `ulimit -n`, keep fewer arrays, or make a stream's window smaller"
+                    .into(),
+            });
+        }
         let (attached, value) = Received::open(&frame.payload, descriptors, limit)?;
         if frame.header.codec != Codec::Raw {
             return Ok((value, Some(attached)));

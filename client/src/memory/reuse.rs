@@ -16,30 +16,39 @@
 //! The mapping that writes exists before the seal against writing, and is the only one ever.
 
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::sys::stat::fstat;
 
 use super::memfd::{Pile, huge_length, of_exactly, reopened, reopened_to_write, seal, write_at};
-use super::sys::{is_held_by_us_alone, prepare_lease};
+use super::room::allocate;
+use super::sys::{Witness, is_held_by_us_alone, prepare_lease};
 use crate::limits::{REUSED_BUFFERS_MAX, REUSED_BYTES_MAX, REUSED_BYTES_MIN};
 use crate::sys::{FUTURE_SEALS, Own};
 
-/// What may be used again, of all clients of this process.
-static SHELF: Mutex<Shelf> = Mutex::new(Shelf { buffers: Vec::new(), process: 0, works: true });
+/// What may be used again, of all clients of the process that came to this first.
+static FIRST: OnceLock<Shelf> = OnceLock::new();
 
-/// Clients that there are. With the last one, what is not in use is given back to the system.
-static CLIENTS: AtomicUsize = AtomicUsize::new(0);
-
+/// What the clients of one process may use again.
+#[derive(Default)]
 struct Shelf {
+    /// Tells a fork, which has the memory's descriptors too, but must leave it alone. It has a
+    /// shelf of its own: another thread may have held this one's lock when it was forked. None
+    /// where that cannot be told; nothing is used again then.
+    witness: Option<Witness>,
+    kept: Mutex<Kept>,
+    /// That of the fork, and of its forks.
+    next: OnceLock<Box<Shelf>>,
+}
+
+#[derive(Default)]
+struct Kept {
     buffers: Vec<Buffer>,
-    /// Whose they are: a fork has the mappings too, and must leave them alone.
-    process: u32,
-    /// Whether this system can say who else has a file.
-    works: bool,
+    /// Clients that there are. With the last one, all is given back.
+    clients: usize,
+    /// Whether this system cannot say who else has a file.
+    is_broken: bool,
 }
 
 /// One piece of memory.
@@ -47,9 +56,13 @@ struct Buffer {
     own: Own,
     length: usize,
     state: State,
-    /// Device and inode, by which it is known when it comes back.
-    identity: (u64, u64),
+    /// By which it is known when it comes back.
+    identity: Identity,
 }
+
+/// Device, inode, and the moment of the last change. Numbers of inodes are given again after 2³²
+/// of them, perhaps while the first is still there; but not within one moment.
+type Identity = (u64, u64, (i64, i64));
 
 /// What is in a buffer.
 #[derive(Clone, Copy, Debug)]
@@ -63,20 +76,31 @@ enum State {
 }
 
 /// Held by each client.
-#[derive(Debug)]
-pub(crate) struct Customer(());
+pub(crate) struct Customer(&'static Shelf);
 
 impl Customer {
     pub(crate) fn new() -> Customer {
-        CLIENTS.fetch_add(1, Ordering::Relaxed);
-        Customer(())
+        Customer::of(shelf())
+    }
+
+    fn of(shelf: &'static Shelf) -> Customer {
+        shelf.lock().clients += 1;
+        Customer(shelf)
     }
 }
 
 impl Drop for Customer {
     fn drop(&mut self) {
-        if CLIENTS.fetch_sub(1, Ordering::Relaxed) == 1 {
-            shelf().buffers.retain(|buffer| !is_held_by_us_alone(buffer.own.descriptor()));
+        if self.0.is_of_a_parent() {
+            return;
+        }
+        let mut kept = self.0.lock();
+        kept.clients -= 1;
+        if kept.clients == 0 {
+            // What receivers still have stays theirs, and nobody can write it any more.
+            let buffers = std::mem::take(&mut kept.buffers);
+            drop(kept);
+            drop(buffers);
         }
     }
 }
@@ -85,55 +109,92 @@ impl Drop for Customer {
 /// None when new memory is as good or this cannot be had; nobody has to know which.
 /// The memory may have `room` bytes.
 pub(crate) fn pack(parts: &[&[u8]], room: u64) -> Option<(OwnedFd, Vec<u64>)> {
-    let mut end = 0_u64;
-    let mut places = Vec::with_capacity(parts.len());
-    for part in parts {
-        places.push(Pile::next(end));
-        end = Pile::next(end).checked_add(part.len() as u64)?;
-    }
-    let end = usize::try_from(end).ok()?;
-    if !(REUSED_BYTES_MIN..=REUSED_BYTES_MAX).contains(&end) {
-        return None;
-    }
-    let length = size_class(end);
-    if length as u64 > room {
-        return None;
-    }
-    let mut buffer = take(length)?;
-    buffer.fill(parts, &places, end).ok()?;
-    let reader = reopened(buffer.own.descriptor()).ok()?;
-    shelf().buffers.push(buffer);
-    Some((reader, places))
+    shelf().pack(parts, room)
 }
 
 /// Whether memory that came is of this shelf, so that nobody writes it while it is looked at.
 pub(crate) fn is_ours(descriptor: BorrowedFd<'_>) -> bool {
-    identity(descriptor)
-        .is_ok_and(|identity| shelf().buffers.iter().any(|buffer| buffer.identity == identity))
+    shelf().has(descriptor)
 }
 
-/// Takes a buffer of this length that nobody else has, or makes one.
-fn take(length: usize) -> Option<Buffer> {
-    let mut shelf = shelf();
-    if !shelf.works {
-        return None;
+/// That of this process.
+fn shelf() -> &'static Shelf {
+    let mut shelf = FIRST.get_or_init(Shelf::new);
+    while shelf.is_of_a_parent() {
+        shelf = shelf.next.get_or_init(|| Box::new(Shelf::new()));
     }
-    let is_free =
-        |buffer: &Buffer| buffer.length == length && is_held_by_us_alone(buffer.own.descriptor());
-    if let Some(index) = shelf.buffers.iter().position(is_free) {
-        return Some(shelf.buffers.swap_remove(index));
+    shelf
+}
+
+impl Shelf {
+    fn new() -> Shelf {
+        let witness = Witness::new().ok();
+        Shelf { witness, ..Shelf::default() }
     }
-    if !shelf.make_room(length) {
-        return None;
+
+    fn is_of_a_parent(&self) -> bool {
+        self.witness.as_ref().is_some_and(|witness| !witness.is_at_home())
     }
-    drop(shelf);
-    match Buffer::new(length) {
-        Ok(buffer) => Some(buffer),
-        Err(error) => {
-            if is_for_ever(&error) {
-                self::shelf().works = false;
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pack(&self, parts: &[&[u8]], room: u64) -> Option<(OwnedFd, Vec<u64>)> {
+        let mut end = 0_u64;
+        let mut places = Vec::with_capacity(parts.len());
+        for part in parts {
+            places.push(Pile::next(end));
+            end = Pile::next(end).checked_add(part.len() as u64)?;
+        }
+        let end = usize::try_from(end).ok()?;
+        if !(REUSED_BYTES_MIN..=REUSED_BYTES_MAX).contains(&end) {
+            return None;
+        }
+        let length = size_class(end);
+        if length as u64 > room {
+            return None;
+        }
+        let mut buffer = self.take(length)?;
+        buffer.fill(parts, &places, end).ok()?;
+        let reader = reopened(buffer.own.descriptor()).ok()?;
+        let mut kept = self.lock();
+        if kept.clients > 0 {
+            kept.buffers.push(buffer);
+        }
+        Some((reader, places))
+    }
+
+    fn has(&self, descriptor: BorrowedFd<'_>) -> bool {
+        identity(descriptor).is_ok_and(|identity| {
+            self.lock().buffers.iter().any(|buffer| buffer.identity == identity)
+        })
+    }
+
+    /// Takes a buffer of this length that nobody else has, or makes one.
+    fn take(&self, length: usize) -> Option<Buffer> {
+        let mut kept = self.lock();
+        if kept.is_broken || self.witness.is_none() {
+            return None;
+        }
+        let is_free = |buffer: &Buffer| {
+            buffer.length == length && is_held_by_us_alone(buffer.own.descriptor())
+        };
+        if let Some(index) = kept.buffers.iter().position(is_free) {
+            return Some(kept.buffers.swap_remove(index));
+        }
+        if !kept.make_room(length) {
+            return None;
+        }
+        drop(kept);
+        match Buffer::new(length) {
+            Ok(buffer) => Some(buffer),
+            Err(error) => {
+                if is_for_ever(&error) {
+                    self.lock().is_broken = true;
+                }
+                None
             }
-            None
         }
     }
 }
@@ -145,18 +206,7 @@ fn is_for_ever(error: &io::Error) -> bool {
     [InvalidInput, NotFound, PermissionDenied, Unsupported].contains(&error.kind())
 }
 
-fn shelf() -> MutexGuard<'static, Shelf> {
-    let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-    let process = std::process::id();
-    if shelf.process != process {
-        // A fork: its parent goes on writing them.
-        let _ = ManuallyDrop::new(std::mem::take(&mut shelf.buffers));
-        shelf.process = process;
-    }
-    shelf
-}
-
-impl Shelf {
+impl Kept {
     /// Throws away what nobody has, the longest unused first, until there is room for so much more.
     /// What somebody has stays: it is known by us alone that it will not change.
     fn make_room(&mut self, length: usize) -> bool {
@@ -181,12 +231,12 @@ impl Buffer {
         let writer = reopened_to_write(first.as_fd())?;
         drop(first);
         prepare_lease(writer.as_fd())?;
-        let identity = identity(writer.as_fd())?;
         if !is_held_by_us_alone(writer.as_fd()) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let own = Own::map(writer)?;
         let state = if own.take_huge_pages() { State::Empty } else { State::Absent };
+        let identity = identity(own.descriptor())?;
         Ok(Buffer { own, length, state, identity })
     }
 
@@ -199,6 +249,8 @@ impl Buffer {
                 for (part, place) in parts.iter().zip(places) {
                     write_at(self.own.descriptor(), part, *place)?;
                 }
+                // What is written next may be longer, and through the mapping.
+                allocate(self.own.descriptor(), end as u64..self.length as u64)?;
                 None
             }
             State::Empty => Some(0),
@@ -222,13 +274,14 @@ impl Buffer {
             seal(self.own.descriptor(), FUTURE_SEALS)?;
         }
         self.state = State::Written(end);
+        self.identity = identity(self.own.descriptor())?;
         Ok(())
     }
 }
 
-fn identity(descriptor: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+fn identity(descriptor: BorrowedFd<'_>) -> io::Result<Identity> {
     let status = fstat(descriptor)?;
-    Ok((status.st_dev, status.st_ino))
+    Ok((status.st_dev, status.st_ino, (status.st_ctime, status.st_ctime_nsec)))
 }
 
 /// A length that is a little longer, so that calls of nearly the same size share memory: at most an
@@ -264,8 +317,8 @@ mod tests {
         bytes
     }
 
-    fn inode(descriptor: &OwnedFd) -> (u64, u64) {
-        identity(descriptor.as_fd()).unwrap()
+    fn inode(descriptor: &OwnedFd) -> u64 {
+        identity(descriptor.as_fd()).unwrap().1
     }
 
     #[test]
@@ -294,7 +347,7 @@ mod tests {
 
         // A mapping alone is enough, whoever has it.
         let mapped = adopt_shared(other, false).unwrap();
-        let (known, third) = (identity(mapped.descriptor.as_fd()).unwrap(), sent(3, length));
+        let (known, third) = (inode(&mapped.descriptor), sent(3, length));
         assert_ne!(known, inode(&third));
         drop(mapped);
         assert_eq!(known, inode(&sent(4, length)));
@@ -333,6 +386,60 @@ mod tests {
         let mapped = adopt_shared(writer.into(), true).unwrap();
         assert!(!mapped.memory.is_writable());
         assert!(read(&reader, length).iter().all(|byte| *byte == 1));
+    }
+
+    /// A shelf of its own.
+    fn alone() -> &'static Shelf {
+        Box::leak(Box::new(Shelf::new()))
+    }
+
+    fn sent_by(shelf: &Shelf, byte: u8, length: usize) -> OwnedFd {
+        shelf.pack(&[&vec![byte; length]], u64::MAX).expect("it is packed").0
+    }
+
+    #[test]
+    fn with_the_last_client_all_goes_and_receivers_keep_what_they_have() {
+        let shelf = alone();
+        let (one, other) = (Customer::of(shelf), Customer::of(shelf));
+        let length = 300 << 10;
+        let (kept, free) = (sent_by(shelf, 1, length), sent_by(shelf, 2, length));
+        let path = format!("/proc/self/fd/{}", kept.as_raw_fd());
+        drop(free);
+        drop(one);
+        assert_eq!(2, shelf.lock().buffers.len(), "another client may want them");
+        drop(other);
+        assert_eq!(0, shelf.lock().buffers.len());
+        assert!(read(&kept, length).iter().all(|byte| *byte == 1));
+        // Not even who is its owner can write it: the mapping that could has gone.
+        let again = std::fs::OpenOptions::new().write(true).open(path);
+        assert!(again.is_ok_and(|file| file.write_all_at(b"changed", 0).is_err()));
+        // What a thread was filling meanwhile is not kept for nobody.
+        drop(sent_by(shelf, 3, length));
+        assert_eq!(0, shelf.lock().buffers.len());
+    }
+
+    #[test]
+    fn the_number_of_an_inode_alone_is_no_proof() {
+        let shelf = alone();
+        let _customer = Customer::of(shelf);
+        let sent = sent_by(shelf, 1, 300 << 10);
+        assert!(shelf.has(sent.as_fd()));
+        let (device, inode, changed) = identity(sent.as_fd()).unwrap();
+        let other = (device, inode, (changed.0 - 1, changed.1));
+        shelf.lock().buffers[0].identity = other;
+        assert!(!shelf.has(sent.as_fd()), "the same number, of another time");
+    }
+
+    #[test]
+    fn what_is_used_again_is_there_to_its_end() {
+        let shelf = alone();
+        let _customer = Customer::of(shelf);
+        // One page more than a step, so that most of its class is left over.
+        let length = (512 << 10) + 4096;
+        let sent = sent_by(shelf, 1, length);
+        let status = fstat(&sent).unwrap();
+        assert!(status.st_size > i64::try_from(length).unwrap());
+        assert_eq!(status.st_size, status.st_blocks * 512, "no store can fail");
     }
 
     #[test]

@@ -6,9 +6,11 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::libc;
 
+use super::room;
 use crate::sys::seals;
 
 /// The size of a huge page, as nearly all systems that run Python have it; with another size, there
@@ -107,25 +109,60 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// The mapping can be written, and nobody else has the memory.
-    pub(crate) unsafe fn take_huge_pages(&self) -> bool {
-        if self.length == 0 || !self.length.is_multiple_of(HUGE_PAGE_BYTES) {
+    /// It is a mapping of this file, and nobody else has the memory.
+    pub(crate) unsafe fn take_huge_pages(&self, descriptor: BorrowedFd<'_>) -> bool {
+        let is_whole = self.length > 0 && self.length.is_multiple_of(HUGE_PAGE_BYTES);
+        if !is_whole || !room::is_possible(self.length) {
             return false;
         }
         // The first one alone: a system that has none says so there.
         let is_made = |from: usize, to: usize| {
-            // SAFETY: it is mapped for writing, in whole huge pages, and nobody looks. A zero is
-            // written over a zero, since the system takes no huge page that is empty; what it will
-            // not do changes nothing.
+            // The system takes no huge page that is empty. What it has no memory for, it says.
+            if !room::touch(descriptor, (from..to).step_by(HUGE_PAGE_BYTES)) {
+                return false;
+            }
+            // SAFETY: it is mapped, in whole huge pages, and nobody looks; what the system will not
+            // do changes nothing.
             unsafe {
-                for at in (from..to).step_by(HUGE_PAGE_BYTES) {
-                    self.start.as_ptr().add(at).write_volatile(0);
-                }
                 let start = self.start.as_ptr().add(from).cast();
                 from == to || libc::madvise(start, to - from, MADV_COLLAPSE) == 0
             }
         };
         is_made(0, HUGE_PAGE_BYTES) && is_made(HUGE_PAGE_BYTES, self.length)
+    }
+}
+
+/// A page that the kernel empties in whoever is forked from the process that made it. Numbers of
+/// processes do not tell a fork: in a namespace of its own it can have its parent's.
+pub(crate) struct Witness(Mapping);
+
+impl Witness {
+    pub(crate) fn new() -> io::Result<Witness> {
+        // The least that can be mapped is a page, whatever is asked for.
+        let length = 1;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory of ours.
+        let start = unsafe { mapped(std::ptr::null_mut(), length, protection, flags, -1)? };
+        let page = Mapping { start, length };
+        // SAFETY: it is mapped, and holds nothing yet that a fork could miss.
+        if unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_WIPEONFORK) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let witness = Witness(page);
+        witness.mark().store(1, Ordering::Relaxed);
+        Ok(witness)
+    }
+
+    /// Whether this is the process that made it.
+    pub(crate) fn is_at_home(&self) -> bool {
+        self.mark().load(Ordering::Relaxed) == 1
+    }
+
+    fn mark(&self) -> &AtomicU8 {
+        // SAFETY: the page is mapped for writing as long as `self` lives, in forks too, and is
+        // reached as an atomic only.
+        unsafe { self.0.start.cast().as_ref() }
     }
 }
 
@@ -194,6 +231,22 @@ mod tests {
         let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
         let flags = lines.find(|line| line.starts_with("VmFlags:")).expect("it is mapped");
         assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+    }
+
+    #[test]
+    fn a_fork_is_told_from_the_process_that_it_is_a_copy_of() {
+        let witness = Witness::new().unwrap();
+        assert!(witness.is_at_home());
+        // SAFETY: the child looks at one page of its own and exits.
+        let child = unsafe { nix::unistd::fork() }.unwrap();
+        let nix::unistd::ForkResult::Parent { child } = child else {
+            let code = i32::from(witness.is_at_home());
+            // SAFETY: it ends this process and runs nothing else of it.
+            unsafe { libc::_exit(code) }
+        };
+        let ended = nix::sys::wait::waitpid(child, None).unwrap();
+        assert_eq!(nix::sys::wait::WaitStatus::Exited(child, 0), ended);
+        assert!(witness.is_at_home(), "it goes on");
     }
 
     #[test]

@@ -51,7 +51,9 @@ impl Tensor {
             && self.is_contiguous()
             && let Memory::Shared { memory, .. } = &self.memory
         {
-            fill_bytes(&mut elements, |target| memory.memory.read(self.offset, target));
+            let mut done = Ok(());
+            fill_bytes(&mut elements, |target| done = memory.read(self.offset, target));
+            done?;
             return Ok(elements);
         }
         let bytes = self.bytes_in_order();

@@ -76,7 +76,23 @@ pub enum TensorError {
     /// It may not be written by whoever asked for that.
     #[error("this memory is for reading only; make a `SharedTensor::zeroed` to have it written")]
     ReadOnly,
-    /// The system has no memory for it, or no descriptors.
+    /// The system has not so much memory left, or lets this process have no more.
+    #[error(
+        "there is no memory for this array: {0}; free some, make the array smaller, or raise what \
+         limits it (a control group's memory, vm.overcommit_memory)"
+    )]
+    NoMemory(#[source] io::Error),
+    /// The system cannot make memory that is passed on, for want of descriptors, say.
     #[error("memory for an array is not to be had: {0}; look at `ulimit -n` and free memory")]
-    Memory(#[from] io::Error),
+    Memory(#[source] io::Error),
+}
+
+impl From<io::Error> for TensorError {
+    fn from(error: io::Error) -> TensorError {
+        use io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+        match error.kind() {
+            OutOfMemory | QuotaExceeded | StorageFull => TensorError::NoMemory(error),
+            _ => TensorError::Memory(error),
+        }
+    }
 }

@@ -154,25 +154,27 @@ impl SharedTensor {
     ///
     /// # Errors
     ///
-    /// When there are not so many, or they are of another type.
+    /// When there are not so many, they are of another type, or the system has no memory for those
+    /// that nobody has written yet.
     pub fn read_into<T: Element>(&self, from: usize, target: &mut [T]) -> Result<(), TensorError> {
         let at = self.place::<T>(from, target.len())?;
-        fill_bytes(target, |bytes| self.memory.memory.read(at, bytes));
-        Ok(())
+        let mut done = Ok(());
+        fill_bytes(target, |bytes| done = self.memory.read(at, bytes));
+        Ok(done?)
     }
 
     /// Copies elements into the shared memory, from number `to` (in C order) on.
     ///
     /// # Errors
     ///
-    /// When there is no room for so many, they are of another type, or this process may not write.
+    /// When there is no room for so many, they are of another type, this process may not write, or
+    /// the system has no memory for them.
     pub fn write_from<T: Element>(&self, to: usize, source: &[T]) -> Result<(), TensorError> {
         let at = self.place::<T>(to, source.len())?;
         if !self.memory.memory.is_writable() {
             return Err(TensorError::ReadOnly);
         }
-        self.memory.memory.write(at, bytes_of(source));
-        Ok(())
+        Ok(self.memory.write(at, bytes_of(source))?)
     }
 
     /// All elements, copied, as by [`Tensor::to_vec`].
@@ -239,6 +241,33 @@ mod tests {
         let tensor = Tensor::from_shape(&shape, Vec::<f64>::new()).unwrap();
         assert_eq!((0, true), (tensor.len(), tensor.is_empty()));
         assert_eq!(Vec::<f64>::new(), tensor.to_vec::<f64>().unwrap());
+    }
+
+    #[test]
+    fn neighbours_in_one_word_can_be_written_by_several_threads() {
+        let shared = SharedTensor::zeroed::<u8>(&[64]).unwrap();
+        std::thread::scope(|scope| {
+            for at in [0, 3, 5, 8, 13] {
+                let shared = &shared;
+                scope.spawn(move || {
+                    for value in 0..=u8::MAX {
+                        for _ in 0..100 {
+                            shared.write_from(at, &[value; 2]).unwrap();
+                        }
+                        let mut back = [0; 2];
+                        shared.read_into(at, &mut back).unwrap();
+                        assert_eq!([value; 2], back, "nobody else writes these");
+                    }
+                });
+            }
+        });
+        let all = shared.to_vec::<u8>().unwrap();
+        let written = |at: usize| [0, 1, 3, 4, 5, 6, 8, 9, 13, 14].contains(&at);
+        for (at, byte) in all.into_iter().enumerate() {
+            assert_eq!(if written(at) { 255 } else { 0 }, byte);
+        }
+        shared.write_from(64, &[0_u8; 0]).unwrap();
+        shared.read_into(5, &mut [0_u8; 0]).unwrap();
     }
 
     #[test]

@@ -232,6 +232,13 @@ impl Peer {
         self.pass(&attached(Codec::Plain, id, payload, count), descriptors);
     }
 
+    /// The id of the next frame, which must put a value.
+    pub(crate) fn expect_put(&mut self) -> u64 {
+        let Parcel { frame, descriptors } = self.receive_with().expect("the client is still there");
+        assert!(frame.header.kind == Kind::Put && !descriptors.is_empty());
+        frame.header.id
+    }
+
     /// Waits until the next frame has begun to arrive, and leaves the rest of it in the socket.
     pub(crate) fn begin_to_receive(&mut self) {
         let mut byte = [0];

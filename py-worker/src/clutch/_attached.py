@@ -294,6 +294,7 @@ def _value(incoming: Incoming, entry: Attachment) -> "Any":
         if inner.content in (STREAM, VALUE):
             raise entry.error("holds a stream or another value, and may not")
         inner.descriptor += entry.descriptor
+        incoming.files[inner.descriptor].is_for_more = True
     objects = [incoming.object_of(inner) for inner in entries]
     file.is_for_more = True
     return load("clutch._plain").decode_attached(value, objects)

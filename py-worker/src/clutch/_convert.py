@@ -25,15 +25,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn, Optional, Tuple
 
-    # What stands for a value that leaves the payload; None if it is to become plain data.
-    Attach = Callable[[Any, type], Any]
-
     # Where a part is: the way to its parent, and its own step (`[3]`, `.lock`).
     Where = Optional[Tuple["Where", str]]
 
+    # What stands for a value that leaves the payload; None if it is to become plain data.
+    Attach = Callable[[Any, type, Where], Any]
+
     from clutch._execute import Encode
 
-__all__ = ["UnserializableError", "attaching", "convert", "type_name"]
+__all__ = [
+    "UnserializableError",
+    "attaching",
+    "convert",
+    "holds_objects",
+    "raised_by",
+    "type_name",
+]
 
 _ADVICE = (
     "return None, bool, int, float, str, bytes, list, tuple, dict, set, "
@@ -55,12 +62,20 @@ _HINTS = {
     "filter": "return list(...) of it",
     "zip": "return list(...) of it",
     "clutch.SKIP": "it stands for no result, and only an item of a map can have none; return None",
+    "cupy.ndarray": "it is in the memory of a device; return cupy.asnumpy(...) of it",
+    "torch.Tensor": "return tensor.detach().cpu().numpy()",
     "_io.TextIOWrapper": "an open file cannot be sent; return what it holds, or its name",
     "_io.BufferedReader": "an open file cannot be sent; return what it holds, or its name",
     "pandas.core.frame.DataFrame": "return frame.to_dict('records')",
     "pandas.DataFrame": "return frame.to_dict('records')",
 }
+_ARRAY_HINTS = {
+    "ndarray": "what its class adds to an array would be lost; return numpy.array(...) of it",
+    "__array__": "it is an array of another library; return numpy.asarray(...) of it",
+    "__cuda_array_interface__": "it is in the memory of a device; return a numpy array of it",
+}
 _KEY_CHARACTERS_MAX = 40
+_RAISED_CHARACTERS_MAX = 1000
 
 
 class UnserializableError(Exception):
@@ -87,6 +102,12 @@ def type_name(cls: type) -> str:
     if module in ("builtins", "__main__", "__mp_main__"):
         return name
     return f"{module}.{name}"
+
+
+def raised_by(what: str, error: BaseException) -> str:
+    """What is told of an exception that a value's own code, or that of its library, raised."""
+    message = load("clutch._errors").message_of(error)
+    return _short(f"{what} raised {type_name(type(error))}: {message}", _RAISED_CHARACTERS_MAX)
 
 
 def convert(
@@ -281,10 +302,9 @@ class _Converter:
         if known is not None:
             return known[1]
         try:
-            stand_in = self._attach(value, type(value))
-        except Exception as error:  # noqa: BLE001 - a subclass may do anything.
-            message = f"reading it raised {type_name(type(error))}"
-            raise UnserializableError(where, type(value), message) from None
+            stand_in = self._attach(value, type(value), where)
+        except Exception as error:  # noqa: BLE001 - a buffer of another library may do anything.
+            raise UnserializableError(where, type(value), raised_by("reading it", error)) from None
         if stand_in is None:
             return self._simplify(value, where, levels)
         self._done[id(value)] = (value, stand_in)
@@ -296,8 +316,7 @@ class _Converter:
         try:
             simpler = _simpler(value, kind)
         except Exception as error:  # noqa: BLE001 - a subclass may do anything.
-            message = f"reading it raised {type_name(type(error))}"
-            raise UnserializableError(where, kind, message) from None
+            raise UnserializableError(where, kind, raised_by("reading it", error)) from None
         if type(simpler) is kind:
             _refuse(where, kind)
         return self.convert(simpler, where, levels)
@@ -313,8 +332,13 @@ def _json_key(key: "Any") -> str:
 
 
 def _refuse(where: "Where", kind: type) -> "NoReturn":
-    name = type_name(kind)
-    raise UnserializableError(where, kind, _HINTS.get(name, f"it is no plain data; {_ADVICE}"))
+    hint = _HINTS.get(type_name(kind))
+    if hint is None and ("numpy", "ndarray") in _names(kind):
+        hint = _ARRAY_HINTS["ndarray"]
+    for name in ("__cuda_array_interface__", "__array__"):
+        if hint is None and hasattr(kind, name):
+            hint = _ARRAY_HINTS[name]
+    raise UnserializableError(where, kind, hint or f"it is no plain data; {_ADVICE}")
 
 
 def _simpler(value: "Any", kind: type) -> "Any":
@@ -324,7 +348,7 @@ def _simpler(value: "Any", kind: type) -> "Any":
         return value.value
     if kind.__module__.partition(".")[0] == "numpy" and hasattr(kind, "tolist"):
         plain = value.tolist()
-        return float(plain) if type(plain) is kind else plain
+        return _double(plain) if type(plain) is kind else plain
     if issubclass(kind, int):
         return int.__pos__(value)
     if issubclass(kind, float):
@@ -336,6 +360,8 @@ def _simpler(value: "Any", kind: type) -> "Any":
     if issubclass(kind, bytearray):
         return bytearray(memoryview(value))
     if kind is memoryview:
+        if holds_objects(value):
+            raise TypeError("its elements are Python objects; return a list of them")
         return value.tobytes()
     if ("array", "array") in names:
         return value.tolist()
@@ -346,6 +372,20 @@ def _simpler(value: "Any", kind: type) -> "Any":
     if not names.isdisjoint(_TEXTS):
         return str.__str__(str(value))
     return value
+
+
+def _double(value: "Any") -> float:
+    """A `numpy.longdouble`, rounded."""
+    number = float(value)
+    if number - number != 0 and value - value == 0:
+        raise OverflowError(f"{value} is more than a double can be")
+    return number
+
+
+def holds_objects(view: memoryview) -> bool:
+    """Whether the bytes of a buffer are addresses, which mean nothing elsewhere."""
+    # Of records, what is between colons is a name.
+    return "O" in "".join(view.format.split(":")[::2])
 
 
 _LEAVING = frozenset(

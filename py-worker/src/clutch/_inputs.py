@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Stream", "StreamFailed", "open_input"]
 
 # How many items may be here or under way: enough that the caller need not wait for credit, and
-# few if they are large. How large they are, the first ones tell.
+# few if they are large. How large they are, those that came tell, the last ones most: what an item
+# counts fades by an eighth with each that follows, so that one that is large among many that are
+# small does not slow them all.
 _WINDOW = 64
 _WINDOW_FIRST = 4
+_WINDOW_MIN = 2
 _WINDOW_BYTES = 16 << 20
+_FADING = 8
 
 
 class StreamFailed(Exception):
@@ -83,7 +87,7 @@ class Stream:
         if index >= self._allowed:
             raise ProtocolError(f"item {index} of stream {self._stream} was not asked for")
         self._received += 1
-        self._largest = max(self._largest, payload_bytes)
+        self._largest = max(self._largest - self._largest // _FADING, payload_bytes)
         self._items.append(payload)
 
     def end(self, failure: str) -> None:
@@ -142,7 +146,7 @@ class Stream:
         """Asks for more, if half of what may be here or under way has been taken."""
         window = _WINDOW_FIRST
         if self._received:
-            window = max(2, min(_WINDOW, _WINDOW_BYTES // max(1, self._largest)))
+            window = max(_WINDOW_MIN, min(_WINDOW, _WINDOW_BYTES // max(1, self._largest)))
         missing = window - (self._asked - self._taken)
         if missing >= (window + 1) // 2:
             # Before they can come, and after it is certain that they will.

@@ -10,12 +10,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ASYNC", "COROUTINE", "BadNameError", "is_coroutine_function", "split_name"]
+__all__ = ["ASYNC_GENERATOR", "BadNameError", "is_coroutine_function", "split_name"]
 
-# `async def` sets it in a function's code. Decorated functions are unwrapped to look.
-COROUTINE = 0x80
-# That, or what it sets in that of an async generator.
-ASYNC = COROUTINE | 0x200
+# What `async def` sets in a function's code: without `yield`, and with it.
+_COROUTINE = 0x80
+ASYNC_GENERATOR = 0x200
 _WRAPPERS_MAX = 16
 
 
@@ -43,10 +42,11 @@ def split_name(key: bytes) -> "tuple[str, str]":
     return module_name, qualname
 
 
-def is_coroutine_function(function: "Any", kinds: int = COROUTINE) -> bool:
+def is_coroutine_function(function: "Any") -> bool:
+    """Whether it is `async def`. Decorated functions are unwrapped to look."""
     for _ in range(_WRAPPERS_MAX):
         code = getattr(function, "__code__", None)
-        if code is not None and getattr(code, "co_flags", 0) & kinds:
+        if code is not None and getattr(code, "co_flags", 0) & _COROUTINE:
             return True
         for name in ("__wrapped__", "__func__", "func"):
             inner = getattr(function, name, None)

@@ -10,6 +10,7 @@ import sys
 from _struct import Struct
 from posix import ftruncate
 
+from clutch._convert import UnserializableError, raised_by
 from clutch._frames import failed_too_large, failed_unserializable
 from clutch._limits import (
     ATTACH_BYTES_MIN,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
 
     from clutch._attached import File, Incoming
-    from clutch._convert import Attach
+    from clutch._convert import Attach, Where
     from clutch._execute import Body, Encode
 
 __all__ = ["Encoder", "Outgoing", "gather"]
@@ -75,17 +76,18 @@ class Outgoing:
     def __del__(self) -> None:
         close_all(self.descriptors)
 
-    def seal(self, payload_bytes_max: int, attached_bytes_max: int) -> bytes:
+    def seal(
+        self, payload_bytes_max: int, attached_bytes_max: int, name: str = "result"
+    ) -> bytes:
         """Makes the payload and its descriptors; or the meta of the failure, if that fails."""
         try:
             return self._seal(payload_bytes_max, attached_bytes_max)
+        except UnserializableError as error:
+            path = name + error.path[len("result") :]
+            return failed_unserializable(path, error.type_name, error.message)
         except (OSError, MemoryError) as error:
             kind = type(max(self._parts, key=_size_of).value).__name__
-            message = f"there is no memory or no descriptor to send it by: {error or 'no memory'}"
-            return failed_unserializable("result", kind, message)
-        except BufferError as error:
-            kind = type(max(self._parts, key=_size_of).value).__name__
-            return failed_unserializable("result", kind, str(error))
+            return failed_unserializable(name, kind, _no_memory(error))
         finally:
             if not self.payload:
                 close_all(self.descriptors)
@@ -142,7 +144,7 @@ class Outgoing:
             self.descriptors.append(_create())
             ftruncate(self.descriptors[0], max(end, 1))
             for part, offset in copied:
-                part.put(self.descriptors[0], offset)
+                _put(part, self.descriptors[0], offset)
             load("fcntl").fcntl(self.descriptors[0], _ADD_SEALS, _ALL_SEALS)
         for number in echoed:
             self.descriptors.append(load("fcntl").fcntl(number, _DUPFD_CLOEXEC, 0))
@@ -183,14 +185,33 @@ class Encoder:
         """What came as an array goes as an array, whatever its size: as many as a frame takes."""
         has_views, count = self._incoming.has_views, 0
 
-        def attach_counted(value: object, kind: type) -> "Optional[PickleBuffer]":
+        def attach_counted(
+            value: object, kind: type, where: "Where"
+        ) -> "Optional[PickleBuffer]":
             nonlocal count
             bytes_min = 0 if count < ATTACHMENTS_MAX else ATTACH_BYTES_MIN
-            stand_in = attach(value, kind, bytes_min, has_views)
+            stand_in = attach(value, kind, where, bytes_min, has_views)
             count += stand_in is not None
             return stand_in
 
         return attach_counted
+
+
+def _put(part: Part, descriptor: int, offset: int) -> None:
+    """Copies a part; what goes wrong with that is told of this one."""
+    try:
+        part.put(descriptor, offset)
+    except UnserializableError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise UnserializableError(part.where, type(part.value), _no_memory(error)) from None
+    except Exception as error:  # noqa: BLE001 - a buffer of another library may do anything.
+        message = raised_by("copying it", error)
+        raise UnserializableError(part.where, type(part.value), message) from None
+
+
+def _no_memory(error: "OSError | MemoryError") -> str:
+    return f"there is no memory or no descriptor to send it by: {error or 'no memory'}"
 
 
 def _size_of(part: Part) -> int:

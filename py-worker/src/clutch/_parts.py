@@ -8,6 +8,7 @@ from _pickle import PickleBuffer
 from _struct import Struct
 from posix import pwrite
 
+from clutch._convert import UnserializableError, holds_objects
 from clutch._limits import DIMENSIONS_MAX
 from clutch._pristine import load
 from clutch._table import ARRAY, ARROW, BYTES, ORDER
@@ -15,6 +16,8 @@ from clutch._table import ARRAY, ARROW, BYTES, ORDER
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional, Tuple
+
+    from clutch._convert import Where
 
 __all__ = ["Part", "attach", "part_of"]
 
@@ -28,6 +31,8 @@ _U64 = Struct("<Q").pack
 _DTYPE_KINDS = frozenset("biufcmM")
 _ITEM_BYTES_MAX = 16
 _FLOAT_BYTES_MAX = 8
+# In `dtype.isbuiltin`.
+_BY_ANOTHER_LIBRARY = 2
 _TYPE_CODES = {
     **dict.fromkeys("bhilqn", "i"),
     **dict.fromkeys("BHILQN", "u"),
@@ -39,7 +44,7 @@ _TYPE_CODES = {
 class Part:
     """Something that leaves the payload."""
 
-    __slots__ = ("content", "is_flat", "memory", "shape", "size", "value")
+    __slots__ = ("content", "is_flat", "memory", "shape", "size", "value", "where")
 
     def __init__(self, content: int, value: "Any", size: int) -> None:
         self.content = content
@@ -49,6 +54,8 @@ class Part:
         # Of an array: its name and its shape, and whether its memory is as it has to be.
         self.shape: "Tuple[str, Tuple[int, ...]]" = "", ()
         self.is_flat = True
+        # Its place in the result, where that is known: not of bytes.
+        self.where: "Where" = None
 
     def held(self) -> "Part":
         """The same, of a value that could be resized: not any more, until it has been copied."""
@@ -85,10 +92,11 @@ class Part:
             memory = memory.reshape(-1).view("u1")
         with memoryview(memory) as view, view.cast("B") as flat:
             if flat.nbytes != self.size:
-                raise BufferError(
+                message = (
                     f"it had {self.size} bytes, and {flat.nbytes} when they were to be copied; "
                     "do not resize what was returned"
                 )
+                raise UnserializableError(self.where, type(self.value), message)
             at = 0
             while at < self.size:
                 with flat[at : at + _MOVED_BYTES_MAX] as piece:
@@ -126,7 +134,7 @@ def part_of(buffer: PickleBuffer) -> "Optional[Part]":
 
 
 def attach(
-    value: "Any", kind: type, bytes_min: int, views_are_arrays: bool
+    value: "Any", kind: type, where: "Where", bytes_min: int, views_are_arrays: bool
 ) -> "Optional[PickleBuffer]":
     """What stands for an array or a table of a result; None if it is to become plain data."""
     name = f"{kind.__module__}.{kind.__qualname__}"
@@ -142,13 +150,14 @@ def attach(
         part = _of_numpy(value, kind)
     if part is None or part.size < bytes_min:
         return None
+    part.where = where
     holder = _Holder()
     holder.part = part
     return PickleBuffer(holder)
 
 
 def _of_view(view: memoryview, are_arrays: bool) -> "Optional[Part]":
-    if not view.c_contiguous:
+    if not view.c_contiguous or holds_objects(view):
         return None
     try:
         view.cast("B").release()
@@ -173,8 +182,12 @@ def _of_elements(value: "Any") -> "Optional[Part]":
 
 
 def _of_numpy(array: "Any", kind: type) -> "Optional[Part]":
-    dtype = getattr(array, "dtype", None)
-    if dtype is None or kind.__name__ not in ("ndarray", "memmap") or not array.shape:
+    # The names are those of many a class elsewhere, which means more by them or something else.
+    numpy: "Any" = sys.modules.get("numpy")
+    if kind is not getattr(numpy, "ndarray", None) and kind is not getattr(numpy, "memmap", None):
+        return None
+    dtype = array.dtype
+    if not array.shape or dtype.isbuiltin == _BY_ANOTHER_LIBRARY:
         return None
     bytes_max = _FLOAT_BYTES_MAX if dtype.kind == "f" else _ITEM_BYTES_MAX
     if dtype.kind not in _DTYPE_KINDS or dtype.itemsize > bytes_max:

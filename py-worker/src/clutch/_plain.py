@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, List, NoReturn, Optional
 
+    from clutch._convert import Where
     from clutch._execute import Body, Encode
 
 __all__ = ["attach", "decode", "decode_attached", "encode", "make_encode"]
@@ -144,9 +145,9 @@ def make_encode() -> "Encode":
     return encode
 
 
-def attach(value: object, kind: type) -> "Any":
+def attach(value: object, kind: type, where: "Where") -> "Any":
     """What stands for a large array or a table in a value, or None."""
-    return load("clutch._parts").attach(value, kind, ATTACH_BYTES_MIN, False)
+    return load("clutch._parts").attach(value, kind, where, ATTACH_BYTES_MIN, False)
 
 
 def _may_nest(payload: bytes) -> bool:

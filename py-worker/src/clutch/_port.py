@@ -9,6 +9,7 @@ import sys
 from _socket import MSG_PEEK, SHUT_RD
 from _struct import Struct
 from _weakref import ref
+from posix import fstat
 
 from clutch._call import Cancelled
 from clutch._control import FOR_ANY_THREAD, is_of_system
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from clutch._call import State
     from clutch._execute import Body
-    from clutch._receive import Frame
+    from clutch._receive import Attached, Frame
 
     class Input(Protocol):
         """One of the client's streams, as far as a port knows it."""
@@ -52,8 +53,9 @@ _ITEM = Struct("<IQ")
 # What comes before the bytes of the text.
 _ITEMS_END = Struct("<IQ")
 
-# What an item counts for that something is attached to.
-_ATTACHED_BYTES = 1 << 20
+# What each descriptor of an item counts at least: a window of items then has 64 of them, far below
+# the usual limit of 1024, which the function's own files need as well.
+_DESCRIPTOR_BYTES = 256 << 10
 
 # A frame up to here lies in a buffer that is used again.
 _SHARED_BYTES_MAX = RECEIVE_BYTES - HEADER_BYTES
@@ -173,11 +175,8 @@ class Port:
             stream, index = _ITEM.unpack(meta)
             to = self._input(stream)
             if to is not None:
-                if type(payload) is memoryview:
-                    to.put(index, payload, len(payload))
-                else:
-                    # Its descriptors count more than its bytes.
-                    to.put(index, payload, _ATTACHED_BYTES)
+                is_alone = type(payload) is memoryview
+                to.put(index, payload, len(payload) if is_alone else _bytes_with(payload))
         elif kind == ITEMS_END:
             text = meta[_ITEMS_END.size :]
             if len(meta) < _ITEMS_END.size or len(text) != _ITEMS_END.unpack_from(meta)[1]:
@@ -347,6 +346,17 @@ def kept(flags: int, meta: memoryview, payload: "Any") -> "Any":
     if not flags & FLAG_ATTACHED and len(meta) + len(payload) <= _SHARED_BYTES_MAX:
         return memoryview(bytes(payload))
     return payload
+
+
+def _bytes_with(attached: "Attached") -> int:
+    """What an item counts that something is attached to: all memory that it keeps."""
+    count = len(attached.payload)
+    for number in attached.descriptors:
+        status = fstat(number)
+        # A file in memory has no name; others, which ranges are of, take no memory of ours.
+        size = 0 if status.st_nlink else status.st_size
+        count += max(size, _DESCRIPTOR_BYTES)
+    return count
 
 
 def _unreadable(error: OSError) -> ProtocolError:

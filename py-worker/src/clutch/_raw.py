@@ -33,7 +33,12 @@ def encode(value: object, wrapped: int, *, is_checked: bool = False) -> "Optiona
 
 def _data(value: object) -> "bytes | memoryview | None":
     try:
+        if any(cls.__name__ == "MaskedArray" for cls in type(value).__mro__):
+            # Its bytes do not say which of them count.
+            return None
         view = memoryview(value)  # type: ignore[arg-type]
+        if load("clutch._convert").holds_objects(view):
+            return None
         try:
             # In C's order, whatever order the memory has: what numpy's `tobytes` gives.
             is_flat = view.c_contiguous and view.nbytes

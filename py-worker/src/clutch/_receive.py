@@ -18,6 +18,7 @@ from _socket import (
 from _struct import Struct
 from binascii import crc32
 from posix import close
+from time import monotonic
 
 from clutch._control import is_of_system, report
 from clutch._frames import (
@@ -64,6 +65,11 @@ _timeval = Struct("@ll").pack
 # in again costs more than twice what a pass over the memory does (measured: 100 MB, 13 ms of 20).
 _REST_AFTER_US = 200_000
 _FOR_EVER = _timeval(0, 0)
+# And how long while calls come that have others, or none. Their sender may have let go of them.
+_KEPT_S = 1.0
+# What came with nothing: waits among what came while maps are kept, so that whoever looks there
+# before it waits looks at them too, and while there are none has nothing more to look at.
+_REMINDER: "Arrival" = ([], 0)
 
 
 class Attached:
@@ -104,13 +110,18 @@ class Arrivals:
         self.waiting: "list[Arrival]" = []
         self.maps: "Dict[Tuple[int, int, bool], Any]" = {}
         self._sock = sock
+        self._kept_until = 0.0
 
     def keep(self, maps: "Dict[Tuple[int, int, bool], Any]") -> None:
         """Keeps maps in the place of those that were kept. Called by whoever runs a call."""
         if self._sock is not None:
             # In this order: whoever reads may be at the opposite. That it wakes up once too often
             # does not matter.
+            self._kept_until = monotonic() + _KEPT_S
             self.maps = maps
+            if _REMINDER not in self.waiting:
+                # In front: who reads looks at what came last.
+                self.waiting.insert(0, _REMINDER)
             self._sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _timeval(0, _REST_AFTER_US))
 
     def rest(self) -> None:
@@ -120,6 +131,16 @@ class Arrivals:
             self._sock.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _FOR_EVER)
             # What was kept meanwhile, with a timeout that is gone.
             self.maps = {}
+
+    def _look(self) -> None:
+        """Lets go of maps that no call has had for long."""
+        if self.maps and monotonic() >= self._kept_until:
+            self.maps = {}
+        while _REMINDER in self.waiting:
+            self.waiting.remove(_REMINDER)
+        # Whoever keeps maps meanwhile looks for it after that.
+        if self.maps:
+            self.waiting.insert(0, _REMINDER)
 
     def __del__(self) -> None:
         for ancillary, _ in self.waiting:
@@ -133,13 +154,17 @@ class Arrivals:
             ancillary, flags = self.waiting.pop(0)
             is_cut = flags & MSG_CTRUNC != 0
             numbers += _numbers(ancillary)
+        self._look()
         if len(numbers) > count or (len(numbers) < count and not is_cut):
             close_all(numbers)
             raise ProtocolError(f"a frame announces {count} descriptors, not {len(numbers)}")
         return numbers, is_cut
 
     def refuse(self) -> None:
-        """Closes what belongs to no frame: it came with a byte that begins none."""
+        """Closes what belongs to no frame, if there is any: it came with a byte of none."""
+        self._look()
+        if not self.waiting or self.waiting == [_REMINDER]:
+            return
         count = 0
         while self.waiting:
             numbers = _numbers(self.waiting.pop()[0])

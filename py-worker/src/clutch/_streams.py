@@ -122,12 +122,9 @@ class Stream:
     async def run_on_loop(self) -> None:
         """The same, where the whole call runs on an event loop."""
         value = self._function(*self._args, **self._kwargs)
-        if type(value) is Coroutine:
-            value = await value
-        kind = type(value)
-        if not (hasattr(kind, "__anext__") or hasattr(kind, "__next__")):
+        if not hasattr(type(value), "__anext__"):
             raise self._no_iterator(value)
-        self._value = await self._pump_async(value)
+        await self._pump_async(value)
 
     def _on_loop(self, coroutine: "Any") -> "Any":
         port = self._port
@@ -185,39 +182,33 @@ class Stream:
             if state.interrupted == call_id:
                 raise Cancelled
 
-    async def _pump_async(self, iterator: "Any") -> "Any":
-        """The same on an event loop, of whatever kind the iterator is."""
-        is_async = hasattr(type(iterator), "__anext__")
+    async def _pump_async(self, iterator: "Any") -> None:
+        """The same of an async iterator, on an event loop."""
         try:
             try:
-                return await self._send_all_async(iterator, is_async)
+                await self._send_all_async(iterator)
             except BaseException:
                 self._arm(False)
                 raise
         except BaseException as error:
             self._arm(False)
             if getpid() == self._pid and type(error) is not GeneratorExit:
-                if is_async:
-                    await self._close_async(iterator)
-                else:
-                    self._close(iterator)
+                await self._close_async(iterator)
             raise
 
-    async def _send_all_async(self, iterator: "Any", is_async: bool) -> "Any":
+    async def _send_all_async(self, iterator: "Any") -> None:
         port = self._port
         index = 0
         while True:
             while index >= port.given or port.is_choked:
                 await port.awaited(self._may_send)
             try:
-                value = await iterator.__anext__() if is_async else next(iterator)
+                value = await iterator.__anext__()
             except StopAsyncIteration:
-                return None
-            except StopIteration as end:
-                return end.value
+                return
             self._arm(False)
             if getpid() != self._pid:
-                return None
+                return
             self._send(index, value)
             del value
             index += 1
@@ -238,7 +229,7 @@ class Stream:
             body = self._encoded_slowly(value, f"item[{index}]")
         size, flags, descriptors = len(body), 0, 0
         if size > self._limits[0]:
-            body = self._sealed(body)
+            body = self._sealed(body, index)
             size, flags, descriptors = len(body.payload), FLAG_ATTACHED, len(body.descriptors)
         self._port.sent = index + 1
         head = header_bytes(
@@ -246,11 +237,11 @@ class Stream:
         )
         self._port.send(head + _pack_item(_ANSWER, index), body)
 
-    def _sealed(self, body: "Body") -> "Outgoing":
+    def _sealed(self, body: "Body", index: int) -> "Outgoing":
         """A payload that parts have left; all others of that length are too large."""
         if isinstance(body, (bytes, memoryview)):
             raise FailedError(failed_too_large(len(body), self._limits[0]))
-        failed = body.seal(*self._limits)
+        failed = body.seal(*self._limits, f"item[{index}]")
         if failed:
             raise FailedError(failed)
         return body

@@ -20,7 +20,7 @@ from clutch._frames import (
     ProtocolError,
 )
 from clutch._lanes import LaneExecutor
-from clutch._names import ASYNC, COROUTINE, is_coroutine_function
+from clutch._names import ASYNC_GENERATOR, is_coroutine_function
 from clutch._pristine import load, pristine_imports
 
 TYPE_CHECKING = False
@@ -111,23 +111,30 @@ class TaskExecutor(LaneExecutor):
 
     def _is_async(self, key: bytes, function: "Any", flags: int) -> bool:
         if flags & FLAG_STREAM:
-            # Also async generators. Streams are longer than the look at their functions.
-            return _is_of_loop(function, ASYNC)
+            # What only gives an iterator may give a plain one, whose `next` would stop the loop:
+            # it begins on a thread, which is left for what turns out to be of the loop.
+            return _is_async_generator(function)
         known = self._are_async.get(key)
         if known is not None and known[0] is function:
             return known[1]
-        is_async = _is_of_loop(function, COROUTINE)
+        is_async = _is_of_loop(function)
         if len(self._are_async) > len(self._functions):
             self._are_async.clear()
         self._are_async[key] = function, is_async
         return is_async
 
 
-def _is_of_loop(function: "Any", kinds: int) -> bool:
+def _is_async_generator(function: "Any") -> bool:
     try:
-        return is_coroutine_function(function, kinds) or is_coroutine_function(
-            type(function).__call__, kinds
-        )
+        # As it is: whatever it is decorated with may give something else.
+        return bool(function.__code__.co_flags & ASYNC_GENERATOR)
+    except BaseException:  # noqa: BLE001 - it has no code of its own, or cannot be looked at.
+        return False
+
+
+def _is_of_loop(function: "Any") -> bool:
+    try:
+        return is_coroutine_function(function) or is_coroutine_function(type(function).__call__)
     except BaseException:  # noqa: BLE001 - it cannot be looked at, but perhaps called.
         return False
 

@@ -281,7 +281,7 @@ impl Dispatcher {
             entry.begin_stack();
         }
         let (credit, function) = (call.items.credit, call.function.clone());
-        let streams = Streams::new(call.gives_items(), call.may_take_items(), credit);
+        let streams = Streams::new(call.gives_items(), call.may_take_items());
         entry.given.push(Given { call: key, run, function, streams, progress: None });
         let record = Record::new(What::Assigned, pool).call(key).worker(worker);
         self.history.note(now, record.extra(entry.pid));
@@ -295,7 +295,7 @@ impl Dispatcher {
             call.attempts.never_began();
             entry.given.pop();
             self.follow_up(pool, Event::Undelivered { worker, call: key });
-        } else if credit > 0 && link.credit(run, 0, credit).is_err() {
+        } else if credit > 0 && self.lend(key).is_err() {
             // The call has left, so that it is lost with its worker.
             self.follow_up(pool, Event::Doomed { worker, cause: StopCause::ChannelLost });
         }

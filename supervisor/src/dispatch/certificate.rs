@@ -280,7 +280,7 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let ours = Rc::new(UnixStream::from_std(ours).unwrap());
-        let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20));
+        let outbox = Outbox::new(ours, 1 << 20, SharedBudget::new(1 << 20, 64));
         let peer = Rc::new(Peer::new(1, outbox, core.no_handles()));
         let (pool, function) = ("a".to_owned(), "m:f".to_owned());
         let (retry, each, handles) = (None, None, Vec::new());

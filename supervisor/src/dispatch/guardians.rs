@@ -14,6 +14,7 @@ use super::core::Core;
 use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::config;
+use crate::net::InboxError;
 use crate::pool::{Begun, Event, StopCause, WorkerState, state};
 use crate::trial;
 use crate::worker::link::Link;
@@ -107,10 +108,17 @@ impl Core {
         let now = Instant::now();
         // What was printed before an answer is the answered call's, and so is what was logged.
         self.with(|dispatcher| dispatcher.read_last_output(now, link));
-        for frame in link.last_records() {
+        let (records, records_end) = link.last_records();
+        for frame in records {
             self.control_frame(link, &frame);
         }
-        link.hear_last_words(|frame, attached| self.worker_frame(link, &frame, &attached));
+        let words_end =
+            link.hear_last_words(|frame, attached| self.worker_frame(link, &frame, &attached));
+        for (socket, end) in [("control", records_end), ("call", words_end)] {
+            if let Err(fault) = end {
+                self.with(|dispatcher| dispatcher.note_last_fault(link, socket, &fault));
+            }
+        }
         let begun = self.with(|dispatcher| {
             dispatcher.read_last_output(now, link);
             // Without its guardian's word it may live a moment longer, and begin after all.
@@ -149,6 +157,22 @@ impl Dispatcher {
         };
         if told.is_err() {
             self.pool(pool).counters.one("orders_undeliverable");
+        }
+    }
+
+    /// What a worker sent last, before it died, was no frame. Its socket's own end is no fault.
+    fn note_last_fault(&mut self, link: &Link, socket: &str, fault: &InboxError) {
+        if matches!(fault, InboxError::Socket(_)) {
+            return;
+        }
+        let pool = self.pool(link.pool);
+        pool.counters.one("last_words_broken");
+        tracing::warn!(pool = pool.config.name, worker = %link.worker, socket, %fault,
+            "the last that a dead worker has sent is no frame");
+        if pool.workers.get(&link.worker).is_some_and(|entry| entry.detail.is_empty()) {
+            let detail =
+                format!("the last that it sent on its {socket} socket is no frame: {fault}");
+            self.note_detail(link, &detail);
         }
     }
 

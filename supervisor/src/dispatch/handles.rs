@@ -177,6 +177,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a client has put a value by this handle, and not released it.
+    pub fn has_handle(&self, peer: &Peer, id: u64) -> bool {
+        peer.handles.has(id)
+    }
+
     /// A client needs a value no more.
     pub fn release(&self, peer: &Peer, id: u64) {
         if !peer.handles.release(id) {

@@ -66,6 +66,7 @@ mod runs;
 mod search;
 mod stacks;
 mod stream_books;
+mod stream_gate;
 mod streams;
 mod unwanted;
 mod verdicts;

@@ -38,8 +38,12 @@ impl Core {
         if !self.with(wants) {
             return;
         }
-        for frame in link.last_records() {
+        let (records, end) = link.last_records();
+        for frame in records {
             self.control_frame(link, &frame);
+        }
+        if let Err(error) = end {
+            self.worker_channel_ended(link, Err(error));
         }
         self.with(|dispatcher| dispatcher.pass_progress_on(link, key, Pace::AtOnce));
     }

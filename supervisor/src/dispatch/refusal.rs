@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use clutch_protocol::failure::{Failure, Missing, MissingWhat, Payload, Reason};
-use clutch_protocol::message::{Apply, Each, Phases, Retry};
-use clutch_protocol::{Codec, Flags, Header, Kind, name, wire};
+use clutch_protocol::message::{self, Apply, Each, Phases, Retry};
+use clutch_protocol::wire::MetaError;
+use clutch_protocol::{Codec, Flags, Frame, Header, Kind, name, wire};
 
+use super::core::Core;
 use super::dispatcher::Dispatcher;
 use crate::net::Attached;
 use crate::session::Peer;
@@ -105,6 +107,25 @@ fn of_each(config: &crate::config::Pool, header: &Header, each: &Each) -> Option
 pub(super) fn too_large(attached: &Attached, what: Payload, limit: u64) -> Option<Reason> {
     let bytes = attached.bytes();
     (bytes > limit).then_some(Reason::TooLarge { what, bytes, limit })
+}
+
+impl Core {
+    /// Answers a call that is not even taken in.
+    ///
+    /// # Errors
+    ///
+    /// When its frame is none of a call.
+    pub(crate) fn turn_away(
+        &self,
+        peer: &Peer,
+        frame: &Frame,
+        reason: Reason,
+    ) -> Result<(), MetaError> {
+        let message::Call { pool, function, .. } = wire::decode(&frame.meta)?;
+        self.count("calls_turned_away");
+        send_failure(peer, frame.header.id, &early_failure(pool, function, reason));
+        Ok(())
+    }
 }
 
 /// A failure of a call that no pool has seen.

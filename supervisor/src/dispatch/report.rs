@@ -47,6 +47,7 @@ impl Dispatcher {
         counters.entry("connections".to_owned()).or_insert(0);
         counters.insert("log_lines_dropped".to_owned(), crate::logs::own::dropped());
         counters.insert("descriptors_refused".to_owned(), holdings.refused());
+        counters.insert("memory_freed_inline".to_owned(), holdings.closed_inline());
         Status {
             daemon: DaemonStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

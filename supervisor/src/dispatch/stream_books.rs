@@ -6,7 +6,7 @@ use clutch_protocol::stream::{Credit, Item};
 use clutch_protocol::wire::MetaError;
 use thiserror::Error;
 
-use crate::limits::INPUT_BYTES_HIGH;
+use super::stream_gate::{Gate, Room};
 
 /// The stream a call answers with, as its client sees it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +15,8 @@ pub(super) struct Items {
     pub(super) credit: u32,
     /// How many its client was sent.
     pub(super) sent: u64,
+    /// Whether its worker may send none since its client has not read what came before.
+    pub(super) are_withheld: bool,
 }
 
 impl Items {
@@ -32,13 +34,11 @@ pub(super) struct Streams {
     /// Whether its arguments can stand for some.
     takes: bool,
     /// How many more items the worker may send.
-    pub(super) credit: u32,
+    pub(super) output: Gate,
     /// How many it has sent.
     sent: u64,
     /// Those of the client's of which the worker wants items.
     pub(super) inputs: Vec<Input>,
-    /// Whether somebody waits until the worker has read what there is of them.
-    pub(super) is_awaited: bool,
     /// Whether anything of them has passed on.
     pub(super) have_moved: bool,
 }
@@ -51,42 +51,34 @@ pub(super) struct Input {
     /// How many more items the worker takes.
     wanted: u32,
     /// How many of them the client was told to send.
-    told: u32,
+    told: Gate,
     /// How many it has sent.
     sent: u64,
-    /// Bytes of the longest frame among them.
-    longest: usize,
     /// Whether there are no more.
     pub(super) has_ended: bool,
 }
 
 impl Input {
     /// Takes note of an item; false when it is not the next, or was not asked for.
-    pub(super) fn take(&mut self, index: u64, frame_bytes: usize) -> bool {
-        if index != self.sent || self.told == 0 {
+    pub(super) fn take(&mut self, index: u64, bytes: usize, descriptors: usize) -> bool {
+        if index != self.sent || self.told.under_way() == 0 {
             return false;
         }
-        self.told -= 1;
+        self.told.came(bytes, descriptors);
         self.wanted -= 1;
         self.sent += 1;
-        self.longest = self.longest.max(frame_bytes);
         true
     }
 
-    /// Whether the worker takes more than its client was told.
-    pub(super) fn is_held_back(&self) -> bool {
-        self.told < self.wanted
+    /// There are no more.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+        self.told = Gate::default();
     }
 
-    /// How many more items the client is told to send, where `waiting` bytes wait for the worker to
-    /// read them already. Until one has come, nobody knows how long they are.
-    pub(super) fn release(&mut self, waiting: usize) -> u32 {
-        let room = INPUT_BYTES_HIGH.saturating_sub(waiting);
-        let fitting = room.checked_div(self.longest).unwrap_or(1);
-        let fitting = u32::try_from(fitting).unwrap_or(u32::MAX).max(u32::from(waiting == 0));
-        let more = fitting.saturating_sub(self.told).min(self.wanted - self.told);
-        self.told += more;
-        more
+    /// How many more items the client is told to send.
+    pub(super) fn release(&mut self, room: &Room<'_>) -> u32 {
+        self.told.release(self.wanted, room)
     }
 }
 
@@ -157,8 +149,8 @@ pub(super) fn add(outstanding: &mut u32, items: u32) -> Result<(), BadCredit> {
 }
 
 impl Streams {
-    pub(super) fn new(gives: bool, takes: bool, credit: u32) -> Streams {
-        Streams { gives, takes, credit, ..Streams::default() }
+    pub(super) fn new(gives: bool, takes: bool) -> Streams {
+        Streams { gives, takes, ..Streams::default() }
     }
 
     /// How many items the worker has sent; none where it answers otherwise.
@@ -168,11 +160,16 @@ impl Streams {
 
     /// Whether the worker has to wait for its reader before it may send another item.
     pub(super) fn wait_for_reader(&self) -> bool {
-        self.gives && self.credit == 0
+        self.gives && self.output.under_way() == 0
     }
 
     /// Takes note of an item of the worker's.
-    pub(super) fn give(&mut self, item: Item) -> Result<(), String> {
+    pub(super) fn give(
+        &mut self,
+        item: Item,
+        bytes: usize,
+        descriptors: usize,
+    ) -> Result<(), String> {
         let Item { stream, index } = item;
         if !self.gives || stream != 0 {
             return Err(format!("it sent an item of stream {stream}, which is not its to send"));
@@ -180,10 +177,10 @@ impl Streams {
         if index != self.sent {
             return Err(format!("it sent item {index} where item {} is the next", self.sent));
         }
-        if self.credit == 0 {
+        if self.output.under_way() == 0 {
             return Err(format!("it sent item {index}, which nobody has asked for"));
         }
-        self.credit -= 1;
+        self.output.came(bytes, descriptors);
         self.sent += 1;
         Ok(())
     }
@@ -196,8 +193,8 @@ impl Streams {
         }
         let found = self.inputs.iter().position(|input| input.stream == stream);
         let at = found.unwrap_or_else(|| {
-            let (wanted, told, sent, longest) = (0, 0, 0, 0);
-            self.inputs.push(Input { stream, wanted, told, sent, longest, has_ended: false });
+            let (wanted, told, sent) = (0, Gate::default(), 0);
+            self.inputs.push(Input { stream, wanted, told, sent, has_ended: false });
             self.inputs.len() - 1
         });
         let input = &mut self.inputs[at];
@@ -219,65 +216,5 @@ impl Streams {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn asked(items: u32) -> Streams {
-        let mut streams = Streams::new(false, true, 0);
-        streams.ask(Credit { stream: 1, items }).unwrap();
-        streams
-    }
-
-    #[test]
-    fn a_worker_may_send_what_it_was_asked_for_and_in_order() {
-        let mut streams = Streams::new(true, false, 2);
-        let item = |stream, index| Item { stream, index };
-        assert!(streams.give(item(1, 0)).unwrap_err().contains("not its to send"));
-        assert!(streams.give(item(0, 1)).unwrap_err().contains("item 0 is the next"));
-        streams.give(item(0, 0)).unwrap();
-        assert!(!streams.wait_for_reader());
-        streams.give(item(0, 1)).unwrap();
-        assert!(streams.wait_for_reader() && streams.sent() == Some(2));
-        assert!(streams.give(item(0, 2)).unwrap_err().contains("nobody has asked for"));
-        let mut none = Streams::new(false, false, 2);
-        assert!(none.give(item(0, 0)).is_err() && none.sent().is_none());
-        assert!(none.ask(Credit { stream: 1, items: 1 }).is_err());
-    }
-
-    #[test]
-    fn a_worker_asks_for_so_much_and_of_streams_that_can_be() {
-        let mut streams = asked(4000);
-        for (stream, items) in [(1, 97), (1, 0), (0, 1), (STREAMS_MAX, 1), (2, 4097)] {
-            assert!(streams.ask(Credit { stream, items }).is_err(), "{stream} {items}");
-        }
-        streams.ask(Credit { stream: 1, items: 96 }).unwrap();
-        streams.input(1).unwrap().has_ended = true;
-        assert!(streams.input(1).is_none(), "it takes no more");
-        streams.ask(Credit { stream: 1, items: 4096 }).expect("it could not know");
-    }
-
-    #[test]
-    fn a_client_is_told_to_send_what_there_is_room_for() {
-        let mut streams = asked(64);
-        let input = streams.input(1).unwrap();
-        assert_eq!(1, input.release(0), "how long they are is not known yet");
-        assert_eq!(0, input.release(0));
-        assert!(!input.take(1, 100) && input.take(0, MIB / 4));
-        assert!(!input.take(1, 100), "it was not asked for");
-        assert_eq!((4, true), (input.release(0), input.is_held_back()));
-        assert!(input.take(1, 100) && input.take(2, 100) && input.take(3, 100));
-        assert_eq!(0, input.release(MIB * 3 / 4), "that is on its way");
-        assert_eq!(1, input.release(MIB / 2));
-        assert!(input.take(4, 64 * MIB));
-        assert_eq!((0, 0), (input.release(0), input.release(64 * MIB)), "one is on its way");
-        assert!(input.take(5, 100));
-        assert_eq!((0, 1), (input.release(1), input.release(0)), "one is always let through");
-        // Short ones all at once.
-        let mut streams = asked(64);
-        let input = streams.input(1).unwrap();
-        assert!(input.release(0) == 1 && input.take(0, 100));
-        assert_eq!((63, false), (input.release(0), input.is_held_back()));
-    }
-}
+#[path = "stream_books_tests.rs"]
+mod tests;

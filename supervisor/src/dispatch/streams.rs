@@ -11,9 +11,10 @@
 //!
 //! Nothing is kept here: whoever receives items has said before how many, and none are passed on
 //! without. A worker that sends more than that has broken the protocol and is killed; a client that
-//! does so is refused. What a worker asks for is passed on to the client as far as the worker's
-//! socket takes it: the items of a client are never more than fit its outbox, however large they
-//! are and however long the worker does not read.
+//! does so is refused. Leave to send is passed on only as far as there is room for the items in the
+//! outbox that they go through (`stream_gate`), both ways: so a reader that does not read slows
+//! whoever sends, and costs the daemon little memory. What resumes them is the outbox's own flush,
+//! or the end of another stream: see `Lent`.
 //!
 //! The books are kept twice. What a worker may do is a matter of its run, whatever became of the
 //! call; what a client may still be sent is a matter of the call, whichever attempt runs. An
@@ -27,6 +28,7 @@ use clutch_protocol::message::WorkerId;
 use clutch_protocol::stream::{Credit, Item, ItemsEnd};
 use clutch_protocol::wire;
 use clutch_protocol::{Frame, Header, Kind, retry};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::call::Call;
 use super::core::Core;
@@ -34,8 +36,10 @@ use super::dispatcher::Dispatcher;
 use super::given::Given;
 use super::history::{Record, What};
 use super::stream_books::{BadCredit, Input, StreamFault, Streams, add};
+use super::stream_gate::Room;
+use crate::limits::ANSWERS_RESERVE_BYTES;
 use crate::net::{Attached, OutboxError};
-use crate::pool::{CallKey, Event, StopCause};
+use crate::pool::{CallKey, Event};
 use crate::session::Peer;
 use crate::worker::link::{Link, frame_head};
 use crate::worker::spawner::PoolIndex;
@@ -43,7 +47,7 @@ use crate::worker::spawner::PoolIndex;
 impl Call {
     /// Whether its worker may send no item before its client takes more.
     pub(super) fn waits_for_reader(&self) -> bool {
-        self.gives_items() && self.items.credit == 0
+        self.gives_items() && (self.items.credit == 0 || self.items.are_withheld)
     }
 }
 
@@ -64,7 +68,7 @@ impl Core {
         let item: Item = wire::decode(&frame.meta).map_err(|error| error.to_string())?;
         self.with(|dispatcher| {
             let Owned { call, streams } = dispatcher.streams_of(link, frame.header.id)?;
-            streams.give(item)?;
+            streams.give(item, frame.header.frame_bytes(), attached.len())?;
             let most = dispatcher.daemon.attached;
             if attached.bytes() > most {
                 let bytes = attached.bytes();
@@ -84,19 +88,47 @@ impl Core {
         self.with(|dispatcher| {
             let Owned { call, streams } = dispatcher.streams_of(link, frame.header.id)?;
             streams.ask(credit)?;
-            Ok(dispatcher.release(self, (link.pool, link.worker), call))
+            Ok(dispatcher.release((link.pool, link.worker), call))
         })
     }
 
-    /// A worker has read what was sent to it: there may be room for more.
-    fn released(&self, (pool, worker): (PoolIndex, WorkerId), call: CallKey) {
-        let event = self.with(|dispatcher| {
-            dispatcher.with_run(pool, worker, call, |_, given| given.streams.is_awaited = false);
-            dispatcher.release(self, (pool, worker), call)
-        });
-        if let Some(event) = event {
-            self.tell(pool, event);
+    /// A worker has read some of what was sent to it: there may be room for more of what it wants.
+    pub(crate) fn resume_inputs(&self, link: &Link) {
+        let (pool, worker) = (link.pool, link.worker);
+        let calls = self.with(|dispatcher| dispatcher.running_in(pool, worker));
+        for call in calls {
+            let event = self.with(|dispatcher| dispatcher.release((pool, worker), call));
+            if let Some(event) = event {
+                self.tell(pool, event);
+            }
         }
+    }
+
+    /// A client has read some of what was sent to it: its streams may go on.
+    pub(crate) fn resume_outputs(&self, peer: &Peer) {
+        let mut calls: Vec<_> = peer.calls.borrow().values().copied().collect();
+        // In turns would be fairer still; so it is at least the oldest first, and none for ever.
+        calls.sort_unstable();
+        self.with(|dispatcher| {
+            for call in calls {
+                // Without its socket a worker is gone, which its guardian tells.
+                let _ = dispatcher.lend(call);
+            }
+        });
+    }
+
+    /// Whether any of a client's calls may wait for what it says of its streams.
+    pub(crate) fn has_streams(&self, peer: &Peer) -> bool {
+        self.with(|dispatcher| {
+            peer.calls.borrow().values().any(|key| {
+                let Some(call) = dispatcher.calls.get(key) else { return false };
+                let mut given = call.worker().into_iter().flat_map(|worker| {
+                    let entry = dispatcher.pools[call.pool().0].workers.get(&worker);
+                    entry.into_iter().flat_map(|entry| &entry.given)
+                });
+                call.gives_items() || given.any(|it| it.call == *key && it.streams.have_moved)
+            })
+        })
     }
 
     /// A client takes more of a call's items.
@@ -107,7 +139,7 @@ impl Core {
     pub(crate) fn client_credit(&self, peer: &Peer, frame: &Frame) -> Result<(), StreamFault> {
         let Credit { stream, items } = wire::decode(&frame.meta)?;
         let Some(key) = self.stream_frame(peer, frame.header.id)? else { return Ok(()) };
-        let to = self.with(|dispatcher| {
+        self.with(|dispatcher| {
             let entry = dispatcher.calls.get_mut(&key).expect("both books have the same calls");
             let call = entry.id;
             if stream != 0 || !entry.gives_items() {
@@ -119,16 +151,10 @@ impl Core {
                 items,
                 outstanding,
             })?;
-            // While it waits for a worker, it is only added up.
-            let Some((pool, worker)) = dispatcher.home_of_call(key) else { return Ok(None) };
-            let sent = dispatcher.with_run(pool, worker, key, |link, given| {
-                given.streams.credit += items;
-                link.credit(given.run, 0, items)
-            });
-            Ok(sent.map(|sent| (pool, worker, sent)))
-        })?;
-        self.settle_sent(to);
-        Ok(())
+            // Without its socket a worker is gone, which its guardian tells.
+            let _ = dispatcher.lend(key);
+            Ok(())
+        })
     }
 
     /// A client sends an item of a stream of its own.
@@ -141,6 +167,7 @@ impl Core {
         peer: &Peer,
         frame: &Frame,
         attached: &Attached,
+        memory: Option<OwnedSemaphorePermit>,
     ) -> Result<(), StreamFault> {
         let Item { stream, index } = wire::decode(&frame.meta)?;
         let (bytes, limit) = (attached.bytes(), self.with(|dispatcher| dispatcher.daemon.attached));
@@ -148,11 +175,12 @@ impl Core {
             return Err(StreamFault::Attached { bytes, limit });
         }
         let call = frame.header.id;
-        let take = |input: &mut Input| match input.take(index, frame.header.frame_bytes()) {
+        let size = (frame.header.frame_bytes(), attached.len());
+        let take = |input: &mut Input| match input.take(index, size.0, size.1) {
             true => Ok(()),
             false => Err(StreamFault::Item { call, stream, index }),
         };
-        self.client_input(peer, (frame, attached), stream, take)
+        self.client_input(peer, (frame, attached, memory), stream, take)
     }
 
     /// A stream of a client's has ended.
@@ -166,17 +194,17 @@ impl Core {
             return Err(StreamFault::Failure(failure.len()));
         }
         let end = |input: &mut Input| {
-            input.has_ended = true;
+            input.end();
             Ok(())
         };
-        self.client_input(peer, (frame, &Attached::default()), stream, end)
+        self.client_input(peer, (frame, &Attached::default(), None), stream, end)
     }
 
     /// Passes a frame of a client's stream on, once it is noted.
     fn client_input(
         &self,
         peer: &Peer,
-        (frame, attached): (&Frame, &Attached),
+        (frame, attached, memory): (&Frame, &Attached, Option<OwnedSemaphorePermit>),
         stream: u32,
         note: impl FnOnce(&mut Input) -> Result<(), StreamFault>,
     ) -> Result<(), StreamFault> {
@@ -189,7 +217,13 @@ impl Core {
                 let Some(input) = given.streams.input(stream) else { return Err(nothing) };
                 note(input)?;
                 let head = head_of(frame, given.run);
-                Ok(link.call.send_attached(&head, &frame.payload, attached))
+                // Its bytes may be any number: they were asked for, and hold what they take of the
+                // daemon's memory until the worker has them.
+                let sent = link
+                    .call
+                    .fits_crowd(attached.len())
+                    .and_then(|()| link.call.send_holding(&head, &frame.payload, attached, memory));
+                Ok(sent)
             });
             let sent = sent.transpose()?.unwrap_or(Ok(()));
             if frame.header.kind == Kind::Item {
@@ -198,8 +232,8 @@ impl Core {
                 counters.add("bytes_in", u64::from(frame.header.payload_bytes));
             }
             // The first was told when the first credit was passed on.
-            let _had = dispatcher.release(self, (pool, worker), key);
-            Ok(dispatcher.overflows(pool, key, frame, sent))
+            let _had = dispatcher.release((pool, worker), key);
+            Ok(dispatcher.overflows(pool, key, (frame, Payload::Arguments), sent))
         })?;
         if let Some(pool) = full {
             self.tell(pool, Event::CallCancelled { call: key });
@@ -218,16 +252,6 @@ impl Core {
             self.count("stream_frames_of_ended_calls");
         }
         Ok(key)
-    }
-
-    /// What follows when a worker could not be sent something of a stream: it is gone, which its
-    /// guardian tells, or it does not read what it asked for.
-    fn settle_sent(&self, to: Option<(PoolIndex, WorkerId, Result<(), OutboxError>)>) {
-        if let Some((pool, worker, Err(error))) = to
-            && error != OutboxError::Closed
-        {
-            self.worker_faulted(pool, worker, StopCause::Protocol, error.to_string());
-        }
     }
 }
 
@@ -259,7 +283,7 @@ impl Dispatcher {
 
     /// Tells a client to send what its worker wants, as far as there is room for it on the way; the
     /// event, if that is the first that has passed on.
-    fn release(&mut self, core: &Core, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
+    fn release(&mut self, at: (PoolIndex, WorkerId), call: CallKey) -> Option<Event> {
         if !self.counts(at, call) {
             return None;
         }
@@ -269,27 +293,48 @@ impl Dispatcher {
         let link = worker.link.clone()?;
         let streams = &mut worker.given.iter_mut().find(|given| given.call == call)?.streams;
         let mut has_passed = false;
-        let mut is_held_back = false;
         for input in streams.inputs.iter_mut().filter(|input| !input.has_ended) {
-            let items = input.release(link.call.waiting_bytes());
+            let items = input.release(&Room::to_worker(&link.call));
             if items > 0 {
                 let credit = Credit { stream: input.stream, items };
                 peer.send(&frame_head(Kind::Credit, id, &credit), &Default::default());
                 has_passed = true;
             }
-            is_held_back |= input.is_held_back();
         }
-        // While nothing waits there, the next item that comes gives the next occasion.
-        if is_held_back && link.call.waiting_bytes() > 0 && !streams.is_awaited {
-            streams.is_awaited = true;
-            let core = core.clone();
-            while worker.tasks.try_join_next().is_some() {}
-            worker.tasks.spawn_local(async move {
-                link.call.drained().await;
-                core.released(at, call);
-            });
+        if !has_passed {
+            return None;
         }
-        if has_passed { self.note_moved(at, call) } else { None }
+        let event = self.note_moved(at, call);
+        if event.is_some() {
+            // Its session may have to read on: there are items to come.
+            peer.changed.notify_one();
+        }
+        event
+    }
+
+    /// Lets a call's worker send what its client takes, as far as there is room for it on the way.
+    /// While the call waits for a worker, that is only added up.
+    ///
+    /// # Errors
+    ///
+    /// When its worker's socket is gone.
+    pub(super) fn lend(&mut self, key: CallKey) -> Result<(), OutboxError> {
+        let Some((pool, worker)) = self.home_of_call(key) else { return Ok(()) };
+        let entry = &self.calls[&key];
+        let (peer, wanted) = (entry.peer.clone(), entry.items.credit);
+        if !entry.gives_items() {
+            return Ok(());
+        }
+        let sent = self.with_run(pool, worker, key, |link, given| {
+            let output = &mut given.streams.output;
+            let items = output.release(wanted, &Room::to_client(&peer.outbox));
+            let sent = if items > 0 { link.credit(given.run, 0, items) } else { Ok(()) };
+            (sent, output.under_way())
+        });
+        let Some((sent, under_way)) = sent else { return Ok(()) };
+        let entry = self.calls.get_mut(&key).expect("it was there");
+        entry.items.are_withheld = under_way == 0 && wanted > 0;
+        sent
     }
 
     /// Passes an item on to its caller, if that still waits.
@@ -307,6 +352,12 @@ impl Dispatcher {
         }
         let entry = self.calls.get_mut(&call).expect("a call that counts is owed");
         assert!(entry.items.credit > 0, "a worker is lent no more than its caller takes");
+        let bytes = frame.header.frame_bytes();
+        let fits = entry.peer.outbox.fits(bytes, attached.len(), ANSWERS_RESERVE_BYTES);
+        if let Err(error) = fits {
+            let overflows = self.overflows(link.pool, call, (frame, Payload::Result), Err(error));
+            return overflows.map(|_| Event::CallCancelled { call });
+        }
         entry.items.credit -= 1;
         entry.items.sent += 1;
         entry.peer.send_attached(&head_of(frame, entry.id), &frame.payload, attached);
@@ -317,6 +368,8 @@ impl Dispatcher {
         if !attached.is_empty() {
             counters.add("attached_bytes_out", attached.bytes());
         }
+        // Mostly it has been lent all that its client takes, and this is a look at two numbers.
+        let _ = self.lend(call);
         self.note_moved(at, call)
     }
 
@@ -328,16 +381,16 @@ impl Dispatcher {
         (!had).then_some(Event::Streamed { call })
     }
 
-    /// A worker's socket did not take an item: its call fails, if the worker is not gone, which is
-    /// told otherwise. The pool that is to know.
+    /// An item was too much for what waits on its way already: its call fails, unless the worker is
+    /// gone, which is told otherwise. The pool that is to know.
     fn overflows(
         &mut self,
         pool: PoolIndex,
         call: CallKey,
-        frame: &Frame,
+        (frame, what): (&Frame, Payload),
         sent: Result<(), OutboxError>,
     ) -> Option<PoolIndex> {
-        let reason = overflow(sent.err()?, &frame.header)?;
+        let reason = overflow(sent.err()?, &frame.header, what)?;
         let (now, items) = (Instant::now(), self.items_told(call));
         let word = self.history.word(reason.name());
         if self.fail(now, call, reason, false) {
@@ -369,18 +422,17 @@ impl Dispatcher {
     }
 }
 
-/// Why a call fails one of whose items its worker's socket did not take; none if the worker is
-/// gone.
-fn overflow(error: OutboxError, item: &Header) -> Option<Reason> {
+/// Why a call fails one of whose items did not fit on its way; none if the worker is gone.
+fn overflow(error: OutboxError, item: &Header, what: Payload) -> Option<Reason> {
     match error {
         OutboxError::Full { waiting, limit } => {
             let bytes = (waiting + item.frame_bytes()) as u64;
-            Some(Reason::TooLarge { what: Payload::Arguments, bytes, limit: limit as u64 })
+            Some(Reason::TooLarge { what, bytes, limit: limit as u64 })
         }
         OutboxError::Crowded(waiting) => {
             let message = format!(
-                "an item of a stream has {} file descriptors attached, and {waiting} wait for the \
-                 worker already: too many of them; attach less to each item",
+                "an item of a stream has {} file descriptors attached, and {waiting} wait for its \
+                 reader already: too many of them; attach less to each item",
                 item.descriptors
             );
             Some(Reason::BadArguments { message })
@@ -403,15 +455,17 @@ mod tests {
     fn what_does_not_fit_is_told_as_what_it_is() {
         let item = Header { descriptors: 3, payload_bytes: 100, ..Header::new(Kind::Item, 1) };
         let full = OutboxError::Full { waiting: 1000, limit: 1024 };
-        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item) else {
+        let Some(Reason::TooLarge { bytes, limit, .. }) = overflow(full, &item, Payload::Result)
+        else {
             panic!("too many bytes are too large")
         };
         assert!(bytes >= 1100 && limit == 1024);
-        let Some(Reason::BadArguments { message }) = overflow(OutboxError::Crowded(62), &item)
+        let Some(Reason::BadArguments { message }) =
+            overflow(OutboxError::Crowded(62), &item, Payload::Result)
         else {
             panic!("descriptors are no bytes")
         };
         assert!(message.contains("has 3 file descriptors") && message.contains("62 wait"));
-        assert_eq!(None, overflow(OutboxError::Closed, &item));
+        assert_eq!(None, overflow(OutboxError::Closed, &item, Payload::Result));
     }
 }

@@ -10,8 +10,10 @@ use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use thiserror::Error;
 
+use super::closer::Owed;
 use super::holdings::Ledger;
 use super::quota::{Account, Full};
+use crate::limits::CLOSED_ELSEWHERE_BYTES_MIN;
 
 /// What a frame brought beside its payload; mostly nothing. Shared by whoever has to keep it: a
 /// call until it is answered, an outbox until it is written. Closed when nobody has it any more.
@@ -31,11 +33,15 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let Some(ledger) = &self.ledger else { return };
-        if self.is_admitted.get() {
-            ledger.give_back(self.descriptors.len(), self.bytes);
+        let Some(ledger) = self.ledger.take() else { return };
+        let descriptors = std::mem::take(&mut self.descriptors);
+        let (count, bytes) = (descriptors.len(), self.bytes);
+        let owed = Owed { ledger, count, bytes, is_admitted: self.is_admitted.get() };
+        if bytes < CLOSED_ELSEWHERE_BYTES_MIN {
+            drop(descriptors);
+            owed.give_back();
         } else {
-            ledger.gone(self.descriptors.len());
+            Ledger::close(descriptors, owed);
         }
     }
 }

@@ -6,11 +6,13 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use clutch_protocol::limits::DESCRIPTORS_MAX;
 use tokio::sync::Notify;
 
+use super::closer::{Closer, Owed};
 use super::quota::Account;
 
 /// What is held for everybody.
@@ -28,6 +30,7 @@ pub struct Holdings {
     bytes: Cell<u128>,
     refused: Cell<u64>,
     freed: Notify,
+    closer: Closer,
 }
 
 impl Holdings {
@@ -47,6 +50,7 @@ impl Holdings {
             bytes: Cell::default(),
             refused: Cell::default(),
             freed: Notify::new(),
+            closer: Closer::default(),
         })
     }
 
@@ -66,6 +70,21 @@ impl Holdings {
         u64::try_from(self.bytes.get()).unwrap_or(u64::MAX)
     }
 
+    /// How often something large was closed on the data plane, since its thread could not.
+    pub fn closed_inline(&self) -> u64 {
+        self.closer.inline()
+    }
+
+    /// Gives back what is closed by another thread, for ever.
+    pub async fn settle_forever(&self) {
+        self.closer.settle_forever().await;
+    }
+
+    /// Waits until what is being closed by another thread is closed, within a bound.
+    pub fn finish(&self) {
+        self.closer.finish();
+    }
+
     /// How many were closed since they may not travel, since nothing began.
     pub fn refused(&self) -> u64 {
         self.refused.get()
@@ -76,9 +95,9 @@ impl Holdings {
         self.limit_of_one
     }
 
-    /// Whether even what passes through has to be turned away.
-    pub(super) fn is_overfull(&self) -> bool {
-        self.held.get() > self.limit.saturating_add(self.limit / 4)
+    /// How many may wait in the outboxes of all clients together: the rest of what is free.
+    pub fn limit_of_answers(&self) -> usize {
+        (self.limit / 4).max(usize::from(DESCRIPTORS_MAX))
     }
 }
 
@@ -117,7 +136,14 @@ impl Ledger {
             || !is_nested && exceeds(self.all.held.get(), self.all.limit)
     }
 
-    /// Resolves when fewer are held than when it was called.
+    /// Whether so many of one sender may wait here for their turn, beside others that do: half of
+    /// what may be coming in is left to frames that are really coming in.
+    pub fn may_queue(&self, own: usize) -> bool {
+        let limit = self.all.limit_coming;
+        own < (limit / 8).max(usize::from(DESCRIPTORS_MAX)) && self.all.coming.get() <= limit / 2
+    }
+
+    /// Resolves when fewer are held or coming in than when it was called.
     pub fn freed(&self) -> impl Future<Output = ()> + '_ {
         self.all.freed.notified()
     }
@@ -138,6 +164,12 @@ impl Ledger {
         self.all.freed.notify_waiters();
     }
 
+    /// Has another thread close what takes long to close.
+    pub(super) fn close(descriptors: Vec<OwnedFd>, owed: Owed) {
+        let all = owed.ledger.all.clone();
+        all.closer.close(descriptors, owed);
+    }
+
     /// Some are coming in. False when those of all clients are too many.
     pub(super) fn come(&self, count: usize) -> bool {
         self.all.coming.set(self.all.coming.get() + count);
@@ -147,6 +179,7 @@ impl Ledger {
     /// They are held now, or closed.
     pub(super) fn gone(&self, count: usize) {
         self.all.coming.set(self.all.coming.get() - count);
+        self.all.freed.notify_waiters();
     }
 
     pub(super) fn refuse(&self, count: usize) {

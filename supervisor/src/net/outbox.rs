@@ -1,8 +1,7 @@
 //! The way out of a connection: written at once if the socket takes it, queued within a limit if
 //! not. Never waits; leaves closing to whoever owns the connection.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -13,11 +12,12 @@ use nix::sys::socket::{ControlMessage, MsgFlags, send, sendmsg};
 use thiserror::Error;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::attached::Attached;
-use super::holdings::Holdings;
+use super::crowd::{Backlog, Piece, SharedBudget};
+use super::lent::Lent;
 use crate::limits::JAM_PAUSE;
 
 /// Parts handed to the kernel in one call: two per frame, so this many is half as many frames.
@@ -42,44 +42,18 @@ pub enum OutboxError {
     Closed,
 }
 
-/// What may wait in many outboxes together.
-#[derive(Clone, Debug)]
-pub struct SharedBudget {
-    used_bytes: Rc<Cell<usize>>,
-    limit_bytes: usize,
-}
-
-impl SharedBudget {
-    /// A budget of `limit_bytes`.
-    pub fn new(limit_bytes: usize) -> SharedBudget {
-        SharedBudget { used_bytes: Rc::default(), limit_bytes }
-    }
-}
-
-/// Bytes that wait, and what leaves with the first of them.
-#[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    attached: Attached,
-}
-
 /// The way out of one connection.
 #[derive(Debug)]
 pub struct Outbox {
     stream: Rc<UnixStream>,
-    waiting: RefCell<VecDeque<Piece>>,
-    waiting_descriptors: Cell<usize>,
+    backlog: Rc<Backlog>,
     limit_descriptors: usize,
-    /// Where descriptors that wait here are counted together with others'.
-    holdings: Option<Rc<Holdings>>,
-    waiting_bytes: Cell<usize>,
     limit_bytes: usize,
     shared: SharedBudget,
-    closed: Cell<bool>,
     /// Bytes that have left since the beginning: how a stall is told from slowness.
     sent_bytes: Cell<u64>,
-    blocked: Notify,
-    drained: Notify,
+    /// What others have leave to send here.
+    lent: Rc<Lent>,
 }
 
 impl Outbox {
@@ -87,37 +61,45 @@ impl Outbox {
     pub fn new(stream: Rc<UnixStream>, limit_bytes: usize, shared: SharedBudget) -> Outbox {
         Outbox {
             stream,
-            waiting: RefCell::default(),
-            waiting_descriptors: Cell::new(0),
+            backlog: shared.join(),
             limit_descriptors: usize::MAX,
-            holdings: None,
-            waiting_bytes: Cell::new(0),
             limit_bytes,
             shared,
-            closed: Cell::new(false),
             sent_bytes: Cell::new(0),
-            blocked: Notify::new(),
-            drained: Notify::new(),
+            lent: Rc::default(),
         }
     }
 
-    /// The same, but lets no more than `limit` descriptors wait, and none where far too many of
-    /// them are held already.
+    /// The same, but lets no more than `limit` descriptors wait.
     #[must_use]
-    pub fn within(mut self, limit: usize, holdings: Rc<Holdings>) -> Outbox {
+    pub fn within(mut self, limit: usize) -> Outbox {
         self.limit_descriptors = limit;
-        self.holdings = Some(holdings);
         self
+    }
+
+    /// What is on its way here by somebody's leave.
+    pub fn lent(&self) -> &Rc<Lent> {
+        &self.lent
+    }
+
+    /// How many descriptors may wait for the peer.
+    pub fn limit_descriptors(&self) -> usize {
+        self.limit_descriptors
+    }
+
+    /// How many do.
+    pub fn waiting_descriptors(&self) -> usize {
+        self.backlog.descriptors.get()
     }
 
     /// Whether half as many descriptors wait for the peer as may.
     pub fn is_half_crowded(&self) -> bool {
-        self.waiting_descriptors.get() > self.limit_descriptors / 2
+        self.waiting_descriptors() > self.limit_descriptors / 2
     }
 
     /// Bytes that wait for the peer to read.
     pub fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes.get()
+        self.backlog.bytes.get()
     }
 
     /// Bytes the peer's socket has taken so far.
@@ -125,9 +107,44 @@ impl Outbox {
         self.sent_bytes.get()
     }
 
-    /// Room left before [`OutboxError::Full`].
-    pub fn room(&self) -> usize {
-        self.limit_bytes.saturating_sub(self.waiting_bytes.get())
+    /// Why it was closed, if that was to make room for others' answers.
+    pub fn crowded_out(&self) -> Option<OutboxError> {
+        self.backlog.crowded_out.get()
+    }
+
+    /// Whether a frame of so many bytes and descriptors fits, beside `reserve` bytes of others.
+    ///
+    /// # Errors
+    ///
+    /// What there is too much of. One frame always fits an empty outbox.
+    pub fn fits(
+        &self,
+        bytes: usize,
+        descriptors: usize,
+        reserve: usize,
+    ) -> Result<(), OutboxError> {
+        let waiting = self.waiting_bytes();
+        if waiting == 0 || self.is_closed() {
+            return Ok(());
+        }
+        if waiting + bytes + reserve > self.limit_bytes {
+            return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
+        }
+        self.fits_crowd(descriptors)
+    }
+
+    /// The same, of descriptors only.
+    ///
+    /// # Errors
+    ///
+    /// How many wait already.
+    pub fn fits_crowd(&self, descriptors: usize) -> Result<(), OutboxError> {
+        let crowd = self.waiting_descriptors();
+        let is_crowded = descriptors > 0 && crowd + descriptors > self.limit_descriptors;
+        if self.waiting_bytes() > 0 && is_crowded && !self.is_closed() {
+            return Err(OutboxError::Crowded(crowd));
+        }
+        Ok(())
     }
 
     /// Sends a frame: header and meta in `head`, then `payload`. One frame always fits an empty
@@ -152,15 +169,9 @@ impl Outbox {
         attached: &Attached,
     ) -> Result<(), OutboxError> {
         let total = head.len() + payload.len();
-        let waiting = self.waiting_bytes.get();
-        if waiting > 0 && !self.closed.get() {
-            let shared = self.shared.used_bytes.get() + total > self.shared.limit_bytes;
-            if shared || waiting + total > self.limit_bytes {
-                return Err(OutboxError::Full { waiting, limit: self.limit_bytes });
-            }
-            if self.is_crowded(attached.len()) {
-                return Err(OutboxError::Crowded(self.waiting_descriptors.get()));
-            }
+        self.fits(total, attached.len(), 0)?;
+        if self.waiting_bytes() > 0 {
+            self.shared.make_room(&self.backlog, total, attached.len())?;
         }
         self.send_unlimited(head, payload, attached)
     }
@@ -177,13 +188,28 @@ impl Outbox {
         payload: &Bytes,
         attached: &Attached,
     ) -> Result<(), OutboxError> {
-        if self.closed.get() {
+        self.send_holding(head, payload, attached, None)
+    }
+
+    /// The same, with what its payload holds of the daemon's memory for as long as it waits.
+    ///
+    /// # Errors
+    ///
+    /// When the peer is gone.
+    pub fn send_holding(
+        &self,
+        head: &[u8],
+        payload: &Bytes,
+        attached: &Attached,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), OutboxError> {
+        if self.is_closed() {
             return Err(OutboxError::Closed);
         }
         let total = head.len() + payload.len();
-        if self.waiting_bytes.get() > 0 {
-            self.keep(Bytes::copy_from_slice(head), attached.clone());
-            self.keep(payload.clone(), Attached::default());
+        if self.waiting_bytes() > 0 {
+            self.keep(Bytes::copy_from_slice(head), attached.clone(), None);
+            self.keep(payload.clone(), Attached::default(), memory);
             return Ok(());
         }
         let sent = match self.write(&[IoSlice::new(head), IoSlice::new(payload)], attached) {
@@ -197,35 +223,30 @@ impl Outbox {
         if sent < total {
             let left = if sent == 0 { attached.clone() } else { Attached::default() };
             if let Some(rest) = head.get(sent..) {
-                self.keep(Bytes::copy_from_slice(rest), left);
+                self.keep(Bytes::copy_from_slice(rest), left, None);
             }
             let rest = payload.slice(sent.saturating_sub(head.len())..);
-            self.keep(rest, Attached::default());
-            self.blocked.notify_one();
+            self.keep(rest, Attached::default(), memory);
+            self.backlog.blocked.notify_one();
         }
         Ok(())
     }
 
     /// Whether nothing can be sent any more.
     pub fn is_closed(&self) -> bool {
-        self.closed.get()
+        self.backlog.is_closed.get()
     }
 
     /// Drops what waits and refuses everything from now on.
     pub fn close(&self) {
-        self.closed.set(true);
-        self.waiting.borrow_mut().clear();
-        self.count_down(self.waiting_bytes.get());
-        self.waiting_descriptors.set(0);
-        self.blocked.notify_one();
-        self.drained.notify_waiters();
+        self.shared.close(&self.backlog);
     }
 
     /// Resolves when nothing waits any more; at once if nothing does.
     pub async fn drained(&self) {
         loop {
-            let notified = self.drained.notified();
-            if self.waiting_bytes.get() == 0 {
+            let notified = self.backlog.lighter.notified();
+            if self.waiting_bytes() == 0 {
                 return;
             }
             notified.await;
@@ -235,45 +256,43 @@ impl Outbox {
     /// Sends what a full socket left over, for as long as the connection lives. The connection's
     /// owner runs this as a task and ends it.
     pub async fn flush_forever(&self) {
-        while !self.closed.get() {
-            if self.waiting_bytes.get() == 0 {
-                self.blocked.notified().await;
+        while !self.is_closed() {
+            if self.waiting_bytes() == 0 {
+                self.backlog.blocked.notified().await;
                 continue;
             }
-            match self.stream.async_io(Interest::WRITABLE, || self.write_waiting()).await {
-                Ok(()) => {}
+            // It may be closed to make room for others', and then its socket is not waited for.
+            let closed = async {
+                while !self.is_closed() {
+                    self.backlog.blocked.notified().await;
+                }
+            };
+            let written = tokio::select! {
+                written = self.stream.async_io(Interest::WRITABLE, || self.write_waiting()) => {
+                    written
+                }
+                () = closed => return,
+            };
+            match written {
+                Ok(()) => {
+                    self.backlog.lighter.notify_waiters();
+                    self.lent.note_room();
+                }
                 Err(error) if is_jam(&error) => sleep_until(Instant::now() + JAM_PAUSE).await,
                 Err(_) => self.close(),
             }
-            if self.waiting_bytes.get() == 0 {
-                self.drained.notify_waiters();
-            }
         }
     }
 
-    fn is_crowded(&self, more: usize) -> bool {
-        let is_overfull = || self.holdings.as_ref().is_some_and(|all| all.is_overfull());
-        let waiting = self.waiting_descriptors.get() + more;
-        more > 0 && (waiting > self.limit_descriptors || is_overfull())
-    }
-
-    fn keep(&self, bytes: Bytes, attached: Attached) {
+    fn keep(&self, bytes: Bytes, attached: Attached, memory: Option<OwnedSemaphorePermit>) {
         if !bytes.is_empty() {
-            self.waiting_descriptors.set(self.waiting_descriptors.get() + attached.len());
-            self.waiting_bytes.set(self.waiting_bytes.get() + bytes.len());
-            self.shared.used_bytes.set(self.shared.used_bytes.get() + bytes.len());
-            self.waiting.borrow_mut().push_back(Piece { bytes, attached });
+            self.shared.keep(&self.backlog, Piece { bytes, attached, _memory: memory });
         }
-    }
-
-    fn count_down(&self, bytes: usize) {
-        self.waiting_bytes.set(self.waiting_bytes.get() - bytes);
-        self.shared.used_bytes.set(self.shared.used_bytes.get() - bytes);
     }
 
     fn write_waiting(&self) -> io::Result<()> {
         let sent = {
-            let waiting = self.waiting.borrow();
+            let waiting = self.backlog.pieces.borrow();
             let Some(first) = waiting.front() else {
                 return Ok(());
             };
@@ -287,13 +306,13 @@ impl Outbox {
                 .collect();
             self.write(&parts, &first.attached)?
         };
-        self.count_down(sent);
+        self.shared.count_down(&self.backlog, sent, 0);
         let mut left = sent;
-        let mut waiting = self.waiting.borrow_mut();
+        let mut waiting = self.backlog.pieces.borrow_mut();
         while left > 0 {
             let front = waiting.front_mut().expect("what was sent was waiting");
             let gone = std::mem::take(&mut front.attached).len();
-            self.waiting_descriptors.set(self.waiting_descriptors.get() - gone);
+            self.shared.count_down(&self.backlog, 0, gone);
             if front.bytes.len() > left {
                 front.bytes.advance(left);
                 return Ok(());
@@ -326,7 +345,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.count_down(self.waiting_bytes.get());
+        self.shared.forget(&self.backlog);
     }
 }
 

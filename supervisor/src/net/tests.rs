@@ -15,10 +15,11 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::net::UnixStream;
 
 use super::attached::{Attached, Unfit, Why};
+use super::crowd::SharedBudget;
 use super::holdings::{Holdings, Ledger};
 use super::inbox::{Inbox, InboxError};
 use super::intake::{IntakeError, OF_CLIENTS};
-use super::outbox::{Outbox, OutboxError, SharedBudget};
+use super::outbox::{Outbox, OutboxError};
 
 fn memory(bytes: u64, seals: SealFlag) -> File {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
@@ -87,9 +88,8 @@ fn frames_keep_their_descriptors_behind_a_full_socket() {
     runs(async {
         let holdings = Holdings::new(1 << 20);
         let (theirs, mut inbox) = inbox(&holdings);
-        let (theirs, budget) = (Rc::new(theirs), SharedBudget::new(usize::MAX));
-        let outbox =
-            Rc::new(Outbox::new(theirs, usize::MAX, budget).within(usize::MAX, holdings.clone()));
+        let (theirs, budget) = (Rc::new(theirs), SharedBudget::new(usize::MAX, usize::MAX));
+        let outbox = Rc::new(Outbox::new(theirs, usize::MAX, budget).within(usize::MAX));
         // A third of the frames has descriptors, one or more; payloads from none to more than the
         // socket takes.
         let mut wanted = Vec::new();
@@ -131,10 +131,9 @@ fn a_peer_that_does_not_read_lets_only_so_many_wait() {
     runs(async {
         let holdings = Holdings::new(1024);
         let (theirs, _unread) = UnixStream::pair().unwrap();
-        let budget = SharedBudget::new(usize::MAX);
+        let budget = SharedBudget::new(usize::MAX, usize::MAX);
         let limit = holdings.limit_of_one();
-        let outbox =
-            Outbox::new(Rc::new(theirs), usize::MAX, budget).within(limit, holdings.clone());
+        let outbox = Outbox::new(Rc::new(theirs), usize::MAX, budget).within(limit);
         let (socket, mut inbox) = inbox(&holdings);
         let file = sealed(1);
         let mut end = Ok(());
@@ -161,7 +160,11 @@ fn what_its_sender_limits_waits_behind_a_full_outbox() {
     runs(async {
         let holdings = Holdings::new(1024);
         let (theirs, mut inbox) = inbox(&holdings);
-        let outbox = Rc::new(Outbox::new(Rc::new(theirs), 1 << 20, SharedBudget::new(usize::MAX)));
+        let outbox = Rc::new(Outbox::new(
+            Rc::new(theirs),
+            1 << 20,
+            SharedBudget::new(usize::MAX, usize::MAX),
+        ));
         let payload = Bytes::from(vec![7; 100_000]);
         let head = |id| call(id, 100_000, 0).encode();
         let mut sent = 0;

@@ -13,14 +13,16 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::held::{Arrival, Held};
 use super::hello;
+use super::pace::Claim;
 use super::peer::Peer;
 use super::readers::Readers;
 use crate::config;
 use crate::dispatch::Core;
 use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, CLOSING_TIMEOUT, FRAME_TIMEOUT, HELLO_TIMEOUT};
 use crate::net::intake::{IntakeError, OF_CLIENTS};
-use crate::net::{Attached, Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
+use crate::net::{Inbox, InboxError, Ledger, Outbox, OutboxError, Pumped, SharedBudget};
 use crate::reload;
 use crate::worker::link::frame_head;
 
@@ -63,6 +65,17 @@ const TURN_ALLOWANCE: u32 = 64;
 /// may take as much.
 const STATUS_PRICE: u32 = 32;
 
+/// What came of looking for the next frame.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// It is to be done.
+    Take(Arrival),
+    /// It waits, or is done with.
+    Kept,
+    /// There is none.
+    Nothing,
+}
+
 /// How a client's turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -91,8 +104,12 @@ pub struct Connection {
     pub(super) frame_deadline: Option<Instant>,
     /// The program it is to run.
     program: Option<Frame>,
-    /// A request beyond those that may be unanswered: nothing is read behind it.
-    pub(super) held: Option<(Frame, Attached)>,
+    /// Requests beyond those that may be unanswered, or for which descriptors are held.
+    pub(super) held: Held,
+    /// Until when the frame that is coming in may wait for memory.
+    pub(super) claim_deadline: Option<tokio::time::Instant>,
+    /// Whether the client sends no more, while requests of it are held.
+    pub(super) has_ended: bool,
 }
 
 impl Connection {
@@ -103,7 +120,7 @@ impl Connection {
         let holdings = doorway.core.holdings().clone();
         let ledger = Ledger::new(holdings.clone());
         let outbox = Outbox::new(stream.clone(), limit, doorway.answers.clone())
-            .within(holdings.limit_of_one(), holdings);
+            .within(holdings.limit_of_one());
         Connection {
             // A stranger may send none: it has not been told what may be attached.
             inbox: Inbox::new(stream.clone(), Decoder::before_hello()).taking(&[], ledger.clone()),
@@ -116,7 +133,9 @@ impl Connection {
             errands: JoinSet::new(),
             frame_deadline: None,
             program: None,
-            held: None,
+            held: Held::default(),
+            claim_deadline: None,
+            has_ended: false,
         }
     }
 
@@ -129,7 +148,18 @@ impl Connection {
             LeaveTaker { core: self.doorway.core.clone(), peer: self.peer.clone(), greeted: false };
         let mut flusher = JoinSet::new();
         let peer = self.peer.clone();
-        flusher.spawn_local(async move { peer.outbox.flush_forever().await });
+        flusher.spawn_local(async move {
+            peer.outbox.flush_forever().await;
+            // Its session may be waiting for what will not come.
+            peer.lose(OutboxError::Closed);
+        });
+        let (peer, core) = (self.peer.clone(), self.doorway.core.clone());
+        flusher.spawn_local(async move {
+            loop {
+                peer.outbox.lent().freed().await;
+                core.resume_outputs(&peer);
+            }
+        });
         let mut closing = self.doorway.closing.clone();
         let crowded_out = async {
             leave.notified().await;
@@ -238,17 +268,23 @@ impl Connection {
                 }
                 Err(end) => return end,
             }
-            if self.must_pause() {
+            if self.has_ended && self.held.is_empty() {
+                return self.leave().await;
+            }
+            if self.has_ended || self.must_pause() {
                 if let Some(end) = self.pause().await {
                     return end;
                 }
                 continue;
             }
-            if let Err(end) = self.claim_memory().await {
-                return end;
+            match self.claim_memory().await {
+                // There may be room now for what is held.
+                Ok(Claim::Waited) => continue,
+                Ok(Claim::Settled) => {}
+                Err(end) => return end,
             }
             match self.wait_and_receive().await {
-                Ok(Pumped::End) => return self.leave().await,
+                Ok(Pumped::End) => self.has_ended = true,
                 Ok(_) => {}
                 Err(end) => return end,
             }
@@ -268,6 +304,7 @@ impl Connection {
             biased;
             ready = self.stream.readable() => ready.map_err(|_| End::Broken)?,
             () = self.peer.changed.notified() => return Ok(Pumped::Empty),
+            () = self.ledger.freed(), if !self.held.is_empty() => return Ok(Pumped::Empty),
             () = overdue => {
                 let sentence = "a frame was begun and not finished in time".to_owned();
                 return Err(refused(Refusal::TooSlow, sentence));
@@ -284,35 +321,48 @@ impl Connection {
             if allowance == 0 {
                 return Ok(Turn::Over);
             }
-            let held = self.held.take().map(|held| Ok(Some(held)));
-            let (frame, attached) = match held.unwrap_or_else(|| self.inbox.next_frame()) {
-                Ok(Some(taken)) => taken,
-                Ok(None) => break,
-                Err(error) => return Err(self.inbox_end(&error)),
+            let arrival = match self.next_arrival()? {
+                Next::Take(arrival) => arrival,
+                Next::Kept => continue,
+                Next::Nothing => break,
             };
-            if self.must_wait(&frame, &attached) {
-                self.held = Some((frame, attached));
-                break;
-            }
             // What is put is kept beyond any call, or not at all; its receiver says which.
-            if frame.header.kind != Kind::Put {
-                attached.admit();
+            if arrival.frame.header.kind != Kind::Put {
+                arrival.attached.admit();
             }
             // These cost more than passing on does.
-            let price = match frame.header.kind {
+            let price = match arrival.frame.header.kind {
                 Kind::Status | Kind::Operate | Kind::Logs => STATUS_PRICE,
                 _ => 1,
             };
             allowance = allowance.saturating_sub(price);
-            self.frame_deadline = None;
-            if frame.header.kind == Kind::RunProgram {
-                self.program = Some(frame);
+            if arrival.frame.header.kind == Kind::RunProgram {
+                self.program = Some(arrival.frame);
                 return Ok(Turn::Program);
             }
-            self.take(now, frame, attached).map_err(End::Refused)?;
+            self.take(now, arrival).map_err(End::Refused)?;
         }
         self.watch_partial_frame(now);
         Ok(Turn::Done)
+    }
+
+    /// What is to be done next: something that was held, if there is room for it now, else what has
+    /// come in, if it need not be held itself.
+    fn next_arrival(&mut self) -> Result<Next, End> {
+        if self.held.first().is_some_and(|first| !self.must_wait(first)) {
+            return Ok(self.held.pop().map_or(Next::Nothing, Next::Take));
+        }
+        let (frame, attached) = match self.inbox.next_frame() {
+            Ok(Some(taken)) => taken,
+            Ok(None) => return Ok(Next::Nothing),
+            Err(error) => return Err(self.inbox_end(&error)),
+        };
+        (self.frame_deadline, self.claim_deadline) = (None, None);
+        let arrival = Arrival { frame, attached, memory: self.memory.take() };
+        if self.held.is_empty() && !self.must_wait(&arrival) {
+            return Ok(Next::Take(arrival));
+        }
+        self.hold(arrival)
     }
 
     /// A frame that was begun has to be finished, at a rate even a slow client makes.

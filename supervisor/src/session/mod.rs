@@ -13,7 +13,7 @@
 //! - `readers`: those of its requests that take a while.
 //! - `requests`: what a client's frames ask for.
 //! - `program`: a connection whose client runs a program.
-//! - `pace`: when a connection stops reading, and for how long.
+//! - `pace`: when a connection stops reading, and for how long; `held`: requests that wait for room.
 
 pub mod peer;
 
@@ -26,6 +26,8 @@ mod readers;
 mod requests;
 
 mod operate;
+
+mod held;
 
 mod pace;
 

@@ -57,10 +57,15 @@ impl Peer {
 
     /// The same, with what is attached to it.
     pub fn send_attached(&self, head: &[u8], payload: &bytes::Bytes, attached: &Attached) {
-        if let Err(error) = self.outbox.send_attached(head, payload, attached)
-            && self.lost.get().is_none()
-        {
-            self.lost.set(Some(error));
+        if let Err(error) = self.outbox.send_attached(head, payload, attached) {
+            self.lose(error);
+        }
+    }
+
+    /// It cannot be written to any more. The first reason is the one that counts.
+    pub fn lose(&self, error: OutboxError) {
+        if self.lost.get().is_none() {
+            self.lost.set(Some(self.outbox.crowded_out().unwrap_or(error)));
             self.changed.notify_one();
         }
     }

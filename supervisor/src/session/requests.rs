@@ -9,9 +9,9 @@ use clutch_protocol::{Codec, Frame, Header, Kind, wire};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::connection::Connection;
+use super::held::Arrival;
 use super::peer::Peer;
 use crate::dispatch::Core;
-use crate::net::Attached;
 use crate::reload::plan::NO_SOURCE;
 use crate::reload::reloader::BUSY;
 use crate::reload::{Asker, Order};
@@ -21,10 +21,8 @@ impl Connection {
     pub(super) fn take(
         &mut self,
         now: Instant,
-        frame: Frame,
-        attached: Attached,
+        Arrival { frame, attached, memory }: Arrival,
     ) -> Result<(), Refused> {
-        let memory = self.memory.take();
         let core = &self.doorway.core;
         let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
         let protocol = |sentence| Refused { refusal: Refusal::Protocol, sentence };
@@ -51,7 +49,7 @@ impl Connection {
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Item => {
-                let taken = core.client_item(&self.peer, &frame, &attached);
+                let taken = core.client_item(&self.peer, &frame, &attached, memory);
                 return taken.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::ItemsEnd => {

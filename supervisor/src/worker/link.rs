@@ -104,7 +104,7 @@ impl Link {
         let one_call = payload_bytes_max as usize + SIDE_OUTBOX_BYTES_MAX;
         let calls = one_call.saturating_mul(lanes as usize);
         // Its own limits are its bound: what waits here was admitted to the daemon's memory before.
-        let free = SharedBudget::new(usize::MAX);
+        let free = SharedBudget::new(usize::MAX, usize::MAX);
         let ledger = Ledger::of_worker(holdings.clone());
         // Those of its calls, and of items that it has asked for and does not read.
         let descriptors =
@@ -114,8 +114,7 @@ impl Link {
             worker,
             guardian: channels.guardian,
             group: channels.group,
-            call: Outbox::new(call.clone(), calls, free.clone())
-                .within(descriptors, holdings.clone()),
+            call: Outbox::new(call.clone(), calls, free.clone()).within(descriptors),
             control: Outbox::new(control.clone(), SIDE_OUTBOX_BYTES_MAX, free.clone()),
             report: Outbox::new(report.clone(), SIDE_OUTBOX_BYTES_MAX, free),
             call_in: RefCell::new(
@@ -155,6 +154,13 @@ impl Link {
                 link.control.flush_forever(),
                 link.report.flush_forever()
             );
+        });
+        let (link, core) = (self.clone(), core.clone());
+        tasks.spawn_local(async move {
+            loop {
+                link.call.lent().freed().await;
+                core.resume_inputs(&link);
+            }
         });
     }
 
@@ -232,19 +238,22 @@ impl Link {
         );
     }
 
-    /// Everything the worker has sent and nobody has read yet. A fault in it is the last of a dead
-    /// worker's, so it is left at what came before.
-    pub fn hear_last_words(&self, take: impl FnMut(Frame, Attached)) {
-        let _ = self.call_in.borrow_mut().drain(self.last_words_max, take);
+    /// Everything the worker has sent and nobody has read yet.
+    ///
+    /// # Errors
+    ///
+    /// When that ends with something that is no frame; what came before it was handed on.
+    pub fn hear_last_words(&self, take: impl FnMut(Frame, Attached)) -> Result<(), InboxError> {
+        self.call_in.borrow_mut().drain(self.last_words_max, take)
     }
 
     /// What has come on the control socket and nobody has read yet, such as the records a dead
-    /// worker has logged.
-    pub fn last_records(&self) -> Vec<Frame> {
+    /// worker has logged; and what is wrong with the rest, if it is no frame.
+    pub fn last_records(&self) -> (Vec<Frame>, Result<(), InboxError>) {
         let mut frames = Vec::new();
         let keep = |frame, _| frames.push(frame);
-        let _ = self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, keep);
-        frames
+        let end = self.control_in.borrow_mut().drain(SIDE_OUTBOX_BYTES_MAX, keep);
+        (frames, end)
     }
 
     /// What the guardian has reported and nobody has read yet.
