@@ -53,12 +53,10 @@ async fn a_value_stands_anywhere_beside_others() {
     let daemon = builder().start();
     let client = Client::connect(daemon.socket()).await.unwrap();
     let model = client.put(("name", numbers(10_000))).await.unwrap();
-    let answer: (String, f64) =
-        client.call("job_handles:weigh", (&model, 2)).await.unwrap();
+    let answer: (String, f64) = client.call("job_handles:weigh", (&model, 2)).await.unwrap();
     assert_eq!(("name".to_owned(), 99_990_000.0), answer);
     let (one, two) = (numbers(10_000), numbers(20_000));
-    let (first, second) =
-        (client.put(&one).await.unwrap(), client.put(&two).await.unwrap());
+    let (first, second) = (client.put(&one).await.unwrap(), client.put(&two).await.unwrap());
     let arguments = (&second, &first, &one);
     let sums: Vec<f64> = client.call("job_handles:both", arguments).await.unwrap();
     assert_eq!(vec![199_990_000.0, 49_995_000.0, 49_995_000.0], sums);

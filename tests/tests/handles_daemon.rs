@@ -1,5 +1,6 @@
 //! Values that are put with the daemon once: kept for their client's calls, bounded, and gone with
-//! the last who needs them. The workers are stand-ins that say what came (`tests/workers/carrier.py`).
+//! the last who needs them. The workers are stand-ins that say what came
+//! (`tests/workers/carrier.py`).
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -393,7 +394,7 @@ fn what_may_not_be_put_is_refused_closed_and_counted() {
         ("no memory that stays as it is", file.into()),
         ("can still change its size", memory(1, SealFlag::F_SEAL_WRITE).into()),
         ("can still change its size", memory(1, SealFlag::empty()).into()),
-        ("is no file", read.into()),
+        ("is no file", read),
         ("is no file", socket.into()),
         ("is no file", File::open("/dev/null").unwrap().into()),
     ];
