@@ -179,8 +179,7 @@ impl Dispatcher {
         memory: Option<OwnedSemaphorePermit>,
     ) -> Option<(PoolIndex, Event)> {
         let message::Call { pool: pool_name, function, timeout_ms, priority, .. } = meta;
-        let (retry, each) = (meta.retry, meta.each);
-        let id = frame.header.id;
+        let (id, retry, each) = (frame.header.id, meta.retry, meta.each);
         let Some(pool) = self.by_name.get(&pool_name).copied() else {
             let reason = Reason::NotFound(Box::new(self.no_such_pool(&pool_name)));
             self.counters.one("calls_without_pool");

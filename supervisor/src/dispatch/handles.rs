@@ -143,13 +143,20 @@ fn too_many(count: usize) -> String {
 }
 
 impl Core {
-    /// Keeps a value for its client.
+    /// Keeps a value for its client, unless the id is one that a reader of logs has.
     ///
     /// # Errors
     ///
     /// When the frame breaks the protocol. Everything else that is wrong with it is answered.
-    pub fn put(&self, peer: &Peer, id: u64, attached: Attached) -> Result<(), PutFault> {
-        let is_in_use = id == 0 || peer.calls.borrow().contains_key(&id) || peer.handles.has(id);
+    pub fn put(
+        &self,
+        peer: &Peer,
+        id: u64,
+        is_readers: bool,
+        attached: Attached,
+    ) -> Result<(), PutFault> {
+        let is_calls = peer.calls.borrow().contains_key(&id);
+        let is_in_use = id == 0 || is_readers || is_calls || peer.handles.has(id);
         let count = attached.len();
         let fault = match count {
             _ if is_in_use => Some(PutFault::Id(id)),

@@ -5,8 +5,7 @@
 //! Nothing in here waits, and no borrow of the dispatcher outlives the function that took it.
 //!
 //! - [`call`]: a call on its way, from its frame to its last answer.
-//! - `handles`: values that are kept for many calls.
-//! - `attempts`: how often a call was tried, and whether it is tried again.
+//! - `attempts`: how often it was tried; `handles`: values that are kept for many calls.
 //! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
 //! - `streams`, `stream_flow`: items on their ways, one by one; `stream_books`, `stream_gate`: how
 //!   many may be; `progress`: how far calls have come.
@@ -27,8 +26,7 @@
 //! - `search`: pools whose interpreter has to be looked for before each start.
 //! - `imports`: what the imports of slow starts took.
 //! - [`certificate`]: what is known about a death.
-//! - [`history`]: what happened lately; `witness`: what goes into it; `explain`: what is read off
-//!   it.
+//! - [`history`]: what happened lately; `witness`, `explain`: what goes into it, and comes of it.
 //! - [`operate`]: what operators ask for; [`report`]: what `status` says.
 //! - [`counters`]: what is counted.
 

@@ -36,7 +36,8 @@ pub struct Holdings {
 impl Holdings {
     /// What may be held where `free` descriptors are left beside what workers and connections
     /// need: half of them for calls, a quarter for frames that are coming in, and an eighth for
-    /// answers that pass through. The rest is what [`Quotas`](super::Quotas) keeps. However few there are, one frame at a time can always come.
+    /// answers that pass through. The rest is what [`Quotas`](super::Quotas) keeps. However few
+    /// there are, one frame at a time can always come.
     pub fn new(free: u64) -> Rc<Holdings> {
         let one_frame = usize::from(DESCRIPTORS_MAX);
         let free = usize::try_from(free).unwrap_or(usize::MAX);

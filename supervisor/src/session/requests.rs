@@ -26,13 +26,11 @@ impl Connection {
         let core = &self.doorway.core;
         let Header { id, kind, meta_bytes, payload_bytes, .. } = frame.header;
         let protocol = |sentence| Refused { refusal: Refusal::Protocol, sentence };
-        if payload_bytes > 0 && !matches!(kind, Kind::Call | Kind::Item) {
+        let has_payload = matches!(kind, Kind::Call | Kind::Item);
+        if payload_bytes > 0 && !has_payload || meta_bytes > 0 && !has_meta(kind) {
             attached.refuse();
-            return Err(protocol(format!("a {kind:?} frame has no payload")));
-        }
-        if meta_bytes > 0 && !has_meta(kind) {
-            attached.refuse();
-            return Err(protocol(format!("a {kind:?} frame has no meta")));
+            let part = if payload_bytes > 0 && !has_payload { "payload" } else { "meta" };
+            return Err(protocol(format!("a {kind:?} frame has no {part}")));
         }
         match kind {
             Kind::Call => {
@@ -79,11 +77,7 @@ impl Connection {
                 self.readers.start(core, &self.peer, id, wanted);
             }
             Kind::Put => {
-                if self.readers.has(id) {
-                    attached.refuse();
-                    return Err(protocol(format!("request id {id} is in use")));
-                }
-                let put = core.put(&self.peer, id, attached);
+                let put = core.put(&self.peer, id, self.readers.has(id), attached);
                 return put.map_err(|fault| protocol(fault.to_string()));
             }
             Kind::Release => core.release(&self.peer, id),
