@@ -158,20 +158,3 @@ pub(crate) fn opened(
     let descriptors = descriptors.len();
     Ok(Ref(Arc::new(Held { handle, offset, length, descriptors, bytes, keeper })))
 }
-
-#[cfg(test)]
-impl Ref {
-    /// One that nobody keeps.
-    pub(crate) fn forged(handle: u64, descriptors: usize, bytes: u64) -> Ref {
-        struct Nobody;
-        impl Keeper for Nobody {
-            fn welcome(&self) -> &Welcome {
-                unreachable!("there is none")
-            }
-            fn release(&self, _: u64) {}
-        }
-        let keeper: Weak<dyn Keeper> = Weak::<Nobody>::new();
-        let (offset, length) = (64, 10);
-        Ref(Arc::new(Held { handle, offset, length, descriptors, bytes, keeper }))
-    }
-}

@@ -66,7 +66,7 @@ impl Keeper for Connection {
     }
 
     fn release(&self, handle: u64) {
-        if self.is_ours() {
+        if self.owner.check().is_ok() {
             self.remark(handle, Kind::Release);
         }
     }
