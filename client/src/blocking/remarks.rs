@@ -1,5 +1,5 @@
-//! What a blocking client says by the way: cancels, pongs and releases. They never make anybody wait, and are
-//! kept, within a bound, for as long as the socket is full.
+//! What a blocking client says by the way: cancels, pongs and releases. They never make anybody
+//! wait, and are kept, within a bound, for as long as the socket is full.
 
 use std::io::IoSlice;
 
