@@ -263,8 +263,8 @@ impl Connection {
     }
 
     /// Tells the daemon, by a frame of this kind, that nobody waits for request `id`. Never waits:
-    /// a request that has not left is taken back instead. False then, since the daemon will not hear
-    /// of it at all.
+    /// a request that has not left is taken back instead. False then, since the daemon will not
+    /// hear of it at all.
     fn take_back(&self, id: u64, by: Kind) -> bool {
         let has_left = !lock(&self.outbound).withdraw(id);
         if has_left {
