@@ -11,6 +11,7 @@
 //! No lock is held across a wait, and no two locks at once.
 
 mod tasks;
+mod ticket;
 
 use std::io;
 use std::pin::pin;
@@ -25,13 +26,13 @@ use tokio::time::timeout_at;
 
 use crate::exchange::{Deadline, Incoming, Letter, Trouble, sort, undone_by};
 use crate::feeding::Feeder;
-use crate::handle::Keeper;
 use crate::inbox::{Delivery, Inbox};
 use crate::limits::{CANCEL_WAIT, CROWDED_WAIT, HANG_UP_WAIT};
 use crate::memory::reuse::Customer;
 use crate::outbound::{Outbound, Outgoing, Sent, is_crowded};
 use crate::owner::Owner;
 use crate::pending::{Closing, Ids, Outcome, OutputSink, Pending};
+use ticket::{Left, Ticket};
 
 /// What callers and the two tasks share.
 pub(crate) struct Connection {
@@ -261,9 +262,9 @@ impl Connection {
         }
     }
 
-    /// Tells the daemon, by a frame of this kind, that nobody waits for request `id`. Never waits: a
-    /// request that has not left is taken back instead. False then, since the daemon will not hear
-    /// of it at all.
+    /// Tells the daemon, by a frame of this kind, that nobody waits for request `id`. Never waits:
+    /// a request that has not left is taken back instead. False then, since the daemon will not
+    /// hear of it at all.
     fn take_back(&self, id: u64, by: Kind) -> bool {
         let has_left = !lock(&self.outbound).withdraw(id);
         if has_left {
@@ -351,18 +352,6 @@ impl Connection {
     }
 }
 
-impl Keeper for Connection {
-    fn welcome(&self) -> &Welcome {
-        Connection::welcome(self)
-    }
-
-    fn release(&self, handle: u64) {
-        if self.owner.check().is_ok() {
-            self.remark(handle, Kind::Release);
-        }
-    }
-}
-
 /// Waits for a moment, or for ever.
 async fn until(moment: Option<Instant>) {
     match moment {
@@ -376,39 +365,5 @@ async fn before<F: Future>(deadline: Deadline, future: F) -> Option<F::Output> {
     match deadline.at() {
         None => Some(future.await),
         Some(at) => timeout_at(Instant::into(at), future).await.ok(),
-    }
-}
-
-/// A request that is under way. Dropped before its answer came, it cleans up behind itself.
-struct Ticket<'a> {
-    connection: &'a Connection,
-    id: u64,
-    left: Left,
-}
-
-/// What a request that is dropped leaves behind.
-enum Left {
-    /// An entry in the table.
-    Unsent,
-    /// That, and a call the daemon may be running, or lines it may be sending.
-    Call,
-    /// That, and a value the daemon may keep, also when it has said so and nobody heard it.
-    Kept,
-    /// Nothing: it was answered.
-    Nothing,
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        let Ticket { connection, id, left } = self;
-        if matches!(left, Left::Nothing) || connection.owner.check().is_err() {
-            return;
-        }
-        let waiting = lock(&connection.pending).forget(*id);
-        match left {
-            Left::Call if waiting => connection.take_back(*id, Kind::Cancel),
-            Left::Kept => connection.take_back(*id, Kind::Release),
-            _ => return,
-        };
     }
 }

@@ -40,7 +40,7 @@ use crate::pending::{Closing, Ids, Outcome, OutputSink};
 /// What the threads share.
 pub(super) struct Connection {
     pub(super) socket: UnixStream,
-    owner: Owner,
+    pub(super) owner: Owner,
     welcome: Welcome,
     /// Keeps memory that is used again.
     _customer: Customer,
@@ -94,11 +94,6 @@ impl Connection {
 
     pub(super) fn welcome(&self) -> &Welcome {
         &self.welcome
-    }
-
-    /// Whether this process connected, and is no fork of it.
-    pub(super) fn is_ours(&self) -> bool {
-        self.owner.check().is_ok()
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -1,5 +1,5 @@
-//! What a blocking client says by the way: cancels, pongs and releases. They never make anybody wait, and are
-//! kept, within a bound, for as long as the socket is full.
+//! What a blocking client says by the way: cancels, pongs and releases. They never make anybody
+//! wait, and are kept, within a bound, for as long as the socket is full.
 
 use std::io::IoSlice;
 
@@ -66,7 +66,7 @@ impl Keeper for Connection {
     }
 
     fn release(&self, handle: u64) {
-        if self.is_ours() {
+        if self.owner.check().is_ok() {
             self.remark(handle, Kind::Release);
         }
     }
