@@ -654,6 +654,16 @@ class WithoutNumpy(Base):
 
 
 @unittest.skipUnless(numpy, "numpy is not installed here")
+class NoArrays(Base):
+    def test_bytes_do_not_import_numpy(self):
+        # Whole huge pages are placed with numpy's help, if it is there already.
+        self.write("numpy.py", "import os; os._exit(3)\n")
+        size = 2 << 20
+        number = self.memory(b"x" * size)
+        there = self.call("same", [HERE], [entry(BYTE_ARRAY, 0, 0, size)], [number])
+        self.assertEqual(bytearray(b"x" * size), there)
+
+
 class WithNumpy(Base):
     """Arrays are numpy's."""
 

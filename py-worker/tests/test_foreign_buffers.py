@@ -110,6 +110,7 @@ class Arrays(Case):
             expected = [None, 1, 2] * (count // 3)
             self.assertEqual(expected, self.one.call("tasks:evaluated", code))
         self.assertIsNone(self.one.call("tasks:evaluated", "numpy.ma.masked"))
+
     def test_subclasses_of_others_are_refused(self):
         for kind in ("ndarray", "Meters"):
             for count in (3, 20_000):

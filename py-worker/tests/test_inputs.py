@@ -185,6 +185,26 @@ def summed(stream):
 def items(stream):
     return list(stream)
 
+def keeps_failure(stream):
+    try:
+        next(stream)
+    except clutch.StreamFailed as error:
+        kept.append(error)
+
+def keeps_error(value):
+    try:
+        yield 1
+        raise ValueError(len(value))
+    except ValueError as error:
+        kept.append(error)
+        del value
+        raise
+
+async def akeeps_error(value):
+    for item in keeps_error(value):
+        del value
+        yield item
+
 def in_own_loop(stream):
     return asyncio.run(atotal(stream))
 
@@ -459,6 +479,30 @@ class InputTest(Case):
                 frame(ITEM, call, struct.pack("<IQ", 1, 0), body, ATTACHED, PLAIN)
             )
             self.assertIn("which an item", pickle.loads(self.last(worker, call))[1])
+
+    def test_kept_exceptions_keep_nothing_open(self):
+        for worker in self.each_mode():
+            call = self.call(worker, "keeps_failure")
+            self.credits(worker, call)
+            number = attachments.memfd(b"x" * 100)
+            entries = [attachments.entry(attachments.BYTES, 0, 0, 200)]
+            meta = struct.pack("<IQ", 1, 0)
+            data = frame(ITEM, call, meta, payload(entries, value_with(HERE)), ATTACHED, PLAIN, 1)
+            send_with(worker.call_socket, data, [number])
+            self.assertIsNone(pickle.loads(self.last(worker, call)))
+            gone = "what an item had"
+            wait_for(lambda worker=worker: not self.files_in_memory(worker), gone)
+            for function in ("keeps_error", "akeeps_error"):
+                entries = [attachments.entry(attachments.BYTES, 0, 0, 100)]
+                body = payload(entries, value_with([HERE]))
+                call = worker.send(
+                    "tasks:" + function, body, ATTACHED | STREAM, descriptors=[number]
+                )
+                _, failure = self.run_call(worker, call, ahead=1)
+                self.assertEqual("ValueError", failure["type_name"])
+                gone = "what a call had"
+                wait_for(lambda worker=worker: not self.files_in_memory(worker), gone)
+            os.close(number)
 
     @staticmethod
     def files_in_memory(worker):

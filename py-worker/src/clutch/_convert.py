@@ -42,38 +42,6 @@ __all__ = [
     "type_name",
 ]
 
-_ADVICE = (
-    "return None, bool, int, float, str, bytes, list, tuple, dict, set, "
-    "or a dataclass or enum of these"
-)
-_HINTS = {
-    "generator": "a generator cannot be sent as a whole; return list(...) of it, or call it as a "
-    "stream (`clutch call --stream`, `client.stream`)",
-    "async_generator": "an async generator cannot be sent as a whole; collect its items into a "
-    "list, or call it as a stream (`clutch call --stream`, `client.stream`)",
-    "coroutine": "a coroutine cannot be sent; await it, and return what it gives",
-    "function": "a function cannot be sent; return what it computes",
-    "complex": "a complex number is no plain data; return [z.real, z.imag]",
-    "range": "return list(...) of it",
-    "dict_keys": "return list(...) of it",
-    "dict_values": "return list(...) of it",
-    "dict_items": "return dict(...) of it",
-    "map": "return list(...) of it",
-    "filter": "return list(...) of it",
-    "zip": "return list(...) of it",
-    "clutch.SKIP": "it stands for no result, and only an item of a map can have none; return None",
-    "cupy.ndarray": "it is in the memory of a device; return cupy.asnumpy(...) of it",
-    "torch.Tensor": "return tensor.detach().cpu().numpy()",
-    "_io.TextIOWrapper": "an open file cannot be sent; return what it holds, or its name",
-    "_io.BufferedReader": "an open file cannot be sent; return what it holds, or its name",
-    "pandas.core.frame.DataFrame": "return frame.to_dict('records')",
-    "pandas.DataFrame": "return frame.to_dict('records')",
-}
-_ARRAY_HINTS = {
-    "ndarray": "what its class adds to an array would be lost; return numpy.array(...) of it",
-    "__array__": "it is an array of another library; return numpy.asarray(...) of it",
-    "__cuda_array_interface__": "it is in the memory of a device; return a numpy array of it",
-}
 _KEY_CHARACTERS_MAX = 40
 _RAISED_CHARACTERS_MAX = 1000
 
@@ -332,13 +300,8 @@ def _json_key(key: "Any") -> str:
 
 
 def _refuse(where: "Where", kind: type) -> "NoReturn":
-    hint = _HINTS.get(type_name(kind))
-    if hint is None and ("numpy", "ndarray") in _names(kind):
-        hint = _ARRAY_HINTS["ndarray"]
-    for name in ("__cuda_array_interface__", "__array__"):
-        if hint is None and hasattr(kind, name):
-            hint = _ARRAY_HINTS[name]
-    raise UnserializableError(where, kind, hint or f"it is no plain data; {_ADVICE}")
+    hint = load("clutch._hints").hint_for(type_name(kind), _names(kind), kind)
+    raise UnserializableError(where, kind, hint)
 
 
 def _simpler(value: "Any", kind: type) -> "Any":

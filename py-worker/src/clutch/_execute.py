@@ -197,6 +197,7 @@ class Executor:
             # The traceback holds this frame, and this frame would hold it. Whoever keeps it need
             # not keep what was attached.
             self.kept, error, encode = error, None, _never
+            del args, kwargs, items, value, payload
             return answer
         self.kept = value
         return self._answered(call_id, codec, value, items, encode)

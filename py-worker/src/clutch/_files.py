@@ -7,6 +7,7 @@ import sys
 from posix import O_ACCMODE, O_RDWR, fstat
 
 from clutch._pristine import load
+from clutch._table import ARRAY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ class File:
             mapped = self._kept.get((*self._identity, writable))
             if mapped is None or mapped.closed or len(mapped) != self.size:
                 # Also what user code has closed, which finds it behind its arrays.
-                mapped = _mapped(self, writable)
+                # Nothing else has to be made by numpy, so that nothing else imports it.
+                numpy = find_numpy() if entry.content == ARRAY else sys.modules.get("numpy")
+                mapped = _mapped(self, writable, numpy if numpy in _finished else None)
             self._maps[writable] = mapped
         return mapped
 
@@ -116,7 +119,7 @@ class File:
         return {(*self._identity, writable): mapped for writable, mapped in self._maps.items()}
 
 
-def _mapped(file: File, writable: bool) -> "Any":
+def _mapped(file: File, writable: bool, numpy: "Any") -> "Any":
     # The descriptor that older versions keep for a map is closed with it.
     options: "Dict[str, Any]" = {"trackfd": False} if sys.version_info >= (3, 13) else {}
     module = load("mmap")
@@ -127,9 +130,8 @@ def _mapped(file: File, writable: bool) -> "Any":
     def mapped() -> "Any":
         return module.mmap(file.number, file.size, flags=flags, prot=protection, **options)
 
-    numpy = find_numpy() if file.size and file.size % _HUGE_PAGE_BYTES == 0 else None
     whole = mapped()
-    if numpy is None:
+    if numpy is None or not file.size or file.size % _HUGE_PAGE_BYTES:
         return whole
     # Its sender may have made it of huge pages, which cost nothing to map, but only at multiples of
     # their size. The system takes the place right below the last one: what is too much is filled.

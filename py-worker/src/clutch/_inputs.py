@@ -138,9 +138,11 @@ class Stream:
         try:
             return self._decode(payload)
         except Exception as error:  # noqa: BLE001 - whatever a codec raises.
-            raise StreamFailed(
-                f"item {index} of the stream cannot be decoded: {type(error).__name__}: {error}"
-            ) from None
+            reason = f"{type(error).__name__}: {error}"
+        # Out here, and without the payload: whoever keeps the exception keeps neither the item nor
+        # what was attached to it.
+        del payload
+        raise StreamFailed(f"item {index} of the stream cannot be decoded: {reason}")
 
     def _ask(self) -> None:
         """Asks for more, if half of what may be here or under way has been taken."""

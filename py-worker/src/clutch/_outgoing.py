@@ -76,9 +76,7 @@ class Outgoing:
     def __del__(self) -> None:
         close_all(self.descriptors)
 
-    def seal(
-        self, payload_bytes_max: int, attached_bytes_max: int, name: str = "result"
-    ) -> bytes:
+    def seal(self, payload_bytes_max: int, attached_bytes_max: int, name: str = "result") -> bytes:
         """Makes the payload and its descriptors; or the meta of the failure, if that fails."""
         try:
             return self._seal(payload_bytes_max, attached_bytes_max)
@@ -185,9 +183,7 @@ class Encoder:
         """What came as an array goes as an array, whatever its size: as many as a frame takes."""
         has_views, count = self._incoming.has_views, 0
 
-        def attach_counted(
-            value: object, kind: type, where: "Where"
-        ) -> "Optional[PickleBuffer]":
+        def attach_counted(value: object, kind: type, where: "Where") -> "Optional[PickleBuffer]":
             nonlocal count
             bytes_min = 0 if count < ATTACHMENTS_MAX else ATTACH_BYTES_MIN
             stand_in = attach(value, kind, where, bytes_min, has_views)

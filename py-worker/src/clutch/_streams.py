@@ -106,6 +106,13 @@ class Stream:
 
     def run(self) -> None:
         """Calls the function, and sends its items."""
+        try:
+            self._run()
+        except BaseException:
+            self._forget()
+            raise
+
+    def _run(self) -> None:
         value = self._function(*self._args, **self._kwargs)
         if type(value) is Coroutine:
             value = self._on_loop(self._follow(value))
@@ -121,10 +128,19 @@ class Stream:
 
     async def run_on_loop(self) -> None:
         """The same, where the whole call runs on an event loop."""
-        value = self._function(*self._args, **self._kwargs)
-        if not hasattr(type(value), "__anext__"):
-            raise self._no_iterator(value)
-        await self._pump_async(value)
+        try:
+            value = self._function(*self._args, **self._kwargs)
+            if not hasattr(type(value), "__anext__"):
+                raise self._no_iterator(value)
+            await self._pump_async(value)
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Lets go of what was attached: whoever keeps the exception has this in its traceback."""
+        self._args, self._kwargs = (), {}
+        self._encode: "Any" = None
 
     def _on_loop(self, coroutine: "Any") -> "Any":
         port = self._port

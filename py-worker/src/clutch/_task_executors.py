@@ -106,6 +106,7 @@ class TaskExecutor(LaneExecutor):
             answer = self._failed(error, (call_id, key, stage, function, args, kwargs))
             # As in `Executor.execute`.
             error = encode = None
+            del args, kwargs, stream, value, payload
             return answer
         return self._answered(call_id, codec, value, stream, encode)
 

@@ -40,6 +40,7 @@ pub(super) const FILES: &[(&str, &str)] = files![
     "clutch/_failures.py",
     "clutch/_files.py",
     "clutch/_frames.py",
+    "clutch/_hints.py",
     "clutch/_imports.py",
     "clutch/_inputs.py",
     "clutch/_inside.py",
