@@ -119,7 +119,7 @@ impl<'a> Sheet<'a> {
         }
     }
 
-    /// Makes of a failure what is told: nobody can be asked about a call when its supervisor is gone.
+    /// Makes of a failure what is told: nobody can be asked about a call whose supervisor is gone.
     pub(crate) fn told(&self, failure: &mut Failure) {
         if self.terms.local {
             failure.call = 0;
