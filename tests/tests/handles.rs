@@ -2,9 +2,10 @@
 //! daemon to real workers: one memory for all of them, and nothing of it when nobody has it.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use clutch_client::{Client, Reason, Ref, Retry, Tensor};
+use clutch_client::{Chunk, Client, Reason, Ref, Retry, Tensor};
 use clutch_tests::{Builder, Daemon, wait_for};
 
 /// How long anything may take here on a loaded machine.
@@ -20,10 +21,9 @@ fn numbers(count: u32) -> Tensor {
 
 /// Waits until the daemon keeps nothing.
 fn wait_for_nothing(daemon: &Daemon) {
-    wait_for(PATIENCE, "the daemon to keep nothing", || {
+    wait_for("the daemon to keep nothing", PATIENCE, || {
         let status = daemon.status().daemon;
-        let kept = (status.handles, status.handle_bytes, status.handle_descriptors);
-        if kept == (0, 0, 0) { Ok(()) } else { Err(format!("{kept:?}")) }
+        (status.handles, status.handle_bytes, status.handle_descriptors) == (0, 0, 0)
     });
 }
 
@@ -34,10 +34,11 @@ fn one_memory_serves_every_worker_and_call() {
     let kept = client.put(numbers(8_000_000)).unwrap();
     let status = daemon.status().daemon;
     assert_eq!((1, kept.bytes()), (status.handles, status.handle_bytes));
+    let one = Chunk::Fixed(NonZeroU32::MIN);
     let (mut workers, mut memories) = (BTreeSet::new(), BTreeSet::new());
     for _ in 0..20 {
         let calls: Vec<(u32, Vec<u64>)> =
-            client.map("job_handles:where", vec![&kept; 8]).chunk(1).collect().unwrap();
+            client.map("job_handles:where", vec![&kept; 8]).chunk(one).collect().unwrap();
         for (worker, maps) in calls {
             workers.insert(worker);
             memories.extend(maps);
@@ -105,9 +106,9 @@ fn a_busy_worker_lets_go_of_a_value_that_was_released() {
     assert_eq!(1, maps.len());
     drop(kept);
     // It is never idle for as long as it would take to let go of it for want of calls.
-    wait_for(PATIENCE, "the worker to let go", || {
+    wait_for("the worker to let go", PATIENCE, || {
         client.call::<()>("job_handles:nothing", ()).unwrap();
         let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).unwrap();
-        if maps.contains("/memfd:clutch (deleted)") { Err(maps) } else { Ok(()) }
+        !maps.contains("/memfd:clutch (deleted)")
     });
 }

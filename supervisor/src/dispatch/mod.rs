@@ -8,8 +8,7 @@
 //! - `attempts`: how often it was tried; `handles`: values that are kept for many calls.
 //! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
 //! - `streams`: items on their ways, one by one; `stream_books`: how many may be.
-//! - `progress`: how far calls have come.
-//! - `given`: what workers were given and have not answered.
+//! - `progress`: how far calls have come; `given`: what workers have not answered.
 //! - `metas`: the metas of frames on that way.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
