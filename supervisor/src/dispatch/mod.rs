@@ -9,8 +9,7 @@
 //! - `unwanted`: calls that are given up, and by whom; `verdicts`: those that their pool gives up.
 //! - `streams`, `stream_flow`: items on their ways, one by one; `stream_books`, `stream_gate`: how
 //!   many may be; `progress`: how far calls have come.
-//! - `given`: what workers were given and have not answered.
-//! - `metas`: the metas of frames on that way.
+//! - `given`: what workers were given and have not answered; `metas`: the metas of those frames.
 //! - [`dispatcher`]: the state, and how effects are carried out.
 //! - [`core`]: the handle everybody has on it.
 //! - [`workers`], `guardians`, `output`: what workers and guardians say, and what workers print.
