@@ -7,7 +7,7 @@
 //! - [`value`], [`items`]: from words and lines to the JSON that is sent.
 //! - [`connect`]: the daemon, or a private one.
 //! - [`report`], [`exit`], [`error`]: failures in words and in exit codes.
-//! - [`sheet`]: what a map writes.
+//! - [`sheet`]: what a map writes; [`unread`]: knowing that nobody reads it.
 //! - [`output`], [`json`], [`logging`], [`interrupt`],
 //!   [`progress`], [`program`]: text, log, Ctrl-C, the bar, a program that runs.
 
@@ -29,6 +29,8 @@ mod connect;
 mod report;
 
 mod sheet;
+
+mod unread;
 
 mod exit;
 

@@ -13,6 +13,7 @@ use crate::output::{self, Results};
 use crate::printed::Prints;
 use crate::progress::Progress;
 use crate::report::{self, FailureFormat};
+use crate::unread::Unread;
 
 /// How a map is asked for.
 pub(crate) struct Terms<'a> {
@@ -25,11 +26,13 @@ pub(crate) struct Terms<'a> {
     pub(crate) local: bool,
 }
 
-/// Something was printed.
+/// Something that is no answer.
 pub(crate) enum Heard {
     Piece(OutputChunk),
     /// The beginning of a line was held back for long enough.
     Unfinished,
+    /// Nobody reads the results any more.
+    Nobody,
 }
 
 /// Writes, and counts.
@@ -39,6 +42,7 @@ pub(crate) struct Sheet<'a> {
     pub(crate) progress: Progress,
     pieces: mpsc::Receiver<OutputChunk>,
     prints: Prints,
+    unread: Unread,
     pub(crate) answered: u64,
     written: u64,
     failed: u64,
@@ -57,6 +61,7 @@ impl<'a> Sheet<'a> {
             progress,
             pieces,
             prints: Prints::default(),
+            unread: Unread::new(),
             answered: 0,
             written: 0,
             failed: 0,
@@ -70,7 +75,7 @@ impl<'a> Sheet<'a> {
         self.prints.due().is_some_and(|due| due <= Instant::now())
     }
 
-    /// What is printed next. Nothing is lost when this is dropped before its end.
+    /// What happens beside the answers. Nothing is lost when this is dropped before its end.
     pub(crate) async fn hear(&mut self) -> Heard {
         let due = self.prints.due();
         tokio::select! {
@@ -79,7 +84,7 @@ impl<'a> Sheet<'a> {
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 Heard::Unfinished
             }
-            else => std::future::pending().await,
+            () = self.unread.wait() => Heard::Nobody,
         }
     }
 
@@ -88,6 +93,7 @@ impl<'a> Sheet<'a> {
         self.progress.aside(|| match heard {
             Heard::Piece(piece) => self.prints.print(piece),
             Heard::Unfinished => self.prints.flush(),
+            Heard::Nobody => {}
         });
     }
 

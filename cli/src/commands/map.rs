@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
 use crate::items::{AfterBad, Input, Items, Source};
+use crate::sheet::Heard;
 use crate::wishes::WishError;
 pub(crate) use journal::{Finished, JournalError};
 use journal::{Job, Journal};
@@ -195,6 +196,8 @@ async fn map(
                 }
             }
             Next::Beside(beside) => writer.beside.push_back(beside),
+            // As when there is something to write: whoever has read enough is content.
+            Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
             Next::Interrupted => break writer.sheet.interrupted(),
             Next::End => {

@@ -19,6 +19,7 @@ use crate::connect::{self, Link};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::interrupt::Interrupt;
+use crate::sheet::Heard;
 use words::{chunk_size, delimiter};
 use writer::{Next, Writer};
 
@@ -172,6 +173,8 @@ async fn map(
                     break exit;
                 }
             }
+            // As when there is something to write: whoever has read enough is content.
+            Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
             Next::Interrupted => break writer.sheet.interrupted(),
             Next::End => break writer.sheet.summary(writer.sheet.answered, "chunks"),

@@ -167,6 +167,23 @@ fn endless_input_into_a_reader_that_has_enough() {
 }
 
 #[test]
+fn a_reader_that_has_enough_ends_a_map_that_would_write_nothing_for_long() {
+    let place = place();
+    let daemon = Daemon::builder().pool("default", |pool| pool.workers(2)).start();
+    let oracle = daemon.oracle();
+    // The second item alone outlasts the time that the program may take.
+    let script = r#""$0" --socket "$1" map --chunk 1 time:sleep 0 600 | head -n 1"#;
+    let output = clutch_tests::Program::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_clutch")])
+        .args([daemon.socket()])
+        .dir(place.tmp.path())
+        .run()
+        .expect_code(0);
+    assert_eq!(("null\n", ""), (output.stdout.as_str(), output.stderr.as_str()));
+    oracle.judge(daemon);
+}
+
+#[test]
 fn ctrl_c_cancels_what_is_in_flight() {
     let place = place();
     let started = place.tmp.join("started");

@@ -132,6 +132,11 @@ impl SourceFile {
         if let Some(what) = irregular(&metadata.file_type()) {
             return Err(fail(FileFault::NotRegular(what)));
         }
+        let is_empty = || file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        // Unless somebody appends to it just now.
+        if metadata.len() == 0 && matches!(file.read_at(&mut [0], 0), Ok(1..)) && is_empty() {
+            return Err(fail(FileFault::NotRegular("made up by the system as it is read")));
+        }
         // The flags travel with the descriptor, and nobody else has a use for these.
         let cleared = fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()));
         cleared.map_err(|error| fail(FileFault::Open(error.into())))?;
@@ -220,6 +225,8 @@ mod tests {
             FileFault::NotRegular("a directory")
         ));
         assert!(matches!(fault(SourceFile::open("/dev/null")), FileFault::NotRegular("a device")));
+        let made_up = fault(SourceFile::open("/proc/version"));
+        assert!(matches!(made_up, FileFault::NotRegular("made up by the system as it is read")));
         let pipe = dir.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(matches!(fault(SourceFile::open(&pipe)), FileFault::NotRegular("a pipe")));

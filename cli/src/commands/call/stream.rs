@@ -1,13 +1,10 @@
 //! `clutch call --stream`: the items of a generator, one JSON line each, as they come.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use clutch_client::{Client, Failure, ItemStream, RawValue, Reason};
 use futures_util::FutureExt;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{Args, CANCEL_MAX, OUTPUT_PIECES_MAX, format, request, unanswered};
@@ -20,6 +17,7 @@ use crate::output::{self, Results};
 use crate::printed::{HELD_MAX, Printed};
 use crate::progress::CallBar;
 use crate::report;
+use crate::unread::Unread;
 use crate::value::Arguments;
 
 /// What happens next.
@@ -175,37 +173,5 @@ impl<'a> Reader<'a> {
     fn flush(&mut self) -> io::Result<()> {
         let results = &mut self.results;
         self.bar.aside(|| results.flush())
-    }
-}
-
-/// Tells when standard output is a pipe that nobody reads any more: the next item may be long in
-/// coming, and it is not worth waiting for. The thread that looks waits in the kernel, and ends
-/// with the program.
-struct Unread(Option<oneshot::Receiver<()>>);
-
-impl Unread {
-    fn new() -> Unread {
-        let (sender, receiver) = oneshot::channel();
-        let look = move || {
-            let stdout = io::stdout();
-            // Without wishes, the kernel only tells of a broken pipe.
-            let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            while poll(&mut watched, PollTimeout::NONE) == Err(Errno::EINTR) {}
-            // Its receiver is gone when the stream has ended.
-            let _gone = sender.send(());
-        };
-        // Without it, a closed pipe is noticed with the next item.
-        let thread = std::thread::Builder::new().name("clutch-stdout".to_owned()).spawn(look);
-        Unread(thread.is_ok().then_some(receiver))
-    }
-
-    async fn wait(&mut self) {
-        if let Some(receiver) = &mut self.0
-            && receiver.await.is_ok()
-        {
-            self.0 = None;
-            return;
-        }
-        std::future::pending().await
     }
 }
