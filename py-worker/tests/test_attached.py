@@ -653,7 +653,6 @@ class WithoutNumpy(Base):
         self.assertEqual("TypeError", caught.exception.failure["type_name"])
 
 
-@unittest.skipUnless(numpy, "numpy is not installed here")
 class NoArrays(Base):
     def test_bytes_do_not_import_numpy(self):
         # Whole huge pages are placed with numpy's help, if it is there already.
@@ -664,6 +663,7 @@ class NoArrays(Base):
         self.assertEqual(bytearray(b"x" * size), there)
 
 
+@unittest.skipUnless(numpy, "numpy is not installed here")
 class WithNumpy(Base):
     """Arrays are numpy's."""
 

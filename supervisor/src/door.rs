@@ -116,7 +116,9 @@ impl Door {
             return;
         }
         let leave = self.strangers.admit(id);
-        let connection = Connection::new(Doorway { daemon, ..doorway.clone() }, stream, id);
+        // Its task has it by a pointer: as a value it would be there twice, once to be moved in.
+        let doorway = Doorway { daemon, ..doorway.clone() };
+        let connection = Box::new(Connection::new(doorway, stream, id));
         let stranger = Stranger { id, strangers: self.strangers.clone() };
         self.connections.spawn_local(async move { connection.run(leave, || drop(stranger)).await });
     }

@@ -63,8 +63,9 @@ pub const STREAM_BYTES_LOW: usize = 256 << 10;
 /// in memory of its own.
 pub const ITEM_BYTES_GUESSED: usize = 64 << 10;
 
-/// How many descriptors it is taken to have.
-pub const ITEM_DESCRIPTORS_GUESSED: usize = 8;
+/// How many descriptors it is taken to have: most have none, and were it more, streams that have
+/// sent nothing yet would soon keep others from their first item.
+pub const ITEM_DESCRIPTORS_GUESSED: usize = 1;
 
 /// Room that items of streams leave in a client's outbox to answers and failures.
 pub const ANSWERS_RESERVE_BYTES: usize = 1 << 20;

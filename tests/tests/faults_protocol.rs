@@ -246,7 +246,13 @@ fn f080_unknown_kinds_flags_codecs_and_directions_are_refused() {
         // What a client may say is not tried here.
         Some(kind) => !matches!(
             kind,
-            Kind::Call | Kind::Cancel | Kind::Ping | Kind::Pong | Kind::Status | Kind::Stop
+            Kind::Call
+                | Kind::Cancel
+                | Kind::Ping
+                | Kind::Pong
+                | Kind::Status
+                | Kind::Stop
+                | Kind::Release
         ),
     });
     for kind in kinds {

@@ -15,6 +15,7 @@ use super::dispatcher::{Dispatcher, FirstStart};
 use super::history::{Record, What};
 use crate::config;
 use crate::net::InboxError;
+use crate::net::intake::IntakeError;
 use crate::pool::{Begun, Event, StopCause, WorkerState, state};
 use crate::trial;
 use crate::worker::link::Link;
@@ -162,7 +163,9 @@ impl Dispatcher {
 
     /// What a worker sent last, before it died, was no frame. Its socket's own end is no fault.
     fn note_last_fault(&mut self, link: &Link, socket: &str, fault: &InboxError) {
-        if matches!(fault, InboxError::Socket(_)) {
+        // Nor is it its fault where descriptors could not be opened here.
+        use InboxError::{Descriptors, Socket};
+        if matches!(fault, Socket(_) | Descriptors(IntakeError::Exhausted)) {
             return;
         }
         let pool = self.pool(link.pool);

@@ -3,8 +3,10 @@
 use clutch_protocol::Header;
 use clutch_protocol::failure::{Payload, Reason};
 
+use super::call::Call;
 use super::core::Core;
 use crate::net::OutboxError;
+use crate::pool::CallKey;
 use crate::session::Peer;
 use crate::worker::link::Link;
 
@@ -23,10 +25,14 @@ impl Core {
 
     /// A client has read some of what was sent to it: its streams may go on.
     pub(crate) fn resume_outputs(&self, peer: &Peer) {
-        let mut calls: Vec<_> = peer.calls.borrow().values().copied().collect();
-        // In turns would be fairer still; so it is at least the oldest first, and none for ever.
-        calls.sort_unstable();
         self.with(|dispatcher| {
+            let all = peer.calls.borrow();
+            let gives = |key: &&CallKey| dispatcher.calls.get(key).is_some_and(Call::gives_items);
+            let mut calls: Vec<_> = all.values().filter(gives).copied().collect();
+            drop(all);
+            // In turns would be fairer still; so it is at least the oldest first, and none for
+            // ever.
+            calls.sort_unstable();
             for call in calls {
                 // Without its socket a worker is gone, which its guardian tells.
                 let _ = dispatcher.lend(call);

@@ -132,7 +132,7 @@ impl Connection {
     /// hello and is no stranger any more.
     ///
     /// `leave` is told when a stranger has to make room.
-    pub async fn run(mut self, leave: Rc<Notify>, introduced: impl FnOnce()) -> End {
+    pub async fn run(mut self: Box<Self>, leave: Rc<Notify>, introduced: impl FnOnce()) -> End {
         let mut leave_taker =
             LeaveTaker { core: self.doorway.core.clone(), peer: self.peer.clone(), greeted: false };
         let mut flusher = JoinSet::new();
@@ -284,17 +284,15 @@ impl Connection {
     async fn wait_and_receive(&mut self) -> Result<Pumped, End> {
         let deadline = self.frame_deadline;
         let overdue = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
+            let Some(at) = deadline else { return std::future::pending().await };
+            tokio::time::sleep_until(at.into()).await;
         };
         tokio::select! {
             biased;
             ready = self.stream.readable() => ready.map_err(|_| End::Broken)?,
             () = self.peer.changed.notified() => return Ok(Pumped::Empty),
             () = self.ledger.freed(), if !self.held.is_empty() => return Ok(Pumped::Empty),
-            () = overdue => {
+            () = overdue, if self.held.is_empty() => {
                 let sentence = "a frame was begun and not finished in time".to_owned();
                 return Err(refused(Refusal::TooSlow, sentence));
             }
@@ -310,9 +308,12 @@ impl Connection {
             if allowance == 0 {
                 return Ok(Turn::Over);
             }
-            let arrival = match self.next_arrival()? {
+            let arrival = match self.next_arrival(now)? {
                 Next::Take(arrival) => arrival,
-                Next::Kept => continue,
+                Next::Kept => {
+                    allowance -= 1;
+                    continue;
+                }
                 Next::Nothing => break,
             };
             // What is put is kept beyond any call, or not at all; its receiver says which.

@@ -1,5 +1,6 @@
 //! How a connection keeps pace: when it stops reading, what it waits for, and how long.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use clutch_protocol::failure::Reason;
@@ -61,7 +62,8 @@ impl Connection {
             }
             return Ok(Next::Kept);
         }
-        if !wants_answer(kind) && !self.held.has_call(id) {
+        let is_behind_release = kind == Kind::Put && self.held.has_releases();
+        if !wants_answer(kind) && !self.held.has_call(id) && !is_behind_release {
             return Ok(Next::Take(arrival));
         }
         if !self.holds_enough() {
@@ -151,12 +153,19 @@ impl Connection {
             *self.claim_deadline.get_or_insert_with(|| tokio::time::Instant::now() + CLAIM_TIMEOUT);
         let claim = self.doorway.memory.clone().acquire_many_owned(kib);
         let stream = self.stream.clone();
-        let permit = tokio::select! {
-            biased;
-            permit = tokio::time::timeout_at(deadline, claim) => permit,
-            () = wait_until_closed(&stream) => return Err(End::Broken),
-            () = self.ledger.freed(), if !self.held.is_empty() => return Ok(Claim::Waited),
-            () = self.peer.changed.notified(), if !self.held.is_empty() => {
+        let mut claim = pin!(tokio::time::timeout_at(deadline, claim));
+        let mut closed = pin!(wait_until_closed(&stream));
+        let permit = loop {
+            tokio::select! {
+                biased;
+                permit = &mut claim => break permit,
+                () = &mut closed => return Err(End::Broken),
+                () = self.ledger.freed(), if !self.held.is_empty() => {}
+                () = self.peer.changed.notified(), if !self.held.is_empty() => {}
+            }
+            // Its place among those that claim is given up only for what can be done.
+            let first = self.held.first();
+            if self.peer.lost().is_some() || first.is_some_and(|it| !self.must_wait(it)) {
                 return Ok(Claim::Waited);
             }
         };
