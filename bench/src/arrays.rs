@@ -16,7 +16,8 @@ use clutch_client::{SharedTensor, Tensor};
 use crate::board::{Row, Yardstick, play, print};
 use crate::daemon::Daemon;
 use crate::machine::{describe, status_kib};
-use crate::peers::{Environment, Peer};
+use crate::peer::Peer;
+use crate::peers::Environment;
 use crate::{Outcome, milliseconds};
 
 /// What the daemon may have had in memory at most, whatever went through it.
@@ -109,6 +110,11 @@ fn report(
     print("echo", echoes, &copies)
 }
 
+/// A peer with an array of this length.
+fn start(environment: &Environment, name: &str, bytes: usize) -> Outcome<Peer> {
+    Peer::start(environment.python(), "arrays.py", &[name, &bytes.to_string()])
+}
+
 /// Who takes part.
 struct Scene<'a> {
     client: &'a Client,
@@ -122,13 +128,13 @@ impl<'a> Scene<'a> {
     fn new(client: &'a Client, environment: &Environment, bytes: usize) -> Outcome<Scene<'a>> {
         let peer = |(name, package, _)| match environment.lacks(package) {
             Some(why) => Ok(Err(why.to_owned())),
-            None => Outcome::Ok(Ok(RefCell::new(Peer::start(environment, name, bytes)?))),
+            None => Outcome::Ok(Ok(RefCell::new(start(environment, name, bytes)?))),
         };
         let source: Vec<f64> = (0..bytes / 8).map(|index| (index % 1000) as f64).collect();
         Ok(Scene {
             client,
             peers: PEERS.into_iter().map(peer).collect::<Outcome<_>>()?,
-            numpy: RefCell::new(Peer::start(environment, "numpy", bytes)?),
+            numpy: RefCell::new(start(environment, "numpy", bytes)?),
             total: source.iter().sum(),
             source,
         })

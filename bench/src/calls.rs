@@ -1,15 +1,15 @@
-//! What a null call costs, beside `ProcessPoolExecutor` in the same run.
+//! What a null call costs, beside `ProcessPoolExecutor` and a bare forwarder in the same run.
 //!
 //! One worker on each side, the same function (`abs(1)`), rounds taken in turns so that whatever
-//! else the machine does hits both alike. Prints percentiles of every call and the ratio of the
-//! medians; the ratio is what to trust.
+//! else the machine does hits all alike. Prints percentiles of every call and the ratios of the
+//! medians; the ratios are what to trust.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::io::Write;
 use std::time::Instant;
 
-use crate::daemon::{Daemon, program};
+use crate::daemon::Daemon;
+use crate::forward::Forwarder;
+use crate::peer::Peer;
 use crate::{Outcome, percentile};
 
 /// Compares `rounds` rounds of `calls` calls each.
@@ -18,18 +18,21 @@ pub(crate) fn run(rounds: usize, calls: usize) -> Outcome<()> {
     let blocking = daemon.client()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let concurrent = runtime.block_on(clutch_client::Client::connect(daemon.socket()))?;
-    let mut executor = Executor::start()?;
+    let mut forwarder = Forwarder::start()?;
+    let mut executor = Peer::start("python3".as_ref(), "executor.py", &["1"])?;
 
     let mut series = [
         Series::new("clutch, Rust client, blocking"),
         Series::new("clutch, Rust client, async"),
+        Series::new("a bare forwarder"),
         Series::new("ProcessPoolExecutor"),
     ];
     for round in 0..=rounds {
         let samples = [
             time_blocking(&blocking, calls)?,
             runtime.block_on(time_concurrent(&concurrent, calls))?,
-            executor.time(calls)?,
+            forwarder.time(calls)?,
+            numbers(&executor.ask(&calls.to_string())?)?,
         ];
         // The first round warms caches, branch predictors and the processor's clock.
         if round > 0 {
@@ -41,6 +44,11 @@ pub(crate) fn run(rounds: usize, calls: usize) -> Outcome<()> {
     report(&series, rounds, calls)?;
     drop((blocking, concurrent));
     daemon.stop()
+}
+
+/// The numbers in a peer's answer.
+fn numbers(line: &str) -> Outcome<Vec<f64>> {
+    line.split_whitespace().map(|time| Ok(time.parse()?)).collect()
 }
 
 fn time_blocking(client: &clutch_client::blocking::Client, calls: usize) -> Outcome<Vec<f64>> {
@@ -91,55 +99,26 @@ impl Series {
     }
 }
 
-fn report(series: &[Series; 3], rounds: usize, calls: usize) -> Outcome<()> {
+fn report(series: &[Series; 4], rounds: usize, calls: usize) -> Outcome<()> {
     let mut out = std::io::stdout().lock();
-    let peer = series[2].median();
+    let [.., forwarder, executor] = series.each_ref().map(Series::median);
     writeln!(out, "null call, one worker, one client, {rounds} rounds of {calls} calls in turns")?;
-    writeln!(out, "{:<32} {:>8} {:>8} {:>8}  {:>6}", "", "p50 us", "p99 us", "p99.9 us", "ratio")?;
+    writeln!(
+        out,
+        "{:<30} {:>8} {:>8} {:>8} {:>12} {:>12}",
+        "", "p50 us", "p99 us", "p99.9 us", "/ executor", "/ forwarder"
+    )?;
     for one in series {
         writeln!(
             out,
-            "{:<32} {:>8.1} {:>8.1} {:>8.1}  {:>6.2}",
+            "{:<30} {:>8.1} {:>8.1} {:>8.1} {:>12.2} {:>12.2}",
             one.name,
             one.median(),
             percentile(&one.samples, 990),
             percentile(&one.samples, 999),
-            one.median() / peer
+            one.median() / executor,
+            one.median() / forwarder
         )?;
     }
     Ok(())
-}
-
-/// The peer, in a python of its own.
-struct Executor {
-    child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Executor {
-    fn start() -> Outcome<Executor> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/executor.py");
-        let mut child = program(Path::new("python3"))
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or("it has a pipe")?;
-        let mut lines = BufReader::new(stdout).lines();
-        lines.next().ok_or("the peer ended")??;
-        Ok(Executor { child, lines })
-    }
-
-    fn time(&mut self, calls: usize) -> Outcome<Vec<f64>> {
-        writeln!(self.child.stdin.as_mut().ok_or("it has a pipe")?, "{calls}")?;
-        let line = self.lines.next().ok_or("the peer ended")??;
-        line.split_whitespace().map(|time| Ok(time.parse()?)).collect()
-    }
-}
-
-impl Drop for Executor {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }

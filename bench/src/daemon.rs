@@ -94,7 +94,7 @@ impl Drop for Daemon {
 }
 
 /// The binary that was built beside this program.
-fn binary() -> Outcome<PathBuf> {
+pub(crate) fn binary() -> Outcome<PathBuf> {
     let binary = std::env::current_exe()?.with_file_name("clutch");
     if binary.exists() {
         return Ok(binary);

@@ -1,13 +1,21 @@
 //! Measurements of a release build, beside its peers where there are any.
 //!
 //! - `cargo run --release -p clutch-bench -- [ROUNDS] [CALLS]`: what a null call costs, beside
-//!   `ProcessPoolExecutor` (default 15 rounds of 2000 calls).
+//!   `ProcessPoolExecutor` and a bare forwarder (default 15 rounds of 2000 calls).
 //! - `cargo run --release -p clutch-bench -- supervision [SECONDS]`: what callers notice of
 //!   workers that die, are replaced and are fought over (default 60 seconds of kills).
 //! - `cargo run --release -p clutch-bench -- arrays [ROUNDS] [MIB]`: what a large array costs,
 //!   beside `ProcessPoolExecutor`, loky, Ray and one copy (default 15 rounds of 100 MB).
 //! - `cargo run --release -p clutch-bench -- curve [MAX_MIB]`: what a call costs by the size of
 //!   what it is given and gives, in the frame and beside it (default up to 1024 MiB).
+//! - `cargo run --release -p clutch-bench -- flight [CALLS] [ROUNDS]`: null calls in flight
+//!   together, beside `multiprocessing.Pool` and `ProcessPoolExecutor` (default 9 rounds of 20000).
+//! - `cargo run --release -p clutch-bench -- mixed [CALLS] [ROUNDS]`: what short calls wait where
+//!   one in eight is long, beside an ideal queue (default 5 rounds of 400).
+//! - `cargo run --release -p clutch-bench -- scaling [ROUNDS]`: calls that need a processor, on
+//!   one worker and on as many as there are processors (default 9 rounds).
+//! - `cargo run --release -p clutch-bench -- cold [ROUNDS]`: from nothing to the first result,
+//!   beside a python that does nothing (default 25 rounds).
 //! - `cargo run --release -p clutch-bench -- map [ITEMS]`: what a map costs for each item, beside
 //!   `multiprocessing.Pool.map` (default 1000000 items), and how near its schedule is to the ideal.
 //! - `cargo run --release -p clutch-bench -- map-file [GIB]`: a function over the chunks of a file,
@@ -23,13 +31,19 @@ use std::time::{Duration, Instant};
 mod arrays;
 mod board;
 mod calls;
+mod cold;
 mod curve;
 mod daemon;
+mod flight;
+mod forward;
 mod machine;
 mod map;
 mod map_file;
+mod mixed;
+mod peer;
 mod peers;
 mod plot;
+mod scaling;
 mod supervision;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -46,6 +60,11 @@ fn main() -> Outcome<()> {
         Some("curve") => curve::run(number(1, 1024)? << 20),
         Some("map") => map::run(number(1, 1_000_000)?),
         Some("map-file") => map_file::run(number(1, 1)?),
+        Some("flight") => flight::run(count(1, 20_000)?, count(2, 9)?),
+        Some("mixed") => mixed::run(count(1, 400)?, count(2, 5)?),
+        Some("scaling") => scaling::run(count(1, 9)?),
+        Some("cold") => cold::run(count(1, 25)?),
+        Some(forward::WORD) => forward::run(),
         _ => calls::run(count(0, 15)?, count(1, 2000)?),
     }
 }

@@ -5,14 +5,14 @@
 //! what to trust. The schedule is measured with items that sleep, so that other programs disturb
 //! it less; the ideal is half of their sum.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdout, Stdio};
+use std::io::Write;
 use std::time::Instant;
 
 use clutch_client::blocking::Client;
 
 use crate::Outcome;
-use crate::daemon::{Daemon, program};
+use crate::daemon::Daemon;
+use crate::peer::Peer;
 
 /// How often each side maps all items.
 const ROUNDS: usize = 5;
@@ -38,13 +38,13 @@ pub(crate) fn run(items: u64) -> Outcome<()> {
     let blocking = daemon.client()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let concurrent = runtime.block_on(clutch_client::Client::connect(daemon.socket()))?;
-    let mut peer = Peer::start(items)?;
+    let mut peer = Peer::start("python3".as_ref(), "pool_map.py", &[items.to_string()])?;
     let mut seconds = [const { Vec::new() }; 3];
     for round in 0..=ROUNDS {
         let took = [
             time_blocking(&blocking, items)?,
             runtime.block_on(time_concurrent(&concurrent, items))?,
-            peer.time()?,
+            peer.time("go")?,
         ];
         // The first round warms caches and the processor's clock.
         if round > 0 {
@@ -117,41 +117,4 @@ fn time_schedule(client: &Client) -> Outcome<(f64, f64)> {
     #[expect(clippy::cast_precision_loss, reason = "it is some seconds")]
     let ideal = slept.iter().sum::<u64>() as f64 / 2000.0;
     Ok((took, ideal))
-}
-
-/// The peer, in a python of its own.
-struct Peer {
-    child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Peer {
-    fn start(items: u64) -> Outcome<Peer> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/pool_map.py");
-        let mut child = program("python3".as_ref())
-            .args([script, &items.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or("the peer has no standard output")?;
-        let mut peer = Peer { child, lines: BufReader::new(stdout).lines() };
-        match peer.lines.next() {
-            Some(Ok(line)) if line == "ready" => Ok(peer),
-            other => Err(format!("the peer did not start: {other:?}").into()),
-        }
-    }
-
-    fn time(&mut self) -> Outcome<f64> {
-        writeln!(self.child.stdin.as_mut().ok_or("it has a pipe")?, "go")?;
-        let line = self.lines.next().ok_or("the peer has ended")??;
-        Ok(line.parse()?)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Its own workers end with it only if it may end by itself.
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }

@@ -1,8 +1,8 @@
-//! The peers that move arrays: a Python environment of the bench's own, and processes in it.
+//! The peers that move arrays: a Python environment of the bench's own.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::Outcome;
@@ -101,46 +101,4 @@ fn run(path: &Path, args: &[&str]) -> Outcome<String> {
         return Ok(said);
     }
     Err(complaint.lines().last().unwrap_or("it says nothing").to_owned().into())
-}
-
-/// A process of `peers/arrays.py`, ended on drop.
-pub(crate) struct Peer {
-    child: Child,
-    lines: std::io::Lines<BufReader<ChildStdout>>,
-}
-
-impl Peer {
-    /// Starts the peer of this name with an array of this length.
-    pub(crate) fn start(environment: &Environment, name: &str, bytes: usize) -> Outcome<Peer> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/arrays.py");
-        let mut child = program(environment.python())
-            .arg(script)
-            .args([name, &bytes.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or("it has a pipe")?;
-        let mut peer = Peer { child, lines: BufReader::new(stdout).lines() };
-        match peer.line()?.split_once(' ') {
-            Some(("ready", _)) => Ok(peer),
-            other => Err(format!("{name} said {other:?} instead of being ready").into()),
-        }
-    }
-
-    /// Has it do one task; gives the milliseconds that took.
-    pub(crate) fn time(&mut self, task: &str) -> Outcome<f64> {
-        writeln!(self.child.stdin.as_mut().ok_or("it has a pipe")?, "{task}")?;
-        Ok(self.line()?.parse()?)
-    }
-
-    fn line(&mut self) -> Outcome<String> {
-        Ok(self.lines.next().ok_or("the peer ended")??)
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }
