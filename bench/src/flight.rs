@@ -16,7 +16,7 @@ use crate::{Outcome, milliseconds};
 
 /// So many calls in each of so many rounds.
 pub(crate) fn run(calls: usize, rounds: usize) -> Outcome<()> {
-    let config = format!("[pools.default]\nworkers = 2\nqueue = {}\n", calls.max(1));
+    let config = format!("[pools.default]\nworkers = 2\nlimits.queue = {}\n", calls.max(1));
     let mut daemon = Daemon::start(&config, "")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(clutch_client::Client::connect(daemon.socket()))?;
