@@ -224,6 +224,8 @@ def arrays(items):
     """Each is in memory of its own."""
     for number in range(items):
         yield array.array("d", [number]) * 20_000
+
+
 def blocks():
     """Items with three large blocks each, which travel beside them."""
     for number in range(600):
@@ -236,3 +238,9 @@ def takes_late(path, streams):
     while not os.path.exists(path):
         time.sleep(0.01)
     return count + sum(1 for stream in streams for _ in stream)
+
+
+def sums(arrays):
+    """The sum of each array of a stream."""
+    for numbers in arrays:
+        yield float(sum(memoryview(numbers).cast("B").cast("d")))
