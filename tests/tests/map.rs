@@ -259,6 +259,44 @@ fn with_a_retry_only_items_without_a_result_run_again() {
     oracle.judge(daemon);
 }
 
+#[test]
+fn an_input_that_grew_or_comes_from_elsewhere_is_gone_on_with() {
+    let daemon = lone();
+    let oracle = daemon.oracle();
+    let notes = Notes::new(&daemon, "grown");
+    notes.open_gate();
+    let item = |number: i64| format!("[{:?}, {number}, -1]\n", notes.text());
+    let lines = |items: &[i64]| items.iter().map(|number| item(*number)).collect::<String>();
+    let journal = daemon.tmp().join("journal");
+    let journal = journal.to_str().expect("test paths are text");
+    let input = daemon.tmp().join("input");
+    let from = |input: &str| {
+        let words = ["map", "--starmap", "job_map:blocks_at", "--resume", journal, "--input"];
+        daemon.command(words).args([input])
+    };
+    let file = |items: &[i64]| {
+        std::fs::write(&input, lines(items)).expect("it can be written");
+        from(input.to_str().expect("test paths are text")).run()
+    };
+    assert_eq!("1\n4\n", file(&[1, 2]).expect_code(0).stdout);
+    assert_eq!("1\n4\n9\n", file(&[1, 2, 3]).expect_code(0).stdout, "it was appended to");
+    let piped = from("-").stdin(lines(&[1, 2, 3, 4])).run().expect_code(0);
+    assert_eq!("1\n4\n9\n16\n", piped.stdout);
+    assert_eq!("1\n4\n9\n16\n25\n", file(&[1, 2, 3, 4, 5]).expect_code(0).stdout);
+    for (items, says) in [
+        (&[1, 2, 7, 4, 5, 6][..], "item 2, line 3: it cannot be resumed: another item"),
+        (&[1, 2, 3, 4], "item 4 was finished"),
+    ] {
+        let refused = file(items).expect_code(2);
+        assert_eq!("", refused.stdout);
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+        assert!(refused.stderr.contains("another file for --resume"), "{}", refused.stderr);
+    }
+    let expected: BTreeMap<i64, usize> = (1..6).map(|item| (item, 1)).collect();
+    assert_eq!(expected, notes.times(), "each was called once");
+    oracle.judge(daemon);
+}
+
 /// A `clutch map --resume` under way.
 struct Running(Child);
 
@@ -393,10 +431,10 @@ fn a_journal_belongs_to_one_job_and_one_command_line() {
         assert_eq!("", output.stdout);
     };
     refuse(&["map", "math:exp", "--input", input, "--resume", journal], "function was");
-    refuse(&["map", "math:sqrt", "1", "--resume", journal], "input was");
+    refuse(&["map", "math:sqrt", "1", "--resume", journal], "item 1 was finished, says");
     refuse(&["map", "math:sqrt", "--input", input, "--resume", input], "is no journal");
     std::fs::write(input, "1\n4\n8\n").expect("it can be written");
-    refuse(&words, "input was");
+    refuse(&words, "item 2, line 3: it cannot be resumed: another item was finished");
     // What comes through a pipe is known when it comes.
     let journal = daemon.tmp().join("piped");
     let journal = journal.to_str().expect("test paths are text");

@@ -52,7 +52,10 @@ With --resume each finished item is written to FILE before its result is shown. 
 again, after Ctrl-C, a failure, kill -9 or a crash of the machine, prints all results as if nothing
 had happened, and calls the function only for items that are not in FILE (in the last second before
 the machine died, some may be lost). Items that failed are tried again. FILE belongs to one
-function, pool and input; for another it is refused. Delete it to begin anew.
+function, pool and input; for another it is refused. More items may have been added behind those of
+before, and they may come from elsewhere (a pipe, a file), as long as those that are finished are
+the same; a finished item that changed or is missing is named, and nothing is called. Delete FILE to
+begin anew.
 
 What the function prints goes to standard error, in whole lines, as far as that keeps up with it;
 all of it is in `clutch logs`. Ctrl-C cancels what is under way.
@@ -150,7 +153,11 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
         None => Source::words(&args.items)?,
     };
     let resumed = match &args.resume {
-        Some(path) => Some(Journal::open(path, &args.job(&source))?),
+        Some(path) => {
+            let (journal, finished) = Journal::open(path, &args.job(&source))?;
+            source.check(&finished)?;
+            Some((journal, finished))
+        }
         None => None,
     };
     let link = connect::open(&args.target, global, processors(), &mut interrupt).await?;
