@@ -17,6 +17,7 @@ use clutch_supervisor::{Finding, ServeError, ServeExit};
 use thiserror::Error;
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::items::InputError;
 use crate::logging::LogError;
 use crate::report::{self, FailureFormat};
@@ -79,8 +80,8 @@ pub(crate) enum Error {
              the metadata of its `main`, or `venv`"
     )]
     NoEnv { pool: String },
-    #[error("cancelled by Ctrl-C before anything was called")]
-    Interrupted,
+    #[error("cancelled by {0} before anything was called")]
+    Interrupted(Ask),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("failed to find the current directory: {0}")]
@@ -181,7 +182,7 @@ impl Error {
             Error::NotRun(refused) => Exit::of_program(refused.refusal),
             Error::ProgramLost => Exit::NoDaemon,
             Error::Interpreter(_) | Error::LocalProgram(_) => Exit::Configuration,
-            Error::Interrupted => Exit::Cancelled,
+            Error::Interrupted(ask) => Exit::asked(*ask),
             Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Error::Output(_) => Exit::Raised,

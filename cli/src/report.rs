@@ -8,6 +8,7 @@ use clutch_protocol::failure::{Certificate, Exception};
 use clutch_protocol::{Failure, Reason};
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::output;
 
 /// Lines of a stack that are shown to a person: the innermost are what matters.
@@ -62,15 +63,16 @@ pub(crate) fn chunk(
     Exit::of(&failure.reason)
 }
 
-/// Says that a call was cancelled from here.
-pub(crate) fn interrupted(failure: &Failure, format: FailureFormat) {
+/// Says that a call was cancelled from here, and gives the exit code that belongs to it.
+pub(crate) fn interrupted(failure: &Failure, ask: Ask, format: FailureFormat) -> Exit {
     match format {
         FailureFormat::Text => {
-            let sentence = format!("{} was cancelled by Ctrl-C", failure.function);
+            let sentence = format!("{} was cancelled by {ask}", failure.function);
             output::error_with_tail(&sentence, &number(failure));
         }
         FailureFormat::Json => output::json_note(&json(failure)),
     }
+    Exit::asked(ask)
 }
 
 fn text(prefix: &str, failure: &Failure, printed: &str) {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::output::{self, Results};
 use crate::printed::Prints;
 use crate::progress::Progress;
@@ -165,12 +166,12 @@ impl<'a> Sheet<'a> {
         if self.terms.json { FailureFormat::Json } else { FailureFormat::Text }
     }
 
-    /// Says that it was ended from the terminal.
-    pub(crate) fn interrupted(&self) -> Exit {
+    /// Says that somebody wanted it to end.
+    pub(crate) fn interrupted(&self, ask: Ask) -> Exit {
         let Self { written, .. } = self;
         self.progress.aside(|| match self.format() {
             FailureFormat::Text => output::error(&format!(
-                "cancelled by Ctrl-C after {written} results; what was in flight is lost"
+                "cancelled by {ask} after {written} results; what was in flight is lost"
             )),
             FailureFormat::Json => {
                 let reason = json!({"kind": "Cancelled"});
@@ -178,7 +179,7 @@ impl<'a> Sheet<'a> {
                 output::json_note(&json!({"results": written, "error": error}).to_string());
             }
         });
-        Exit::Cancelled
+        Exit::asked(ask)
     }
 
     /// Says how many of `all` failed. All were tried.

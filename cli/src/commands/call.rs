@@ -17,7 +17,7 @@ use crate::args::{Global, TargetArgs, count, function_name};
 use crate::connect;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::output;
 use crate::printed::{HELD_MAX, Printed};
 use crate::progress::CallBar;
@@ -108,7 +108,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
             tokio::select! {
                 python = python_of(&link.client, &args.target.pool, reply) => python,
                 () = tokio::time::sleep_until(Instant::now() + STATUS_MAX) => None,
-                () = interrupt.wait() => None,
+                _ = interrupt.wait() => None,
             }
         }
         _ => None,
@@ -123,8 +123,8 @@ enum Ended {
     Answered(Reply),
     /// With the end of what it has printed to standard error.
     Failed(Failure, String),
-    /// By Ctrl-C, with how it ended if the daemon said so.
-    Interrupted(Option<Failure>),
+    /// By Ctrl-C or the like, with how it ended if the daemon said so.
+    Interrupted(Ask, Option<Failure>),
 }
 
 /// The call as it was asked for.
@@ -163,7 +163,7 @@ async fn call(
     let mut printed = Printed::default();
     let (give_up, given_up) = oneshot::channel::<()>();
     let mut give_up = Some(give_up);
-    let mut settled = None;
+    let (mut settled, mut asked) = (None, None);
     let reply = {
         let mut reply = Box::pin(request.send_reply_until(async {
             // A sender that is dropped with the future tells nobody anything.
@@ -173,10 +173,10 @@ async fn call(
             let settle = settled.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                () = interrupt.wait(), if give_up.is_some() => {
+                ask = interrupt.wait(), if give_up.is_some() => {
                     // The daemon says which call that was, and it must hear of it before we go.
                     give_up.take().map(|give_up| give_up.send(()));
-                    settled = Some(Instant::now() + CANCEL_MAX);
+                    (settled, asked) = (Some(Instant::now() + CANCEL_MAX), Some(ask));
                 }
                 Some(piece) = pieces.recv() => bar.aside(|| printed.print(&piece)),
                 Ok(()) = reports.changed() => bar.show_newest(&mut reports),
@@ -193,13 +193,14 @@ async fn call(
         printed.print(&piece);
     }
     printed.flush();
-    match reply {
-        Some(Ok(reply)) => Ended::Answered(reply),
-        Some(Err(failure)) if give_up.is_none() && failure.reason == Reason::Cancelled => {
-            Ended::Interrupted(Some(failure))
+    match (reply, asked) {
+        (Some(Ok(reply)), _) => Ended::Answered(reply),
+        (Some(Err(failure)), Some(ask)) if failure.reason == Reason::Cancelled => {
+            Ended::Interrupted(ask, Some(failure))
         }
-        Some(Err(failure)) => Ended::Failed(failure, printed.end()),
-        None => Ended::Interrupted(None),
+        (Some(Err(failure)), _) => Ended::Failed(failure, printed.end()),
+        // Nobody stops waiting for an answer but who was asked to end.
+        (None, ask) => Ended::Interrupted(ask.unwrap_or(Ask::Interrupt), None),
     }
 }
 
@@ -238,13 +239,12 @@ fn show(ended: Ended, args: &Args, global: &Global, python: Option<String>) -> R
             }
             Ok(report::failure(&failure, format, &printed))
         }
-        Ended::Interrupted(failure) => {
+        Ended::Interrupted(ask, failure) => {
             let mut failure = failure.unwrap_or_else(|| unanswered(args));
             if args.target.local.local {
                 failure.call = 0;
             }
-            report::interrupted(&failure, format);
-            Ok(Exit::Cancelled)
+            Ok(report::interrupted(&failure, ask, format))
         }
     }
 }

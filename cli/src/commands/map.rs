@@ -206,7 +206,7 @@ async fn map(
             // As when there is something to write: whoever has read enough is content.
             Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
-            Next::Interrupted => break writer.sheet.interrupted(),
+            Next::Interrupted(ask) => break writer.sheet.interrupted(ask),
             Next::End => {
                 break match writer.last_beside()? {
                     Some(exit) => exit,

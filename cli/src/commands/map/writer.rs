@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::{Answers, Args, OnError};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::items::{Bad, Beside, Input, Known};
 use crate::output;
 use crate::progress::Progress;
@@ -26,7 +26,7 @@ pub(super) enum Next {
     Answer(u64, Result<Outcome<Box<RawValue>>, Failure>),
     Beside(Beside),
     Heard(Heard),
-    Interrupted,
+    Interrupted(Ask),
     End,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Writer<'a> {
         }
         tokio::select! {
             biased;
-            () = interrupt.wait() => Next::Interrupted,
+            ask = interrupt.wait() => Next::Interrupted(ask),
             Some(beside) = self.input.beside.recv(), if self.beside.len() < BESIDE_MAX => {
                 Next::Beside(beside)
             }

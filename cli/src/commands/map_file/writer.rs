@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::words::json_of;
 use super::{Answer, Answers, Args, OnError};
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::progress::Progress;
 use crate::report;
 use crate::sheet::{Heard, Sheet, Terms, fails_the_rest, sentence_of};
@@ -17,7 +17,7 @@ use crate::sheet::{Heard, Sheet, Terms, fails_the_rest, sentence_of};
 pub(super) enum Next {
     Answer(Box<Answer>),
     Heard(Heard),
-    Interrupted,
+    Interrupted(Ask),
     End,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Writer<'a> {
         }
         tokio::select! {
             biased;
-            () = interrupt.wait() => Next::Interrupted,
+            ask = interrupt.wait() => Next::Interrupted(ask),
             heard = self.sheet.hear() => Next::Heard(heard),
             answer = answers.next() => match answer {
                 Some(answer) => Next::Answer(Box::new(answer)),
