@@ -112,8 +112,8 @@ impl Source {
     }
 
     /// Says no, before anything is called, to an input in which an item that was finished is
-    /// another one now, or is missing. What comes through a pipe cannot be looked at ahead: its
-    /// items are compared when they come.
+    /// another one now, or is missing. What comes through a pipe cannot be looked at ahead, and
+    /// what looks as it did at first need not be: there, items are compared when they come.
     pub(crate) fn check(&self, finished: &Finished) -> Result<(), InputError> {
         match self {
             _ if finished.count() == 0 || finished.input() == self.identity() => Ok(()),
@@ -123,10 +123,8 @@ impl Source {
                 }
                 reaches(finished, items.len() as u64)
             }
-            Source::Lines { regular: Some(regular), .. } if !regular.goes_on(finished.input()) => {
-                regular.check(finished)
-            }
-            Source::Lines { .. } => Ok(()),
+            Source::Lines { regular: Some(regular), .. } => regular.check(finished),
+            Source::Lines { regular: None, .. } => Ok(()),
         }
     }
 
@@ -160,17 +158,6 @@ impl Source {
 }
 
 impl Regular {
-    /// Whether this file is another one that was appended to, as far as can be told from that
-    /// one's identity.
-    fn goes_on(&self, before: &str) -> bool {
-        let before = before.split_once(" bytes, ").and_then(|(bytes, hash)| {
-            Some((bytes.parse().ok()?, u64::from_str_radix(hash, 16).ok()?))
-        });
-        before.is_some_and(|(bytes, hash): (u64, u64)| {
-            bytes <= self.bytes && sample(&self.file, bytes).is_ok_and(|now| now == hash)
-        })
-    }
-
     fn check(&self, finished: &Finished) -> Result<(), InputError> {
         let from_start = FromStart { file: &self.file, at: 0 };
         let mut reader = BufReader::with_capacity(BATCH_BYTES_MAX, from_start);
