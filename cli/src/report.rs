@@ -36,13 +36,28 @@ pub(crate) fn failure(failure: &Failure, format: FailureFormat, printed: &str) -
 /// Shows why an item of a map failed, and gives the exit code that belongs to it.
 pub(crate) fn item(index: u64, failure: &Failure, format: FailureFormat) -> Exit {
     match format {
+        // Nothing is wrong with an item when a function is not there.
+        FailureFormat::Text if is_of_no_item(&failure.reason) => text("", failure, ""),
         FailureFormat::Text => text(&format!("item {index}: "), failure, ""),
+        FailureFormat::Json if is_of_no_item(&failure.reason) => {
+            output::json_note(&serde_json::json!({"error": failure}).to_string());
+        }
         FailureFormat::Json => {
             let json = serde_json::json!({"index": index, "error": failure});
             output::json_note(&json.to_string());
         }
     }
     Exit::of(&failure.reason)
+}
+
+/// Whether the function, or what folds, is to blame for this, whichever item came first.
+fn is_of_no_item(reason: &Reason) -> bool {
+    match reason {
+        Reason::NotFound(_) | Reason::NotAllowed => true,
+        // So begins what workers say of a fold.
+        Reason::BadArguments { message } => message.starts_with("the fold "),
+        _ => false,
+    }
 }
 
 /// Shows why a chunk of a file failed, and gives the exit code that belongs to it. `place` is what

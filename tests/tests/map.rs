@@ -181,6 +181,24 @@ fn the_command_line_reduces_too() {
     let failed = failed.expect_code(2);
     assert_eq!("", failed.stdout, "a part of the items has no result");
     assert!(failed.stderr.contains("item 2, line 3"), "{}", failed.stderr);
+    let notes = Notes::new(&daemon, "folded");
+    let item = format!("[{:?}, 1]", notes.text());
+    for (fold, says) in [
+        ("nosuch:x", "error: the fold nosuch:x: no module named 'nosuch'"),
+        ("operator:nosuch", "error: the fold operator:nosuch: module 'operator' has no"),
+    ] {
+        let words = ["map", "--starmap", "job_map:noted", &item, &item, "--reduce", fold];
+        let failed = daemon.cli(words).expect_code(2);
+        assert!(failed.stderr.contains(says), "{}", failed.stderr);
+        assert!(!failed.stderr.contains("item 0"), "{}", failed.stderr);
+        let failed = daemon.command(words).args(["--json"]).run().expect_code(2);
+        assert!(!failed.stderr.contains("index"), "{}", failed.stderr);
+    }
+    assert!(notes.times().is_empty(), "no item was run");
+    let words = ["map", "math:exp", "1", "2", "--chunk=2", "--reduce", "math:sqrt"];
+    let failed = daemon.cli(words).expect_code(2);
+    let says = "error: bad arguments for math:exp: the fold math:sqrt: math.sqrt()";
+    assert!(failed.stderr.contains(says), "{}", failed.stderr);
     for option in ["--unordered", "--index", "--resume=x", "--on-error=skip"] {
         daemon.cli(["map", "math:sqrt", "1", "--reduce", "operator:add", option]).expect_code(2);
     }
