@@ -85,7 +85,10 @@ pub(crate) enum BadReason {
     NotJson { what: String, column: usize },
     #[error("it is not UTF-8 (byte {at}); JSON must be")]
     NotText { at: usize },
-    #[error("it is longer than {limit} bytes, the most that the daemon takes")]
+    #[error(
+        "it is longer than {limit} bytes, the most that the daemon takes; raise `payload` under \
+         [daemon] in the configuration"
+    )]
     TooLong { limit: u32 },
     #[error("it cannot be read: {0}")]
     Unreadable(#[source] io::Error),
@@ -415,6 +418,13 @@ mod tests {
         assert_eq!(["1", "{\"a\": 1.50}", "123456789012345678901234567890"], *items);
         assert!(bads.is_empty());
         assert_eq!(Some(3), positions.total());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_item() {
+        let (items, bads, _) = all(input("\u{feff}1\n\u{feff}2\n3", AfterBad::Continue));
+        assert_eq!(["1", "3"], *items);
+        assert_eq!([2], *bads.iter().map(|bad| bad.line).collect::<Vec<_>>());
     }
 
     #[test]

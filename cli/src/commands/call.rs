@@ -13,7 +13,7 @@ use clutch_client::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::args::{Global, TargetArgs, count, function_name};
+use crate::args::{Global, TargetArgs, function_name, stream_window};
 use crate::connect;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -74,8 +74,8 @@ pub(crate) struct Args {
     /// Print the items that the function gives, one line each, as they come
     #[arg(long, conflicts_with = "report")]
     pub(crate) stream: bool,
-    /// Items that may be on their way at once [default: 32]
-    #[arg(long, value_name = "N", value_parser = count, requires = "stream")]
+    /// Items that may be on their way at once, 4096 at most [default: 32]
+    #[arg(long, value_name = "N", value_parser = stream_window, requires = "stream")]
     pub(crate) window: Option<NonZeroU32>,
     /// Show no progress bar (without a terminal there is none anyway)
     #[arg(long)]

@@ -78,10 +78,10 @@ pub(crate) struct Args {
     /// Print each result as {"index": ..., "result": ...}
     #[arg(long)]
     index: bool,
-    /// Items that are sent together: auto, or a number
+    /// Items that are sent together: auto, or a number up to 4294967295; never more than --window
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chunk)]
     chunk: Chunk,
-    /// Items that may be on their way at once [default: as many as keep the workers busy]
+    /// Items that may be read and have no printed result yet [default: 65536]
     #[arg(long, value_name = "N", value_parser = count)]
     window: Option<NonZeroU32>,
     /// What to do when an item fails
@@ -132,7 +132,10 @@ enum OnError {
 fn chunk(word: &str) -> Result<Chunk, NumberError> {
     match word {
         "auto" => Ok(Chunk::Auto),
-        number => count(number).map(Chunk::Fixed).map_err(|_| NumberError::Chunk),
+        number => count(number).map(Chunk::Fixed).map_err(|error| match error {
+            NumberError::Count => NumberError::Chunk,
+            error => error,
+        }),
     }
 }
 
@@ -206,11 +209,11 @@ async fn map(
             // As when there is something to write: whoever has read enough is content.
             Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
-            Next::Interrupted(ask) => break writer.sheet.interrupted(ask),
+            Next::Interrupted(ask) => break writer.interrupted(ask)?,
             Next::End => {
                 break match writer.last_beside()? {
                     Some(exit) => exit,
-                    None => writer.summary(),
+                    None => writer.summary()?,
                 };
             }
         }

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::interrupt::{Ask, Interrupt};
 use crate::progress::Progress;
 use crate::report;
-use crate::sheet::{Heard, Sheet, Terms, fails_the_rest, sentence_of};
+use crate::sheet::{Heard, Sheet, Terms, fails_the_rest};
 
 /// What happens next.
 pub(super) enum Next {
@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
             let line = json!({"chunk": place, "error": failure});
             self.sheet.write(line.to_string().as_bytes())?;
         }
-        self.sheet.count_failure(|| sentence_of(&name, failure));
+        self.sheet.count_failure(|| format!("{name}: {}", report::sentence(failure)));
         Ok(None)
     }
 }
