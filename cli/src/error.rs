@@ -86,6 +86,8 @@ pub(crate) enum Error {
     Log(#[from] LogError),
     #[error("failed to find the current directory: {0}")]
     CurrentDirectory(#[source] io::Error),
+    #[error("failed to enter the working directory {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
     #[error("failed to write to standard output: {0}")]
     Output(#[source] io::Error),
     #[error("{}", .0.sentence)]
@@ -183,7 +185,10 @@ impl Error {
             Error::ProgramLost => Exit::NoDaemon,
             Error::Interpreter(_) | Error::LocalProgram(_) => Exit::Configuration,
             Error::Interrupted(ask) => Exit::asked(*ask),
-            Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
+            // As the daemon says it.
+            Error::CurrentDirectory(_) | Error::Directory { .. } | Error::Prepare(_) => {
+                Exit::Configuration
+            }
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Error::Output(_) => Exit::Raised,
             Error::Journal(error) => error.exit(),

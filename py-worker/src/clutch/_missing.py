@@ -75,7 +75,8 @@ def not_found(
 def bad_preload(module_name: str, error: BaseException, skip: "tuple[str, ...]") -> bytes:
     """The failure for a module to preload that is not there."""
     text = cut(format_traceback(error, skip), FAILURE_TEXT_BYTES_MAX)
-    return _failure(_MODULE, _module_message(module_name, error), text)
+    message = _module_message(module_name, error)
+    return _failure(_MODULE, f"the pool's `preload` names '{module_name}': {message}", text)
 
 
 def is_absent(module_name: str, error: BaseException) -> bool:
