@@ -93,7 +93,8 @@ mod tests {
     fn a_wrong_argument_is_named_and_told_what_there_is() {
         let args: Vec<String> = ["fast", "7", "1.5"].map(str::to_owned).to_vec();
         assert_eq!((Ok(7), Ok(9)), (number_of(&args, 1, 5), number_of(&args, 3, 9)));
-        for (index, says) in [(0, "'fast' is neither a measurement nor"), (2, "'1.5' is no whole")] {
+        for (index, says) in [(0, "'fast' is neither a measurement nor"), (2, "'1.5' is no whole")]
+        {
             let told = number_of(&args, index, 5).unwrap_err();
             assert!(told.starts_with(says) && told.ends_with(USAGE), "{told}");
         }

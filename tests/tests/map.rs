@@ -206,6 +206,27 @@ fn the_command_line_reduces_too() {
 }
 
 #[test]
+fn what_is_too_large_is_told_with_the_key_to_raise() {
+    let daemon = Daemon::builder().pool("default", |pool| pool).daemon_key("payload", "1MiB");
+    let daemon = daemon.start();
+    let long = 2 << 20;
+    let text = daemon.tmp().write("long", format!("\"{}\"\n", "x".repeat(long)));
+    let text = text.to_str().expect("test paths are text");
+    let repeat = format!("[\"x\", {long}]");
+    for (words, code, says) in [
+        (&["call", "operator:mul", "x", &long.to_string()][..], 1, "the result of operator:mul"),
+        (&["map", "--starmap", "operator:mul", &repeat], 1, "item 0: the result of operator:mul"),
+        (&["map", "builtins:len", "--input", text], 2, "item 0, line 1: it is longer than 1048576"),
+    ] {
+        let failed = daemon.cli(words).expect_code(code);
+        for part in [says, "raise `payload` under [daemon]"] {
+            assert!(failed.stderr.contains(part), "{part}: {}", failed.stderr);
+        }
+        assert!(!failed.stderr.contains("attached"), "{}", failed.stderr);
+    }
+}
+
+#[test]
 fn what_folds_must_be_allowed_as_any_function() {
     let pool = |pool: clutch_tests::Pool| pool.allow(&["math:*", "operator:add"]);
     let daemon = Daemon::builder().pool("default", pool).start();

@@ -106,7 +106,8 @@ fn a_failed_chunk_is_named_and_ends_the_map_or_not() {
         (error["chunk"]["index"].as_u64().unwrap(), error["chunk"]["offset"].as_u64().unwrap())
     );
     let output = map(&daemon, "secret", &[]).expect_code(1);
-    let says = "result: bytes (results are printed as JSON, and JSON cannot hold bytes; return text";
+    let says =
+        "result: bytes (results are printed as JSON, and JSON cannot hold bytes; return text";
     assert!(output.stderr.contains(says), "{}", output.stderr);
     assert!(!output.stderr.contains("codec"), "there is none to choose: {}", output.stderr);
     map(&daemon, "nothing", &[]).expect_code(2).expect_stderr("nothing");

@@ -42,6 +42,11 @@ keyword argument by the same rule, and - is one JSON value from standard input. 
 like something else is quoted twice: '\"42\"', '\"a=b\"', '\"-\"'. Words that start with a dash,
 other than negative numbers, go behind --.
 
+Arguments and results are JSON, and what JSON cannot say is never sent as something else. A result
+with bytes, NaN, an infinity, a complex number or a key that is no text fails (exit code 1), and the
+error says where it is and what to return instead; tuples and sets are lists. As an argument, NaN is
+a string like any other word.
+
 The result goes to standard output. What the function prints, and why it failed, goes to standard
 error. Ctrl-C cancels the call; a second one does not wait for that.
 

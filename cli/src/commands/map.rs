@@ -36,7 +36,8 @@ const OUTPUT_PIECES_MAX: usize = 256;
 #[command(after_help = "\
 Items are arguments (JSON if they are JSON, else strings) or the lines of --input, one JSON value in
 each; blank lines do not count. A file of any length is read as it is needed. Results are in the
-order of the items; a result of the function is one line, as JSON.
+order of the items; a result of the function is one line, as JSON. An item whose result JSON cannot
+hold (bytes, NaN, complex) has failed, and its error says where that is and what to return instead.
 
 When items fail, --on-error decides: stop (no more items; the exit code says why), skip (no line for
 them) or report (a line {\"index\": 5, \"error\": {...}} in their place). With skip and report the
