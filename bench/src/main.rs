@@ -38,6 +38,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const USAGE: &str = "usage: clutch-bench [ROUNDS] [CALLS] | supervision [SECONDS] | \
                      arrays [ROUNDS] [MIB] | curve [MAX_MIB] | map [ITEMS] | map-file [GIB]";
 
+#[expect(clippy::print_stderr, reason = "it is a program of its own, and has no log")]
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match measure(&args) {
