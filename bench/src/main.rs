@@ -26,6 +26,7 @@
 //! Needs `target/release/clutch` (`cargo build --release`) and a `python3`.
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 mod arrays;
@@ -48,11 +49,34 @@ mod supervision;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-fn main() -> Outcome<()> {
+const USAGE: &str = "usage: clutch-bench [ROUNDS] [CALLS] | supervision [SECONDS] | \
+                     arrays [ROUNDS] [MIB] | curve [MAX_MIB] | map [ITEMS] | map-file [GIB]";
+
+#[expect(clippy::print_stderr, reason = "it is a program of its own, and has no log")]
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |index: usize, default: u64| {
-        args.get(index).map_or(Ok(default), |text| text.parse::<u64>())
+    match measure(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is asked for by an argument: a number, or the default where there is none.
+fn number_of(args: &[String], index: usize, default: u64) -> Result<u64, String> {
+    let number = |text: &String| {
+        text.parse().map_err(|_| match index {
+            0 => format!("'{text}' is neither a measurement nor a whole number; {USAGE}"),
+            _ => format!("'{text}' is no whole number; {USAGE}"),
+        })
     };
+    args.get(index).map_or(Ok(default), number)
+}
+
+fn measure(args: &[String]) -> Outcome<()> {
+    let number = |index, default| number_of(args, index, default);
     let count = |index, default| Outcome::Ok(usize::try_from(number(index, default)?)?);
     match args.first().map(String::as_str) {
         Some("supervision") => supervision::run(Duration::from_secs(number(1, 60)?)),
@@ -79,4 +103,20 @@ fn percentile(samples: &[f64], per_mille: usize) -> f64 {
     let mut samples = samples.to_vec();
     samples.sort_by(f64::total_cmp);
     samples[(samples.len() - 1) * per_mille / 1000]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_argument_is_named_and_told_what_there_is() {
+        let args: Vec<String> = ["fast", "7", "1.5"].map(str::to_owned).to_vec();
+        assert_eq!((Ok(7), Ok(9)), (number_of(&args, 1, 5), number_of(&args, 3, 9)));
+        for (index, says) in [(0, "'fast' is neither a measurement nor"), (2, "'1.5' is no whole")]
+        {
+            let told = number_of(&args, index, 5).unwrap_err();
+            assert!(told.starts_with(says) && told.ends_with(USAGE), "{told}");
+        }
+    }
 }

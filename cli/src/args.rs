@@ -4,12 +4,13 @@
 //! These are raw arguments: each word is right by itself. What must agree between words is checked
 //! by the verbs.
 
-use std::num::NonZeroU32;
+use std::num::{IntErrorKind, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use clutch_protocol::limits::STREAM_CREDIT_MAX;
 use clutch_protocol::name;
 
 use crate::commands::{
@@ -163,7 +164,19 @@ pub(crate) fn call_number(word: &str) -> Result<u64, NumberError> {
 
 /// How many of something: at least one.
 pub(crate) fn count(word: &str) -> Result<NonZeroU32, NumberError> {
-    word.parse().map_err(|_| NumberError::Count)
+    word.parse::<NonZeroU32>().map_err(|error| match error.kind() {
+        IntErrorKind::PosOverflow => NumberError::Most(u32::MAX),
+        _ => NumberError::Count,
+    })
+}
+
+/// How many items of a stream may be on their way.
+pub(crate) fn stream_window(word: &str) -> Result<NonZeroU32, NumberError> {
+    match count(word) {
+        Ok(items) if items.get() <= STREAM_CREDIT_MAX => Ok(items),
+        Ok(_) | Err(NumberError::Most(_)) => Err(NumberError::Most(STREAM_CREDIT_MAX)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a text is no number.
@@ -175,6 +188,8 @@ pub(crate) enum NumberError {
     Count,
     #[error("write auto, or a whole number from 1")]
     Chunk,
+    #[error("{0} is the most; write a smaller number")]
+    Most(u32),
 }
 
 /// A time span with units, 0 included.
@@ -261,6 +276,7 @@ mod tests {
         for bad in ["0s", "5", "-1s", "1.5s", "soon"] {
             assert!(parse(&[&format!("--timeout={bad}"), "m:f"]).is_err(), "{bad:?}");
         }
+        assert!(parse(&["--stream", "--window=4096", "m:f"]).is_ok(), "it is the most");
         assert!(parse(&["--python", "3.12", "m:f"]).is_err(), "needs --local");
         let says = |words: &[&str]| {
             let words = ["clutch"].iter().chain(words);
@@ -271,6 +287,11 @@ mod tests {
             (&["logs", "--call", "0"], "number of a call, like 17"),
             (&["map", "m:f", "--chunk", "0", "1"], "write auto, or a whole number"),
             (&["map", "m:f", "--window", "x", "1"], "write a whole number from 1"),
+            (&["map", "m:f", "--chunk", "99999999999", "1"], "4294967295 is the most"),
+            (&["map", "m:f", "--chunk", "x", "1"], "write auto, or a whole number"),
+            (&["call", "m:f", "--stream", "--window", "5000"], "'5000' for '--window <N>': 4096"),
+            (&["call", "m:f", "--stream", "--window", "5000000000"], "4096 is the most"),
+            (&["call", "m:f", "--stream", "--window", "0"], "write a whole number from 1"),
             (&["ping", "--count", "0"], "write a whole number from 1"),
         ] {
             let error = says(words);

@@ -101,7 +101,7 @@ pub(crate) async fn open(
         let socket = Socket::of(global);
         let client = tokio::select! {
             client = daemon_within(&socket, patience) => client?,
-            () = interrupt.wait() => return Err(Error::Interrupted),
+            ask = interrupt.wait() => return Err(Error::Interrupted(ask)),
         };
         return Ok(Link { client, local: None, _log: None });
     }
@@ -141,7 +141,7 @@ pub(crate) async fn start(config: Config, interrupt: &mut Interrupt) -> Result<L
     let mut started = tokio::task::spawn_blocking(move || starting.wait());
     let interrupted = tokio::select! {
         local = &mut started => return Ok(local.expect("starting does not panic")?),
-        () = interrupt.wait() => Error::Interrupted,
+        ask = interrupt.wait() => Error::Interrupted(ask),
     };
     abort.abort();
     if let Ok(local) = started.await.expect("starting does not panic") {
@@ -156,7 +156,7 @@ impl Link {
     pub(crate) async fn close(self, exit: Exit) {
         let Link { client, local, _log } = self;
         let Some(local) = local else { return };
-        let given_up = matches!(exit, Exit::TimedOut | Exit::Cancelled);
+        let given_up = exit.is_given_up();
         if given_up {
             settle(&client).await;
         }

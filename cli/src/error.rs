@@ -17,6 +17,7 @@ use clutch_supervisor::{Finding, ServeError, ServeExit};
 use thiserror::Error;
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::items::InputError;
 use crate::logging::LogError;
 use crate::report::{self, FailureFormat};
@@ -79,12 +80,14 @@ pub(crate) enum Error {
              the metadata of its `main`, or `venv`"
     )]
     NoEnv { pool: String },
-    #[error("cancelled by Ctrl-C before anything was called")]
-    Interrupted,
+    #[error("cancelled by {0} before anything was called")]
+    Interrupted(Ask),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("failed to find the current directory: {0}")]
     CurrentDirectory(#[source] io::Error),
+    #[error("failed to enter the working directory {}: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
     #[error("failed to write to standard output: {0}")]
     Output(#[source] io::Error),
     #[error("{}", .0.sentence)]
@@ -181,8 +184,11 @@ impl Error {
             Error::NotRun(refused) => Exit::of_program(refused.refusal),
             Error::ProgramLost => Exit::NoDaemon,
             Error::Interpreter(_) | Error::LocalProgram(_) => Exit::Configuration,
-            Error::Interrupted => Exit::Cancelled,
-            Error::CurrentDirectory(_) | Error::Prepare(_) => Exit::Configuration,
+            Error::Interrupted(ask) => Exit::asked(*ask),
+            // As the daemon says it.
+            Error::CurrentDirectory(_) | Error::Directory { .. } | Error::Prepare(_) => {
+                Exit::Configuration
+            }
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             Error::Output(_) => Exit::Raised,
             Error::Journal(error) => error.exit(),

@@ -9,6 +9,8 @@ use clutch_protocol::Reason;
 use clutch_protocol::failure::Payload;
 use clutch_protocol::message::{Refusal, RunRefusal};
 
+use crate::interrupt::Ask;
+
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,22 +24,28 @@ pub(crate) enum Exit {
     WorkerDied = 6,
     Refused = 7,
     Configuration = 8,
+    HungUp = 129,
+    Interrupted = 130,
+    Terminated = 143,
 }
 
 /// Every code with its meaning, in order.
-const TABLE: [(Exit, &str); 9] = [
+const TABLE: [(Exit, &str); 12] = [
     (Exit::Ok, "success; also when the reader of the output went away"),
     (Exit::Raised, "the Python code raised, or its result could not be delivered"),
     (Exit::Usage, "wrong usage: options, arguments, input, or a name or number that is not there"),
     (Exit::NoDaemon, "no daemon answers at the socket, or the connection was lost"),
     (Exit::TimedOut, "timed out"),
-    (Exit::Cancelled, "cancelled, by Ctrl-C, by the daemon or by an operator"),
+    (Exit::Cancelled, "cancelled by an operator or by the daemon"),
     (Exit::WorkerDied, "the worker died while it ran the call"),
     (
         Exit::Refused,
         "refused: queue full, not allowed, crash loop, nested calls, shutting down, socket in use",
     ),
     (Exit::Configuration, "the configuration is wrong, or its workers cannot start"),
+    (Exit::HungUp, "ended by SIGHUP: the terminal was closed"),
+    (Exit::Interrupted, "ended by Ctrl-C; what it had called was cancelled"),
+    (Exit::Terminated, "ended by SIGTERM; what it had called was cancelled"),
 ];
 
 impl Exit {
@@ -64,6 +72,21 @@ impl Exit {
             | Reason::HandlesFull { .. }
             | Reason::ShuttingDown { .. } => Exit::Refused,
         }
+    }
+
+    /// The exit code of a program that was asked to end: that of a shell for the same signal.
+    pub(crate) fn asked(ask: Ask) -> Exit {
+        match ask {
+            Ask::HangUp => Exit::HungUp,
+            Ask::Interrupt => Exit::Interrupted,
+            Ask::Terminate => Exit::Terminated,
+        }
+    }
+
+    /// Whether somebody wanted it to end before it was done.
+    pub(crate) fn is_given_up(self) -> bool {
+        use Exit::{Cancelled, HungUp, Interrupted, Terminated, TimedOut};
+        matches!(self, TimedOut | Cancelled | HungUp | Interrupted | Terminated)
     }
 
     /// The exit code of an operation that was refused. What was never there is the asker's mistake;
@@ -119,7 +142,7 @@ impl From<Exit> for std::process::ExitCode {
 /// The table as text, for the end of a help page.
 pub(crate) fn help() -> String {
     TABLE.iter().fold(String::from("Exit codes:"), |text, (exit, meaning)| {
-        format!("{text}\n  {}  {meaning}", exit.code())
+        format!("{text}\n{:>5}  {meaning}", exit.code())
     })
 }
 
@@ -242,13 +265,21 @@ mod tests {
     }
 
     #[test]
-    fn the_table_lists_each_code_once_and_in_order() {
-        for (index, (exit, meaning)) in TABLE.iter().enumerate() {
-            assert_eq!(index, usize::from(exit.code()), "{meaning}");
+    fn a_program_that_was_asked_to_end_has_the_code_of_a_shell() {
+        for (ask, code) in [(Ask::HangUp, 1), (Ask::Interrupt, 2), (Ask::Terminate, 15)] {
+            let exit = Exit::asked(ask);
+            assert_eq!((128 + code, true), (exit.code(), exit.is_given_up()), "{ask}");
         }
+        assert!(!Exit::Ok.is_given_up() && !Exit::Raised.is_given_up());
+    }
+
+    #[test]
+    fn the_table_lists_each_code_once_and_in_order() {
+        let codes: Vec<u8> = TABLE.iter().map(|(exit, _)| exit.code()).collect();
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143], *codes);
         let help = help();
         assert!(
-            help.contains("\n  0  success") && help.contains("\n  8  the configuration"),
+            help.contains("\n    0  success") && help.contains("\n  143  ended by SIGTERM"),
             "{help}"
         );
     }

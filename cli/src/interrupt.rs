@@ -4,6 +4,7 @@
 //! the program is stuck in. Until somebody listens with [`Interrupt::wait`], the first one ends the
 //! program at once: there is nothing yet that could be cancelled.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +19,30 @@ use crate::exit::Exit;
 /// temporary directory. It usually needs a tenth of that.
 const END_MAX: Duration = Duration::from_millis(500);
 
-/// Knows whether Ctrl-C was pressed.
+/// Which signal asked the program to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Ctrl-C, or whoever sends the same signal.
+    Interrupt,
+    /// What `kill` sends.
+    Terminate,
+    /// The terminal was closed.
+    HangUp,
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ask::Interrupt => "Ctrl-C",
+            Ask::Terminate => "SIGTERM",
+            Ask::HangUp => "SIGHUP",
+        })
+    }
+}
+
+/// Knows whether Ctrl-C was pressed, or the like.
 pub(crate) struct Interrupt {
-    pressed: watch::Receiver<bool>,
+    asked: watch::Receiver<Option<Ask>>,
     armed: Arc<AtomicBool>,
 }
 
@@ -36,22 +58,25 @@ impl Interrupt {
                 hangup: signal(SignalKind::hangup())?,
             }
         };
-        let (sender, pressed) = watch::channel(false);
+        let (sender, asked) = watch::channel(None);
         let armed = Arc::new(AtomicBool::new(false));
         let is_armed = Arc::clone(&armed);
         std::thread::Builder::new()
             .name("ctrl-c".into())
             .spawn(move || runtime.block_on(listen(signals, &sender, &is_armed)))?;
-        Ok(Interrupt { pressed, armed })
+        Ok(Interrupt { asked, armed })
     }
 
     /// Waits for the first Ctrl-C; from now on it takes two to end the program.
-    pub(crate) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) -> Ask {
         self.armed.store(true, Ordering::Release);
-        if self.pressed.wait_for(|pressed| *pressed).await.is_err() {
-            // The listening thread is gone, so there will be no Ctrl-C.
-            std::future::pending::<()>().await;
+        if let Ok(asked) = self.asked.wait_for(Option::is_some).await
+            && let Some(ask) = *asked
+        {
+            return ask;
         }
+        // The listening thread is gone, so there will be no Ctrl-C.
+        std::future::pending().await
     }
 }
 
@@ -64,11 +89,11 @@ struct Signals {
 }
 
 impl Signals {
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Ask {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Ask::Interrupt,
+            _ = self.terminate.recv() => Ask::Terminate,
+            _ = self.hangup.recv() => Ask::HangUp,
         }
     }
 }
@@ -77,17 +102,17 @@ impl Signals {
     clippy::exit,
     reason = "the rest of the program had its chance; guardians end what runs locally"
 )]
-async fn listen(mut signals: Signals, sender: &watch::Sender<bool>, armed: &AtomicBool) {
+async fn listen(mut signals: Signals, sender: &watch::Sender<Option<Ask>>, armed: &AtomicBool) {
     loop {
-        signals.next().await;
+        let ask = signals.next().await;
         let armed = armed.load(Ordering::Acquire);
-        if armed && !sender.send_replace(true) {
+        if armed && sender.send_replace(Some(ask)).is_none() {
             continue;
         }
         if armed {
             // The program is about to end; a third Ctrl-C does not wait for it.
             let _ = tokio::time::timeout(END_MAX, signals.next()).await;
         }
-        std::process::exit(Exit::Cancelled.code().into());
+        std::process::exit(Exit::asked(ask).code().into());
     }
 }

@@ -55,6 +55,12 @@ pub(crate) enum InputError {
         path.display()
     )]
     Open { path: PathBuf, source: io::Error },
+    #[error(
+        "item {index} was finished, says {}, and the input ends before it: give it the whole \
+         input, or begin anew with another file for --resume",
+        journal.display()
+    )]
+    Missing { index: u64, journal: PathBuf },
     #[error(transparent)]
     Bad(#[from] Bad),
 }
@@ -79,11 +85,17 @@ pub(crate) enum BadReason {
     NotJson { what: String, column: usize },
     #[error("it is not UTF-8 (byte {at}); JSON must be")]
     NotText { at: usize },
-    #[error("it is longer than {limit} bytes, the most that the daemon takes")]
+    #[error(
+        "it is longer than {limit} bytes, the most that the daemon takes; raise `payload` under \
+         [daemon] in the configuration"
+    )]
     TooLong { limit: u32 },
     #[error("it cannot be read: {0}")]
     Unreadable(#[source] io::Error),
-    #[error("it cannot be resumed: {0}; begin anew with another file for --resume")]
+    #[error(
+        "it cannot be resumed: {0}; make the input what it was up to there, or begin anew with \
+         another file for --resume"
+    )]
     Resumed(#[source] io::Error),
 }
 
@@ -306,7 +318,7 @@ fn read_batches(reader: impl Read, line_bytes_max: u32, batches: &mpsc::Sender<V
         number += 1;
         let (item, length) = match line {
             Ok(None) => break,
-            Ok(Some(line)) => (parse(&line), line.len()),
+            Ok(Some(line)) => (parse(&line, number), line.len()),
             Err(reason) => (Some(Err(reason)), 0),
         };
         bytes += length as u64;
@@ -343,8 +355,13 @@ fn read_line(reader: &mut impl BufRead, bytes_max: u32) -> Result<Option<Vec<u8>
     Ok((!line.is_empty()).then_some(line))
 }
 
-/// The item in a line; none in a blank one.
-fn parse(line: &[u8]) -> Option<Result<Box<RawValue>, BadReason>> {
+/// What some editors put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The item in a line, counted from 1; none in a blank one.
+fn parse(line: &[u8], number: u64) -> Option<Result<Box<RawValue>, BadReason>> {
+    let mark: &[u8] = if number == 1 { BYTE_ORDER_MARK } else { b"" };
+    let line = line.strip_prefix(mark).unwrap_or(line);
     if line.trim_ascii().is_empty() {
         return None;
     }
@@ -401,6 +418,13 @@ mod tests {
         assert_eq!(["1", "{\"a\": 1.50}", "123456789012345678901234567890"], *items);
         assert!(bads.is_empty());
         assert_eq!(Some(3), positions.total());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_item() {
+        let (items, bads, _) = all(input("\u{feff}1\n\u{feff}2\n3", AfterBad::Continue));
+        assert_eq!(["1", "3"], *items);
+        assert_eq!([2], *bads.iter().map(|bad| bad.line).collect::<Vec<_>>());
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! `clutch explain` takes. Above it goes what Python had to say: the traceback, or the last words
 //! of a worker that died. Its exit code is in `exit`.
 
-use clutch_protocol::failure::{Certificate, Exception};
+use clutch_protocol::failure::{Certificate, Exception, Payload};
 use clutch_protocol::{Failure, Reason};
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::output;
 
 /// Lines of a stack that are shown to a person: the innermost are what matters.
@@ -26,7 +27,7 @@ pub(crate) enum FailureFormat {
 /// what the call has printed to standard error, which was shown already.
 pub(crate) fn failure(failure: &Failure, format: FailureFormat, printed: &str) -> Exit {
     match format {
-        FailureFormat::Text => text("", failure, printed),
+        FailureFormat::Text => text("", failure, json_sentence, printed),
         FailureFormat::Json => output::json_note(&json(failure)),
     }
     Exit::of(&failure.reason)
@@ -35,13 +36,30 @@ pub(crate) fn failure(failure: &Failure, format: FailureFormat, printed: &str) -
 /// Shows why an item of a map failed, and gives the exit code that belongs to it.
 pub(crate) fn item(index: u64, failure: &Failure, format: FailureFormat) -> Exit {
     match format {
-        FailureFormat::Text => text(&format!("item {index}: "), failure, ""),
+        // Nothing is wrong with an item when a function is not there.
+        FailureFormat::Text if is_of_no_item(&failure.reason) => {
+            text("", failure, json_sentence, "");
+        }
+        FailureFormat::Text => text(&format!("item {index}: "), failure, json_sentence, ""),
+        FailureFormat::Json if is_of_no_item(&failure.reason) => {
+            output::json_note(&serde_json::json!({"error": failure}).to_string());
+        }
         FailureFormat::Json => {
             let json = serde_json::json!({"index": index, "error": failure});
             output::json_note(&json.to_string());
         }
     }
     Exit::of(&failure.reason)
+}
+
+/// Whether the function, or what folds, is to blame for this, whichever item came first.
+fn is_of_no_item(reason: &Reason) -> bool {
+    match reason {
+        Reason::NotFound(_) | Reason::NotAllowed => true,
+        // So begins what workers say of a fold.
+        Reason::BadArguments { message } => message.starts_with("the fold "),
+        _ => false,
+    }
 }
 
 /// Shows why a chunk of a file failed, and gives the exit code that belongs to it. `place` is what
@@ -53,7 +71,7 @@ pub(crate) fn chunk(
     format: FailureFormat,
 ) -> Exit {
     match format {
-        FailureFormat::Text => text(&format!("{name}: "), failure, ""),
+        FailureFormat::Text => text(&format!("{name}: "), failure, sentence, ""),
         FailureFormat::Json => {
             let json = serde_json::json!({"chunk": place, "error": failure});
             output::json_note(&json.to_string());
@@ -62,18 +80,19 @@ pub(crate) fn chunk(
     Exit::of(&failure.reason)
 }
 
-/// Says that a call was cancelled from here.
-pub(crate) fn interrupted(failure: &Failure, format: FailureFormat) {
+/// Says that a call was cancelled from here, and gives the exit code that belongs to it.
+pub(crate) fn interrupted(failure: &Failure, ask: Ask, format: FailureFormat) -> Exit {
     match format {
         FailureFormat::Text => {
-            let sentence = format!("{} was cancelled by Ctrl-C", failure.function);
+            let sentence = format!("{} was cancelled by {ask}", failure.function);
             output::error_with_tail(&sentence, &number(failure));
         }
         FailureFormat::Json => output::json_note(&json(failure)),
     }
+    Exit::asked(ask)
 }
 
-fn text(prefix: &str, failure: &Failure, printed: &str) {
+fn text(prefix: &str, failure: &Failure, sentence: fn(&Failure) -> String, printed: &str) {
     let context = context(failure, printed);
     if !context.trim().is_empty() {
         output::block(&context);
@@ -103,6 +122,22 @@ pub(crate) fn sentence(failure: &Failure) -> String {
         _ => {}
     }
     short.to_string()
+}
+
+/// The same, of a call in JSON. That has nothing beside its payload, so there is one key to raise.
+pub(crate) fn json_sentence(failure: &Failure) -> String {
+    let Reason::TooLarge { what, bytes, limit } = &failure.reason else {
+        return sentence(failure);
+    };
+    let (subject, advice) = match what {
+        Payload::Arguments => ("arguments", "pass"),
+        Payload::Result => ("result", "return"),
+    };
+    format!(
+        "the {subject} of {}: {bytes} bytes, and at most {limit} are allowed; {advice} less at \
+         once, or raise `payload` under [daemon] in the configuration",
+        failure.function
+    )
 }
 
 /// What Python had to say about it, in as many lines as it took; empty when nothing.
@@ -217,6 +252,18 @@ mod tests {
         assert!(!sentence.contains('\n'), "{sentence}");
         let context = context(&failure, "");
         assert!(context.contains("\n  Fatal Python error\n  Current thread"));
+    }
+
+    #[test]
+    fn what_is_too_large_names_one_key_and_where_it_stands() {
+        let mut failure = died("", "");
+        for (what, subject) in [(Payload::Arguments, "arguments"), (Payload::Result, "result")] {
+            failure.reason = Reason::TooLarge { what, bytes: 12, limit: 10 };
+            let told = json_sentence(&failure);
+            assert!(told.starts_with(&format!("the {subject} of m:f: 12 bytes")), "{told}");
+            assert!(told.contains("raise `payload` under [daemon]"), "{told}");
+            assert!(told.contains("at most 10") && !told.contains("attached"), "{told}");
+        }
     }
 
     #[test]

@@ -9,10 +9,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::exit::Exit;
+use crate::interrupt::Ask;
 use crate::output::{self, Results};
 use crate::printed::Prints;
 use crate::progress::Progress;
-use crate::report::{self, FailureFormat};
+use crate::report::FailureFormat;
 use crate::unread::Unread;
 
 /// How a map is asked for.
@@ -165,12 +166,20 @@ impl<'a> Sheet<'a> {
         if self.terms.json { FailureFormat::Json } else { FailureFormat::Text }
     }
 
-    /// Says that it was ended from the terminal.
-    pub(crate) fn interrupted(&self) -> Exit {
-        let Self { written, .. } = self;
+    /// Shows all that belongs above a last word, where both are read in one place. Whether anybody
+    /// reads it is asked for by the flush that ends a map.
+    fn settle(&mut self) {
+        let _unread = self.flush();
+        self.last_prints();
+    }
+
+    /// Says that somebody wanted it to end.
+    pub(crate) fn interrupted(&mut self, ask: Ask) -> Exit {
+        self.settle();
+        let written = self.written;
         self.progress.aside(|| match self.format() {
             FailureFormat::Text => output::error(&format!(
-                "cancelled by Ctrl-C after {written} results; what was in flight is lost"
+                "cancelled by {ask} after {written} results; what was in flight is lost"
             )),
             FailureFormat::Json => {
                 let reason = json!({"kind": "Cancelled"});
@@ -178,11 +187,12 @@ impl<'a> Sheet<'a> {
                 output::json_note(&json!({"results": written, "error": error}).to_string());
             }
         });
-        Exit::Cancelled
+        Exit::asked(ask)
     }
 
     /// Says how many of `all` failed. All were tried.
-    pub(crate) fn summary(&self, all: u64, noun: &str) -> Exit {
+    pub(crate) fn summary(&mut self, all: u64, noun: &str) -> Exit {
+        self.settle();
         let Some(first) = &self.first_failure else {
             return Exit::Ok;
         };
@@ -192,11 +202,6 @@ impl<'a> Sheet<'a> {
         });
         Exit::Raised
     }
-}
-
-/// A failure in words that name what failed.
-pub(crate) fn sentence_of(name: &str, failure: &Failure) -> String {
-    format!("{name}: {}", report::sentence(failure))
 }
 
 /// Whether everything that is left would fail in the same way.

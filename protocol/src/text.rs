@@ -6,7 +6,7 @@ use crate::failure::{
     Ancestor, Cause, Certificate, Exception, Failure, HandleQuota, Hindrance, NestedBound, Payload,
     Reason, Shutdown,
 };
-use crate::limits::WORKERS_KILLED_MAX;
+use crate::limits::{PAYLOAD_BYTES_MAX, WORKERS_KILLED_MAX};
 use crate::message::Phases;
 
 impl std::error::Error for Failure {}
@@ -71,10 +71,12 @@ impl Failure {
             }
             Reason::TooLarge { what, bytes, limit } => write!(
                 f,
-                "the {} of {function} {} {bytes} bytes, at most {limit} are allowed \
-                 (daemon.payload, and daemon.attached for what travels beside it)",
+                "the {} of {function} {} {bytes} bytes, at most {limit} are allowed; {} less at \
+                 once, or raise {}",
                 if *what == Payload::Arguments { "arguments" } else { "result" },
                 if *what == Payload::Arguments { "have" } else { "has" },
+                if *what == Payload::Arguments { "pass" } else { "return" },
+                key_of(*limit),
             ),
             Reason::ShuttingDown { why } => {
                 what_ended(f, *why, pool, function)?;
@@ -94,6 +96,16 @@ impl Failure {
                 handles_full(f, *quota, [*needed, *held, *limit])
             }
         }
+    }
+}
+
+/// The key to raise. A payload is never allowed to be longer than a bound of the protocol; below
+/// it, both may be meant.
+fn key_of(limit: u64) -> &'static str {
+    if limit > u64::from(PAYLOAD_BYTES_MAX) {
+        "daemon.attached"
+    } else {
+        "daemon.payload (daemon.attached, for arrays and large bytes beside it)"
     }
 }
 

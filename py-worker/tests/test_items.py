@@ -215,9 +215,12 @@ class Items(support.FolderTestCase):
                 ("tasks:is_not_there", "NotFound"),
                 ("no_such_module:f", "NotFound"),
                 ("tasks:not_callable", "NotFound"),
+                ("math:sqrt", "BadArguments"),
             ):
                 failure = self.failure(worker, "tasks:add", [[1, 2], [3, 4]], STAR, fold)
                 self.assertEqual(kind, failure["kind"], fold)
+                if kind == "NotFound":
+                    self.assertIn(f"the fold {fold}: ", str(failure), fold)
                 called = [] if kind == "NotFound" else [[1, 2], [3, 4]]
                 self.assertEqual(called, list(map(list, worker.call("tasks:forgotten"))), fold)
 

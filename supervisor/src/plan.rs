@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use clutch_protocol::status::Interpreter as Facts;
 use serde::Serialize;
 
-use crate::config::{self, Config, Threads};
+use crate::config::{self, Concurrency, Config, Threads};
 use crate::interpreter::Cache;
 use crate::prepare::{self, OpenFiles, PoolPython};
 use crate::worker::share::{Processors, Share, THREAD_VARIABLES};
@@ -47,6 +47,10 @@ pub struct PoolPlan {
     pub workers_max: u32,
     /// How many more are kept ready.
     pub spares: u32,
+    /// How a worker runs calls: `one`, `threads`, `async` or `subinterpreters`.
+    pub mode: &'static str,
+    /// How many calls a worker runs at once.
+    pub calls_at_once: u32,
     /// How many threads libraries are told to start in each worker; none if they choose.
     pub threads: Option<u32>,
     /// Who says so: `auto`, `compute.threads`, `environment` or `off`.
@@ -124,6 +128,13 @@ fn pool_plan(
         workers_min: pool.workers_min,
         workers_max: pool.workers,
         spares: pool.spares,
+        mode: match pool.concurrency {
+            Concurrency::One => "one",
+            Concurrency::Threads(_) => "threads",
+            Concurrency::Async(_) => "async",
+            Concurrency::Subinterpreters(_) => "subinterpreters",
+        },
+        calls_at_once: pool.concurrency.lanes(),
         threads,
         threads_from,
         thread_variables: share.thread_variables().to_vec(),

@@ -143,7 +143,7 @@ fn f151_ctrl_c_ends_a_build_for_one_command_and_nothing_is_left() {
     wait_for("the build has begun", 60 * SECOND, || slow.begun().len() == 1);
     process::signal(child.id(), Signal::SIGINT);
     let ended = command::wait(&mut child, 15 * SECOND).expect("it ends");
-    assert_eq!(5, command::shell_code(ended));
+    assert_eq!(130, command::shell_code(ended));
     for pid in slow.begun()[0] {
         wait_dead(pid, 10 * SECOND);
     }

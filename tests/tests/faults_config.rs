@@ -82,6 +82,7 @@ fn f149_every_failing_pool_is_named_at_once() {
         "/bin/true",
     ];
     let output = assert_refused(bad_starts, &named);
+    assert!(output.stderr.contains("the pool's `preload` names 'nor_this_one': no module"));
     assert!(output.stderr.contains("ModuleNotFoundError"), "Python's words: {}", output.stderr);
 }
 

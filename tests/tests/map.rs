@@ -181,10 +181,49 @@ fn the_command_line_reduces_too() {
     let failed = failed.expect_code(2);
     assert_eq!("", failed.stdout, "a part of the items has no result");
     assert!(failed.stderr.contains("item 2, line 3"), "{}", failed.stderr);
+    let notes = Notes::new(&daemon, "folded");
+    let item = format!("[{:?}, 1]", notes.text());
+    for (fold, says) in [
+        ("nosuch:x", "error: the fold nosuch:x: no module named 'nosuch'"),
+        ("operator:nosuch", "error: the fold operator:nosuch: module 'operator' has no"),
+    ] {
+        let words = ["map", "--starmap", "job_map:noted", &item, &item, "--reduce", fold];
+        let failed = daemon.cli(words).expect_code(2);
+        assert!(failed.stderr.contains(says), "{}", failed.stderr);
+        assert!(!failed.stderr.contains("item 0"), "{}", failed.stderr);
+        let failed = daemon.command(words).args(["--json"]).run().expect_code(2);
+        assert!(!failed.stderr.contains("index"), "{}", failed.stderr);
+    }
+    assert!(notes.times().is_empty(), "no item was run");
+    let words = ["map", "math:exp", "1", "2", "--chunk=2", "--reduce", "math:sqrt"];
+    let failed = daemon.cli(words).expect_code(2);
+    let says = "error: bad arguments for math:exp: the fold math:sqrt: math.sqrt()";
+    assert!(failed.stderr.contains(says), "{}", failed.stderr);
     for option in ["--unordered", "--index", "--resume=x", "--on-error=skip"] {
         daemon.cli(["map", "math:sqrt", "1", "--reduce", "operator:add", option]).expect_code(2);
     }
     oracle.judge(daemon);
+}
+
+#[test]
+fn what_is_too_large_is_told_with_the_key_to_raise() {
+    let daemon = Daemon::builder().pool("default", |pool| pool).daemon_key("payload", "1MiB");
+    let daemon = daemon.start();
+    let long = 2 << 20;
+    let text = daemon.tmp().write("long", format!("\"{}\"\n", "x".repeat(long)));
+    let text = text.to_str().expect("test paths are text");
+    let repeat = format!("[\"x\", {long}]");
+    for (words, code, says) in [
+        (&["call", "operator:mul", "x", &long.to_string()][..], 1, "the result of operator:mul"),
+        (&["map", "--starmap", "operator:mul", &repeat], 1, "item 0: the result of operator:mul"),
+        (&["map", "builtins:len", "--input", text], 2, "item 0, line 1: it is longer than 1048576"),
+    ] {
+        let failed = daemon.cli(words).expect_code(code);
+        for part in [says, "raise `payload` under [daemon]"] {
+            assert!(failed.stderr.contains(part), "{part}: {}", failed.stderr);
+        }
+        assert!(!failed.stderr.contains("attached"), "{}", failed.stderr);
+    }
 }
 
 #[test]
@@ -256,6 +295,44 @@ fn with_a_retry_only_items_without_a_result_run_again() {
     assert_eq!((2, true), (failure.attempt, failure.quarantined), "{failure}");
     assert_eq!(chunk, times);
     drop(client);
+    oracle.judge(daemon);
+}
+
+#[test]
+fn an_input_that_grew_or_comes_from_elsewhere_is_gone_on_with() {
+    let daemon = lone();
+    let oracle = daemon.oracle();
+    let notes = Notes::new(&daemon, "grown");
+    notes.open_gate();
+    let item = |number: i64| format!("[{:?}, {number}, -1]\n", notes.text());
+    let lines = |items: &[i64]| items.iter().map(|number| item(*number)).collect::<String>();
+    let journal = daemon.tmp().join("journal");
+    let journal = journal.to_str().expect("test paths are text");
+    let input = daemon.tmp().join("input");
+    let from = |input: &str| {
+        let words = ["map", "--starmap", "job_map:blocks_at", "--resume", journal, "--input"];
+        daemon.command(words).args([input])
+    };
+    let file = |items: &[i64]| {
+        std::fs::write(&input, lines(items)).expect("it can be written");
+        from(input.to_str().expect("test paths are text")).run()
+    };
+    assert_eq!("1\n4\n", file(&[1, 2]).expect_code(0).stdout);
+    assert_eq!("1\n4\n9\n", file(&[1, 2, 3]).expect_code(0).stdout, "it was appended to");
+    let piped = from("-").stdin(lines(&[1, 2, 3, 4])).run().expect_code(0);
+    assert_eq!("1\n4\n9\n16\n", piped.stdout);
+    assert_eq!("1\n4\n9\n16\n25\n", file(&[1, 2, 3, 4, 5]).expect_code(0).stdout);
+    for (items, says) in [
+        (&[1, 2, 7, 4, 5, 6][..], "item 2, line 3: it cannot be resumed: another item"),
+        (&[1, 2, 3, 4], "item 4 was finished"),
+    ] {
+        let refused = file(items).expect_code(2);
+        assert_eq!("", refused.stdout);
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+        assert!(refused.stderr.contains("another file for --resume"), "{}", refused.stderr);
+    }
+    let expected: BTreeMap<i64, usize> = (1..6).map(|item| (item, 1)).collect();
+    assert_eq!(expected, notes.times(), "each was called once");
     oracle.judge(daemon);
 }
 
@@ -393,10 +470,10 @@ fn a_journal_belongs_to_one_job_and_one_command_line() {
         assert_eq!("", output.stdout);
     };
     refuse(&["map", "math:exp", "--input", input, "--resume", journal], "function was");
-    refuse(&["map", "math:sqrt", "1", "--resume", journal], "input was");
+    refuse(&["map", "math:sqrt", "1", "--resume", journal], "item 1 was finished, says");
     refuse(&["map", "math:sqrt", "--input", input, "--resume", input], "is no journal");
     std::fs::write(input, "1\n4\n8\n").expect("it can be written");
-    refuse(&words, "input was");
+    refuse(&words, "item 2, line 3: it cannot be resumed: another item was finished");
     // What comes through a pipe is known when it comes.
     let journal = daemon.tmp().join("piped");
     let journal = journal.to_str().expect("test paths are text");

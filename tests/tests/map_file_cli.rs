@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use clutch_tests::{Daemon, Output, SECOND, command, signal, wait_for, workers_dir};
+use clutch_tests::{
+    Clutch, Daemon, Output, Program, SECOND, command, signal, wait_for, workers_dir,
+};
 use nix::sys::signal::Signal;
 
 fn daemon() -> Daemon {
@@ -62,6 +64,20 @@ fn csv_and_its_header() {
 }
 
 #[test]
+fn a_byte_order_mark_is_skipped_wherever_text_is_read() {
+    let daemon = daemon();
+    let csv = daemon.tmp().write("marked.csv", "\u{feff}\"a\",b\n1,2\n");
+    let csv = path_text(&csv);
+    let output = daemon.cli(["map-file", "job_files:text", csv, "--split=csv"]).expect_code(0);
+    assert_eq!("\"\\\"a\\\",b\\n1,2\\n\"\n", output.stdout);
+    let output = daemon.cli(["map-file", "job_files:rows", csv, "--split=csv", "--header"]);
+    assert_eq!((0, "[{\"a\":\"1\",\"b\":\"2\"}]\n"), (output.code, &*output.stdout));
+    let lines = daemon.tmp().write("marked.jsonl", "\u{feff}4\n9\n");
+    let output = daemon.cli(["map", "math:sqrt", "--input", path_text(&lines)]);
+    assert_eq!((0, "2.0\n3.0\n"), (output.code, &*output.stdout), "{}", output.stderr);
+}
+
+#[test]
 fn a_failed_chunk_is_named_and_ends_the_map_or_not() {
     let daemon = daemon();
     let output = map(&daemon, "refuse_b", &[]).expect_code(1);
@@ -90,8 +106,32 @@ fn a_failed_chunk_is_named_and_ends_the_map_or_not() {
         (error["chunk"]["index"].as_u64().unwrap(), error["chunk"]["offset"].as_u64().unwrap())
     );
     let output = map(&daemon, "secret", &[]).expect_code(1);
-    assert!(output.stderr.contains("JSON cannot hold bytes"), "{}", output.stderr);
+    let says =
+        "result: bytes (results are printed as JSON, and JSON cannot hold bytes; return text";
+    assert!(output.stderr.contains(says), "{}", output.stderr);
+    assert!(!output.stderr.contains("codec"), "there is none to choose: {}", output.stderr);
     map(&daemon, "nothing", &[]).expect_code(2).expect_stderr("nothing");
+}
+
+#[test]
+fn the_sum_comes_behind_the_last_result() {
+    let daemon = daemon();
+    let file = daemon.tmp().write("lines.txt", "a\na\nb\nb\na\nc\n");
+    let both = |words: &str| {
+        let script = format!("\"$0\" --socket \"$1\" {words} 2>&1");
+        let output = Program::new("bash")
+            .args(["-c", &script])
+            .args([Clutch::binary().as_os_str(), daemon.socket().as_os_str()])
+            .args([&file])
+            .run();
+        assert_eq!(1, output.code, "{}", output.stdout);
+        output.stdout
+    };
+    let map = both("map job_map:odd 1 3 '\"x\"' 5 --chunk 1 --on-error skip");
+    assert_eq!(Some(3), map.lines().position(|line| line.contains("1 of 4 items failed")), "{map}");
+    let chunks = both("map-file job_files:refuse_b \"$2\" --chunk 4B --on-error skip");
+    let last = chunks.lines().last().expect("there are lines");
+    assert!(last.contains("1 of 3 chunks failed"), "{chunks}");
 }
 
 #[test]
@@ -144,7 +184,7 @@ fn a_late_chunk_and_an_interrupted_map_end_with_their_codes() {
     wait_for("the call has begun", 20 * SECOND, || begun.exists());
     signal(child.id(), Signal::SIGINT);
     let status = command::wait(&mut child, 20 * SECOND).expect("it ends");
-    assert_eq!(5, command::shell_code(status));
+    assert_eq!(130, command::shell_code(status));
     daemon.wait_ready();
     oracle.judge(daemon);
 }

@@ -58,18 +58,21 @@ fn ctrl_c_says_which_call_was_cancelled_and_explain_says_by_whom() {
     let daemon = daemon(1);
     let (code, said) = ended_by(&daemon, Signal::SIGINT, &["call", "--json"]);
     let failure = parse(&said);
-    assert_eq!((5, &json!("Cancelled")), (code, &failure["reason"]["kind"]));
+    assert_eq!((130, &json!("Cancelled")), (code, &failure["reason"]["kind"]));
     assert_eq!((&json!(1), &json!("default")), (&failure["call"], &failure["pool"]));
     assert_eq!(json!(true), failure["started"]);
     let (code, said) = ended_by(&daemon, Signal::SIGINT, &["call"]);
-    assert_eq!((5, "error: time:sleep was cancelled by Ctrl-C (call 2)\n"), (code, said.as_str()));
+    assert_eq!(
+        (130, "error: time:sleep was cancelled by Ctrl-C (call 2)\n"),
+        (code, said.as_str())
+    );
     assert_eq!("its caller cancelled it", unwanted(&daemon, 2));
     let page = daemon.cli(["explain", "2"]).expect_code(0).stdout;
     assert!(page.contains("its caller cancelled it\n"), "{page}");
 
     let (code, said) = ended_by(&daemon, Signal::SIGINT, &["map", "--json"]);
     let error = &parse(&said)["error"];
-    assert_eq!((5, &json!("Cancelled")), (code, &error["reason"]["kind"]));
+    assert_eq!((130, &json!("Cancelled")), (code, &error["reason"]["kind"]));
     assert_eq!(json!("time:sleep"), error["function"]);
 
     ended_by(&daemon, Signal::SIGKILL, &["call"]);

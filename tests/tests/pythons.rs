@@ -503,8 +503,15 @@ fn a_plan_says_what_each_worker_will_get_and_warns() {
     assert_eq!(json!(1), more["slots"][3]["cpus"].as_array().unwrap().len());
     assert_eq!(json!(format!("{major}.{minor}.{micro}")), more["interpreter"]["version"]);
     assert_eq!(json!([]), plan["problems"]);
+    assert_eq!((json!("one"), json!(1)), (more["mode"].clone(), more["calls_at_once"].clone()));
     let calm = format!("[pools.good]\npython = {path:?}\nworkers = {cpus}\n");
-    assert_eq!("", ask(&calm, &["plan"]).expect_code(0).stderr);
+    let plan = ask(&calm, &["plan"]).expect_code(0);
+    assert_eq!("", plan.stderr);
+    assert!(plan.stdout.contains("calls    one at a time in each worker"), "{}", plan.stdout);
+    for mode in ["threads", "async"] {
+        let plan = ask(&format!("{calm}{mode} = 4\n"), &["plan"]).expect_code(0).stdout;
+        assert!(plan.contains(&format!("up to 4 at once in each worker ({mode})")), "{plan}");
+    }
 }
 
 #[test]

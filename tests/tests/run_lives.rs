@@ -270,8 +270,14 @@ fn a_program_has_the_pools_rules_and_its_callers_place() {
     let expected = format!("the pool's mine None a=b 7 {} True True\n", place.display());
     assert_eq!(expected, output.stdout);
     let elsewhere = tmp.join("nowhere");
-    let gone = daemon.command(["run", "--cwd"]).args([&elsewhere]).args(["-c", "pass"]).run();
-    gone.expect_code(8).expect_stderr("failed to enter the working directory");
+    let file = tmp.write("file", "");
+    for (place, why) in [(&elsewhere, "No such file"), (&file, "Not a directory")] {
+        let says = format!("failed to enter the working directory {}: {why}", place.display());
+        for program in [daemon.command(["run"]), Clutch::command(["run", "--local"])] {
+            let gone = program.args(["--cwd"]).args([place]).args(["-c", "pass"]).run();
+            gone.expect_code(8).expect_stderr(&says);
+        }
+    }
 }
 
 #[test]

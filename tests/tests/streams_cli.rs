@@ -75,7 +75,12 @@ fn a_reader_that_has_had_enough_ends_the_call_and_the_program() {
 fn ctrl_c_cancels_and_a_killed_reader_is_a_reader_that_has_gone() {
     let daemon = daemon();
     let oracle = daemon.oracle();
-    for (signal, code) in [(Signal::SIGTERM, Some(5)), (Signal::SIGKILL, None)] {
+    for (signal, code, says) in [
+        (Signal::SIGINT, Some(130), "was cancelled by Ctrl-C (call "),
+        (Signal::SIGTERM, Some(143), "was cancelled by SIGTERM (call "),
+        (Signal::SIGHUP, Some(129), "was cancelled by SIGHUP (call "),
+        (Signal::SIGKILL, None, ""),
+    ] {
         let marks = daemon.tmp().join(signal.as_str());
         let path = marks.to_str().unwrap();
         let program = daemon.command(["call", "--stream", "job_streams:stuck", path, "1"]);
@@ -86,6 +91,9 @@ fn ctrl_c_cancels_and_a_killed_reader_is_a_reader_that_has_gone() {
         clutch_tests::signal(child.id(), signal);
         let status = command::wait(&mut child, PATIENCE).expect("it ends");
         assert_eq!(code, status.code());
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(said.contains(says), "{says}: {said}");
         wait_for("the generator is closed", PATIENCE, || {
             std::fs::read_to_string(&marks).is_ok_and(|text| text.ends_with("closed\n"))
         });

@@ -224,7 +224,7 @@ fn ctrl_c(program: clutch_tests::Program, marks: &Marks) {
     let status = command::wait(&mut child, 5 * SECOND).expect("it ends when asked to");
     let output = child.wait_with_output().expect("its output can be read");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(5, command::shell_code(status), "{stderr}");
+    assert_eq!(130, command::shell_code(status), "{stderr}");
     assert!(output.stdout.is_empty(), "{:?}", output.stdout);
     assert!(stderr.contains("cancelled"), "{stderr}");
     marks.wait(&["taken", "released"], 5 * SECOND);
@@ -270,7 +270,7 @@ fn ctrl_c_ends_a_map_and_frees_its_workers() {
     wait_for("both workers are busy", 10 * SECOND, || daemon.status().pools[0].running == 2);
     signal(child.id(), Signal::SIGINT);
     let status = command::wait(&mut child, 5 * SECOND).expect("it ends when asked to");
-    assert_eq!(5, command::shell_code(status));
+    assert_eq!(130, command::shell_code(status));
     line.clear();
     stdout.read_to_string(&mut line).expect("it is text");
     assert_eq!("", line, "more results than there can be");

@@ -13,11 +13,11 @@ use clutch_client::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::args::{Global, TargetArgs, count, function_name};
+use crate::args::{Global, TargetArgs, function_name, stream_window};
 use crate::connect;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::output;
 use crate::printed::{HELD_MAX, Printed};
 use crate::progress::CallBar;
@@ -41,6 +41,11 @@ An argument that is JSON is passed as that value, any other word as a string; NA
 keyword argument by the same rule, and - is one JSON value from standard input. A string that looks
 like something else is quoted twice: '\"42\"', '\"a=b\"', '\"-\"'. Words that start with a dash,
 other than negative numbers, go behind --.
+
+Arguments and results are JSON, and what JSON cannot say is never sent as something else. A result
+with bytes, NaN, an infinity, a complex number or a key that is no text fails (exit code 1), and the
+error says where it is and what to return instead; tuples and sets are lists. As an argument, NaN is
+a string like any other word.
 
 The result goes to standard output. What the function prints, and why it failed, goes to standard
 error. Ctrl-C cancels the call; a second one does not wait for that.
@@ -74,8 +79,8 @@ pub(crate) struct Args {
     /// Print the items that the function gives, one line each, as they come
     #[arg(long, conflicts_with = "report")]
     pub(crate) stream: bool,
-    /// Items that may be on their way at once [default: 32]
-    #[arg(long, value_name = "N", value_parser = count, requires = "stream")]
+    /// Items that may be on their way at once, 4096 at most [default: 32]
+    #[arg(long, value_name = "N", value_parser = stream_window, requires = "stream")]
     pub(crate) window: Option<NonZeroU32>,
     /// Show no progress bar (without a terminal there is none anyway)
     #[arg(long)]
@@ -108,7 +113,7 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
             tokio::select! {
                 python = python_of(&link.client, &args.target.pool, reply) => python,
                 () = tokio::time::sleep_until(Instant::now() + STATUS_MAX) => None,
-                () = interrupt.wait() => None,
+                _ = interrupt.wait() => None,
             }
         }
         _ => None,
@@ -123,8 +128,8 @@ enum Ended {
     Answered(Reply),
     /// With the end of what it has printed to standard error.
     Failed(Failure, String),
-    /// By Ctrl-C, with how it ended if the daemon said so.
-    Interrupted(Option<Failure>),
+    /// By Ctrl-C or the like, with how it ended if the daemon said so.
+    Interrupted(Ask, Option<Failure>),
 }
 
 /// The call as it was asked for.
@@ -163,7 +168,7 @@ async fn call(
     let mut printed = Printed::default();
     let (give_up, given_up) = oneshot::channel::<()>();
     let mut give_up = Some(give_up);
-    let mut settled = None;
+    let (mut settled, mut asked) = (None, None);
     let reply = {
         let mut reply = Box::pin(request.send_reply_until(async {
             // A sender that is dropped with the future tells nobody anything.
@@ -173,10 +178,10 @@ async fn call(
             let settle = settled.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                () = interrupt.wait(), if give_up.is_some() => {
+                ask = interrupt.wait(), if give_up.is_some() => {
                     // The daemon says which call that was, and it must hear of it before we go.
                     give_up.take().map(|give_up| give_up.send(()));
-                    settled = Some(Instant::now() + CANCEL_MAX);
+                    (settled, asked) = (Some(Instant::now() + CANCEL_MAX), Some(ask));
                 }
                 Some(piece) = pieces.recv() => bar.aside(|| printed.print(&piece)),
                 Ok(()) = reports.changed() => bar.show_newest(&mut reports),
@@ -193,13 +198,14 @@ async fn call(
         printed.print(&piece);
     }
     printed.flush();
-    match reply {
-        Some(Ok(reply)) => Ended::Answered(reply),
-        Some(Err(failure)) if give_up.is_none() && failure.reason == Reason::Cancelled => {
-            Ended::Interrupted(Some(failure))
+    match (reply, asked) {
+        (Some(Ok(reply)), _) => Ended::Answered(reply),
+        (Some(Err(failure)), Some(ask)) if failure.reason == Reason::Cancelled => {
+            Ended::Interrupted(ask, Some(failure))
         }
-        Some(Err(failure)) => Ended::Failed(failure, printed.end()),
-        None => Ended::Interrupted(None),
+        (Some(Err(failure)), _) => Ended::Failed(failure, printed.end()),
+        // Nobody stops waiting for an answer but who was asked to end.
+        (None, ask) => Ended::Interrupted(ask.unwrap_or(Ask::Interrupt), None),
     }
 }
 
@@ -238,13 +244,12 @@ fn show(ended: Ended, args: &Args, global: &Global, python: Option<String>) -> R
             }
             Ok(report::failure(&failure, format, &printed))
         }
-        Ended::Interrupted(failure) => {
+        Ended::Interrupted(ask, failure) => {
             let mut failure = failure.unwrap_or_else(|| unanswered(args));
             if args.target.local.local {
                 failure.call = 0;
             }
-            report::interrupted(&failure, format);
-            Ok(Exit::Cancelled)
+            Ok(report::interrupted(&failure, ask, format))
         }
     }
 }

@@ -123,11 +123,11 @@ pub(crate) async fn provide(mut config: Config, interrupt: &mut Interrupt) -> Re
     });
     tokio::select! {
         built = &mut building => Ok(built.expect("building does not panic")),
-        () = interrupt.wait() => {
+        ask = interrupt.wait() => {
             cancelled.store(true, Ordering::Relaxed);
             // What was begun is killed first.
             let _ = building.await;
-            Err(Error::Interrupted)
+            Err(Error::Interrupted(ask))
         }
     }
 }

@@ -10,7 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use crate::args::{NumberError, pool_name};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::output::{self, Results};
 use crate::{connect, report};
 
@@ -87,10 +87,10 @@ pub(crate) async fn run(args: Args, socket: &connect::Socket) -> Result<Exit, Er
                 // Whoever reads along sees what is there before more is waited for.
                 results.flush().map_err(Error::Output)?;
                 match wait(&mut tail, &mut interrupt).await {
-                    Some(next) => next,
+                    Ok(next) => next,
                     // Ctrl-C is how following ends; nothing else is left undone by it.
-                    None if args.follow => return Ok(Exit::Ok),
-                    None => return Ok(Exit::Cancelled),
+                    Err(_) if args.follow => return Ok(Exit::Ok),
+                    Err(ask) => return Ok(Exit::asked(ask)),
                 }
             }
         };
@@ -158,14 +158,14 @@ async fn known(client: &Client, call: NonZeroU64) -> Result<Explanation, Error> 
     }
 }
 
-/// The next batch, or none when Ctrl-C comes first.
+/// The next batch, unless Ctrl-C comes first.
 async fn wait(
     tail: &mut LogTail,
     interrupt: &mut Interrupt,
-) -> Option<Option<Result<LogBatch, Failure>>> {
+) -> Result<Option<Result<LogBatch, Failure>>, Ask> {
     tokio::select! {
-        next = tail.next() => Some(next),
-        () = interrupt.wait() => None,
+        next = tail.next() => Ok(next),
+        ask = interrupt.wait() => Err(ask),
     }
 }
 

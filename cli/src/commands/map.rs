@@ -36,7 +36,8 @@ const OUTPUT_PIECES_MAX: usize = 256;
 #[command(after_help = "\
 Items are arguments (JSON if they are JSON, else strings) or the lines of --input, one JSON value in
 each; blank lines do not count. A file of any length is read as it is needed. Results are in the
-order of the items; a result of the function is one line, as JSON.
+order of the items; a result of the function is one line, as JSON. An item whose result JSON cannot
+hold (bytes, NaN, complex) has failed, and its error says where that is and what to return instead.
 
 When items fail, --on-error decides: stop (no more items; the exit code says why), skip (no line for
 them) or report (a line {\"index\": 5, \"error\": {...}} in their place). With skip and report the
@@ -52,7 +53,10 @@ With --resume each finished item is written to FILE before its result is shown. 
 again, after Ctrl-C, a failure, kill -9 or a crash of the machine, prints all results as if nothing
 had happened, and calls the function only for items that are not in FILE (in the last second before
 the machine died, some may be lost). Items that failed are tried again. FILE belongs to one
-function, pool and input; for another it is refused. Delete it to begin anew.
+function, pool and input; for another it is refused. More items may have been added behind those of
+before, and they may come from elsewhere (a pipe, a file), as long as those that are finished are
+the same; a finished item that changed or is missing is named, and nothing is called. Delete FILE to
+begin anew.
 
 What the function prints goes to standard error, in whole lines, as far as that keeps up with it;
 all of it is in `clutch logs`. Ctrl-C cancels what is under way.
@@ -75,10 +79,10 @@ pub(crate) struct Args {
     /// Print each result as {"index": ..., "result": ...}
     #[arg(long)]
     index: bool,
-    /// Items that are sent together: auto, or a number
+    /// Items that are sent together: auto, or a number up to 4294967295; never more than --window
     #[arg(long, value_name = "auto|N", default_value = "auto", value_parser = chunk)]
     chunk: Chunk,
-    /// Items that may be on their way at once [default: as many as keep the workers busy]
+    /// Items that may be read and have no printed result yet [default: 65536]
     #[arg(long, value_name = "N", value_parser = count)]
     window: Option<NonZeroU32>,
     /// What to do when an item fails
@@ -129,7 +133,10 @@ enum OnError {
 fn chunk(word: &str) -> Result<Chunk, NumberError> {
     match word {
         "auto" => Ok(Chunk::Auto),
-        number => count(number).map(Chunk::Fixed).map_err(|_| NumberError::Chunk),
+        number => count(number).map(Chunk::Fixed).map_err(|error| match error {
+            NumberError::Count => NumberError::Chunk,
+            error => error,
+        }),
     }
 }
 
@@ -150,7 +157,11 @@ pub(crate) async fn run(args: Args, global: &Global) -> Result<Exit, Error> {
         None => Source::words(&args.items)?,
     };
     let resumed = match &args.resume {
-        Some(path) => Some(Journal::open(path, &args.job(&source))?),
+        Some(path) => {
+            let (journal, finished) = Journal::open(path, &args.job(&source))?;
+            source.check(&finished)?;
+            Some((journal, finished))
+        }
         None => None,
     };
     let link = connect::open(&args.target, global, processors(), &mut interrupt).await?;
@@ -199,11 +210,11 @@ async fn map(
             // As when there is something to write: whoever has read enough is content.
             Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
-            Next::Interrupted => break writer.sheet.interrupted(),
+            Next::Interrupted(ask) => break writer.interrupted(ask)?,
             Next::End => {
                 break match writer.last_beside()? {
                     Some(exit) => exit,
-                    None => writer.summary(),
+                    None => writer.summary()?,
                 };
             }
         }

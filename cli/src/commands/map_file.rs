@@ -41,7 +41,9 @@ records end:
 With --header the first record of CSV names the columns: it is in no chunk, and the function is
 given the names as the keyword argument `header`, a list of text.
 
-Results are in the order of the file; a result of the function is one line, as JSON. A chunk that no
+Results are in the order of the file; a result of the function is one line, as JSON. A chunk whose
+result JSON cannot hold (bytes, NaN, complex) has failed, and its error says where that is and what
+to return instead. A chunk that no
 record begins in, since one is longer than --chunk, has no call and no line. The file must not
 change meanwhile; what is appended is not read.
 
@@ -176,7 +178,7 @@ async fn map(
             // As when there is something to write: whoever has read enough is content.
             Next::Heard(Heard::Nobody) => break Exit::Ok,
             Next::Heard(heard) => writer.sheet.show(&heard),
-            Next::Interrupted => break writer.sheet.interrupted(),
+            Next::Interrupted(ask) => break writer.sheet.interrupted(ask),
             Next::End => break writer.sheet.summary(writer.sheet.answered, "chunks"),
         }
     };

@@ -93,6 +93,11 @@ fn section(pool: &PoolPlan) -> String {
         let words = format!("an environment of it with {installs}");
         let _ = writeln!(text, "           {}", output::escape_line(&words));
     }
+    let calls = match (pool.mode, pool.calls_at_once) {
+        ("one", _) => "one at a time in each worker".to_owned(),
+        (mode, count) => format!("up to {count} at once in each worker ({mode})"),
+    };
+    let _ = writeln!(text, "  calls    {calls}");
     let threads = pool.threads.map_or("as libraries choose".to_owned(), |threads| {
         format!("{threads} for each worker ({})", pool.threads_from)
     });

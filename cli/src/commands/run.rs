@@ -146,19 +146,44 @@ fn try_run(args: &Args, global: &Global) -> Result<End, Error> {
         if args.python.is_none() && args.venv.is_none() {
             provide(&keeper, &mut pool, args.config.as_deref())?;
         }
+        check_directory(&cwd)?;
         let Found { executable, venv } = local::find(&pool.python, &pool.env, &cwd)?;
         asked.interpreter = bytes(executable.clone());
         asked.venv = venv.map_or_else(Vec::new, bytes);
         Way::local(pool, executable)
     } else {
         if let Some(python) = named_python(args, &cwd)? {
+            check_directory(&cwd)?;
             let Found { executable, venv } = local::find(&python, &config::Env::default(), &cwd)?;
             asked.interpreter = bytes(executable);
             asked.venv = venv.map_or_else(Vec::new, bytes);
         }
         Way::daemon(&Socket::of(global).path()?)?
     };
-    Relay::start(way, asked, stdio, &own)?.run()
+    let ended = Relay::start(way, asked, stdio, &own).and_then(Relay::run);
+    ended.map_err(|error| naming(error, &cwd))
+}
+
+/// An error that says which working directory it means.
+fn naming(error: Error, cwd: &Path) -> Error {
+    const MEANT: &str = "the working directory";
+    match error {
+        Error::NotRun(RunRefused { refusal: refusal @ RunRefusal::CannotStart, sentence }) => {
+            let named = format!("{MEANT} {}", cwd.display());
+            Error::NotRun(RunRefused { refusal, sentence: sentence.replacen(MEANT, &named, 1) })
+        }
+        error => error,
+    }
+}
+
+/// Says no to a directory that nothing can be started in. A daemon may see other ones, so it is
+/// only asked where something is started from here.
+fn check_directory(cwd: &Path) -> Result<(), Error> {
+    let failed = |source| Error::Directory { path: cwd.to_owned(), source };
+    match fs::metadata(cwd).map_err(failed)?.is_dir() {
+        true => Ok(()),
+        false => Err(failed(io::ErrorKind::NotADirectory.into())),
+    }
 }
 
 /// Provides a pool with the environment it declares; a build is told of on standard error.

@@ -1,15 +1,19 @@
 //! Where the items of a map come from, before any is read, and what tells one input from another.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use clutch_protocol::limits::PAYLOAD_BYTES_MAX;
 use futures_util::stream;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::{AfterBad, Input, InputError, Line, Positions, from_reader, sorted};
+use super::{
+    AfterBad, BATCH_BYTES_MAX, Bad, BadReason, Input, InputError, Line, Positions, from_reader,
+    parse, read_line, sorted,
+};
 use crate::commands::map::Finished;
 use crate::value;
 
@@ -19,7 +23,28 @@ const SAMPLE_BYTES: u64 = 64 << 10;
 /// Where items come from, before any is read.
 pub(crate) enum Source {
     Words(Vec<Box<RawValue>>),
-    Lines { reader: Box<dyn Read + Send>, bytes_total: Option<u64>, sample: Option<u64> },
+    Lines { reader: Box<dyn Read + Send>, regular: Option<Regular> },
+}
+
+/// A file that can be looked at before it is read.
+pub(crate) struct Regular {
+    file: File,
+    bytes: u64,
+    sample: u64,
+}
+
+/// Reads a file from its beginning, and leaves the place where others read on as it is.
+struct FromStart<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.file.read_at(buffer, self.at)?;
+        self.at += bytes as u64;
+        Ok(bytes)
+    }
 }
 
 /// A number that says whether two texts are the same: FNV-1a of 64 bits, which stays the same in
@@ -54,8 +79,7 @@ impl Source {
     /// Items from a file of JSON lines; `-` is standard input.
     pub(crate) fn open(path: &Path) -> Result<Source, InputError> {
         if path == Path::new("-") {
-            let (bytes_total, sample) = (None, None);
-            return Ok(Source::Lines { reader: Box::new(io::stdin()), bytes_total, sample });
+            return Ok(Source::Lines { reader: Box::new(io::stdin()), regular: None });
         }
         let open = || {
             let file = File::open(path)?;
@@ -63,9 +87,12 @@ impl Source {
             if metadata.is_dir() {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
-            let bytes_total = metadata.is_file().then_some(metadata.len());
-            let sample = bytes_total.map(|bytes| sample(&file, bytes)).transpose()?;
-            Ok(Source::Lines { bytes_total, sample, reader: Box::new(file) })
+            let regular = |bytes| {
+                let (sample, file) = (sample(&file, bytes)?, file.try_clone()?);
+                io::Result::Ok(Regular { file, bytes, sample })
+            };
+            let regular = metadata.is_file().then(|| regular(metadata.len())).transpose()?;
+            Ok(Source::Lines { regular, reader: Box::new(file) })
         };
         open().map_err(|source| InputError::Open { path: path.to_owned(), source })
     }
@@ -77,10 +104,27 @@ impl Source {
                 let text: String = items.iter().flat_map(|item| [item.get(), "\n"]).collect();
                 format!("{} items, {:016x}", items.len(), hash(text.as_bytes()))
             }
-            Source::Lines { bytes_total: Some(bytes), sample: Some(sample), .. } => {
+            Source::Lines { regular: Some(Regular { bytes, sample, .. }), .. } => {
                 format!("{bytes} bytes, {sample:016x}")
             }
             Source::Lines { .. } => "a stream".to_owned(),
+        }
+    }
+
+    /// Says no, before anything is called, to an input in which an item that was finished is
+    /// another one now, or is missing. What comes through a pipe cannot be looked at ahead, and
+    /// what looks as it did at first need not be: there, items are compared when they come.
+    pub(crate) fn check(&self, finished: &Finished) -> Result<(), InputError> {
+        match self {
+            _ if finished.count() == 0 || finished.input() == self.identity() => Ok(()),
+            Source::Words(items) => {
+                for (index, item) in (0..).zip(items) {
+                    agrees(finished, (index, index + 1), item)?;
+                }
+                reaches(finished, items.len() as u64)
+            }
+            Source::Lines { regular: Some(regular), .. } => regular.check(finished),
+            Source::Lines { regular: None, .. } => Ok(()),
         }
     }
 
@@ -105,9 +149,52 @@ impl Source {
                 batches.try_send(all).expect("the channel is empty");
                 sorted(receiver, None, after, finished)
             }
-            Source::Lines { reader, bytes_total, .. } => {
+            Source::Lines { reader, regular } => {
+                let bytes_total = regular.map(|regular| regular.bytes);
                 from_reader(reader, bytes_total, line_bytes_max, after, finished)
             }
         }
+    }
+}
+
+impl Regular {
+    fn check(&self, finished: &Finished) -> Result<(), InputError> {
+        let from_start = FromStart { file: &self.file, at: 0 };
+        let mut reader = BufReader::with_capacity(BATCH_BYTES_MAX, from_start);
+        let (mut index, mut left) = (0, finished.count());
+        for number in 1.. {
+            // What cannot be read is told when its turn comes.
+            let Ok(line) = read_line(&mut reader, PAYLOAD_BYTES_MAX) else { return Ok(()) };
+            let Some(line) = line else { break };
+            let Some(item) = parse(&line, number) else { continue };
+            if let Ok(item) = item
+                && agrees(finished, (index, number), &item)?
+            {
+                left -= 1;
+            }
+            if left == 0 {
+                return Ok(());
+            }
+            index += 1;
+        }
+        reaches(finished, index)
+    }
+}
+
+/// Whether an item is finished. Says no to one in whose place another one was.
+fn agrees(finished: &Finished, place: (u64, u64), item: &RawValue) -> Result<bool, InputError> {
+    let (index, line) = place;
+    let known = finished.look_up(index, item).map_err(|error| {
+        let reason = BadReason::Resumed(error);
+        Bad { index, line, before: 0, reason }
+    })?;
+    Ok(known.is_some())
+}
+
+/// Says no to an input of so many items when later ones were finished.
+fn reaches(finished: &Finished, items: u64) -> Result<(), InputError> {
+    match finished.first_from(items) {
+        None => Ok(()),
+        Some(index) => Err(InputError::Missing { index, journal: finished.path().to_owned() }),
     }
 }

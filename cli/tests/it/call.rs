@@ -164,7 +164,7 @@ fn ctrl_c_cancels_the_call_and_python_cleans_up() {
     wait_for("the call runs", 60 * SECOND, || started.exists());
     child.interrupt();
     let (code, stderr) = child.end(20 * SECOND);
-    assert_eq!(Some(5), code, "{stderr}");
+    assert_eq!(Some(130), code, "{stderr}");
     assert!(released.exists(), "the finally block has run");
     assert!(stderr.contains("error: tasks:hold was cancelled by Ctrl-C"), "{stderr}");
     place.expect_no_process();
@@ -180,7 +180,7 @@ fn ctrl_c_frees_the_worker_of_a_daemon() {
     wait_for("the call runs", 60 * SECOND, || started.exists());
     child.interrupt();
     let (code, stderr) = child.end(20 * SECOND);
-    assert_eq!(Some(5), code, "{stderr}");
+    assert_eq!(Some(130), code, "{stderr}");
     wait_for("the finally block has run", 10 * SECOND, || released.exists());
     daemon.cli(["call", "math:sqrt", "4"]).expect_code(0);
     oracle.judge(daemon);
@@ -197,7 +197,7 @@ fn a_second_ctrl_c_ends_the_program_at_once() {
     clutch_tests::park(20 * MILLISECOND);
     child.interrupt();
     let (code, stderr) = child.end(10 * SECOND);
-    assert_eq!(Some(5), code, "{stderr}");
+    assert_eq!(Some(130), code, "{stderr}");
     wait_for("the guardian has ended the rest", 5 * SECOND, || {
         clutch_tests::process::with_token(&place.token).is_empty()
     });

@@ -191,7 +191,7 @@ fn ctrl_c_cancels_what_is_in_flight() {
     wait_for("the call runs", 60 * SECOND, || started.exists());
     child.interrupt();
     let (code, stderr) = child.end(20 * SECOND);
-    assert_eq!(Some(5), code, "{stderr}");
+    assert_eq!(Some(130), code, "{stderr}");
     assert_eq!("error: cancelled by Ctrl-C after 0 results; what was in flight is lost\n", stderr);
     place.expect_no_process();
 }

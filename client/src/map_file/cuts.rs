@@ -133,15 +133,17 @@ fn count_row_groups(source: &SourceFile) -> Result<u32, FileError> {
     parquet::row_groups(&footer).map_err(fail)
 }
 
-/// Where the first record of data begins, and what the header says, if there is one.
+/// Where the first record of data begins, behind a byte order mark in any case, and what the header
+/// says, if there is one.
 fn read_header(source: &SourceFile, csv: Csv) -> Result<(u64, Option<Vec<String>>), FileError> {
-    if !csv.has_header {
-        return Ok((0, None));
-    }
-    let size = source.bytes().min(HEADER_RECORD_BYTES_MAX as u64);
+    let most = if csv.has_header { HEADER_RECORD_BYTES_MAX } else { BYTE_ORDER_MARK.len() };
+    let size = source.bytes().min(most as u64);
     let mut head = vec![0; usize::try_from(size).expect("it is below its limit")];
     source.read(&mut head, 0)?;
-    let mark = mark_of(&head);
+    let mark = if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    if !csv.has_header {
+        return Ok((mark as u64, None));
+    }
     let mut scanner = Scanner::new(csv.delimiter, mark as u64);
     let end = match scanner.scan(&head[mark..], 0) {
         Some(record) => mark + record,
@@ -151,10 +153,6 @@ fn read_header(source: &SourceFile, csv: Csv) -> Result<(u64, Option<Vec<String>
     let fields = csv::fields(&head[..end], csv.delimiter);
     let fields = fields.map_err(|at| source.fault(FileFault::HeaderNotText { offset: at }))?;
     Ok((end as u64, Some(fields)))
-}
-
-fn mark_of(head: &[u8]) -> usize {
-    if head.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
 }
 
 type Sender = mpsc::Sender<Result<Cut, FileError>>;
@@ -196,12 +194,6 @@ fn cut_all(
         let count = usize::try_from(end - at).map_or(SCAN_BYTES, |left| left.min(SCAN_BYTES));
         let mut piece = &mut buffer[..count];
         source.read(piece, at)?;
-        if at == 0 {
-            // It is in front of the first field, which may begin with a quote.
-            let mark = mark_of(piece);
-            scanner = Scanner::new(csv.delimiter, mark as u64);
-            piece = &mut piece[mark..];
-        }
         at += count as u64;
         while !piece.is_empty() {
             let wanted = start.saturating_add(chunk);
@@ -297,7 +289,8 @@ mod tests {
         assert_eq!(["a,b\n\"1\n1\",2\r\n", "3,\"\"\"\n\"\n4,4"], *pieces(text, csv, 9).unwrap());
         assert_eq!(1, pieces(text, csv, 1000).unwrap().len());
         let marked = b"\xef\xbb\xbf\"x\ny\"\n1\n";
-        assert_eq!(["\u{feff}\"x\ny\"\n", "1\n"], *pieces(marked, csv, 1).unwrap());
+        assert_eq!(["\"x\ny\"\n", "1\n"], *pieces(marked, csv, 1).unwrap());
+        assert_eq!(0, pieces(b"\xef\xbb\xbf", csv, 1).unwrap().len());
     }
 
     #[test]

@@ -10,10 +10,11 @@ _ADVICE = (
     "or a dataclass or enum of these"
 )
 _HINTS = {
-    "generator": "a generator cannot be sent as a whole; return list(...) of it, or call it as a "
-    "stream (`clutch call --stream`, `client.stream`)",
+    "generator": "a generator cannot be sent as a whole; return list(...) of it (all that works "
+    "in a map), or call it as a stream (`clutch call --stream`, `client.stream`)",
     "async_generator": "an async generator cannot be sent as a whole; collect its items into a "
-    "list, or call it as a stream (`clutch call --stream`, `client.stream`)",
+    "list (all that works in a map), or call it as a stream (`clutch call --stream`, "
+    "`client.stream`)",
     "coroutine": "a coroutine cannot be sent; await it, and return what it gives",
     "function": "a function cannot be sent; return what it computes",
     "complex": "a complex number is no plain data; return [z.real, z.imag]",

@@ -115,7 +115,12 @@ class Items:
             raise
         except BaseException as error:
             missing = load("clutch._missing")
-            raise FailedError(missing.not_found(*split_name(key), error, self._skip)) from error
+            failure = missing.not_found(*split_name(key), error, self._skip, self._role())
+            raise FailedError(failure) from error
+
+    def _role(self) -> str:
+        """What failures of the fold begin with: it is no item's fault."""
+        return f"the fold {self._fold.decode('utf-8', 'replace')}: "
 
     def _run(self, pid: int) -> None:
         results, total = self._results, len(self._items)
@@ -169,11 +174,24 @@ class Items:
         remaining: "Any" = iter(values)
         self._state.end_items = lambda: remaining.__setstate__(sys.maxsize)
         if values:
-            folded = reduce(fold, remaining)
+            try:
+                folded = reduce(fold, remaining)
+            except TypeError as error:
+                self._state.armed = False
+                self._raise_misfit(fold, error)
+                raise
             if folded is SKIP:
                 message = "a fold has to give a result; give back what it had so far"
                 raise UnserializableError(None, type(SKIP), message)
             self._results.append(folded)
+
+    def _raise_misfit(self, fold: "Callable[..., Any]", error: TypeError) -> None:
+        """Says so, if the fold could not even be called with two results."""
+        with pristine_imports:
+            data = describe(error, self._skip)
+            if not data[3] and load("clutch._missing").arguments_misfit(fold, (None, None), {}):
+                message = f"{self._role()}{data[1]}; it is called with two results"
+                raise FailedError(failed_bad_arguments(message)) from None
 
     def encode(self, codec: int, encode: "Encode") -> "tuple[Body, int]":
         """The payload with the results, and its flags."""

@@ -38,9 +38,15 @@ def bad_name(name: str) -> bytes:
 
 
 def not_found(
-    module_name: str, qualname: str, error: BaseException, skip: "tuple[str, ...]"
+    module_name: str,
+    qualname: str,
+    error: BaseException,
+    skip: "tuple[str, ...]",
+    role: str = "",
 ) -> bytes:
     """The failure for `error`, raised by importing the module or by getting a part of the name.
+
+    `role` stands before what is said: what the function was wanted for.
 
     An `error` that is a TypeError without frames, about something that is there, says that the
     thing cannot be called; `_execute` raises it.
@@ -49,26 +55,28 @@ def not_found(
     text = cut(format_traceback(error, skip), FAILURE_TEXT_BYTES_MAX)
     module = sys.modules.get(module_name)
     if module is None or isinstance(error, ImportError):
-        return _failure(_MODULE, _module_message(module_name, error), text)
+        return _failure(_MODULE, role + _module_message(module_name, error), text)
     owner: "Any" = module
     found: "list[str]" = []
     for part in qualname.split("."):
         try:
             owner = getattr(owner, part)
         except AttributeError:
-            return _failure(_FUNCTION, _attribute_message(module_name, found, owner, part), "")
+            message = _attribute_message(module_name, found, owner, part)
+            return _failure(_FUNCTION, role + message, "")
         except BaseException as raised:  # noqa: BLE001 - properties may do anything.
             message = f"reading {module_name}:{qualname} raised {_brief(raised)}"
-            return _failure(_FUNCTION, message, text)
+            return _failure(_FUNCTION, role + message, text)
         found.append(part)
     message = f"{module_name}:{qualname} is no function, but of type {type_name(type(owner))}"
-    return _failure(_NOT_CALLABLE, message, "")
+    return _failure(_NOT_CALLABLE, role + message, "")
 
 
 def bad_preload(module_name: str, error: BaseException, skip: "tuple[str, ...]") -> bytes:
     """The failure for a module to preload that is not there."""
     text = cut(format_traceback(error, skip), FAILURE_TEXT_BYTES_MAX)
-    return _failure(_MODULE, _module_message(module_name, error), text)
+    message = _module_message(module_name, error)
+    return _failure(_MODULE, f"the pool's `preload` names '{module_name}': {message}", text)
 
 
 def is_absent(module_name: str, error: BaseException) -> bool:

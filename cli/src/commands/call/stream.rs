@@ -12,7 +12,7 @@ use crate::args::Global;
 use crate::connect::{self, Link};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::output::{self, Results};
 use crate::printed::{HELD_MAX, Printed};
 use crate::progress::CallBar;
@@ -28,11 +28,11 @@ enum Next {
     Progress,
     /// The beginning of a line was held back for long enough.
     Unfinished,
-    Interrupted,
+    Interrupted(Ask),
     /// Nobody reads standard output any more.
     Unread,
     /// The daemon does not say how the cancelled call has ended.
-    Silent,
+    Silent(Ask),
 }
 
 struct Reader<'a> {
@@ -43,8 +43,8 @@ struct Reader<'a> {
     printed: Printed,
     bar: CallBar,
     results: Results,
-    /// Set when the call was cancelled from here: how long its end is waited for.
-    settled: Option<Instant>,
+    /// Set when the call was cancelled from here: why, and how long its end is waited for.
+    settled: Option<(Ask, Instant)>,
     unread: Unread,
 }
 
@@ -113,22 +113,31 @@ impl<'a> Reader<'a> {
                 Next::Printed(piece) => self.bar.aside(|| self.printed.print(&piece)),
                 Next::Progress => self.bar.show_newest(&mut self.reports),
                 Next::Unfinished => self.bar.aside(|| self.printed.flush()),
-                Next::Interrupted => {
+                Next::Interrupted(ask) => {
                     // The daemon says which call that was, and it must hear of it before we go.
                     self.items.cancel();
-                    self.settled = Some(Instant::now() + CANCEL_MAX);
+                    self.settled = Some((ask, Instant::now() + CANCEL_MAX));
                 }
                 Next::Unread => return Err(io::ErrorKind::BrokenPipe.into()),
-                Next::Silent => return Ok(self.interrupted(&unanswered(self.args))),
+                Next::Silent(ask) => return Ok(self.interrupted(ask, &unanswered(self.args))),
             }
         }
     }
 
     async fn next(&mut self, interrupt: &mut Interrupt) -> Next {
-        let settle = self.settled.unwrap_or_else(Instant::now);
+        let silent = self.settled;
+        let silent = async {
+            match silent {
+                Some((ask, settle)) => {
+                    tokio::time::sleep_until(settle).await;
+                    ask
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
-            () = interrupt.wait(), if self.settled.is_none() => Next::Interrupted,
+            ask = interrupt.wait(), if self.settled.is_none() => Next::Interrupted(ask),
             Some(piece) = self.pieces.recv() => Next::Printed(piece),
             Ok(()) = self.reports.changed() => Next::Progress,
             item = self.items.next() => Next::Item(item),
@@ -136,7 +145,7 @@ impl<'a> Reader<'a> {
                 Next::Unfinished
             }
             () = self.unread.wait() => Next::Unread,
-            () = tokio::time::sleep_until(settle), if self.settled.is_some() => Next::Silent,
+            ask = silent => Next::Silent(ask),
         }
     }
 
@@ -146,19 +155,18 @@ impl<'a> Reader<'a> {
             // Its supervisor is gone now: nobody can be asked about this number.
             failure.call = 0;
         }
-        if self.settled.is_some() && failure.reason == Reason::Cancelled {
-            return self.interrupted(&failure);
+        if let Some((ask, _)) = self.settled.filter(|_| failure.reason == Reason::Cancelled) {
+            return self.interrupted(ask, &failure);
         }
         // What was printed before it belongs above it, where both are read on one terminal.
         let _unread = self.flush();
         report::failure(&failure, format(self.args), &std::mem::take(&mut self.printed).end())
     }
 
-    fn interrupted(&mut self, failure: &Failure) -> Exit {
+    fn interrupted(&mut self, ask: Ask, failure: &Failure) -> Exit {
         self.last_prints();
         let _unread = self.flush();
-        report::interrupted(failure, format(self.args));
-        Exit::Cancelled
+        report::interrupted(failure, ask, format(self.args))
     }
 
     /// Shows what was printed last, and no bar any more.

@@ -108,7 +108,7 @@ impl Round<'_> {
             usable.iter().map(|pool| async { (pool.name.clone(), self.ask(&client, pool).await) });
         let found = tokio::select! {
             found = futures_util::future::join_all(asked) => Ok(found.into_iter().collect()),
-            () = interrupt.wait() => Err(Error::Interrupted),
+            ask = interrupt.wait() => Err(Error::Interrupted(ask)),
         };
         drop(client);
         connect::stop(local, true).await;

@@ -84,13 +84,14 @@ impl JournalError {
     }
 }
 
-/// What a journal is of. Two maps with the same job have the same results.
+/// What a journal is of.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     pub(crate) function: &'a str,
     pub(crate) pool: &'a str,
     pub(crate) starmap: bool,
-    /// What is known of the input before it is read.
+    /// What is known of the input before it is read. Another one may go on with what this one
+    /// has finished; that is for who can compare their items.
     pub(crate) input: String,
 }
 
@@ -125,6 +126,8 @@ struct Place {
 pub(crate) struct Finished {
     file: File,
     path: PathBuf,
+    /// What was known of the input with which the journal was begun.
+    input: String,
     places: HashMap<u64, Place>,
 }
 
@@ -151,10 +154,10 @@ impl Journal {
             .map_err(|_| JournalError::Locked { path: path.to_owned() })?;
         let reading = |source| JournalError::Read { path: path.to_owned(), source };
         let again = file.try_clone().map_err(reading)?;
-        let (places, good) = Reader { path, job }.read(&again)?;
+        let Kept { places, input, good } = Reader { path, job }.read(&again)?;
         let writing = |source| JournalError::Write { path: path.to_owned(), source };
         file.set_len(good).map_err(writing)?;
-        let finished = Finished { file: again, path: path.to_owned(), places };
+        let finished = Finished { file: again, path: path.to_owned(), input, places };
         let written = sync_now_and_then(file.try_clone().map_err(writing)?);
         let mut journal = Journal { file, path: path.to_owned(), buffer: Vec::new(), written };
         if good == 0 {
@@ -237,6 +240,26 @@ fn sync_now_and_then(file: File) -> SyncSender<()> {
 }
 
 impl Finished {
+    /// How many items are.
+    pub(crate) fn count(&self) -> u64 {
+        self.places.len() as u64
+    }
+
+    /// What was known of the input with which the journal was begun.
+    pub(crate) fn input(&self) -> &str {
+        &self.input
+    }
+
+    /// Where that is written.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The first one from this place on.
+    pub(crate) fn first_from(&self, index: u64) -> Option<u64> {
+        self.places.keys().copied().filter(|place| *place >= index).min()
+    }
+
     /// What came of an item, if it is finished. `Err` if there was another item in its place then.
     pub(crate) fn look_up(&self, index: u64, item: &RawValue) -> io::Result<Option<Known>> {
         let Some(place) = self.places.get(&index) else {
@@ -278,6 +301,17 @@ impl Line {
     }
 }
 
+/// What is in a journal.
+#[derive(Default)]
+struct Kept {
+    /// Where the lines of finished items are.
+    places: HashMap<u64, Place>,
+    /// What its first line says of the input.
+    input: String,
+    /// How far the file is good.
+    good: u64,
+}
+
 /// Reads a journal from its beginning.
 struct Reader<'a> {
     path: &'a Path,
@@ -285,34 +319,33 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Where the lines of finished items are, and how far the file is good.
-    fn read(&self, file: &File) -> Result<(HashMap<u64, Place>, u64), JournalError> {
+    fn read(&self, file: &File) -> Result<Kept, JournalError> {
         let reading = |source| JournalError::Read { path: self.path.to_owned(), source };
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, file);
         reader.seek(SeekFrom::Start(0)).map_err(reading)?;
-        let (mut places, mut line, mut number) = (HashMap::new(), Vec::new(), 0);
-        let (mut offset, mut good, mut damaged) = (0, 0, None);
+        let (mut kept, mut line, mut number) = (Kept::default(), Vec::new(), 0);
+        let (mut offset, mut damaged) = (0, None);
         loop {
             line.clear();
             let bytes = reader.read_until(b'\n', &mut line).map_err(reading)? as u64;
             if bytes == 0 {
-                return Ok((places, good));
+                return Ok(kept);
             }
             number += 1;
             let whole = line.strip_suffix(b"\n");
             if number == 1 {
-                if !self.is_ours(whole, &line)? {
+                let Some(input) = self.input_of_ours(whole, &line)? else {
                     // Its writer was killed before there was anything to lose.
-                    return Ok((places, 0));
-                }
-                good = bytes;
+                    return Ok(kept);
+                };
+                (kept.input, kept.good) = (input, bytes);
             } else if let Some(finished) = whole.and_then(Line::parse) {
                 if let Some(line) = damaged {
                     return Err(JournalError::Damaged { path: self.path.to_owned(), line });
                 }
                 let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-                places.insert(finished.index, Place { offset, bytes });
-                good = offset + u64::from(bytes);
+                kept.places.insert(finished.index, Place { offset, bytes });
+                kept.good = offset + u64::from(bytes);
             } else {
                 damaged = damaged.or(Some(number));
             }
@@ -320,13 +353,18 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether the first line is whole, and that of this job. What is no journal is never touched.
-    fn is_ours(&self, whole: Option<&[u8]>, line: &[u8]) -> Result<bool, JournalError> {
+    /// What the first line says of the input, if it is whole, and that of this job. What is no
+    /// journal is never touched.
+    fn input_of_ours(
+        &self,
+        whole: Option<&[u8]>,
+        line: &[u8],
+    ) -> Result<Option<String>, JournalError> {
         let foreign = || JournalError::Foreign { path: self.path.to_owned() };
         let Some(whole) = whole else {
             let header = self.job.header();
             let begins = header.as_bytes().starts_with(line) || line.starts_with(MARK.as_bytes());
-            return if begins { Ok(false) } else { Err(foreign()) };
+            return if begins { Ok(None) } else { Err(foreign()) };
         };
         if !whole.starts_with(MARK.as_bytes()) {
             return Err(foreign());
@@ -335,12 +373,13 @@ impl Reader<'_> {
             serde_json::from_slice(whole).map_err(|_| foreign())?;
         for (what, is) in self.job.fields() {
             let was = fields.get(what).ok_or_else(foreign)?.get();
-            if was != is {
+            if what != "input" && was != is {
                 let (path, was) = (self.path.to_owned(), was.to_owned());
                 return Err(JournalError::Other { path, what, was, is });
             }
         }
-        Ok(true)
+        let input = fields.get("input").and_then(|input| serde_json::from_str(input.get()).ok());
+        input.map(Some).ok_or_else(foreign)
     }
 }
 
@@ -440,11 +479,13 @@ mod tests {
             error => panic!("{error}"),
         };
         let text = |text: &str| format!("\"{text}\"");
-        assert_eq!(("input", text("a"), text("b")), differs(job("b")));
         let other = Job { function: "m:g", ..job("a") };
         assert_eq!(("function", text("m:f"), text("m:g")), differs(other));
         assert_eq!("starmap", differs(Job { starmap: true, ..job("a") }).0);
         assert_eq!("pool", differs(Job { pool: "other", ..job("a") }).0);
+        let (_, finished) = Journal::open(&path, &job("b")).unwrap();
+        assert_eq!(("a", 2), (finished.input(), finished.count()), "its items are to be compared");
+        assert_eq!([Some(0), Some(5), None], [0, 1, 6].map(|from| finished.first_from(from)));
     }
 
     #[test]

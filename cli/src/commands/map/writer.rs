@@ -11,12 +11,12 @@ use super::journal::Journal;
 use super::{Answers, Args, OnError};
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::items::{Bad, Beside, Input, Known};
 use crate::output;
 use crate::progress::Progress;
 use crate::report;
-use crate::sheet::{Heard, Sheet, Terms, fails_the_rest, sentence_of};
+use crate::sheet::{Heard, Sheet, Terms, fails_the_rest};
 
 /// Bad lines and finished items that may wait for the results before them.
 const BESIDE_MAX: usize = 256;
@@ -26,7 +26,7 @@ pub(super) enum Next {
     Answer(u64, Result<Outcome<Box<RawValue>>, Failure>),
     Beside(Beside),
     Heard(Heard),
-    Interrupted,
+    Interrupted(Ask),
     End,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Writer<'a> {
         }
         tokio::select! {
             biased;
-            () = interrupt.wait() => Next::Interrupted,
+            ask = interrupt.wait() => Next::Interrupted(ask),
             Some(beside) = self.input.beside.recv(), if self.beside.len() < BESIDE_MAX => {
                 Next::Beside(beside)
             }
@@ -81,10 +81,15 @@ impl<'a> Writer<'a> {
 
     /// Shows what was written. What is shown is never run again, so the journal goes first.
     pub(super) fn flush(&mut self) -> Result<(), Error> {
+        self.flush_journal()?;
+        self.sheet.flush().map_err(Error::Output)
+    }
+
+    fn flush_journal(&mut self) -> Result<(), Error> {
         if let Some(journal) = self.journal.as_mut().filter(|journal| journal.is_behind()) {
             journal.flush()?;
         }
-        self.sheet.flush().map_err(Error::Output)
+        Ok(())
     }
 
     /// Shows what was written, and hands to the disk what is finished. Nothing more comes.
@@ -151,7 +156,7 @@ impl<'a> Writer<'a> {
             let line = json!({"index": index, "error": failure});
             self.write(line.to_string().as_bytes())?;
         }
-        self.sheet.count_failure(|| sentence_of(&format!("item {index}"), failure));
+        self.sheet.count_failure(|| format!("item {index}: {}", report::json_sentence(failure)));
         Ok(None)
     }
 
@@ -218,8 +223,16 @@ impl<'a> Writer<'a> {
         self.sheet.write(line).map_err(Error::Output)
     }
 
+    /// Says that somebody wanted it to end.
+    pub(super) fn interrupted(&mut self, ask: Ask) -> Result<Exit, Error> {
+        self.flush_journal()?;
+        Ok(self.sheet.interrupted(ask))
+    }
+
     /// Says how many items failed. All were tried.
-    pub(super) fn summary(&self) -> Exit {
-        self.sheet.summary(self.input.positions.total().unwrap_or(self.sheet.answered), "items")
+    pub(super) fn summary(&mut self) -> Result<Exit, Error> {
+        self.flush_journal()?;
+        let all = self.input.positions.total().unwrap_or(self.sheet.answered);
+        Ok(self.sheet.summary(all, "items"))
     }
 }

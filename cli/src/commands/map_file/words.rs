@@ -1,7 +1,7 @@
 //! Words of the command line that only `map-file` knows, and results as JSON.
 
 use clutch_client::{Failure, Reason};
-use clutch_protocol::json;
+use clutch_protocol::json::{self, Unfit};
 use clutch_protocol::value::Value;
 use clutch_supervisor::config::{self, SizeError};
 use thiserror::Error;
@@ -40,10 +40,10 @@ pub(super) fn delimiter(word: &str) -> Result<u8, DelimiterError> {
 
 /// A result as JSON text, as a call in JSON would give it: a set is a list.
 pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Box<Failure>> {
-    let type_name = value.type_name().to_owned();
+    let whole = value.type_name().to_owned();
     json::to_vec(&without_sets(value)).map_err(|error| {
-        let message = format!("results are printed as JSON: {error}");
-        let path = "result".to_owned();
+        let (place, type_name, message) = misfit(&error, whole);
+        let path = format!("result{place}");
         Box::new(Failure {
             call: 0,
             pool: String::new(),
@@ -56,6 +56,27 @@ pub(super) fn json_of(function: &str, value: Value) -> Result<Vec<u8>, Box<Failu
             item: None,
         })
     })
+}
+
+/// Where a result cannot be printed, the type found there, and what to do about it.
+fn misfit(error: &json::Error, whole: String) -> (String, String, String) {
+    let (path, what) = match error {
+        json::Error::Unfit { path, what } => (path, what),
+        json::Error::TooDeep { path, limit } => {
+            let message = format!("it nests deeper than {limit} levels; return something flatter");
+            return (path.to_string(), whole, message);
+        }
+        error => return (String::new(), whole, format!("results are printed as JSON: {error}")),
+    };
+    let (type_name, remedy) = match what {
+        Unfit::NotANumber | Unfit::Infinite => ("float", "return None or a text instead"),
+        Unfit::Bytes => ("bytes", "return text (.decode(), .hex(), base64)"),
+        Unfit::Set => ("set", "return a list"),
+        Unfit::BigInt => ("int", "return str(...) of it"),
+        Unfit::Key => ("dict", "return pairs, or make its keys text"),
+    };
+    let message = format!("results are printed as JSON, and JSON cannot hold {what}; {remedy}");
+    (path.to_string(), type_name.to_owned(), message)
 }
 
 fn without_sets(value: Value) -> Value {
@@ -100,7 +121,14 @@ mod tests {
         assert_eq!("{\"a\":[[1],0.5]}", json(Value::Dict(vec![pair])));
         let failure = json_of("m:f", Value::List(vec![Value::Bytes(vec![1])])).unwrap_err();
         let text = failure.to_string();
-        assert!(text.contains("JSON") && text.contains("bytes") && text.contains("[0]"), "{text}");
-        assert!(json_of("m:f", Value::Float(f64::NAN)).is_err());
+        assert!(
+            text.ends_with(
+                "cannot be sent: result[0]: bytes (results are printed as JSON, and JSON cannot \
+                 hold bytes; return text (.decode(), .hex(), base64))"
+            ),
+            "{text}"
+        );
+        let text = json_of("m:f", Value::Float(f64::NAN)).unwrap_err().to_string();
+        assert!(text.contains("result: float (") && text.contains("hold NaN; return No"), "{text}");
     }
 }

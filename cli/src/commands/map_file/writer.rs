@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 use super::words::json_of;
 use super::{Answer, Answers, Args, OnError};
 use crate::exit::Exit;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{Ask, Interrupt};
 use crate::progress::Progress;
 use crate::report;
-use crate::sheet::{Heard, Sheet, Terms, fails_the_rest, sentence_of};
+use crate::sheet::{Heard, Sheet, Terms, fails_the_rest};
 
 /// What happens next.
 pub(super) enum Next {
     Answer(Box<Answer>),
     Heard(Heard),
-    Interrupted,
+    Interrupted(Ask),
     End,
 }
 
@@ -50,7 +50,7 @@ impl<'a> Writer<'a> {
         }
         tokio::select! {
             biased;
-            () = interrupt.wait() => Next::Interrupted,
+            ask = interrupt.wait() => Next::Interrupted(ask),
             heard = self.sheet.hear() => Next::Heard(heard),
             answer = answers.next() => match answer {
                 Some(answer) => Next::Answer(Box::new(answer)),
@@ -114,7 +114,7 @@ impl<'a> Writer<'a> {
             let line = json!({"chunk": place, "error": failure});
             self.sheet.write(line.to_string().as_bytes())?;
         }
-        self.sheet.count_failure(|| sentence_of(&name, failure));
+        self.sheet.count_failure(|| format!("{name}: {}", report::sentence(failure)));
         Ok(None)
     }
 }
