@@ -17,3 +17,8 @@ def double_in_place(data):
 def same(data):
     """What came."""
     return data
+
+
+def weighted(data, factor):
+    """The sum of all numbers, times a factor."""
+    return float(sum(data)) * factor

@@ -177,10 +177,13 @@ impl<'a> Scene<'a> {
             shared.write_from(0, &self.source)?;
             call(&shared.read_only())
         };
+        let kept = self.client.put(&built)?;
+        let put = move || right(self.client.call::<f64>("tasks:total", (&kept,))? == self.total);
         let mut rows = vec![
             Row::new("Clutch, a vector", timed(move || call(&vector))),
             Row::new("Clutch, a vector copied into a `SharedTensor`", timed(write_and_call)),
             Row::new("Clutch, a `Tensor` built where it is", timed(move || call(&built))),
+            Row::new("Clutch, an array that was put before", timed(put)),
         ];
         rows.extend(self.theirs("sum", "", &["executor", "loky", "ray"]));
         rows.extend(self.theirs("put", ", an array that was put before", &["ray"]));

@@ -56,6 +56,7 @@ pub(crate) fn run(gib: u64) -> Outcome<()> {
     write_lines(&file, gib << 30)?;
     let directory = daemon.path("");
     let mut times: [Vec<f64>; 3] = Default::default();
+    let mut lines = 0;
     for round in 0..=ROUNDS {
         let contenders: [&dyn Fn() -> Outcome<[u64; 2]>; 3] =
             [&|| through(&client, "one", &file), &|| through(&client, "two", &file), &|| {
@@ -70,10 +71,14 @@ pub(crate) fn run(gib: u64) -> Outcome<()> {
             }
         }
         assert!(found.iter().all(|one| *one == found[0]), "they all count alike: {found:?}");
+        lines = found[0][0];
     }
+    let counted = line_feeds(&file)?;
+    assert_eq!(counted, lines, "`wc -l` counts alike");
     let [one, two, plain] = times.map(|times| percentile(&times, 500));
     let mut out = std::io::stdout().lock();
     writeln!(out, "{gib} GiB of lines, the median of {ROUNDS} rounds:")?;
+    writeln!(out, "  all count {lines} lines, and so does `wc -l`")?;
     writeln!(out, "  map-file, one worker   {one:7.2} s, {:.2} x the plain loop", one / plain)?;
     writeln!(out, "  map-file, two workers  {two:7.2} s, {:.2} x as fast as one", one / two)?;
     writeln!(out, "  a plain Python loop    {plain:7.2} s")?;
@@ -84,6 +89,8 @@ pub(crate) fn run(gib: u64) -> Outcome<()> {
         }
     }
     writeln!(out, "  the daemon: at most {} MiB resident", peak_bytes(daemon.pid())? >> 20)?;
+    let own = peak_bytes(std::process::id())? >> 20;
+    writeln!(out, "  this client: at most {own} MiB resident")?;
     drop((out, client));
     daemon.stop()
 }
@@ -117,6 +124,13 @@ fn plain(directory: &Path, file: &Path) -> Outcome<[u64; 2]> {
     let mut numbers = text.split_whitespace().map(str::parse);
     let mut next = || numbers.next().ok_or("python has printed nothing");
     Ok([next()??, next()??])
+}
+
+/// How many lines `wc -l` finds.
+fn line_feeds(file: &Path) -> Outcome<u64> {
+    let output = program(Path::new("wc")).arg("-l").arg(file).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.split_whitespace().next().ok_or("wc has printed nothing")?.parse()?)
 }
 
 /// The most memory that was ever resident, pages of files included.

@@ -280,6 +280,19 @@ fn a_shared_array_is_changed_in_place() {
 }
 
 #[test]
+fn a_kept_array_is_used_by_many_calls() {
+    let daemon = with_the_examples_configuration().start();
+    let oracle = daemon.oracle();
+    let output = rust_example(&daemon, "clutch-tests", "kept_array").run();
+    let expected = "8 MB are kept\n\
+                    their sum is 500000\n\
+                    and with other factors [500000.0, 1000000.0, 1500000.0, 2000000.0]\n\
+                    the daemon keeps 0 values\n";
+    assert_eq!(expected, output.expect_code(0).stdout);
+    oracle.judge(daemon);
+}
+
+#[test]
 fn a_cancelled_call_releases_its_resource() {
     let daemon = with_the_examples_configuration().start();
     let oracle = daemon.oracle();
