@@ -504,6 +504,24 @@ class InputTest(Case):
                 wait_for(lambda worker=worker: not self.files_in_memory(worker), gone)
             os.close(number)
 
+    def test_what_comes_late_is_not_kept(self):
+        """For a call that is over, with nothing behind it."""
+        for worker in self.each_mode():
+            call = self.call(worker, "keeps_failure")
+            self.credits(worker, call)
+            meta = struct.pack("<IQ", 1, 0)
+            worker.call_socket.sendall(frame(ITEM, call, meta, b"x", 0, PLAIN))
+            self.last(worker, call)
+            number = attachments.memfd(b"x" * 100)
+            entries = [attachments.entry(attachments.BYTES, 0, 0, 100)]
+            meta = struct.pack("<IQ", 1, 1)
+            data = frame(ITEM, call, meta, payload(entries, value_with(HERE)), ATTACHED, PLAIN, 1)
+            send_with(worker.call_socket, data, [number])
+            os.close(number)
+            wait_for(lambda worker=worker: worker.is_quiet(), "the worker to wait again")
+            gone = "what came late"
+            wait_for(lambda worker=worker: not self.files_in_memory(worker), gone)
+
     @staticmethod
     def files_in_memory(worker):
         """Those that came with items."""

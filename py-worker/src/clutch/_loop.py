@@ -45,7 +45,8 @@ def serve(
                 if kind == EXIT:
                     return
                 if kind in (CREDIT, ITEM, ITEMS_END):
-                    # For a call that is over.
+                    # For a call that is over: what is attached goes now, not with the next frame.
+                    del meta, payload
                     continue
                 raise ProtocolError(f"kind {kind} is not for a worker")
             head, body = execute(flags, codec, call_id, meta, payload)

@@ -92,6 +92,8 @@ class Turns:
             if kind == EXIT:
                 break
             self._lanes.deliver(kind, flags, call_id, meta, payload)
+            # What is attached goes with its call, not with the next frame.
+            del meta, payload
         self.is_over = True
         self._lanes.hang_up()
         self.over.release()
