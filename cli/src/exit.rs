@@ -142,7 +142,7 @@ impl From<Exit> for std::process::ExitCode {
 /// The table as text, for the end of a help page.
 pub(crate) fn help() -> String {
     TABLE.iter().fold(String::from("Exit codes:"), |text, (exit, meaning)| {
-        format!("{text}\n{:>5}  {meaning}", exit.code())
+        format!("{text}\n  {:<3}  {meaning}", exit.code())
     })
 }
 
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8, 129, 130, 143], *codes);
         let help = help();
         assert!(
-            help.contains("\n    0  success") && help.contains("\n  143  ended by SIGTERM"),
+            help.contains("\n  0    success") && help.contains("\n  143  ended by SIGTERM"),
             "{help}"
         );
     }

@@ -69,15 +69,9 @@ impl Failure {
                      ({message})"
                 )
             }
-            Reason::TooLarge { what, bytes, limit } => write!(
-                f,
-                "the {} of {function} {} {bytes} bytes, at most {limit} are allowed; {} less at \
-                 once, or raise {}",
-                if *what == Payload::Arguments { "arguments" } else { "result" },
-                if *what == Payload::Arguments { "have" } else { "has" },
-                if *what == Payload::Arguments { "pass" } else { "return" },
-                key_of(*limit),
-            ),
+            Reason::TooLarge { what, bytes, limit } => {
+                too_large(f, function, *what, [*bytes, *limit])
+            }
             Reason::ShuttingDown { why } => {
                 what_ended(f, *why, pool, function)?;
                 f.write_str(if self.started { "; it may have run in part" } else { "" })
@@ -97,6 +91,24 @@ impl Failure {
             }
         }
     }
+}
+
+fn too_large(
+    f: &mut fmt::Formatter<'_>,
+    function: &str,
+    what: Payload,
+    [bytes, limit]: [u64; 2],
+) -> fmt::Result {
+    let (subject, has, advice) = match what {
+        Payload::Arguments => ("arguments", "have", "pass"),
+        Payload::Result => ("result", "has", "return"),
+    };
+    write!(
+        f,
+        "the {subject} of {function} {has} {bytes} bytes, at most {limit} are allowed; {advice} \
+         less at once, or raise {}",
+        key_of(limit)
+    )
 }
 
 /// The key to raise. A payload is never allowed to be longer than a bound of the protocol; below

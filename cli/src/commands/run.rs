@@ -182,7 +182,7 @@ fn check_directory(cwd: &Path) -> Result<(), Error> {
     let failed = |source| Error::Directory { path: cwd.to_owned(), source };
     match fs::metadata(cwd).map_err(failed)?.is_dir() {
         true => Ok(()),
-        false => Err(failed(io::ErrorKind::NotADirectory.into())),
+        false => Err(failed(nix::errno::Errno::ENOTDIR.into())),
     }
 }
 
