@@ -25,9 +25,10 @@ const LOOPS: u64 = 3_000_000;
 /// So many rounds.
 pub(crate) fn run(rounds: usize) -> Outcome<()> {
     let workers = std::thread::available_parallelism()?.get();
-    let config = format!(
-        "[pools.one]\npath = [\".\"]\nworkers = 1\n[pools.all]\npath = [\".\"]\nworkers = {workers}\n"
-    );
+    let pool = |name: &str, workers: usize| {
+        format!("[pools.{name}]\npath = [\".\"]\nworkers = {workers}\n")
+    };
+    let config = pool("one", 1) + &pool("all", workers);
     let mut daemon = Daemon::start(&config, TASKS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let client = runtime.block_on(clutch_client::Client::connect(daemon.socket()))?;

@@ -20,7 +20,7 @@ use clutch_tests::SECOND;
 const NUMBERS: u32 = 20_000;
 
 /// Lines of the file that is mapped, and the bytes of a chunk.
-pub const LINES: u64 = 40_000;
+pub(crate) const LINES: u64 = 40_000;
 const CHUNK_BYTES: u64 = 16 << 10;
 
 /// The failures of one piece of traffic.
@@ -30,7 +30,7 @@ type Failures = Vec<Failure>;
 type Piece = fn(&Client, &Path) -> Failures;
 
 /// Every kind of traffic, by the word for it.
-pub const KINDS: [(&str, Piece); 7] = [
+pub(crate) const KINDS: [(&str, Piece); 7] = [
     ("tensors", tensors),
     ("in-place", in_place),
     ("stream", stream),
@@ -155,7 +155,7 @@ fn handles(client: &Client, _: &Path) -> Failures {
 }
 
 /// What a process of this does, until its standard input ends.
-pub fn obey(socket: &Path, file: &Path) {
+pub(crate) fn obey(socket: &Path, file: &Path) {
     let mut busy: Option<(Arc<AtomicBool>, JoinHandle<String>)> = None;
     for word in std::io::stdin().lock().lines().map_while(Result::ok) {
         if let Some((_, piece)) = KINDS.iter().find(|(kind, _)| *kind == word) {
