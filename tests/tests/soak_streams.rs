@@ -67,6 +67,7 @@ fn whoever_is_killed_in_the_middle_the_others_are_told_and_keep_nothing() {
     let daemon = daemon();
     let oracle = daemon.oracle();
     let before = Descriptors::of(std::process::id());
+    let idle = Descriptors::of(daemon.worker_pids("default")[0]);
 
     // The worker.
     let client = daemon.blocking();
@@ -81,15 +82,27 @@ fn whoever_is_killed_in_the_middle_the_others_are_told_and_keep_nothing() {
     drop((stream, client));
     daemon.wait_ready();
 
-    // The client.
-    let words = ["call", "--stream", "job_streams:count", "1000000000"];
+    // The client. The function's `finally` runs, and its worker is as before.
+    let told = daemon.tmp().join("told");
+    let path = told.to_str().expect("test paths are text");
+    let words = ["call", "--stream", "job_streams:marked", path, "1000000000"];
+    let worker = daemon.worker_pids("default")[0];
     let mut child = daemon.command(words).spawn(Stdio::null(), Stdio::piped(), Stdio::null());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!("999", lines.nth(999).unwrap().unwrap());
     child.kill().unwrap();
     child.wait().unwrap();
     drop((lines, child));
+    wait_until("the generator is closed", PATIENCE, || {
+        let text = std::fs::read_to_string(&told).unwrap_or_default();
+        if text.ends_with("closed\n") { Ok(()) } else { Err(text.len()) }
+    });
     daemon.wait_ready();
+    assert_eq!(vec![worker], daemon.worker_pids("default"), "the worker lives on");
+    wait_until("nothing of both is open in the worker", PATIENCE, || {
+        let more = Descriptors::of(worker).more_than(&idle);
+        if more.is_empty() { Ok(()) } else { Err(more) }
+    });
     wait_until("nothing of both is open here", PATIENCE, || {
         let more = Descriptors::of(std::process::id()).more_than(&before);
         if more.is_empty() { Ok(()) } else { Err(more) }
@@ -108,6 +121,7 @@ fn a_daemon_that_is_killed_in_the_middle_of_a_stream_is_told_at_once() {
     kill(daemon.pid());
     let begun = Instant::now();
     let failure = stream.find_map(Result::err).expect("it has no good end");
+    assert_eq!("Disconnected", failure.reason.name(), "{failure}");
     assert!(begun.elapsed() < 5 * SECOND, "{:?}: {failure}", begun.elapsed());
     assert!(stream.returned::<u64>().is_none());
     drop((stream, client));
